@@ -1,0 +1,1 @@
+"""maskgen: one masked-token transformer and one confidence scheduler for images, video and audio."""

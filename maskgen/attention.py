@@ -1,0 +1,63 @@
+"""Attention, one function with three back-ends.
+
+Shapes: B batch, H heads, S sequence, D head width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+__all__ = ["AttentionBackend", "attend", "check_backend"]
+
+AttentionBackend = Literal["sdpa", "xformers", "eager"]
+
+
+def check_backend(backend: str) -> None:
+    """Raise at construction, not in the middle of a run, when a back-end cannot work here.
+
+    Raises:
+        ValueError: unknown name, or ``xformers`` without CUDA.
+        ImportError: ``xformers`` is not installed.
+    """
+    if backend not in ("sdpa", "xformers", "eager"):
+        raise ValueError(f"attention back-end: got {backend!r}, expected 'sdpa', 'xformers' or 'eager'")
+    if backend != "xformers":
+        return
+    if not torch.cuda.is_available():
+        raise ValueError("attention back-end 'xformers' needs a CUDA device and none was found; use 'sdpa'")
+    try:
+        import xformers.ops  # noqa: F401
+    except ImportError:
+        raise ImportError("attention back-end 'xformers' is not installed: pip install \"maskgen[xformers]\"") from None
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, backend: AttentionBackend = "sdpa", dropout: float = 0.0
+) -> torch.Tensor:
+    """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v, without a mask.
+
+    Args:
+        q: queries ``[B, H, S, D]``; k and v: ``[B, H, S', D]``.
+        k: keys.
+        v: values.
+        backend: ``sdpa`` (torch's fused kernels), ``xformers`` (CUDA only), ``eager`` (written out, for tests).
+        dropout: probability of dropping an attention weight; pass 0 outside training.
+
+    Returns:
+        ``[B, H, S, D]``.
+    """
+    if backend == "sdpa":
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if backend == "xformers":
+        check_backend(backend)
+        from xformers.ops import memory_efficient_attention
+
+        rows = (t.transpose(1, 2) for t in (q, k, v))  # xformers wants [B, S, H, D]
+        attended: torch.Tensor = memory_efficient_attention(*rows, p=dropout)
+        return attended.transpose(1, 2)
+    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+    return F.dropout(weights, dropout, training=dropout > 0) @ v

@@ -1,0 +1,170 @@
+"""Modules on disk: a folder with ``model.safetensors`` and a readable ``config.json``.
+
+Files are written under a temporary name and renamed, so a crash or a full disk leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import jsonargparse
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+__all__ = ["atomic_file", "atomic_folder", "build_config", "load_module", "read_json", "save_module", "write_json"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; it takes the name ``path`` when the block ends well, and goes away otherwise.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``path`` (which must not exist) when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+
+
+def save_module(module: nn.Module, folder: Path) -> None:
+    """Write a module that was built as ``Class(config)`` with a dataclass config.
+
+    Args:
+        module: anything with a ``config`` dataclass.
+        folder: made if missing; files of an earlier save are replaced.
+    """
+    kind = type(module)
+    config = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "config": dataclasses.asdict(module.config)}  # type: ignore[call-overload]
+    with atomic_file(folder / "model.safetensors") as temporary:
+        state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+        save_file(state, temporary, metadata={"format": "pt"})
+    write_json(folder / "config.json", config)
+
+
+def load_module(folder: Path, expected: type[M], adjust: Callable[[Any], Any] | None = None) -> M:
+    """Read what ``save_module`` wrote, in evaluation mode on the CPU.
+
+    Args:
+        folder: where it is.
+        expected: the class, or a base class, it must have.
+        adjust: changes the config before the module is built (for instance the attention back-end).
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a foreign or truncated file, another kind of module, names or shapes that do not fit.
+    """
+    description = read_json(folder / "config.json")
+    if not isinstance(description, dict) or set(description) != {"class_path", "config"}:
+        raise ValueError(
+            f"{folder / 'config.json'}: not written by maskgen (expected the keys 'class_path' and 'config')"
+        )
+    kind = _find_class(description["class_path"], folder)
+    if not (isinstance(kind, type) and issubclass(kind, expected)):
+        raise ValueError(f"{folder}: holds a {getattr(kind, '__name__', kind)}, expected a {expected.__name__}")
+    config_class = get_type_hints(kind.__init__).get("config")  # the contract: Class(config) with a dataclass
+    if config_class is None:
+        raise ValueError(f"{folder}: {kind.__name__} is not built from a config; name one of its concrete classes")
+    config = build_config(config_class, description["config"], str(folder / "config.json"))
+    module = kind(adjust(config) if adjust else config)
+    _load_weights(module, folder / "model.safetensors")
+    return module.eval()
+
+
+def build_config(kind: type, values: Any, where: str) -> Any:
+    """A config dataclass from plain JSON or YAML values, every key and type checked.
+
+    Raises:
+        ValueError: naming the key that is unknown or mistyped.
+    """
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", type=kind)
+    try:
+        return parser.instantiate(parser.parse_object({"config": values})).config
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _find_class(path: str, folder: Path) -> Any:
+    """Classes come from maskgen or from modules the user imported: a downloaded folder must not choose what is imported."""
+    module, _, name = str(path).rpartition(".")
+    if module in sys.modules or module.startswith("maskgen."):
+        with contextlib.suppress(ImportError, AttributeError):
+            return getattr(importlib.import_module(module), name)
+        raise ValueError(f"{folder}: unknown class {path!r}; was it written by a newer maskgen?")
+    raise ValueError(f"{folder}: class {path!r} is not maskgen's; import its module before loading, if you trust it")
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from None
+    wanted = module.state_dict()
+    problems = [f"missing {name}" for name in wanted.keys() - found.keys()]
+    problems += [f"unexpected {name}" for name in found.keys() - wanted.keys()]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & found.keys()
+        if found[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise ValueError(f"{path}: does not fit its config.json: " + "; ".join(sorted(problems)))
+    with torch.no_grad():
+        module.load_state_dict(found)

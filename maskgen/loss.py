@@ -1,0 +1,70 @@
+"""The cost of a masked prediction.
+
+Shapes: B batch, ... any number of token axes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+__all__ = ["Normalize", "masked_accuracy", "masked_cross_entropy"]
+
+Normalize = Literal["row", "batch"]
+
+
+def masked_cross_entropy(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    normalize: Normalize = "row",
+    unmasked_weight: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy over hidden tokens, with label smoothing.
+
+    1. weight of a token: 1 where hidden, ``unmasked_weight`` elsewhere;
+    2. target: (1 - eps) one-hot + eps / V over all V given columns;
+    3. ``row``: sum(w CE) / sum(w) in each row, then the mean over rows (official MaskGIT: a row with few hidden tokens
+       weighs as much as one with many); ``batch``: one sum over one sum.
+
+    Args:
+        logits: ``[B, ..., V]``; give the codebook slice to spend no probability on class ids.
+        targets: long ``[B, ...]``.
+        mask: bool ``[B, ...]``, True = hidden.
+        label_smoothing: eps in [0, 1).
+        normalize: see 3.
+        unmasked_weight: weight of visible tokens (1d-tokenizer uses 0.1).
+
+    Returns:
+        scalar, nats.
+
+    Raises:
+        ValueError: shapes that do not fit or an unknown ``normalize``.
+    """
+    if logits.shape[:-1] != targets.shape or mask.shape != targets.shape:
+        raise ValueError(
+            f"loss: got logits {tuple(logits.shape)}, targets {tuple(targets.shape)}, mask {tuple(mask.shape)}; "
+            "expected [B, ..., V], [B, ...], [B, ...]"
+        )
+    flat = F.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten(), label_smoothing=label_smoothing, reduction="none"
+    )
+    cost = flat.view(len(targets), -1)
+    weight = mask.flatten(1).to(cost.dtype)
+    if unmasked_weight:
+        weight = weight + unmasked_weight * (1 - weight)
+    if normalize == "row":
+        return ((cost * weight).sum(1) / weight.sum(1).clamp(min=1e-8)).mean()
+    if normalize == "batch":
+        return (cost * weight).sum() / weight.sum().clamp(min=1e-8)
+    raise ValueError(f"normalize: got {normalize!r}, expected 'row' or 'batch'")
+
+
+def masked_accuracy(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Share of hidden tokens whose most likely id is right; scalar in [0, 1]."""
+    right = (logits.argmax(-1) == targets) & mask
+    return right.sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,106 @@
+"""Per-item seeded noise: item i with seed s sees the same numbers in any batch, in any order, on any device.
+
+torch's generators give one stream for the whole batch and another on each device. Here every number is a hash of
+(seed, step, stream, position in the item): SplitMix64 (Steele, Lea and Flood 2014) in wrapping 64-bit integer
+arithmetic, which is the same on every device. Each 64-bit hash gives two 23-bit uniforms.
+
+Shapes: B batch, N tokens, K codebooks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+__all__ = ["Noise", "SeededNoise", "check_seeds"]
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+_SAMPLE, _CHOICE = 1, 2
+
+
+class Noise(Protocol):
+    """Where the sampler's randomness comes from; tests feed recorded noise through this door.
+
+    Every call returns new memory: the sampler writes into what it gets.
+    """
+
+    def sample(self, step: int, shape: Sequence[int]) -> torch.Tensor:
+        """Gumbel noise ``[B, N, K, V]`` that turns an argmax into a draw from the softmax."""
+        ...
+
+    def choice(self, step: int, shape: Sequence[int]) -> torch.Tensor:
+        """Gumbel noise ``[B, N, K]`` that ranks the drawn tokens."""
+        ...
+
+
+def check_seeds(seeds: Sequence[int], count: int) -> list[int]:
+    """The seeds as a list of ``count`` integers in [0, 2^63).
+
+    Raises:
+        ValueError: wrong number or out of range.
+        TypeError: not integers.
+    """
+    listed = list(seeds)
+    if len(listed) != count:
+        raise ValueError(f"seeds: got {len(listed)}, expected one for each of the {count} items")
+    for seed in listed:
+        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+            raise TypeError(f"seeds: got {seed!r} ({type(seed).__name__}), expected integers")
+        if not 0 <= int(seed) < 1 << 63:
+            raise ValueError(f"seeds: got {seed}, expected 0 <= seed < 2^63")
+    return [int(seed) for seed in listed]
+
+
+class SeededNoise:
+    """Counter-based Gumbel noise, one integer seed an item.
+
+    Args:
+        seeds: one integer in [0, 2^63) an item.
+        device: where the noise is made; the numbers do not depend on it.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        listed = check_seeds(seeds, len(seeds))
+        self._keys = _mix(torch.tensor(listed, dtype=torch.int64, device=device) + _GOLDEN)
+
+    def sample(self, step: int, shape: Sequence[int]) -> torch.Tensor:
+        """Gumbel noise for drawing token ids; ``shape`` is ``[B, ...]``."""
+        return self._gumbel(_SAMPLE, step, shape)
+
+    def choice(self, step: int, shape: Sequence[int]) -> torch.Tensor:
+        """Gumbel noise for choosing what to keep; ``shape`` is ``[B, ...]``."""
+        return self._gumbel(_CHOICE, step, shape)
+
+    def uniform(self, stream: int, step: int, shape: Sequence[int]) -> torch.Tensor:
+        """Uniform numbers in (0, 1), float32 of ``shape`` ``[B, ...]``, bit-equal on every device."""
+        if shape[0] != len(self._keys):
+            raise ValueError(f"noise: got a batch of {shape[0]}, expected {len(self._keys)}, one item a seed")
+        count = math.prod(shape[1:])
+        key = _mix(self._keys + _signed((step + 1) * 0x9E3779B97F4A7C15 % (1 << 64)))
+        key = _mix(key + _signed(stream * 0x9E3779B97F4A7C15 % (1 << 64)))
+        index = torch.arange(1, (count + 1) // 2 + 1, device=key.device)
+        words = _mix(torch.add(key[:, None], index * _GOLDEN))
+        bits = words.view(torch.int32)[:, :count].bitwise_right_shift(9).bitwise_and_(0x7FFFFF)
+        # 23 bits plus a half is the most float32 holds exactly; 0 and 1 are never hit, so both logarithms are finite.
+        return bits.float().add_(0.5).mul_(2.0**-23).reshape(tuple(shape))
+
+    def _gumbel(self, stream: int, step: int, shape: Sequence[int]) -> torch.Tensor:
+        # In float64 the devices' logarithms agree after rounding to float32, so equal bits stay equal numbers.
+        return self.uniform(stream, step, shape).double().log_().neg_().log_().neg_().float()
+
+
+def _mix(words: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finaliser on int64 read as unsigned: torch shifts are arithmetic, hence the masks. Changes its input."""
+    words.bitwise_xor_((words >> 30).bitwise_and_((1 << 34) - 1)).mul_(_MIX_1)
+    words.bitwise_xor_((words >> 27).bitwise_and_((1 << 37) - 1)).mul_(_MIX_2)
+    return words.bitwise_xor_((words >> 31).bitwise_and_((1 << 33) - 1))

@@ -1,0 +1,54 @@
+"""Rotary positions from integer coordinates, one column per axis.
+
+The transformer never hears "image" or "video": a token has a coordinate on each axis of its grid, and that is all
+(the idea of axial rotary embeddings; RoFormer, arXiv 2104.09864, eq. 34, applied per axis).
+
+Shapes: N tokens, A axes, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["apply_rotary", "coordinates", "rotary_angles"]
+
+
+def coordinates(axes: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
+    """Integer coordinates of a grid in raster order.
+
+    Args:
+        axes: grid sizes, for instance ``(H, W)``.
+        device: where to make them.
+
+    Returns:
+        long ``[N, A]``, N = product of ``axes``.
+    """
+    ticks = [torch.arange(size, device=device) for size in axes]
+    return torch.stack(torch.meshgrid(*ticks, indexing="ij"), dim=-1).reshape(-1, len(ticks))
+
+
+def rotary_angles(coords: torch.Tensor, head_dim: int, theta: float) -> torch.Tensor:
+    """Rotation angle of every channel pair: the pairs are dealt to the axes in equal shares, the rest stay unrotated.
+
+    Args:
+        coords: integer ``[N, A]``.
+        head_dim: even head width D.
+        theta: longest wavelength over 2 pi, in tokens.
+
+    Returns:
+        float32 ``[N, D / 2]``; zero where no axis owns the pair.
+    """
+    n_axes = coords.shape[-1]
+    pairs = head_dim // 2 // n_axes
+    freqs = theta ** (-torch.arange(pairs, device=coords.device, dtype=torch.float32) / max(pairs, 1))
+    angles = (coords.float()[:, :, None] * freqs).flatten(1)
+    spare = head_dim // 2 - pairs * n_axes
+    return torch.nn.functional.pad(angles, (0, spare))
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate channel pair (i, i + D/2) of ``x`` ``[B, H, N, D]`` by its angle; ``cos`` and ``sin`` are ``[N, D / 2]``."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -1,0 +1,188 @@
+"""The ``bert`` family: the transformer of official MaskGIT and MAGVIT, number for number (specs: post-norm BERT encoder).
+
+Class ids live in the same embedding table as the codes and enter as one prefix token; the head is tied to the table.
+
+Shapes: B batch, N visual tokens, S = 1 + N sequence, D width, H heads, V codes, R table rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from maskgen.attention import AttentionBackend, attend, check_backend
+from maskgen.conditioning import NO_LABEL, Cond
+
+__all__ = ["BertBlock", "BertConfig", "BertTransformer", "MaskedTransformer"]
+
+
+class MaskedTransformer(nn.Module, ABC):
+    """The contract of a model: tokens and conditions in, logits out. The mask id is ``vocab_size``."""
+
+    config: Any
+    vocab_size: int
+    num_codebooks: int
+    num_classes: int
+    null_class: bool
+
+    @abstractmethod
+    def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+        """Logits ``[B, N, K, V]`` of tokens ``[B, N, K]`` (V where hidden); ``axes``: grid, the trained one by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """Sizes of a ``BertTransformer``; the defaults are official ImageNet 256.
+
+    Attributes:
+        vocab_size: V, number of codes.
+        num_classes: class ids, rows V .. V + num_classes - 1 of the table; 0 for a model without classes.
+        axes: token grid; its product is the number of learned positions after the prefix.
+        width: D.
+        layers: number of blocks.
+        heads: H, dividing D.
+        mlp_width: hidden width of the feed-forward.
+        dropout: on embeddings, attention weights and both branches.
+        null_class: an extra row for "no class", for training with label dropout; the official model has none.
+        attention: back-end, see ``maskgen.attention``.
+    """
+
+    vocab_size: int = 1024
+    num_classes: int = 1000
+    axes: tuple[int, ...] = (16, 16)
+    width: int = 768
+    layers: int = 24
+    heads: int = 16
+    mlp_width: int = 3072
+    dropout: float = 0.1
+    null_class: bool = False
+    attention: AttentionBackend = "sdpa"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if self.vocab_size < 2 or self.num_classes < 0 or min(self.axes) < 1:
+            raise ValueError(
+                f"got vocab_size {self.vocab_size}, num_classes {self.num_classes}, axes {self.axes}; expected vocab_size "
+                "of 2 or more, num_classes of 0 or more and positive axes"
+            )
+        check_backend(self.attention)
+
+
+class BertTransformer(MaskedTransformer):
+    """Post-norm encoder with learned positions and a tied head.
+
+    The table holds V codes, the classes, the null class if any, and last the mask (official: 1024 + 1000 + 1 rows).
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size, self.num_classes = config.vocab_size, config.num_classes
+        self.num_codebooks, self.null_class = 1, config.null_class
+        self.prefix = int(config.num_classes > 0)
+        rows = config.vocab_size + config.num_classes + int(config.null_class) + 1
+        positions = self.prefix + torch.Size(config.axes).numel()
+        self.word_embedding = nn.Embedding(rows, config.width)
+        self.position_embedding = nn.Embedding(positions, config.width)
+        self.embedding_norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(BertBlock(config) for _ in range(config.layers))
+        self.head = nn.Linear(config.width, config.width)
+        self.head_norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.head_bias = nn.Parameter(torch.zeros(rows))
+        self.apply(_init)
+
+    @property
+    def mask_row(self) -> int:
+        """Row of the hidden token in the table, the last one."""
+        return self.word_embedding.num_embeddings - 1
+
+    def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+        """See ``MaskedTransformer``; K must be 1 and ``axes`` the trained grid, for positions are learned.
+
+        Raises:
+            ValueError: another number of tokens or codebooks, labels missing where there is no null class.
+        """
+        expected = torch.Size(self.config.axes).numel()
+        if tokens.shape[1:] != (expected, 1) or (axes is not None and tuple(axes) != tuple(self.config.axes)):
+            raise ValueError(
+                f"tokens: got {tuple(tokens.shape)} on a grid {axes}, expected [B, {expected}, 1] on {self.config.axes}; "
+                "this family has learned positions and one codebook (use maskgen.modern for others)"
+            )
+        ids = tokens.squeeze(-1)
+        ids = torch.where(ids == self.vocab_size, self.mask_row, ids)
+        if self.prefix:
+            ids = torch.cat((self._class_rows(cond, len(ids), ids.device)[:, None], ids), dim=1)
+        logits = self.table_logits(ids, self.vocab_size)
+        return logits[:, self.prefix :, None]
+
+    def table_logits(self, ids: torch.Tensor, columns: int | None = None) -> torch.Tensor:
+        """The official forward: rows of the table in, logits over the table's first ``columns`` rows (all by default) out.
+
+        Args:
+            ids: long ``[B, S']``, S' at most S; prefix included.
+            columns: how many rows of the table to predict.
+
+        Returns:
+            ``[B, S', columns]``.
+        """
+        x = self.word_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+        x = self.dropout(self.embedding_norm(x))
+        for block in self.blocks:
+            x = block(x)
+        x = self.head_norm(F.gelu(self.head(x), approximate="tanh"))
+        return F.linear(x, self.word_embedding.weight[:columns], self.head_bias[:columns])
+
+    def _class_rows(self, cond: Cond, batch: int, device: torch.device) -> torch.Tensor:
+        if cond.labels is None:
+            if not self.null_class:
+                raise ValueError("labels: got none, but this model has no null class; give one label an item")
+            labels = torch.full((batch,), NO_LABEL, device=device)
+        else:
+            labels = cond.labels
+        # Without a null class a dropped label would silently read the mask row; the trainer refuses label dropout there.
+        return torch.where(labels == NO_LABEL, self.num_classes, labels) + self.vocab_size
+
+
+class BertBlock(nn.Module):
+    """x = LN(x + Attention(x)); x = LN(x + MLP(x)), tanh GELU, biases everywhere, eps 1e-12."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads, self.backend, self.dropout_p = config.heads, config.attention, config.dropout
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=1e-12)
+        self.expand = nn.Linear(width, config.mlp_width)
+        self.contract = nn.Linear(config.mlp_width, width)
+        self.mlp_norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[B, S, D]`` -> ``[B, S, D]``."""
+        x = self.attention_norm(self.dropout(self.attention(x)) + x)
+        return self.mlp_norm(self.dropout(self.contract(F.gelu(self.expand(x), approximate="tanh"))) + x)
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        """Multi-head self-attention with its output projection, ``[B, S, D]`` -> ``[B, S, D]``."""
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        dropout = self.dropout_p if self.training else 0.0
+        return self.out(attend(q, k, v, backend=self.backend, dropout=dropout).transpose(1, 2).flatten(2))
+
+
+def _init(module: nn.Module) -> None:
+    """Normal of std 0.02 cut at two sigma, not corrected for the cut (real std 0.0176), biases 0: the official init."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

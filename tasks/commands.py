@@ -1,0 +1,336 @@
+"""What the sub-commands of ``maskgen`` do: read files, call a task, write pictures, a grid and a manifest.
+
+The signatures are the command line: names, types, defaults and help come from here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from maskgen.checkpoint import build_config, read_json, write_json
+from maskgen.sampler import SampleStep
+from maskgen.tasks.generate import generate
+from maskgen.tasks.inpaint import inpaint
+from maskgen.tasks.media import image_grid, save_image
+from maskgen.tasks.outpaint import outpaint
+from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.swap import swap_class
+
+__all__ = ["generate_command", "info_command", "inpaint_command", "outpaint_command", "regenerate", "swap_command"]
+
+
+def generate_command(
+    *,
+    model: str | None = None,
+    labels: str | int = "all",
+    count: int = 1,
+    seed: int = 0,
+    out: Path = Path("out"),
+    steps: int | None = None,
+    guidance: float | None = None,
+    sampling: Sampling | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    manifest: Path | None = None,
+) -> None:
+    """Generate images of given classes: one PNG an image, a grid, and a manifest that makes the same images again.
+
+    Args:
+        model: model folder or Hub repository.
+        labels: class numbers or names, separated by commas; ``all`` for every class.
+        count: images for each label.
+        seed: of the first image; each further image takes the next.
+        out: folder to write to.
+        steps: decoding steps, instead of the model's own number.
+        guidance: classifier-free guidance scale, instead of the model's own.
+        sampling: all sampling settings, instead of the model's own.
+        batch_size: images at a time.
+        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
+        manifest: make the images of this ``manifest.json`` again; only ``out``, ``batch_size`` and ``device`` matter then.
+    """
+    _writable(out)
+    if manifest is not None:
+        regenerate(manifest, out, batch_size=batch_size, device=device)
+        return
+    pipe = _load(model, device)
+    if count < 1:
+        raise ValueError(f"count: got {count}, expected at least 1")
+    wanted = range(pipe.transformer.num_classes) if labels == "all" else pipe.class_ids(_split(labels))
+    ids = [label for label in wanted for _ in range(count)]
+    chosen = pipe.sampling(sampling, steps, guidance)
+    _generate(pipe, str(model), ids, list(range(seed, seed + len(ids))), chosen, out, batch_size)
+
+
+def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str | None = None) -> None:
+    """Make the images of a manifest again.
+
+    Args:
+        manifest: written by ``generate_command``.
+        out: folder to write to.
+        batch_size: images at a time.
+        device: where to run.
+
+    Raises:
+        ValueError: not such a manifest.
+    """
+    found = read_json(manifest)
+    if not isinstance(found, dict) or found.get("task") != "generate":
+        raise ValueError(f"{manifest}: not a manifest of `maskgen generate`")
+    try:
+        ids, seeds = ([int(item[name]) for item in found["items"]] for name in ("label", "seed"))
+        model, settings = str(found["model"]), found["sampling"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
+    chosen = build_config(Sampling, settings, str(manifest))
+    _generate(_load(model, device), model, ids, seeds, chosen, out, batch_size)
+
+
+def inpaint_command(
+    *,
+    model: str,
+    image: Path,
+    mask: Path,
+    label: str | int,
+    count: int = 1,
+    seed: int = 0,
+    out: Path = Path("out"),
+    dilation: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    sampling: Sampling | None = None,
+    device: str | None = None,
+) -> None:
+    """Repaint the white part of a mask; the rest of the image comes back untouched.
+
+    Args:
+        model: model folder or Hub repository.
+        image: picture of any size.
+        mask: picture of the same size; white = repaint, black = keep.
+        label: class number or name of what the picture shows.
+        count: variants, with seeds ``seed``, ``seed`` + 1, ...
+        seed: of the first variant.
+        out: folder to write to.
+        dilation: tokens by which the repainted region grows.
+        steps: decoding steps, instead of the model's own number.
+        guidance: classifier-free guidance scale, instead of the model's own.
+        sampling: all sampling settings, instead of the model's own.
+        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
+    """
+    _writable(out)
+    pipe, seeds = _load(model, device), _seeds(seed, count)
+    chosen = pipe.sampling(sampling, steps, guidance)
+    with _Bar(chosen.steps) as callback:
+        images = inpaint(
+            pipe, image, mask, label=label, seeds=seeds, dilation=dilation, sampling=chosen, callback=callback
+        )
+    details = {"image": str(image), "mask": str(mask), "label": label, "dilation": dilation}
+    _write_edits("inpaint", model, images, seeds, out, details | {"sampling": dataclasses.asdict(chosen)})
+
+
+def outpaint_command(
+    *,
+    model: str,
+    image: Path,
+    label: str | int,
+    left: int = 0,
+    right: int = 0,
+    top: int = 0,
+    bottom: int = 0,
+    count: int = 1,
+    seed: int = 0,
+    out: Path = Path("out"),
+    sampling: Sampling | None = None,
+    device: str | None = None,
+) -> None:
+    """Extend an image beyond its borders, as far as asked.
+
+    Args:
+        model: model folder or Hub repository.
+        image: picture of any size.
+        label: class number or name of what the picture shows.
+        left: pixels to add.
+        right: pixels to add.
+        top: pixels to add.
+        bottom: pixels to add.
+        count: variants, with seeds ``seed``, ``seed`` + 1, ...
+        seed: of the first variant.
+        out: folder to write to.
+        sampling: all sampling settings, instead of the model's own.
+        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
+    """
+    _writable(out)
+    pipe, seeds = _load(model, device), _seeds(seed, count)
+    chosen = pipe.sampling(sampling)
+    images = outpaint(
+        pipe, image, label=label, left=left, right=right, top=top, bottom=bottom, seeds=seeds, sampling=chosen
+    )
+    sides = {"left": left, "right": right, "top": top, "bottom": bottom}
+    details = {"image": str(image), "label": label, **sides, "sampling": dataclasses.asdict(chosen)}
+    _write_edits("outpaint", model, images, seeds, out, details)
+
+
+def swap_command(
+    *,
+    model: str,
+    image: Path,
+    box: tuple[int, int, int, int],
+    label: str | int,
+    count: int = 1,
+    seed: int = 0,
+    out: Path = Path("out"),
+    sampling: Sampling | None = None,
+    device: str | None = None,
+) -> None:
+    """Replace what stands in a box by another class (the official MaskGIT editing).
+
+    Args:
+        model: model folder or Hub repository.
+        image: picture of any size.
+        box: [top, left, height, width] in pixels.
+        label: class number or name of what to put there.
+        count: variants, with seeds ``seed``, ``seed`` + 1, ...
+        seed: of the first variant.
+        out: folder to write to.
+        sampling: all sampling settings, instead of the official 12 steps from step 2.
+        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
+    """
+    _writable(out)
+    pipe, seeds = _load(model, device), _seeds(seed, count)
+    images = swap_class(pipe, image, box=box, label=label, seeds=seeds, sampling=sampling)
+    details = {
+        "image": str(image),
+        "box": list(box),
+        "label": label,
+        "sampling": None if sampling is None else dataclasses.asdict(sampling),
+    }
+    _write_edits("swap-class", model, images, seeds, out, details)
+
+
+def info_command(*, model: str | None = None) -> None:
+    """Describe a model folder, or this installation.
+
+    Args:
+        model: model folder or Hub repository; versions and devices if left out.
+    """
+    if model is None:
+        print(json.dumps(_environment(), indent=2))  # noqa: T201
+        return
+    pipe = _load(model, "cpu")
+    description = {
+        "model": model,
+        "modality": pipe.modality,
+        "signal_size": list(pipe.config.signal_size),
+        "token_axes": list(pipe.axes),
+        "tokenizer": _part(pipe.tokenizer) | {"vocab_size": pipe.tokenizer.vocab_size},
+        "transformer": _part(pipe.transformer) | {"num_classes": pipe.transformer.num_classes},
+        "class_names": list(pipe.config.class_names),
+        "sampling": dataclasses.asdict(pipe.config.sampling),
+    }
+    print(json.dumps(description, indent=2))  # noqa: T201
+
+
+def _generate(
+    pipe: Pipeline, model: str, ids: list[int], seeds: list[int], chosen: Sampling, out: Path, batch_size: int
+) -> None:
+    with _Bar(chosen.steps * -(-len(ids) // batch_size)) as callback:
+        images = generate(pipe, ids, seeds=seeds, sampling=chosen, batch_size=batch_size, callback=callback)
+    items = []
+    for label, seed, image in zip(ids, seeds, images, strict=True):
+        name = f"label-{label:04d}_seed-{seed:08d}.png"
+        save_image(image, out / name)
+        items.append({"file": name, "label": label, "seed": seed})
+    save_image(image_grid(images, min(len(images), 10)), out / "grid.png")
+    description = {"task": "generate", "model": model, "sampling": dataclasses.asdict(chosen), "items": items}
+    write_json(out / "manifest.json", description | {"environment": _environment()})
+    print(f"{len(images)} images, grid.png and manifest.json in {out}")  # noqa: T201
+
+
+def _write_edits(
+    task: str, model: str, images: Sequence[Image.Image], seeds: list[int], out: Path, details: dict[str, Any]
+) -> None:
+    items = []
+    for seed, image in zip(seeds, images, strict=True):
+        name = f"{task}_seed-{seed:08d}.png"
+        save_image(image, out / name)
+        items.append({"file": name, "seed": seed})
+    write_json(
+        out / "manifest.json", {"task": task, "model": model, **details, "items": items, "environment": _environment()}
+    )
+    print(f"{len(images)} image(s) and manifest.json in {out}")  # noqa: T201
+
+
+def _load(model: str | None, device: str | None) -> Pipeline:
+    if model is None:
+        raise ValueError("model: got none, expected a model folder or a Hub repository (--model runs/demo)")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); leave it out"
+        ) from None
+    return Pipeline.from_pretrained(model, device=device)
+
+
+def _seeds(seed: int, count: int) -> list[int]:
+    if count < 1:
+        raise ValueError(f"count: got {count}, expected at least 1")
+    return list(range(seed, seed + count))
+
+
+def _split(labels: str | int) -> list[int | str]:
+    parts = [part.strip() for part in str(labels).split(",")]
+    if not all(parts):
+        raise ValueError(f"labels: got {labels!r}, expected class numbers or names separated by commas")
+    return list(parts)
+
+
+def _writable(out: Path) -> None:
+    """Find out before the work, not after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".maskgen-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"out: cannot write to {out} ({error.strerror}); name another folder") from None
+
+
+def _part(module: torch.nn.Module) -> dict[str, Any]:
+    return {"class": type(module).__name__, "parameters": sum(p.numel() for p in module.parameters())}
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for name in ("maskgen", "torch", "torchvision", "accelerate", "xformers", "decord", "torchaudio"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"python": platform.python_version(), **versions, "devices": devices or ["cpu"]}
+
+
+class _Bar:
+    """A progress bar that is also a sampler callback."""
+
+    def __init__(self, total: int) -> None:
+        self._bar = tqdm(total=total, desc="sample", unit="step")
+
+    def __enter__(self) -> Callable[[SampleStep], None]:
+        def advance(step: SampleStep) -> None:
+            self._bar.update()
+
+        return advance
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()

@@ -1,0 +1,177 @@
+"""Where an edit acts: pixels to tokens, soft edges, the crop a model works on, and pasting back.
+
+Pure geometry. Shapes: H W pixels, h w token grid. Boxes are (top, left, height, width),
+sizes (height, width), in pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+__all__ = [
+    "Box",
+    "bounding_box",
+    "check_count",
+    "feather",
+    "fill_holes",
+    "half_token",
+    "paste",
+    "plan_crop",
+    "token_mask",
+]
+
+Box = tuple[int, int, int, int]
+
+
+def token_mask(pixel_mask: torch.Tensor, axes: tuple[int, ...], dilation: int = 0) -> torch.Tensor:
+    """The pixel-to-token rule: a token is repainted if any pixel of its cell is marked.
+
+    The picture is divided evenly, so that it may have any size: the cell of row i covers pixel rows floor(i H / h) to
+    ceil((i + 1) H / h) - 1, columns likewise; a pixel on a border between cells belongs to both.
+
+    Args:
+        pixel_mask: bool ``[H, W]``, True = repaint.
+        axes: token grid (h, w).
+        dilation: cells by which the marked region then grows in all eight directions.
+
+    Returns:
+        bool ``[h * w]`` in raster order.
+
+    Raises:
+        ValueError: not a bool ``[H, W]``, or a negative dilation.
+    """
+    _check_mask(pixel_mask)
+    check_count("dilation", dilation)
+    h, w = axes
+    cells = nn.functional.adaptive_max_pool2d(pixel_mask[None, None].float(), (h, w))
+    if dilation:
+        cells = nn.functional.max_pool2d(cells, 2 * dilation + 1, stride=1, padding=dilation)
+    return cells.flatten() > 0
+
+
+def feather(pixel_mask: torch.Tensor, width: int) -> torch.Tensor:
+    """A soft edge outside a mask: 1 - d / (width + 1), never below 0, at distance d (king's moves) from the mask.
+
+    Args:
+        pixel_mask: bool ``[H, W]``.
+        width: pixels outside the mask that get a part; 0 gives the mask itself.
+
+    Returns:
+        float32 ``[H, W]``: exactly 1 inside, exactly 0 farther away than ``width``.
+
+    Raises:
+        ValueError: not a bool ``[H, W]``, or a negative width.
+    """
+    _check_mask(pixel_mask)
+    check_count("feather", width)
+    grown = pixel_mask[None, None].float()
+    total = grown.clone()
+    for _ in range(width):
+        # Two short pools make the 3 x 3 one; the mean over all radii up to width is the linear fall.
+        grown = nn.functional.max_pool2d(nn.functional.max_pool2d(grown, (3, 1), 1, (1, 0)), (1, 3), 1, (0, 1))
+        total += grown
+    return (total / (width + 1))[0, 0]
+
+
+def paste(original: Image.Image, repainted: Image.Image | torch.Tensor, alpha: torch.Tensor) -> Image.Image:
+    """``alpha`` x repainted + (1 - ``alpha``) x original, rounded; pixels with alpha 0 are the original's, bit for bit.
+
+    Args:
+        original: RGB.
+        repainted: RGB of the same size, or float ``[3, H, W]`` in [0, 1].
+        alpha: float ``[H, W]`` in [0, 1].
+
+    Raises:
+        ValueError: sizes that differ.
+    """
+    if isinstance(repainted, torch.Tensor):
+        new = repainted.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy() * 255
+    else:
+        new = np.asarray(repainted.convert("RGB"), dtype=np.float32)
+    old, part = np.asarray(original.convert("RGB"), dtype=np.float32), alpha.cpu().numpy()[..., None]
+    if new.shape != old.shape or part.shape[:2] != old.shape[:2]:
+        raise ValueError(
+            f"paste: got repainted {new.shape[:2]} and alpha {part.shape[:2]}, expected {old.shape[:2]} as the original"
+        )
+    return Image.fromarray(np.rint(old * (1 - part) + new * part).astype(np.uint8))
+
+
+def bounding_box(pixel_mask: torch.Tensor) -> Box:
+    """Smallest box around the marked pixels of a bool ``[H, W]`` with at least one."""
+    rows, columns = pixel_mask.any(1).nonzero().flatten(), pixel_mask.any(0).nonzero().flatten()
+    top, left = int(rows[0]), int(columns[0])
+    return top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
+
+
+def plan_crop(size: tuple[int, int], bbox: Box, target: tuple[int, int]) -> Box:
+    """The part of a picture that a model works on.
+
+    The largest window with the model's aspect that fits into the picture, centred on the mask as far as the edges let
+    it; if the mask does not fit into that, the whole picture, which is then squeezed to the model's aspect.
+
+    Args:
+        size: of the picture.
+        bbox: box of the mask.
+        target: the model's size, of which only the aspect counts.
+
+    Returns:
+        Box of the crop, inside the picture.
+    """
+    scale = min(size[0] / target[0], size[1] / target[1])
+    extent = [min(full, max(1, round(scale * side))) for full, side in zip(size, target, strict=True)]
+    if bbox[2] > extent[0] or bbox[3] > extent[1]:
+        return 0, 0, *size
+    centred = [bbox[axis] + (bbox[axis + 2] - extent[axis]) // 2 for axis in (0, 1)]
+    top, left = (min(max(start, 0), size[axis] - extent[axis]) for axis, start in enumerate(centred))
+    return top, left, extent[0], extent[1]
+
+
+def fill_holes(image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+    """Smooth colours for the pixels of a hole, made from those around it alone ("pull-push", Gortler et al. 1996).
+
+    An encoder sees far beyond a token's own cell: whatever stands in a hole would colour the tokens beside it. Kept
+    pixels stay; each hole pixel is interpolated from averages of kept pixels, the coarser the farther away.
+
+    Args:
+        image: float ``[3, H, W]``.
+        hole: bool ``[H, W]`` with at least one False.
+
+    Returns:
+        float ``[3, H, W]``, which does not depend on what ``image`` holds in the hole.
+    """
+    if not hole.any():
+        return image
+    known = (~hole).float()[None, None]
+    colour = torch.where(hole, 0.0, image)[None]
+    # Colour and weight are divided by the same counts, which cancel.
+    weight = nn.functional.avg_pool2d(known, 2, ceil_mode=True)[0]
+    coarse = nn.functional.avg_pool2d(colour, 2, ceil_mode=True)[0] / weight.clamp(min=1e-6)
+    coarse = fill_holes(coarse, weight[0] == 0)
+    smooth = nn.functional.interpolate(coarse[None], size=tuple(hole.shape), mode="bilinear")[0]
+    return torch.where(hole, smooth, image)
+
+
+def half_token(shown: tuple[int, int], axes: tuple[int, ...]) -> int:
+    """Half a token's side in pixels of a picture of size ``shown`` on the grid ``axes``, at least 1."""
+    return max(1, round(min(side / cells for side, cells in zip(shown, axes, strict=True)) / 2))
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse anything but an integer of 0 or more.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number of 0 or more")
+    if value < 0:
+        raise ValueError(f"{name}: got {value}, expected a whole number of 0 or more")
+
+
+def _check_mask(pixel_mask: torch.Tensor) -> None:
+    if pixel_mask.ndim != 2 or pixel_mask.dtype != torch.bool:
+        raise ValueError(f"mask: got {pixel_mask.dtype} {tuple(pixel_mask.shape)}, expected bool [H, W]")

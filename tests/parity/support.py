@@ -1,0 +1,54 @@
+"""Where the official outputs live, and how they are read.
+
+``MASKGEN_PARITY`` names a folder with one sub-folder a family (``maskgit``, ...). Without it ``../shared/parity`` beside
+the checkout is used when it is there, else the small copy in ``tests/fixtures``.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parity_folder(family: str) -> Path:
+    """Folder of one family's fixtures."""
+    named = os.environ.get("MASKGEN_PARITY")
+    if named:
+        folder = Path(named) / family
+        if not folder.is_dir():
+            raise FileNotFoundError(f"MASKGEN_PARITY={named} has no folder {family!r}")
+        return folder
+    shared = ROOT.parent / "shared" / "parity" / family
+    return shared if shared.is_dir() else ROOT / "tests" / "fixtures" / family
+
+
+def files(family: str, pattern: str) -> list[Path]:
+    """Every fixture of a family whose name matches; none at all is an error, never a silent pass."""
+    found = sorted(parity_folder(family).glob(pattern))
+    if not found:
+        raise FileNotFoundError(f"no {pattern} in {parity_folder(family)}")
+    return found
+
+
+def load(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of one safetensors file."""
+    with safe_open(path, framework="pt") as handle:
+        return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """The file's settings; values that are JSON are parsed."""
+    with safe_open(path, framework="pt") as handle:
+        raw = handle.metadata() or {}
+    parsed: dict[str, Any] = {}
+    for key, value in raw.items():
+        try:
+            parsed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[key] = value
+    return parsed

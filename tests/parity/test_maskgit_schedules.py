@@ -1,0 +1,71 @@
+"""Schedules and mask lengths against the official MaskGIT code."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskgen.schedules import get_schedule, mask_counts, step_ratio
+from tests.parity.support import files, load
+
+SCHEDULES = files("maskgit", "schedules*.safetensors")
+LENGTHS = files("maskgit", "mask_len_*.safetensors")
+
+
+def cases(paths: list[Path], last: str) -> list[tuple[Path, str]]:
+    """Every (file, key) of one kind; ``last`` is what the key's last part begins with."""
+    return [
+        (path, key)
+        for path in paths
+        for key in load(path)
+        if key.split("/")[-1].startswith(last) and not key.startswith("boundary/") and key != "N"
+    ]
+
+
+def case_id(value: object) -> str:
+    return value.stem if isinstance(value, Path) else str(value)
+
+
+VALUES = cases(SCHEDULES, "N")
+STEPS = cases(LENGTHS, "T") + cases(LENGTHS, "start")
+
+
+def test_cases_are_found() -> None:
+    assert len(VALUES) > 1
+    assert {path for path, _ in STEPS} == set(LENGTHS)
+
+
+@pytest.mark.parametrize(("path", "key"), VALUES, ids=case_id)
+def test_schedule_values(path: Path, key: str) -> None:
+    _, method, count = key.split("/")
+    stored = load(path)
+    ratios = stored["ratios"]
+    total = torch.full(ratios.shape, int(count.removeprefix("N")))
+    gamma = get_schedule(method)(ratios, total)
+    # README: pow, log and exp depend on the library's pow and log2.
+    atol = 1e-6 if method.startswith("pow") or method in ("log", "exp") else 2e-7
+    torch.testing.assert_close(gamma, stored[key], atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(("path", "key"), STEPS, ids=case_id)
+def test_mask_lengths(path: Path, key: str) -> None:
+    """Exact for cosine; elsewhere a product within 1e-3 of an integer may fall to either side of it."""
+    stored = load(path)
+    parts = key.split("/")
+    method = parts[0] if len(parts) == 3 else "cosine"
+    steps = next(int(part[1:]) for part in parts if part[0] == "T" and part[1:].isdigit())
+    start = int(parts[-1].removeprefix("start")) if len(parts) == 3 else 0
+    expected, boundary, total = stored[key].long(), stored[f"boundary/{key}"].bool(), stored["N"].long()
+    assert expected.shape == (steps - start, len(total))
+    unknown, compared = total, 0
+    for row, step in enumerate(range(start, steps)):
+        counts = mask_counts(get_schedule(method), step_ratio(step, steps), total, unknown)
+        defined = expected[row] >= 0  # -1: the official value is NaN (log schedule, one token, ratio 1) and never used
+        assert method == "log" or defined.all()
+        off = (counts - expected[row]).abs()[defined]
+        allowed = torch.zeros_like(off) if method == "cosine" else boundary[row][defined].long()
+        assert (off <= allowed).all(), f"step {step}: got {counts.tolist()}, official {expected[row].tolist()}"
+        compared += int(defined.sum())
+        # No ties here: what is hidden after a step is what is unknown in the next.
+        unknown = torch.where(defined, expected[row], counts)
+    assert compared >= len(total)

@@ -1,0 +1,86 @@
+"""Tiny image pipelines for tests: seeded random weights, or a lossless tokenizer with a model that knows the answer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.conditioning import Cond
+from maskgen.modern import ModernConfig, ModernTransformer
+from maskgen.tasks.pipeline import Pipeline, PipelineConfig, Sampling
+from maskgen.testing import OracleModel
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.quantize import QuantizerConfig
+from maskgen.tokenizers.toy import ToyTokenizer, ToyTokenizerConfig
+from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
+from maskgen.transformer import MaskedTransformer
+
+CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SAMPLING = Sampling(steps=3)
+
+
+def tiny_pipeline(size: tuple[int, int] = (32, 32), seed: int = 0) -> Pipeline:
+    """A class-conditional VQGAN pipeline: stride 4, 32 codes, width 32, 2 layers, 10 named classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        quantizer = QuantizerConfig(codebook_size=32, dim=8)
+        config = VQGANConfig(
+            channels=8, multipliers=(1, 1, 2), res_blocks=1, quantizer=quantizer, shortcut="input", groups=4
+        )
+        return _pipeline(VQGAN(config), size)
+
+
+def make_tiny_pipeline(folder: Path) -> None:
+    """Save ``tiny_pipeline()``."""
+    tiny_pipeline().save_pretrained(folder)
+
+
+def toy_pipeline(size: tuple[int, int] = (16, 16), levels: int = 8, patch: int = 2, seed: int = 0) -> Pipeline:
+    """A lossless grey tokenizer (one token a patch) under a random transformer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _pipeline(ToyTokenizer(ToyTokenizerConfig(levels=levels, patch=patch)), size)
+
+
+def oracle_pipeline(
+    answer: Tensor, size: tuple[int, int] = (16, 16), levels: int = 8, patch: int = 2, null_class: bool = True
+) -> Pipeline:
+    """``toy_pipeline`` with a model that answers ``answer`` ``[N, 1]`` whatever it sees."""
+    tokenizer = ToyTokenizer(ToyTokenizerConfig(levels=levels, patch=patch))
+    config = PipelineConfig(signal_size=size, class_names=CLASS_NAMES, sampling=SAMPLING)
+    return Pipeline(tokenizer, OracleTransformer(answer, levels, null_class), config, device="cpu")
+
+
+class OracleTransformer(MaskedTransformer):
+    """``OracleModel`` as a module; keeps the tokens of every call in ``seen``."""
+
+    def __init__(self, answer: Tensor, vocab_size: int, null_class: bool) -> None:
+        super().__init__()
+        self.oracle = OracleModel(answer, vocab_size)
+        self.vocab_size, self.num_codebooks = vocab_size, 1
+        self.num_classes, self.null_class = len(CLASS_NAMES), null_class
+        self.seen: list[Tensor] = []
+
+    def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
+        self.seen.append(tokens)
+        return self.oracle(tokens)
+
+
+def _pipeline(tokenizer: Tokenizer, size: tuple[int, int]) -> Pipeline:
+    model = ModernTransformer(
+        ModernConfig(
+            vocab_size=tokenizer.vocab_size,
+            num_classes=len(CLASS_NAMES),
+            axes=tokenizer.axes((1, 3, *size)),
+            width=32,
+            layers=2,
+            heads=2,
+        )
+    )
+    for module in model.modules():
+        # Our start is the uniform model; here label, place and neighbours must all matter.
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.3)
+    config = PipelineConfig(signal_size=size, class_names=CLASS_NAMES, sampling=SAMPLING)
+    return Pipeline(tokenizer, model, config, device="cpu")
