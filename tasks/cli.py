@@ -7,9 +7,12 @@ in one line and status 2; an interrupted training in status 75 (run the same com
 from __future__ import annotations
 
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -20,7 +23,7 @@ from maskgen.tasks.demo import demo
 from maskgen.tasks.train import train_tokenizer, train_transformer
 from maskgen.trainer import Interrupted
 
-__all__ = ["Leaf", "build_parser", "main", "run"]
+__all__ = ["Leaf", "Parser", "build_parser", "main", "run"]
 
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
 
@@ -36,12 +39,25 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Leaf(ArgumentParser):
+class Parser(ArgumentParser):
+    """A parser whose mistakes take one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and where to read more, and leave with status 2."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        program = str(parser.prog).replace(" [options]", "")
+        self.exit(2, f"maskgen: error: {_one_line(message)}; see `{program} --help`\n")
+
+
+class Leaf(Parser):
     """A parser whose unknown config keys are named (nested sub-commands of jsonargparse 4.53 print only the command)."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
-        found: Namespace = super().parse_args(*args, **kwargs)
+        try:
+            found: Namespace = super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            self.error(f"config: got a file that is no text ({error}), expected YAML", error)
         try:
             self.validate(found, skip_required=True)
         except (KeyError, TypeError) as error:
@@ -52,9 +68,9 @@ class Leaf(ArgumentParser):
 def build_parser() -> ArgumentParser:
     """The parser of the whole command line."""
     set_parsing_settings(docstring_parse_style=None)
-    parser = ArgumentParser(prog="maskgen", description="Generate and edit images with masked-token transformers.")
+    parser = Parser(prog="maskgen", description="Generate and edit images with masked-token transformers.")
     top = parser.add_subcommands(required=True)
-    train = ArgumentParser(description="Train a tokenizer, then a transformer on its tokens.")
+    train = Parser(description="Train a tokenizer, then a transformer on its tokens.")
     top.add_subcommand("train", train, help="train a tokenizer or a transformer")
     stages = train.add_subcommands(required=True)
     for name, function in _COMMANDS.items():
@@ -80,6 +96,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     if name == "train":
         name, chosen = f"train {chosen.subcommand}", chosen[chosen.subcommand]
     values = {key: value for key, value in vars(chosen).items() if key != "config"}
+    if values.get("out") is not None:
+        _check_writable(values["out"])
     _COMMANDS[name](**values)
 
 
@@ -96,5 +114,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("MASKGEN_TRACEBACK"):
             raise
-        print(f"maskgen: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        print(f"maskgen: error: {_one_line(_reason(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the work, not after it; leaves nothing behind."""
+    try:
+        place = out
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(f"out: cannot write to {out} ({error.strerror}); name another folder") from None
+
+
+def _reason(error: Exception) -> str:
+    """An error's own words: without the number of the system and without the traceback of a data loader's process."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    inner = re.match(r"Caught (\w+) in DataLoader worker process.*\n(?:[\w.]+\.)?\1: (.*)", text, re.DOTALL)
+    return inner[2] if inner else text
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and without what jsonargparse says about types that nobody asked for."""
+    noise = ("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:")
+    kept = []
+    for line in text.splitlines():
+        bare = line.strip().removeprefix("- ")
+        value = bare.removeprefix("Given value: ")
+        if (
+            bare.startswith(noise)
+            or bare == "Expected a <class 'NoneType'>"
+            or value.startswith(("NestedArg", "Namespace"))
+        ):
+            continue
+        kept.append(bare if value == bare else f"got {value}")
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))

@@ -58,7 +58,6 @@ def generate_command(
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
         manifest: make the images of this ``manifest.json`` again; only ``out``, ``batch_size`` and ``device`` matter then.
     """
-    _writable(out)
     if manifest is not None:
         regenerate(manifest, out, batch_size=batch_size, device=device)
         return
@@ -126,7 +125,6 @@ def inpaint_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    _writable(out)
     pipe, seeds = _load(model, device), _seeds(seed, count)
     chosen = pipe.sampling(sampling, steps, guidance)
     with _Bar(chosen.steps) as callback:
@@ -168,7 +166,6 @@ def outpaint_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    _writable(out)
     pipe, seeds = _load(model, device), _seeds(seed, count)
     chosen = pipe.sampling(sampling)
     images = outpaint(
@@ -204,7 +201,6 @@ def swap_command(
         sampling: all sampling settings, instead of the official 12 steps from step 2.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    _writable(out)
     pipe, seeds = _load(model, device), _seeds(seed, count)
     images = swap_class(pipe, image, box=box, label=label, seeds=seeds, sampling=sampling)
     details = {
@@ -242,7 +238,7 @@ def info_command(*, model: str | None = None) -> None:
 def _generate(
     pipe: Pipeline, model: str, ids: list[int], seeds: list[int], chosen: Sampling, out: Path, batch_size: int
 ) -> None:
-    with _Bar(chosen.steps * -(-len(ids) // batch_size)) as callback:
+    with _Bar(chosen.steps * -(-len(ids) // max(1, batch_size))) as callback:
         images = generate(pipe, ids, seeds=seeds, sampling=chosen, batch_size=batch_size, callback=callback)
     items = []
     for label, seed, image in zip(ids, seeds, images, strict=True):
@@ -294,17 +290,6 @@ def _split(labels: str | int) -> list[int | str]:
     return list(parts)
 
 
-def _writable(out: Path) -> None:
-    """Find out before the work, not after it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".maskgen-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"out: cannot write to {out} ({error.strerror}); name another folder") from None
-
-
 def _part(module: torch.nn.Module) -> dict[str, Any]:
     return {"class": type(module).__name__, "parameters": sum(p.numel() for p in module.parameters())}
 
@@ -321,16 +306,19 @@ def _environment() -> dict[str, Any]:
 
 
 class _Bar:
-    """A progress bar that is also a sampler callback."""
+    """A progress bar that is also a sampler callback; shown from the first step on, so that a mistake is one line."""
 
     def __init__(self, total: int) -> None:
-        self._bar = tqdm(total=total, desc="sample", unit="step")
+        self._total = total
+        self._bar: Any = None
 
     def __enter__(self) -> Callable[[SampleStep], None]:
         def advance(step: SampleStep) -> None:
+            self._bar = self._bar or tqdm(total=self._total, desc="sample", unit="step")
             self._bar.update()
 
         return advance
 
     def __exit__(self, *error: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

@@ -192,20 +192,26 @@ class FolderSource:
         return cropped.flip(-1) if self.flip and draw.random() < 0.5 else cropped
 
 
-def _class_names(root: Path) -> tuple[str, ...]:
+def _sub_folders(root: Path) -> list[str]:
     if not root.is_dir():
-        raise FileNotFoundError(f"data folder: {root} does not exist")
-    return tuple(sorted(path.name for path in root.iterdir() if path.is_dir())) or (root.name,)
+        raise FileNotFoundError(f"data folder: got {root}, expected a folder of images, one sub-folder a class")
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    return tuple(_sub_folders(root)) or (root.name,)
 
 
 def _list_images(root: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]:
-    own = _class_names(root)
-    if len(names) > 1 and not set(own) <= set(names):
+    own = _sub_folders(root)
+    if not set(own) <= set(names):
         raise ValueError(f"{root}: has classes {sorted(set(own) - set(names))[:5]} that the training folder lacks")
+    if not own and len(names) > 1:
+        raise ValueError(f"{root}: got no sub-folders, expected one for each class, as in the training folder")
     files: list[tuple[Path, int]] = []
     empty = []
     for label, name in enumerate(names):
-        folder = root / name if (root / name).is_dir() else root
+        folder = root / name if own else root
         found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file()]
         files += [(path, label) for path in found]
         if not found:

@@ -27,8 +27,8 @@ from maskgen.tasks.generate import generate
 from maskgen.tasks.media import to_tensor
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.report import write_report
-from maskgen.tokenizers.quantize import codebook_usage
 from maskgen.tokenizers.training import psnr
+from maskgen.tokenizers.usage import codebook_usage
 
 __all__ = ["demo"]
 

@@ -67,13 +67,7 @@ def feather(pixel_mask: torch.Tensor, width: int) -> torch.Tensor:
     """
     _check_mask(pixel_mask)
     check_count("feather", width)
-    grown = pixel_mask[None, None].float()
-    total = grown.clone()
-    for _ in range(width):
-        # Two short pools make the 3 x 3 one; the mean over all radii up to width is the linear fall.
-        grown = nn.functional.max_pool2d(nn.functional.max_pool2d(grown, (3, 1), 1, (1, 0)), (1, 3), 1, (0, 1))
-        total += grown
-    return (total / (width + 1))[0, 0]
+    return (1 - _distance(pixel_mask) / (width + 1)).clamp(min=0)
 
 
 def paste(original: Image.Image, repainted: Image.Image | torch.Tensor, alpha: torch.Tensor) -> Image.Image:
@@ -175,3 +169,24 @@ def check_count(name: str, value: int) -> None:
 def _check_mask(pixel_mask: torch.Tensor) -> None:
     if pixel_mask.ndim != 2 or pixel_mask.dtype != torch.bool:
         raise ValueError(f"mask: got {pixel_mask.dtype} {tuple(pixel_mask.shape)}, expected bool [H, W]")
+
+
+def _distance(pixel_mask: torch.Tensor) -> torch.Tensor:
+    """King's moves to the nearest marked pixel, float32 ``[H, W]``, more than H + W if there is none.
+
+    Two sweeps over the rows, exact for this distance (Rosenfeld and Pfaltz 1968); unlike repeated dilation the time does
+    not grow with the width of the edge, which is more than 100 pixels for large photographs.
+    """
+    height, width = pixel_mask.shape
+    steps = np.where(pixel_mask.cpu().numpy(), 0, 2 * (height + width)).astype(np.int32)
+    ramp = np.arange(width, dtype=np.int32)
+    for sweep in (steps, steps[::-1]):
+        for number, row in enumerate(sweep):
+            if number:
+                above = sweep[number - 1] + 1
+                np.minimum(row, above, out=row)
+                np.minimum(row[1:], above[:-1], out=row[1:])
+                np.minimum(row[:-1], above[1:], out=row[:-1])
+            np.minimum(row, np.minimum.accumulate(row - ramp) + ramp, out=row)
+            np.minimum(row, np.minimum.accumulate((row + ramp)[::-1])[::-1] - ramp, out=row)
+    return torch.from_numpy(steps).float()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -303,7 +304,9 @@ class Pipeline:
 
     def _class_id(self, label: Label) -> int:
         count, names = self.transformer.num_classes, self.config.class_names
-        if isinstance(label, str) and label.strip().lstrip("+-").isdigit():
+        if not count:
+            raise ValueError(f"label: got {label!r}, but this model has no classes; give none")
+        if isinstance(label, str) and re.fullmatch(r"[+-]?[0-9]+", label.strip()):
             label = int(label)
         if isinstance(label, int):
             if not 0 <= label < count:
@@ -313,12 +316,11 @@ class Pipeline:
         exact = [number for number, name in enumerate(names) if name.casefold() == wanted]
         close = exact or [number for number, name in enumerate(names) if wanted and wanted in name.casefold()]
         if len(close) != 1:
-            hint = (
-                f"it could be {', '.join(names[i] for i in close[:8])}" if close else f"known: {', '.join(names[:12])}"
+            known = (
+                f"known: {', '.join(names[:12])}{', ...' if names[12:] else ''}" if names else "this model has no names"
             )
-            raise ValueError(
-                f"label: got {label!r}, expected a number from 0 to {count - 1} or a class name; {hint or 'no names'}"
-            )
+            hint = f"it could be {', '.join(names[i] for i in close[:8])}" if close else known
+            raise ValueError(f"label: got {label!r}, expected a number from 0 to {count - 1} or a class name; {hint}")
         return close[0]
 
 

@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, K codebooks, H W pixels.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,14 +57,23 @@ def train_tokenizer(
         ``out``.
 
     Raises:
-        ValueError: ``out`` holds a run with other settings.
+        ValueError: ``out`` holds a run with other settings, or the discriminator is for images of another size.
     """
     description = _describe(tokenizer=tokenizer, data=data, loss=loss, settings=settings)
+    judged = loss.discriminator.image_size
+    if loss.gan_weight and tuple(data.size) != (judged, judged):
+        raise ValueError(
+            f"loss.discriminator.image_size: got {judged}, but the images are {data.size[0]} x {data.size[1]}; set it to "
+            "the images' side, or gan_weight to 0"
+        )
     if _finished(out, description, "tokenizer", say):
         return out
     torch.manual_seed(settings.seed)
     objective = VQGANTraining(VQGAN(tokenizer), loss, held_out=data.test(), show=_show_reconstructions(data))
-    Trainer(objective, data.train(), settings, out, title="tokenizer").fit()
+    trainer = Trainer(objective, data.train(), settings, out, title="tokenizer")
+    # Only now: what was refused above leaves no run behind that would forbid other settings.
+    write_json(out / "run.json", {**description, "finished": False})
+    trainer.fit()
     write_json(out / "run.json", {**description, "finished": True})
     return out
 
@@ -101,17 +111,24 @@ def train_transformer(
         ValueError: the transformer does not fit the tokenizer or the data, or ``out`` holds a run with other settings.
     """
     run = out / "transformer"
-    description = _describe(
-        transformer=transformer, data=data, masking=masking, settings=settings, sampling=sampling, views=views
-    )
+    if not (tokenizer / "config.json").is_file():
+        raise FileNotFoundError(
+            f"tokenizer: got {tokenizer}, which holds none (no config.json); name a folder made by "
+            "`maskgen train tokenizer`"
+        )
     codes = load_module(tokenizer, Tokenizer)  # type: ignore[type-abstract]
     _check_fit(codes, transformer, data)
+    description = _describe(
+        tokenizer=_fingerprint(codes),
+        transformer=transformer,
+        data=data,
+        masking=masking,
+        settings=settings,
+        sampling=sampling,
+        views=views,
+    )
     if _finished(run, description, "transformer", say):
         return out
-    if tokenizer.resolve() != (out / "tokenizer").resolve():
-        shutil.copytree(
-            tokenizer, out / "tokenizer", dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints", "logs")
-        )
     torch.manual_seed(settings.seed)
     model = type(transformer)(transformer.config)
     config = PipelineConfig(signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling())
@@ -123,9 +140,11 @@ def train_transformer(
         held_out=None if held_out is None else tokenize(held_out, codes),
         show=_show_samples(codes, config),
     )
-    Trainer(
-        objective, tokenize(data.train(), codes, views=views, seed=settings.seed), settings, run, title="transformer"
-    ).fit()
+    tokens = tokenize(data.train(), codes, views=views, seed=settings.seed)
+    trainer = Trainer(objective, tokens, settings, run, title="transformer")
+    write_json(run / "run.json", {**description, "finished": False})
+    _copy_files(tokenizer, out / "tokenizer")
+    trainer.fit()
     Pipeline(codes, load_module(run, MaskedTransformer), config).save_pretrained(out)  # type: ignore[type-abstract]
     write_json(run / "run.json", {**description, "finished": True})
     return out
@@ -190,20 +209,46 @@ def _describe(**parts: Any) -> dict[str, Any]:
             return {"class": type(value).__name__, "config": dataclasses.asdict(value.config)}  # type: ignore[call-overload]
         if isinstance(value, ImageData):
             examples = {"train": len(value.train()), "test": len(value.test() or ())}
-            return {"class": type(value).__name__, "size": value.size, "classes": len(value.class_names), **examples}
+            arguments = {
+                name: found
+                for name, found in vars(value).items()
+                if not name.startswith("_") and isinstance(found, bool | int | float | str | tuple)
+            }
+            return {"class": type(value).__name__, "class_names": value.class_names, **arguments, **examples}
         return value
 
     return {name: plain(value) for name, value in parts.items()}
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """Of a module's class, config and weights: codes of another tokenizer mean something else."""
+    digest = hashlib.sha256(repr((type(module).__name__, module.config)).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """The files of a tokenizer's folder; its checkpoints, logs and samples stay behind."""
+    if source.resolve() == target.resolve():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.is_file():
+            shutil.copy(path, target)
 
 
 def _finished(run: Path, description: dict[str, Any], title: str, say: Say) -> bool:
     """Compare with what the folder holds; True if that run is finished and can be used as it is."""
     path = run / "run.json"
     if not path.is_file():
-        write_json(path, {**description, "finished": False})
         return False
     found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: not written by maskgen; choose another output folder or delete this one")
     finished = bool(found.pop("finished", False))
+    if not finished and not any((run / "checkpoints").glob("step-*")):
+        return False  # it stopped before anything was kept, so other settings do no harm
     wanted = _plain_json(description)
     changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if changed:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from maskgen.tokenizers.losses import EntropyKind, entropy_loss
 
 __all__ = [
-    "CodebookUsage",
     "FiniteScalarQuantizer",
     "LookupFreeQuantizer",
     "Quantized",
@@ -26,7 +25,6 @@ __all__ = [
     "ResidualQuantizer",
     "VectorQuantizer",
     "build_quantizer",
-    "codebook_usage",
     "straight_through",
 ]
 
@@ -373,43 +371,3 @@ def build_quantizer(config: QuantizerConfig) -> Quantizer:
     if config.kind == "fsq":
         return FiniteScalarQuantizer(config)
     return LookupFreeQuantizer(config) if config.kind == "lfq" else ResidualQuantizer(config)
-
-
-@dataclass(frozen=True)
-class CodebookUsage:
-    """How evenly codes are used.
-
-    Attributes:
-        share: part of the V codes that occur at all, in (0, 1].
-        perplexity: exp of the entropy of the code frequencies, 1 (one code) to V (all alike).
-    """
-
-    share: float
-    perplexity: float
-
-
-def codebook_usage(codes: Tensor, vocab_size: int) -> CodebookUsage:
-    """Usage of the codebook by a set of codes; with several codebooks, the mean of theirs.
-
-    Args:
-        codes: long [B, N, K], ids in [0, vocab_size).
-        vocab_size: V.
-
-    Returns:
-        Share and perplexity.
-
-    Raises:
-        ValueError: for no codes, another number of axes, or ids outside the vocabulary.
-    """
-    shape = tuple(codes.shape)
-    _require(codes.ndim == 3 and codes.numel() > 0, f"codes: got shape {shape}, expected [B, N, K], not empty")
-    low, high = (int(bound) for bound in codes.aminmax())
-    _require(low >= 0 and high < vocab_size, f"codes: got ids from {low} to {high}, expected 0 to {vocab_size - 1}")
-    flat = codes.flatten(end_dim=1)
-    K = flat.shape[1]
-    counts = torch.bincount(
-        (flat + vocab_size * torch.arange(K, device=codes.device)).flatten(), minlength=K * vocab_size
-    )
-    frequency = counts.reshape(K, vocab_size).double() / len(flat)
-    entropy = torch.special.entr(frequency).sum(dim=1)
-    return CodebookUsage(float((frequency > 0).double().mean()), float(entropy.exp().mean()))

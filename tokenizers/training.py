@@ -27,7 +27,7 @@ from maskgen.tokenizers.losses import (
     l2_loss,
     r1_penalty,
 )
-from maskgen.tokenizers.quantize import codebook_usage
+from maskgen.tokenizers.usage import codebook_usage
 from maskgen.tokenizers.vqgan import VQGAN, VQGANOutput
 from maskgen.trainer import Objective
 
@@ -170,7 +170,11 @@ class VQGANTraining(Objective):
 
     def _discriminator_loss(self, judge: nn.Module, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.settings
+        assert self.discriminator is not None
         assert self._fake is not None, "the generator plays first"
+        if step < settings.gan_start:
+            # The game has not begun. Adam must not move anything, and weight decay leaves biases alone.
+            return self.discriminator.dense2.bias.sum() * 0.0, {}
         real, fake = judge(images), judge(self._fake)
         loss = discriminator_loss(real, fake, settings.gan)
         terms = {"real": real.mean(), "fake": fake.mean()}
@@ -182,8 +186,6 @@ class VQGANTraining(Objective):
             terms["lecam"] = lecam(real, fake)
             loss = loss + settings.lecam_weight * terms["lecam"]
             lecam.update(real, fake)
-        if step < settings.gan_start:
-            loss = loss * 0.0  # the game has not begun: same graph, no move
         return loss, {name: term.detach() for name, term in terms.items()}
 
 

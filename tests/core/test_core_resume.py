@@ -63,6 +63,19 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, family: str, accumulation:
     assert not equal(weights(whole), weights(other))
 
 
+def test_what_happens_between_steps_does_not_disturb_them(tmp_path: Path) -> None:
+    """Masks and dropout are a function of seed and step; validation may draw all the random numbers it likes."""
+
+    class Gambling(CrashingModeling):
+        def validate(self, model: Any, device: torch.device) -> dict[str, float]:
+            return {"score": float(torch.rand(()))}
+
+    whole = fit(modeling("modern"), tokens(), tmp_path / "whole")
+    objective = Gambling(transformer("modern", dropout=0.1), MaskingSettings())
+    gambled = fit(objective, tokens(), tmp_path / "gambled", validate_every=1)
+    assert equal(weights(whole), weights(gambled))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_next_run_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     handler = signal.getsignal(number)
@@ -132,3 +145,20 @@ def test_longer_settings_go_on_from_the_end(tmp_path: Path) -> None:
     whole = fit(LineObjective(), points(), tmp_path / "whole", steps=6)
     fit(LineObjective(), points(), tmp_path / "parts", steps=4)
     assert equal(weights(whole), weights(fit(LineObjective(), points(), tmp_path / "parts", steps=6)))
+
+
+def test_the_log_has_every_step_once(tmp_path: Path) -> None:
+    def crash(step: int) -> None:
+        if step == 5:
+            raise CrashError
+
+    fit(LineObjective(), points(), tmp_path / "whole", log_every=1, checkpoint_every=3)
+    with pytest.raises(CrashError):
+        fit(LineObjective(hook=crash), points(), tmp_path / "parts", log_every=1, checkpoint_every=3)
+    fit(LineObjective(), points(), tmp_path / "parts", log_every=1, checkpoint_every=3)
+    logs = []
+    for name in ("whole", "parts"):
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        logs.append([(line["step"], line["loss"]) for line in lines])
+    assert [step for step, _ in logs[0]] == [1, 2, 3, 4, 5, 6]
+    assert logs[0] == logs[1]

@@ -66,19 +66,20 @@ def test_decay_takes_matrices_and_leaves_embeddings_norms_and_biases() -> None:
         assert all("embedding" in names[id(p)] or p.ndim < 2 for p in plain["params"])
 
 
-def test_averages_warm_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decay", [0.3, 0.999, 0.0])
+def test_averages_warm_up(tmp_path: Path, decay: float) -> None:
     """After update n the average keeps min(decay, (1 + n) / (10 + n)) of itself; the first one copies."""
     history: list[torch.Tensor] = []
     objective = LineObjective()
     objective.hook = lambda step: history.append(objective.model.layer.weight.detach().clone())
-    trainer = fit(objective, points(), tmp_path, steps=5, ema_decay=0.25)
+    trainer = fit(objective, points(), tmp_path, steps=5, ema_decay=decay, optimizer={"lr": 0.5})
     history.append(objective.model.layer.weight.detach().clone())
     average = history[1]
     for n, value in enumerate(history[2:], start=1):
-        keep = min(0.25, (1 + n) / (10 + n))
+        keep = min(decay, (1 + n) / (10 + n))
         average = keep * average + (1 - keep) * value
-    assert (1 + 1) / (10 + 1) < 0.25 < (1 + 4) / (10 + 4)  # both branches of the minimum were used
     torch.testing.assert_close(trainer.ema.module.layer.weight, average)
+    assert torch.equal(average, history[-1]) == (decay == 0)
 
 
 def test_a_run_leaves_its_files(tmp_path: Path) -> None:

@@ -87,6 +87,41 @@ def test_kept_pixels_stay(
     assert not changed[(soft_edge(torch.from_numpy(mask), reach) == 0).numpy()].any()
 
 
+def test_what_the_model_saw_comes_back_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = toy_pipeline(levels=256, patch=1)
+    for height, width, top, left in (
+        (40, 40, 15, 15),
+        (40, 100, 15, 80),
+        (100, 40, 3, 3),
+        (33, 70, 28, 33),
+        (8, 8, 2, 2),
+    ):
+        y, x = np.mgrid[:height, :width]
+        slopes = np.rint(y / height * 100 + x / width * 150).astype(np.uint8)
+        whole = Image.fromarray(slopes).convert("RGB")
+        mask = hole(height, width, (top, left, 2, 2))
+        shown: list[Image.Image] = []
+        monkeypatch.setattr(
+            "maskgen.tasks.inpaint.paste", lambda _, repainted, __, shown=shown: shown.append(repainted)
+        )
+        inpaint(pipe, whole, mask, label=1)
+        near = soft_edge(torch.from_numpy(mask), max(8, height // 6, width // 6)).numpy() > 0
+        away = np.abs(np.asarray(shown[0]).astype(int) - np.asarray(whole))[~near]
+        assert away.max(initial=0) <= 6  # edges; a shift by one token would be 9 and more everywhere
+        assert away.mean() < 1 if away.size else True
+
+
+def test_the_crop_holds_the_feather(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, mask = picture(40, 100), hole(40, 100, (0, 30, 40, 40))  # fits the 40 x 40 window, its feather does not
+    shown: list[Image.Image] = []
+    monkeypatch.setattr("maskgen.tasks.inpaint.paste", lambda _, repainted, __: shown.append(repainted))
+    for edge, changes in ((5, True), (0, False)):
+        shown.clear()
+        inpaint(PIPES[True], original, mask, label=1, feather=edge)
+        beside = (np.asarray(shown[0]) != np.asarray(original)).any(-1)[:, 25:30]
+        assert beside.mean() > 0.95 if changes else not beside.any()
+
+
 PIPES = {True: tiny_pipeline(), False: tiny_pipeline((32, 48))}
 
 
@@ -166,6 +201,13 @@ def test_mistakes(changes: dict[str, object], kind: type[Exception], message: st
     arguments = {"image": picture(20, 20), "mask": hole(20, 20, (1, 1, 2, 2)), "label": 1} | changes
     with pytest.raises(kind, match=message):
         inpaint(toy_pipeline(), **arguments)  # type: ignore[arg-type]
+
+
+def test_models_of_another_modality(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = toy_pipeline()
+    monkeypatch.setattr(type(pipe.tokenizer), "modality", "audio")
+    with pytest.raises(ValueError, match="inpainting needs an image model, but this model's modality is audio"):
+        inpaint(pipe, picture(20, 20), hole(20, 20, (1, 1, 2, 2)), label=1)
 
 
 def test_models_that_need_a_class_or_cannot_be_guided() -> None:

@@ -108,6 +108,55 @@ def test_large_and_small_pictures() -> None:
         assert same(inner(result, original, 0, 0), original)
 
 
+@pytest.mark.parametrize("pads", [(7, 0, 0, 0), (0, 7, 0, 0), (3, 40, 9, 1), (0, 0, 1, 50)])
+@pytest.mark.parametrize("size", [(16, 16), (40, 40), (40, 52), (61, 40), (9, 12)])
+def test_what_the_model_saw_comes_back_to_its_place(
+    size: tuple[int, int], pads: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, (left, right, top, bottom) = toy_pipeline(levels=256, patch=2), pads
+    y, x = np.mgrid[: size[0], : size[1]]
+    slopes = np.rint(y / size[0] * 100 + x / size[1] * 150).astype(np.uint8)
+    original = Image.fromarray(slopes).convert("RGB")
+    shown: list[Image.Image] = []
+    monkeypatch.setattr("maskgen.tasks.outpaint.paste", lambda _, repainted, __: shown.append(repainted))
+    outpaint(pipe, original, label=1, left=left, right=right, top=top, bottom=bottom, steps=1)
+    away = np.asarray(inner(shown[0], original, left, top)).astype(int) - slopes[..., None]
+    middle = away[size[0] // 3 : -size[0] // 3, size[1] // 3 : -size[1] // 3]
+    # A token is an eighth of the picture, 12 and 19 levels: it shows steps of half that, but no shift on average.
+    assert np.abs(middle).max() <= 18
+    assert abs(middle.mean()) < 3
+
+
+@pytest.mark.parametrize(
+    ("pads", "hidden"),
+    [
+        ({"right": 4}, [24]),  # 17 pixels are 8 tokens and a half: that ninth token and two more columns
+        ({"bottom": 4}, [16, 2]),  # nothing new to the right: the half token is the picture's
+        ({"left": 1}, [8]),
+    ],
+)
+def test_a_token_at_the_edge(pads: dict[str, int], hidden: list[int]) -> None:
+    pipe = oracle_pipeline(torch.zeros(64, 1, dtype=torch.long))
+    model = pipe.transformer
+    assert isinstance(model, OracleTransformer)
+    outpaint(pipe, picture(16, 17), label=1, steps=1, **pads)  # type: ignore[arg-type]
+    assert [int((seen == 8).sum()) for seen in model.seen] == hidden
+
+
+def test_every_window_has_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, drawn = toy_pipeline(), []
+    fill = pipe.fill
+
+    def spy(*args: object, seeds: list[int], **kwargs: object) -> torch.Tensor:
+        drawn.extend(seeds)
+        return fill(*args, seeds=seeds, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipe, "fill", spy)
+    outpaint(pipe, picture(16, 16), label=1, seeds=[0, 1], right=16, bottom=8)
+    assert len(drawn) > 6
+    assert len(set(drawn)) == len(drawn)
+
+
 def strip(pipe: Pipeline, columns: int, known: slice) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.randint(8, (1, 8, columns, 1), generator=torch.Generator().manual_seed(0))
     hidden = torch.ones(8, columns, dtype=torch.bool)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maskgen.tokenizers.quantize import QuantizerConfig, build_quantizer, codebook_usage, straight_through
+from maskgen.tokenizers.quantize import QuantizerConfig, build_quantizer, straight_through
+from maskgen.tokenizers.usage import codebook_usage
 
 CASES = {
     "vq": QuantizerConfig(codebook_size=12, dim=4),

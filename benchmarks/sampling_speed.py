@@ -1,0 +1,163 @@
+"""How much time the sampling loop adds to the bare forwards, and how near the forward is to this machine's matmul peak.
+
+Random weights at the official ImageNet-256 size (24 layers of width 768, 256 tokens, 1,024 codes). Run with
+``make bench`` or ``python benchmarks/sampling_speed.py --help``; on a machine with CUDA both devices are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from maskgen.conditioning import Cond
+from maskgen.guidance import model_logits
+from maskgen.modern import ModernConfig, ModernTransformer
+from maskgen.precision import fast_matmul
+from maskgen.sampler import sample
+from maskgen.transformer import BertConfig, BertTransformer, MaskedTransformer
+
+FAMILIES = {"bert": (BertConfig, BertTransformer), "modern": (ModernConfig, ModernTransformer)}
+
+
+def main() -> None:
+    """Measure and print; write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8, help="images at a time")
+    parser.add_argument("--steps", type=int, default=8, help="decoding steps")
+    parser.add_argument("--repeats", type=int, default=3, help="whole loops measured, each beside its bare forwards")
+    parser.add_argument("--layers", type=int, default=24, help="fewer for a quick look; the official size is 24")
+    parser.add_argument("--families", nargs="+", default=["bert", "modern"], choices=list(FAMILIES))
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    arguments = parser.parse_args()
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    rows = [
+        measure(family, device, arguments.batch, arguments.steps, arguments.repeats, arguments.layers)
+        for device in devices
+        for family in arguments.families
+    ]
+    if len(devices) == 1:
+        print("no CUDA device: only the CPU was measured")
+    for row in rows:
+        print(json.dumps(row, indent=2))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(
+            json.dumps({"machine": machine(), "results": rows}, indent=2) + "\n", encoding="utf-8"
+        )
+
+
+@torch.no_grad()
+def measure(family: str, device: str, batch: int, steps: int, repeats: int, layers: int) -> dict[str, Any]:
+    """One family on one device.
+
+    Bare forwards and loops take turns, so that a machine whose speed drifts is seen by both alike; the ratio is the median
+    over the turns.
+    """
+    config_class, model_class = FAMILIES[family]
+    torch.manual_seed(0)
+    model: MaskedTransformer = model_class(dataclasses.replace(config_class(), layers=layers)).eval().to(device)
+    n_tokens = torch.Size(model.config.axes).numel()
+    tokens = torch.full((batch, n_tokens, 1), model.vocab_size, device=device)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    cond = Cond(labels=torch.arange(batch, device=device))
+    flops = count_flops(model, tokens[:1], Cond(labels=torch.zeros(1, dtype=torch.long, device=device))) * batch
+    forwards, loops, ratios = [], [], []
+    with fast_matmul(device):
+        model(tokens, cond)  # warm-up
+        for repeat in range(repeats):
+            seeds = range(repeat * batch, (repeat + 1) * batch)
+            bare = seconds(lambda: [model(tokens, cond) for _ in range(steps)], device)
+            loop = seconds(lambda: sample(model_logits(model, cond), tokens, mask, steps=steps, seeds=seeds), device)  # noqa: B023
+            forwards.append(bare / steps)
+            loops.append(loop)
+            ratios.append(loop / bare)
+        peak = matmul_peak(device)
+    forward, loop = statistics.median(forwards), statistics.median(loops)
+    return {
+        "family": family,
+        "device": device,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "batch": batch,
+        "steps": steps,
+        "tokens": n_tokens,
+        "gflop_per_forward": round(flops / 1e9, 1),
+        "forward_seconds": round(forward, 4),
+        "loop_seconds": round(loop, 4),
+        "loop_over_bare_forwards": round(statistics.median(ratios), 4),
+        "loop_over_bare_forwards_all": [round(ratio, 4) for ratio in ratios],
+        "images_per_second": round(batch / loop, 4),
+        "gflops": round(flops / forward / 1e9, 1),
+        "matmul_peak_gflops": round(peak / 1e9, 1),
+        "share_of_peak": round(flops / forward / peak, 3),
+    }
+
+
+def count_flops(model: torch.nn.Module, tokens: torch.Tensor, cond: Cond) -> int:
+    """Multiply-adds counted as two; attention written out, for the counter does not know every fused kernel."""
+    for module in model.modules():
+        if hasattr(module, "backend"):
+            module.backend = "eager"
+    with FlopCounterMode(display=False) as counter:
+        model(tokens, cond)
+    for module in model.modules():
+        if hasattr(module, "backend"):
+            module.backend = "sdpa"
+    return counter.get_total_flops()
+
+
+def matmul_peak(device: str) -> float:
+    """Best float32 matrix product of this machine in FLOP/s, over sizes and the settings in force."""
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+        torch.mm(a, b)
+        for _ in range(4):
+            best = max(best, 2 * size**3 / seconds(lambda: torch.mm(a, b), device))  # noqa: B023
+            linear = seconds(lambda: torch.nn.functional.linear(a, b), device)  # noqa: B023
+            best = max(best, 2 * size**3 / linear)
+    return best
+
+
+def seconds(work: Callable[[], Any], device: str) -> float:
+    """Wall time of a call, the device's work included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on, and when."""
+    model = next((line for line in cpu_info() if line.startswith("model name")), "").partition(":")[2].strip()
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": model or platform.processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def cpu_info() -> list[str]:
+    """Lines of the kernel's description of the processor; none where there is no such file."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+if __name__ == "__main__":
+    main()
