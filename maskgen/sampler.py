@@ -129,8 +129,8 @@ def _draw(
 def _check(
     tokens: torch.Tensor, mask: torch.Tensor, steps: int, start_step: int, temperature: float, choice_temperature: float
 ) -> None:
-    if tokens.ndim != 3 or tokens.dtype != torch.long:
-        raise ValueError(f"tokens: got {tokens.dtype} {tuple(tokens.shape)}, expected int64 [B, N, K]")
+    if tokens.ndim != 3 or tokens.dtype != torch.long or 0 in tokens.shape[1:]:
+        raise ValueError(f"tokens: got {tokens.dtype} {tuple(tokens.shape)}, expected int64 [B, N, K], not empty")
     if mask.shape != tokens.shape or mask.dtype != torch.bool:
         raise ValueError(
             f"mask: got {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(tokens.shape)} as the tokens"

@@ -13,7 +13,7 @@ import json
 import math
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -27,46 +27,17 @@ from tqdm.auto import tqdm
 
 from maskgen.checkpoint import atomic_file, save_module
 from maskgen.data import Batch, Source, item_seed, training_batches
+from maskgen.optim import OptimizerSettings, adamw, learning_rate, warm_average
 from maskgen.precision import fast_matmul
 from maskgen.training_state import TrainingState
 
-__all__ = ["Interrupted", "Objective", "OptimizerSettings", "TrainSettings", "Trainer", "learning_rate"]
+__all__ = ["Interrupted", "Objective", "TrainSettings", "Trainer"]
 
 Metrics = dict[str, torch.Tensor]
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error: the run was asked to stop and saved itself)
     """Training was asked to stop (Ctrl-C or SIGTERM) and has saved a checkpoint; start it again to go on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """AdamW with linear warm-up.
-
-    Attributes:
-        lr: highest learning rate.
-        betas: Adam's decay rates.
-        weight_decay: on matrices and kernels only, never on embeddings, norms or biases.
-        warmup_steps: steps of linear warm-up.
-        decay: ``cosine`` to ``final_lr_ratio`` x lr at the last step, or ``constant``.
-        final_lr_ratio: see ``decay``.
-        grad_clip: largest gradient norm; 0 turns clipping off.
-    """
-
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.96)
-    weight_decay: float = 0.045
-    warmup_steps: int = 5000
-    decay: Literal["cosine", "constant"] = "cosine"
-    final_lr_ratio: float = 0.0
-    grad_clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.warmup_steps < 0 or self.weight_decay < 0 or self.grad_clip < 0:
-            raise ValueError(
-                f"optimizer: got lr {self.lr}, warmup_steps {self.warmup_steps}, weight_decay {self.weight_decay}, "
-                f"grad_clip {self.grad_clip}; expected lr above 0 and the others at least 0"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,17 +122,6 @@ class Objective(ABC):
         """Write pictures, clips or sounds of the averaged model into ``folder``."""
 
 
-def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
-    """Linear warm-up from lr / warmup_steps, then cosine decay (or constant): a pure function, so nothing to resume."""
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
-    if settings.decay == "constant":
-        return settings.lr
-    progress = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
-    floor = settings.final_lr_ratio
-    return settings.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
 class Trainer:
     """Trains an objective into a folder.
 
@@ -192,13 +152,13 @@ class Trainer:
             self.accelerator.init_trackers("logs")
         players = objective.players()
         # One optimiser a player; prepared together so that wrappers such as DDP know both.
-        optimizers = [_adamw(module, settings.optimizer) for module in players.values()]
+        optimizers = [adamw(module, settings.optimizer) for module in players.values()]
         prepared = self.accelerator.prepare(*players.values(), *optimizers)
         self.modules = dict(zip(players, prepared, strict=False))
         self.optimizers = dict(zip(players, prepared[len(players) :], strict=True))
         self.ema = AveragedModel(
             self.accelerator.unwrap_model(self.modules["model"]),
-            multi_avg_fn=_ema(settings.ema_decay),
+            multi_avg_fn=warm_average(settings.ema_decay),
             use_buffers=True,
         )
         self.ema.requires_grad_(False).eval()
@@ -239,6 +199,7 @@ class Trainer:
                 if last or _due(step, settings.show_every):
                     self._show(step + 1)
                 if last or stop or _due(step, settings.checkpoint_every):
+                    self._require_finite(step + 1, metrics)
                     self.state.save(step + 1)
                 if stop and not last:
                     raise Interrupted(f"{self.title}: stopped after step {step + 1} and saved; run it again to go on")
@@ -270,7 +231,10 @@ class Trainer:
                     optimizer.step()
                     optimizer.zero_grad()
                     terms = {"loss": loss.detach(), **terms}
-                    metrics |= {key if name == "model" else f"{name}/{key}": value for key, value in terms.items()}
+                    for key, value in terms.items():
+                        key = key if name == "model" else f"{name}/{key}"
+                        share = 1 if key.endswith("grad_norm") else settings.accumulation
+                        metrics[key] = metrics.get(key, 0) + value / share
         return metrics, tokens
 
     def _batches(self, step: int) -> Iterator[Batch]:
@@ -291,17 +255,22 @@ class Trainer:
         count, tokens = float(sums.pop("count")), float(sums.pop("tokens"))
         values = {name: float(value) / count for name, value in sums.items()}
         sums.clear()
-        if not all(math.isfinite(value) for value in values.values()):
-            raise FloatingPointError(
-                f"{self.title}: step {step}: not finite: {values}; lower the learning rate or use mixed_precision=no. "
-                f"The last checkpoint is whole: {self.out / 'checkpoints'}"
-            )
+        self._require_finite(step, values)
         seconds = bar.format_dict["elapsed"]
         rate = tokens / max(1e-9, seconds - getattr(self, "_logged_at", 0.0))
         self._logged_at = seconds
         lr = learning_rate(self.settings.optimizer, step - 1, self.settings.steps)
         self._write({"step": step, "lr": lr, "tokens_per_second": rate, **values})
         bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s")
+
+    def _require_finite(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
+        """Before a log line and before a checkpoint: spoilt weights must not push out good ones."""
+        wrong = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}
+        if wrong:
+            raise FloatingPointError(
+                f"{self.title}: step {step}: not finite: {wrong}; lower the learning rate or use mixed_precision=no. "
+                f"The last checkpoint is whole: {self.out / 'checkpoints'}"
+            )
 
     def _validate(self, step: int) -> None:
         with torch.no_grad():
@@ -340,33 +309,6 @@ class Trainer:
         if kept != lines:
             with atomic_file(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def _adamw(module: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Decay matrices and kernels only; embeddings, norms and biases keep their size (MAGVIT's rule)."""
-    embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in module.parameters():
-        (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
-
-
-def _ema(decay: float) -> Any:
-    """Averaging rule with warm-up, so that short runs do not average in their random start."""
-
-    @torch.no_grad()
-    def update(averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count: torch.Tensor) -> None:
-        done = int(count)
-        weight = 1 - min(decay, (1 + done) / (10 + done))
-        floats = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [c.to(a.dtype) for a, c in floats], weight)
-        for a, c in zip(averaged, current, strict=True):
-            if not a.is_floating_point():
-                a.copy_(c)
-
-    return update
 
 
 def _add(sums: dict[str, Any], metrics: Metrics, tokens: int) -> None:

@@ -44,6 +44,8 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where to read more, and leave with status 2."""
+        if not self.exit_on_error:  # jsonargparse asks a copy of this parser about each class; the outer one reports
+            super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         program = str(parser.prog).replace(" [options]", "")
         self.exit(2, f"maskgen: error: {_one_line(message)}; see `{program} --help`\n")
@@ -153,4 +155,6 @@ def _one_line(text: str) -> str:
         ):
             continue
         kept.append(bare if value == bare else f"got {value}")
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
+    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
+    line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
+    return line.replace(". Got value: ", ", got ").removesuffix(".")

@@ -131,6 +131,7 @@ def train_transformer(
         return out
     torch.manual_seed(settings.seed)
     model = type(transformer)(transformer.config)
+    codes.to("cuda" if torch.cuda.is_available() else "cpu")  # where all images are encoded
     config = PipelineConfig(signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling())
     say(f"transformer: tokenizing {len(data.train())} images, {views} view(s) each")
     held_out = data.test()
@@ -168,7 +169,7 @@ def tokenize(
     """
     if views < 1:
         raise ValueError(f"views: got {views}, expected at least 1")
-    device = next(tokenizer.parameters()).device
+    device = next((weight.device for weight in tokenizer.parameters()), torch.device("cpu"))  # a toy has no weights
     parts: list[Batch] = []
     with fast_matmul(device):
         for view in range(views):
@@ -224,7 +225,7 @@ def _fingerprint(module: nn.Module) -> str:
     """Of a module's class, config and weights: codes of another tokenizer mean something else."""
     digest = hashlib.sha256(repr((type(module).__name__, module.config)).encode())
     for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        digest.update(name.encode() + tensor.double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from maskgen.checkpoint import load_module
-from maskgen.trainer import OptimizerSettings, TrainSettings, _adamw, learning_rate
+from maskgen.optim import OptimizerSettings, adamw, learning_rate
+from maskgen.trainer import TrainSettings
 from tests.core.toys import Line, LineConfig, LineObjective, fit, points, transformer
 
 
@@ -30,7 +31,7 @@ def test_learning_rate_closed_forms() -> None:
     assert falling == sorted(falling, reverse=True)
 
 
-def test_a_plain_step_is_adamw(tmp_path: Path) -> None:
+def test_a_plain_step_isadamw(tmp_path: Path) -> None:
     """Three steps of the trainer equal three steps written out, at the scheduled learning rate."""
     source, objective = points(), LineObjective()
     changes = {"steps": 3, "optimizer": {"lr": 0.1, "warmup_steps": 2, "decay": "cosine", "weight_decay": 0.1}}
@@ -55,7 +56,7 @@ def test_a_plain_step_is_adamw(tmp_path: Path) -> None:
 def test_decay_takes_matrices_and_leaves_embeddings_norms_and_biases() -> None:
     for family in ("bert", "modern"):
         model = transformer(family)
-        decayed, plain = _adamw(model, OptimizerSettings(weight_decay=0.3)).param_groups
+        decayed, plain = adamw(model, OptimizerSettings(weight_decay=0.3)).param_groups
         assert decayed["weight_decay"] == 0.3
         assert plain["weight_decay"] == 0.0
         names = {id(parameter): name for name, parameter in model.named_parameters()}

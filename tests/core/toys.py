@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.modern import ModernConfig, ModernTransformer
-from maskgen.trainer import Objective, OptimizerSettings, Trainer, TrainSettings
+from maskgen.optim import OptimizerSettings
+from maskgen.trainer import Objective, Trainer, TrainSettings
 from maskgen.transformer import BertConfig, BertTransformer, MaskedTransformer
 
 FAMILIES = ("bert", "modern")
