@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import importlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -23,7 +24,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["atomic_file", "atomic_folder", "build_config", "load_module", "read_json", "save_module", "write_json"]
+__all__ = [
+    "atomic_file",
+    "atomic_folder",
+    "build_config",
+    "check_state",
+    "load_module",
+    "read_json",
+    "save_module",
+    "write_json",
+]
+    "atomic_file",
+    "atomic_folder",
+    "build_config",
+    "check_state",
+    "load_module",
+    "read_json",
+    "save_module",
+    "write_json",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -156,15 +175,32 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         found = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from None
-    wanted = module.state_dict()
-    problems = [f"missing {name}" for name in wanted.keys() - found.keys()]
-    problems += [f"unexpected {name}" for name in found.keys() - wanted.keys()]
-    problems += [
-        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & found.keys()
-        if found[name].shape != wanted[name].shape
-    ]
-    if problems:
-        raise ValueError(f"{path}: does not fit its config.json: " + "; ".join(sorted(problems)))
+    check_state(found, {name: tensor.shape for name, tensor in module.state_dict().items()}, str(path))
     with torch.no_grad():
         module.load_state_dict(found)
+
+
+def check_state(found: Mapping[str, torch.Tensor], expected: Mapping[str, Sequence[int]], where: str) -> None:
+    """Compare names and shapes of weights with what a model needs.
+
+    Args:
+        found: the weights.
+        expected: shape of each weight by name.
+        where: file or model, named in the error.
+
+    Raises:
+        ValueError: one line with every name that is missing (and the nearest unexpected one), unexpected or mis-shaped.
+    """
+    unexpected = sorted(found.keys() - expected.keys())
+    problems = []
+    for name in sorted(expected.keys() - found.keys()):
+        near = difflib.get_close_matches(name, unexpected, n=1)
+        problems.append(f"missing {name} {tuple(expected[name])}" + (f" (nearest: {near[0]})" if near else ""))
+    problems += [f"unexpected {name} {tuple(found[name].shape)}" for name in unexpected]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name])}"
+        for name in sorted(expected.keys() & found.keys())
+        if tuple(found[name].shape) != tuple(expected[name])
+    ]
+    if problems:
+        raise ValueError(f"{where}: {len(problems)} weights do not fit: " + "; ".join(problems))

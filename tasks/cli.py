@@ -6,13 +6,14 @@ in one line and status 2; an interrupted training in status 75 (run the same com
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -52,7 +53,12 @@ class Parser(ArgumentParser):
 
 
 class Leaf(Parser):
-    """A parser whose unknown config keys are named (nested sub-commands of jsonargparse 4.53 print only the command)."""
+    """A parser whose unknown and empty config keys are named.
+
+    (Nested sub-commands of jsonargparse 4.53 print only the command, and it lets ``settings: 5`` and ``steps: null`` pass.)
+    """
+
+    kinds: dict[str, Any] | None = None  # type of each argument
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
@@ -62,6 +68,7 @@ class Leaf(Parser):
             self.error(f"config: got a file that is no text ({error}), expected YAML", error)
         try:
             self.validate(found, skip_required=True)
+            _check_values(self.kinds or {}, found, "")
         except (KeyError, TypeError) as error:
             self.error(str(error), error)
         return found
@@ -80,6 +87,7 @@ def build_parser() -> ArgumentParser:
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
         leaf.add_function_arguments(function, skip={"say"})
+        leaf.kinds = get_type_hints(function)
         group = stages if name.startswith("train ") else top
         group.add_subcommand(name.removeprefix("train "), leaf, help=summary)
     return parser
@@ -92,7 +100,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         argv: arguments without the program's name; ``sys.argv`` by default.
     """
     parser = build_parser()
-    parsed = parser.instantiate_classes(parser.parse_args(argv))
+    parsed = parser.instantiate(parser.parse_args(argv))
     name = parsed.subcommand
     chosen = parsed[name]
     if name == "train":
@@ -120,6 +128,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
+def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:
+    """Refuse a plain value where a group of settings belongs, and none where something does."""
+    for name, value in vars(values).items():
+        key, kind = f"{prefix}{name}", kinds.get(name)
+        if isinstance(value, Namespace) and "class_path" in value:
+            module, _, found = str(value.class_path).rpartition(".")
+            kind = getattr(sys.modules.get(module), found, None)
+            value = value.get("init_args")
+            key += ".init_args"
+        if isinstance(value, Namespace):
+            _check_values(get_type_hints(kind.__init__) if isinstance(kind, type) else {}, value, f"{key}.")  # type: ignore[misc]
+        elif dataclasses.is_dataclass(kind):
+            expected = ", ".join(field.name for field in dataclasses.fields(kind))
+            raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
+        elif value is None and kind in (int, float, str, bool):
+            raise TypeError(f"{key}: got nothing, expected {kind.__name__}; leave the key out for its default")
+
+
 def _check_writable(out: Path) -> None:
     """Find out before the work, not after it; leaves nothing behind."""
     try:
@@ -144,7 +170,7 @@ def _reason(error: Exception) -> str:
 def _one_line(text: str) -> str:
     """Without line breaks and without what jsonargparse says about types that nobody asked for."""
     noise = ("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:")
-    kept = []
+    kept: list[str] = []
     for line in text.splitlines():
         bare = line.strip().removeprefix("- ")
         value = bare.removeprefix("Given value: ")
@@ -154,7 +180,10 @@ def _one_line(text: str) -> str:
             or value.startswith(("NestedArg", "Namespace"))
         ):
             continue
-        kept.append(bare if value == bare else f"got {value}")
+        if value == bare or not kept:
+            kept.append(bare)
+        else:
+            kept[-1] += f", got {value}"
     line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
     line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
     return line.replace(". Got value: ", ", got ").removesuffix(".")

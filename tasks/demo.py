@@ -68,21 +68,19 @@ def demo(
         tokenizer_config: settings of stage 1 instead of ``configs/digits_tokenizer.yaml``.
         transformer_config: settings of stage 2 instead of ``configs/digits_transformer.yaml``.
     """
-    from maskgen.tasks.cli import run  # the command line imports this module
+    from maskgen.tasks.cli import build_parser, run  # the command line imports this module
 
     clock = _Clock(out / "seconds.json")
+    config = f"--config={tokenizer_config or _config('digits_tokenizer')}"
+    first = ["train", "tokenizer", config, f"--out={out / 'tokenizer'}"]
+    config = f"--config={transformer_config or _config('digits_transformer')}"
+    second = ["train", "transformer", config, f"--tokenizer={out / 'tokenizer'}", f"--out={out}"]
+    for command in (first, second):
+        build_parser().parse_args(command)  # a slip in the second config shows now, not after the first stage
     with clock("train_tokenizer"):
-        run(
-            [
-                "train",
-                "tokenizer",
-                f"--config={tokenizer_config or _config('digits_tokenizer')}",
-                f"--out={out / 'tokenizer'}",
-            ]
-        )
+        run(first)
     with clock("train_transformer"):
-        config = transformer_config or _config("digits_transformer")
-        run(["train", "transformer", f"--config={config}", f"--tokenizer={out / 'tokenizer'}", f"--out={out}"])
+        run(second)
     pipe = Pipeline.from_pretrained(out)
     data = Digits(size=pipe.config.signal_size[0])
     train, test = data.train(), data.test()
@@ -90,7 +88,7 @@ def demo(
     with clock("generate"):
         _say("demo: generating as many digits as there are training digits")
         labels = train.tensors["labels"]
-        generated = to_tensor(generate(pipe, labels.tolist(), batch_size=256))
+        generated = to_tensor(generate(pipe, labels.tolist()))
     with clock("measure"):
         metrics = _measure(pipe, train, test, generated)
     with clock("pictures"):
@@ -163,4 +161,5 @@ class _Clock:
             # Stages that train add up over interruptions; the others are made anew each time.
             before = self.seconds.get(stage, 0.0) if stage.startswith("train") else 0.0
             self.seconds[stage] = before + time.perf_counter() - begun
-            write_json(self.path, self.seconds)
+            if self.path.parent.is_dir():  # else nothing was begun
+                write_json(self.path, self.seconds)

@@ -2,7 +2,8 @@
 
 The paper shows such pictures (arXiv 2202.04200, figure 6) but no code was released; the algorithm here:
 
-1. scale the picture so that it just covers the model's grid, and encode it, padded to whole tokens;
+1. scale the picture so that the widened one just covers the model's grid (but to no less than half the scale at which
+   the picture alone would), and encode it, padded to whole tokens;
 2. lay the tokens on a canvas that holds the new area too, there hidden;
 3. among the windows of the model's size on a lattice of half windows take the one with hidden tokens that knows most,
    and decide its hidden tokens; repeat until nothing is hidden;
@@ -83,9 +84,14 @@ def outpaint(
         raise ValueError("outpaint: nothing to add: left, right, top and bottom are all 0; give pixels for one of them")
     picture = load_image(image)
     spans = [
-        _Span(pixels, pad, scaled, step)
-        for pixels, pad, scaled, step in zip(
-            (picture.height, picture.width), pads, _scaled(picture, pipe.grid_size), pipe.tokenizer.stride, strict=True
+        _Span(pixels, pad, scaled, step, cells)
+        for pixels, pad, scaled, step, cells in zip(
+            (picture.height, picture.width),
+            pads,
+            _scaled(picture, pads, pipe.grid_size, pipe.tokenizer.stride),
+            pipe.tokenizer.stride,
+            pipe.axes,
+            strict=True,
         )
     ]
     axes, shown = (spans[0].cells, spans[1].cells), (picture.width + left + right, picture.height + top + bottom)
@@ -179,13 +185,14 @@ class _Span:
         pads: pixels to add before and behind, in the picture's scale.
         scaled: pixels of the picture in the model's scale.
         step: pixels a token, in the model's scale.
+        least: tokens the canvas must have, those of the model's grid.
     """
 
-    def __init__(self, pixels: int, pads: tuple[int, int], scaled: int, step: int) -> None:
+    def __init__(self, pixels: int, pads: tuple[int, int], scaled: int, step: int, least: int) -> None:
         before, behind = (pad * scaled / pixels for pad in pads)
         self.first = -int(-before // step)  # tokens before the picture
         self.inner = -(-scaled // step)  # tokens the picture touches
-        self.cells = max(self.first + self.inner, -int(-(self.first * step + scaled + behind) // step))
+        self.cells = max(self.first + self.inner, -int(-(self.first * step + scaled + behind) // step), least)
         # A last token that the picture only touches is new if there is something new behind it, else the picture's.
         known = scaled // step if pads[1] else self.inner
         self.known = slice(self.first, self.first + known)
@@ -194,10 +201,23 @@ class _Span:
         self.scaled, self.slack = scaled, self.inner * step - scaled
 
 
-def _scaled(picture: Image.Image, target: Sequence[int]) -> tuple[int, int]:
-    """Size at which a picture just covers the model's grid."""
-    scale = max(target[0] / picture.height, target[1] / picture.width)
-    return max(target[0], round(scale * picture.height)), max(target[1], round(scale * picture.width))
+def _scaled(
+    picture: Image.Image, pads: tuple[tuple[int, int], tuple[int, int]], target: Sequence[int], stride: Sequence[int]
+) -> tuple[int, int]:
+    """Size of the picture in the model's scale.
+
+    The widened picture as a whole should look to the model like the pictures it knows, so it is that which covers the
+    grid; where much is added on both axes, halving is the limit, for the new part would come back coarser than the old.
+    """
+    sides = (picture.height, picture.width)
+    alone = max(goal / side for goal, side in zip(target, sides, strict=True))
+    # New area before the picture is rounded up to whole tokens: leave room for that one.
+    room = [
+        goal - step if pad[0] and goal > step else goal for goal, step, pad in zip(target, stride, pads, strict=True)
+    ]
+    widened = max(goal / (side + sum(pad)) for goal, side, pad in zip(room, sides, pads, strict=True))
+    scale = max(widened, alone / 2)
+    return max(1, round(scale * sides[0])), max(1, round(scale * sides[1]))
 
 
 def _canvas(pipe: Pipeline, picture: Image.Image, spans: Sequence[_Span]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,7 +31,7 @@ def test_learning_rate_closed_forms() -> None:
     assert falling == sorted(falling, reverse=True)
 
 
-def test_a_plain_step_isadamw(tmp_path: Path) -> None:
+def test_a_plain_step_is_adamw(tmp_path: Path) -> None:
     """Three steps of the trainer equal three steps written out, at the scheduled learning rate."""
     source, objective = points(), LineObjective()
     changes = {"steps": 3, "optimizer": {"lr": 0.1, "warmup_steps": 2, "decay": "cosine", "weight_decay": 0.1}}
@@ -141,6 +141,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         fit(objective, points(), tmp_path, log_every=1, checkpoint_every=2)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000002", "step-00000004"]
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_spoilt_weights_do_not_push_out_good_checkpoints(tmp_path: Path) -> None:
+    objective = LineObjective(hook=lambda step: math.nan if step == 2 else None)
+    with pytest.raises(FloatingPointError, match="step 4: not finite"):
+        fit(objective, points(), tmp_path, steps=12, log_every=12, checkpoint_every=2)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_the_logged_loss_is_the_mean_over_micro_batches(tmp_path: Path) -> None:
+    for name, parts in (("one", 1), ("two", 2)):
+        fit(LineObjective(), points(), tmp_path / name, batch_size=8, accumulation=parts, log_every=1)
+    one, two = ([line["loss"] for line in log_lines(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_log_lines_after_the_last_checkpoint_are_forgotten_on_resume(tmp_path: Path) -> None:
+    def crash(step: int) -> None:
+        if step == 5:
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        fit(LineObjective(hook=crash), points(), tmp_path, steps=8, log_every=1, checkpoint_every=3)
+    fit(LineObjective(), points(), tmp_path, steps=8, log_every=1, checkpoint_every=3)
+    assert [line["step"] for line in log_lines(tmp_path)] == list(range(1, 9))
 
 
 def test_tensorboard_writes_an_event_file(tmp_path: Path) -> None:

@@ -32,8 +32,6 @@ class LineConfig:
 class Line(nn.Module):
     """A linear layer."""
 
-    config_class = LineConfig
-
     def __init__(self, config: LineConfig) -> None:
         super().__init__()
         self.config = config

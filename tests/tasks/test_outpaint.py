@@ -128,19 +128,36 @@ def test_what_the_model_saw_comes_back_to_its_place(
 
 
 @pytest.mark.parametrize(
-    ("pads", "hidden"),
+    ("width", "pads", "hidden"),
     [
-        ({"right": 4}, [24]),  # 17 pixels are 8 tokens and a half: that ninth token and two more columns
-        ({"bottom": 4}, [16, 2]),  # nothing new to the right: the half token is the picture's
-        ({"left": 1}, [8]),
+        (17, {"right": 4}, [24]),  # 17 pixels are 8 tokens and a half: that ninth token and two more columns
+        # 17 of the model's pixels wide, with nothing new to the right: the half token is the picture's.
+        (21, {"bottom": 4}, [16, 2, 8, 1]),
+        (17, {"left": 1}, [8]),
     ],
 )
-def test_a_token_at_the_edge(pads: dict[str, int], hidden: list[int]) -> None:
+def test_a_token_at_the_edge(width: int, pads: dict[str, int], hidden: list[int]) -> None:
     pipe = oracle_pipeline(torch.zeros(64, 1, dtype=torch.long))
     model = pipe.transformer
     assert isinstance(model, OracleTransformer)
-    outpaint(pipe, picture(16, 17), label=1, steps=1, **pads)  # type: ignore[arg-type]
+    outpaint(pipe, picture(16, width), label=1, steps=1, **pads)  # type: ignore[arg-type]
     assert [int((seen == 8).sum()) for seen in model.seen] == hidden
+
+
+@pytest.mark.parametrize(
+    ("size", "pads", "calls"),
+    [
+        ((16, 8), {"right": 8}, 1),  # half a picture, made whole: the model sees it at the scale it knows
+        ((16, 16), {"left": 2, "right": 2, "top": 2, "bottom": 2}, 1),  # a frame: all of it in one window
+        ((16, 16), {"left": 32, "right": 32, "top": 32, "bottom": 32}, 16),  # never below half scale: windows slide
+    ],
+)
+def test_the_widened_picture_sets_the_scale(size: tuple[int, int], pads: dict[str, int], calls: int) -> None:
+    pipe = oracle_pipeline(torch.zeros(64, 1, dtype=torch.long))
+    model = pipe.transformer
+    assert isinstance(model, OracleTransformer)
+    outpaint(pipe, picture(*size), label=1, steps=1, **pads)  # type: ignore[arg-type]
+    assert len(model.seen) == calls
 
 
 def test_every_window_has_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None:
