@@ -34,15 +34,6 @@ __all__ = [
     "save_module",
     "write_json",
 ]
-    "atomic_file",
-    "atomic_folder",
-    "build_config",
-    "check_state",
-    "load_module",
-    "read_json",
-    "save_module",
-    "write_json",
-]
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -18,7 +18,6 @@ import yaml
 from safetensors.torch import load_file
 
 import maskgen.tasks.commands
-import maskgen.training_state
 from maskgen.tasks.cli import build_parser, main
 from maskgen.tasks.pipeline import Pipeline
 from tests.support import CLASS_NAMES, make_tiny_pipeline
