@@ -32,10 +32,17 @@ __all__ = [
     "load_module",
     "read_json",
     "save_module",
+    "save_state",
     "write_json",
 ]
 
 M = TypeVar("M", bound=nn.Module)
+
+# Names of the element types in a safetensors header.
+_DTYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
 
 
 @contextlib.contextmanager
@@ -98,12 +105,53 @@ def save_module(module: nn.Module, folder: Path) -> None:
         module: anything with a ``config`` dataclass.
         folder: made if missing; files of an earlier save are replaced.
     """
-    kind = type(module)
-    config = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "config": dataclasses.asdict(module.config)}  # type: ignore[call-overload]
     with atomic_file(folder / "model.safetensors") as temporary:
         state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
         save_file(state, temporary, metadata={"format": "pt"})
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", _description(type(module), module.config))
+
+
+def save_state(kind: type[nn.Module], config: Any, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write what ``save_module`` would for ``kind(config)`` with these weights, byte for byte, without building it.
+
+    Weights may be views of a memory map in any layout: one tensor at a time is copied.
+
+    Args:
+        kind: class of the module.
+        config: the dataclass it is built from.
+        state: its state dict.
+        folder: made if missing; files of an earlier save are replaced.
+
+    Raises:
+        TypeError: weights of an element type that safetensors cannot hold.
+    """
+    with atomic_file(folder / "model.safetensors") as temporary:
+        _write_weights(temporary, {name: tensor.detach() for name, tensor in state.items()})
+    write_json(folder / "config.json", _description(kind, config))
+
+
+def _description(kind: type[nn.Module], config: Any) -> dict[str, Any]:
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "config": dataclasses.asdict(config)}
+
+
+def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """A safetensors file (header size, JSON header, data), where the library wants all tensors contiguous at once."""
+    unknown = sorted(name for name, tensor in state.items() if tensor.dtype not in _DTYPES)
+    if unknown:
+        raise TypeError(f"{unknown[0]}: got {state[unknown[0]].dtype}, which safetensors cannot hold")
+    names = sorted(state, key=lambda name: (-state[name].itemsize, name))  # the library's order: all data stay aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        start, end = end, end + state[name].nbytes
+        entry = {"dtype": _DTYPES[state[name].dtype], "shape": list(state[name].shape), "data_offsets": [start, end]}
+        header[name] = entry
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            handle.write(state[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load_module(folder: Path, expected: type[M], adjust: Callable[[Any], Any] | None = None) -> M:

@@ -1,12 +1,12 @@
 """What a prediction is conditioned on, besides the tokens themselves.
 
-Shapes: B batch, L context length, D context width.
+Shapes: B batch, L context length, D context width, P width of the pooled context, M plain numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -25,12 +25,16 @@ class Cond:
         task: task ids, long ``[B]`` (MAGVIT's multi-task prefix).
         context: float ``[B, L, D]``, for instance text features (Muse).
         context_mask: bool ``[B, L]``, True where ``context`` is real.
+        pooled: float ``[B, P]``, one vector for the whole context (aMUSEd: CLIP's projected text embedding).
+        micro: float ``[B, M]``, plain numbers about the wanted item (aMUSEd: sizes, crop and an aesthetic score).
     """
 
     labels: torch.Tensor | None = None
     task: torch.Tensor | None = None
     context: torch.Tensor | None = None
     context_mask: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    micro: torch.Tensor | None = None
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Cond:
         """A copy with ``function`` applied to every field that is present."""
@@ -40,7 +44,7 @@ class Cond:
     def without_labels(self) -> Cond:
         """The same conditions with every row's label dropped: the unconditional half of guidance."""
         dropped = None if self.labels is None else torch.full_like(self.labels, NO_LABEL)
-        return Cond(labels=dropped, task=self.task, context=self.context, context_mask=self.context_mask)
+        return replace(self, labels=dropped)
 
     @staticmethod
     def cat(parts: list[Cond]) -> Cond:

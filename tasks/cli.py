@@ -36,12 +36,20 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "inpaint": commands.inpaint_command,
     "outpaint": commands.outpaint_command,
     "swap-class": commands.swap_command,
+    "models": commands.models_command,
+    "convert": commands.convert_command,
     "info": commands.info_command,
 }
 
 
 class Parser(ArgumentParser):
     """A parser whose mistakes take one line."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """See ``jsonargparse.ArgumentParser``; ``--per-class`` is the same as ``--per_class``."""
+        given = args[0] if args else kwargs.pop("args", None)
+        words = sys.argv[1:] if given is None else given
+        return super().parse_args([_underscored(word) for word in words], *args[1:], **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where to read more, and leave with status 2."""
@@ -126,6 +134,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"maskgen: error: {_one_line(_reason(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _underscored(word: str) -> str:
+    """Options are named like Python arguments; people also write them with dashes."""
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
 
 
 def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:

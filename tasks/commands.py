@@ -19,6 +19,9 @@ from tqdm.auto import tqdm
 
 from maskgen.checkpoint import build_config, read_json, write_json
 from maskgen.sampler import SampleStep
+from maskgen.tasks import catalog
+from maskgen.tasks.convert import convert_files
+from maskgen.tasks.evaluation_set import image_name, process_state, write_evaluation_set
 from maskgen.tasks.generate import generate
 from maskgen.tasks.inpaint import inpaint
 from maskgen.tasks.media import image_grid, save_image
@@ -26,7 +29,16 @@ from maskgen.tasks.outpaint import outpaint
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from maskgen.tasks.swap import swap_class
 
-__all__ = ["generate_command", "info_command", "inpaint_command", "outpaint_command", "regenerate", "swap_command"]
+__all__ = [
+    "convert_command",
+    "generate_command",
+    "info_command",
+    "inpaint_command",
+    "models_command",
+    "outpaint_command",
+    "regenerate",
+    "swap_command",
+]
 
 
 def generate_command(
@@ -34,6 +46,7 @@ def generate_command(
     model: str | None = None,
     labels: str | int = "all",
     count: int = 1,
+    per_class: int | None = None,
     seed: int = 0,
     out: Path = Path("out"),
     steps: int | None = None,
@@ -46,9 +59,11 @@ def generate_command(
     """Generate images of given classes: one PNG an image, a grid, and a manifest that makes the same images again.
 
     Args:
-        model: model folder or Hub repository.
+        model: model folder, published name or Hub repository.
         labels: class numbers or names, separated by commas; ``all`` for every class.
         count: images for each label.
+        per_class: images for each label of an evaluation set, instead of ``count``: written as they come, without a grid;
+            run the same command again to go on after an interruption, under ``accelerate launch`` to share the work.
         seed: of the first image; each further image takes the next.
         out: folder to write to.
         steps: decoding steps, instead of the model's own number.
@@ -61,12 +76,26 @@ def generate_command(
     if manifest is not None:
         regenerate(manifest, out, batch_size=batch_size, device=device)
         return
+    if per_class is not None and count != 1:
+        raise ValueError("count: give either count (a few images and a grid) or per_class (an evaluation set)")
+    state = process_state(device) if per_class is not None else None
+    if state is not None and state.num_processes > 1 and device is None:
+        device = str(state.device)
     pipe = _load(model, device)
-    if count < 1:
-        raise ValueError(f"count: got {count}, expected at least 1")
+    each = count if per_class is None else per_class
+    if each < 1:
+        raise ValueError(f"{'count' if per_class is None else 'per_class'}: got {each}, expected at least 1")
     wanted = range(pipe.transformer.num_classes) if labels == "all" else pipe.class_ids(_split(labels))
-    ids = [label for label in wanted for _ in range(count)]
+    ids = [label for label in wanted for _ in range(each)]
     chosen = pipe.sampling(sampling, steps, guidance)
+    if state is not None:
+        details = {"model": str(model), "per_class": each}
+        write_evaluation_set(
+            pipe, ids, out, seed=seed, sampling=chosen, batch_size=batch_size, description=details, state=state
+        )
+        if state.is_main_process:
+            print(f"{len(ids)} images and manifest.json in {out}")  # noqa: T201
+        return
     _generate(pipe, str(model), ids, list(range(seed, seed + len(ids))), chosen, out, batch_size)
 
 
@@ -91,6 +120,17 @@ def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str |
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
     chosen = build_config(Sampling, settings, str(manifest))
+    if "per_class" in found:
+        write_evaluation_set(
+            _load(model, device),
+            ids,
+            out,
+            seed=min(seeds, default=0),
+            sampling=chosen,
+            batch_size=batch_size,
+            description={"model": model, "per_class": found["per_class"]},
+        )
+        return
     _generate(_load(model, device), model, ids, seeds, chosen, out, batch_size)
 
 
@@ -112,7 +152,7 @@ def inpaint_command(
     """Repaint the white part of a mask; the rest of the image comes back untouched.
 
     Args:
-        model: model folder or Hub repository.
+        model: model folder, published name or Hub repository.
         image: picture of any size.
         mask: picture of the same size; white = repaint, black = keep.
         label: class number or name of what the picture shows.
@@ -153,7 +193,7 @@ def outpaint_command(
     """Extend an image beyond its borders, as far as asked.
 
     Args:
-        model: model folder or Hub repository.
+        model: model folder, published name or Hub repository.
         image: picture of any size.
         label: class number or name of what the picture shows.
         left: pixels to add.
@@ -191,7 +231,7 @@ def swap_command(
     """Replace what stands in a box by another class (the official MaskGIT editing).
 
     Args:
-        model: model folder or Hub repository.
+        model: model folder, published name or Hub repository.
         image: picture of any size.
         box: [top, left, height, width] in pixels.
         label: class number or name of what to put there.
@@ -235,6 +275,34 @@ def info_command(*, model: str | None = None) -> None:
     print(json.dumps(description, indent=2))  # noqa: T201
 
 
+def models_command() -> None:
+    """List the published models that can be used by name, with their files, figures and licences."""
+    print(catalog.table())  # noqa: T201
+
+
+def convert_command(
+    *,
+    family: str,
+    out: Path,
+    tokenizer: Path | None = None,
+    transformer: Path | None = None,
+    ema: bool = False,
+    any_size: bool = False,
+) -> None:
+    """Turn local files of published weights into a model folder; nothing is downloaded.
+
+    Args:
+        family: published name of the weights, see ``maskgen models``.
+        out: folder to make.
+        tokenizer: file of the tokenizer.
+        transformer: file of the transformer.
+        ema: take the averaged copy of the weights, where a file has one.
+        any_size: take whatever sizes the files show, for weights of your own training in a published layout.
+    """
+    convert_files(family, out, tokenizer=tokenizer, transformer=transformer, ema=ema, any_size=any_size)
+    print(f"{family} in {out}")  # noqa: T201
+
+
 def _generate(
     pipe: Pipeline, model: str, ids: list[int], seeds: list[int], chosen: Sampling, out: Path, batch_size: int
 ) -> None:
@@ -242,7 +310,7 @@ def _generate(
         images = generate(pipe, ids, seeds=seeds, sampling=chosen, batch_size=batch_size, callback=callback)
     items = []
     for label, seed, image in zip(ids, seeds, images, strict=True):
-        name = f"label-{label:04d}_seed-{seed:08d}.png"
+        name = image_name(label, seed)
         save_image(image, out / name)
         items.append({"file": name, "label": label, "seed": seed})
     save_image(image_grid(images, min(len(images), 10)), out / "grid.png")
@@ -267,7 +335,9 @@ def _write_edits(
 
 def _load(model: str | None, device: str | None) -> Pipeline:
     if model is None:
-        raise ValueError("model: got none, expected a model folder or a Hub repository (--model runs/demo)")
+        raise ValueError(
+            "model: got none, expected a model folder, a published name or a Hub repository (--model runs/demo)"
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

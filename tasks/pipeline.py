@@ -11,64 +11,25 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from maskgen.attention import AttentionBackend, check_backend
 from maskgen.checkpoint import build_config, load_module, read_json, save_module, write_json
 from maskgen.conditioning import NO_LABEL, Cond
-from maskgen.guidance import GuidanceRamp, guidance_weight, guided_logits, model_logits
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
-from maskgen.sampler import SampleStep, sample
-from maskgen.schedules import get_schedule
-from maskgen.selectors import get_selector
+from maskgen.sampler import SampleStep
+from maskgen.tasks.samplers import decide
+from maskgen.tasks.sampling import Sampling
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.transformer import MaskedTransformer
 
-__all__ = ["Label", "Pipeline", "PipelineConfig", "Sampling"]
+__all__ = ["Label", "Pipeline", "PipelineConfig", "Sampling", "write_description"]
 
 Label = int | str
 _FORMAT = "maskgen-pipeline"
 _FILES = ["pipeline.json", "tokenizer/*", "transformer/*"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How tokens are decided; see ``maskgen.sampler.sample`` and ``maskgen.guidance``.
-
-    Attributes:
-        steps: parallel decoding steps.
-        schedule: masking schedule.
-        select: order, ``confidence`` or ``random``.
-        temperature: of the token draw.
-        choice_temperature: of the ranking noise; lower is safer and less varied.
-        guidance: classifier-free guidance scale, 0 = none.
-        guidance_ramp: how the scale grows over the steps.
-    """
-
-    steps: int = 8
-    schedule: str = "cosine"
-    select: str = "confidence"
-    temperature: float = 1.0
-    choice_temperature: float = 4.5
-    guidance: float = 0.0
-    guidance_ramp: GuidanceRamp = "constant"
-
-    def __post_init__(self) -> None:
-        get_schedule(self.schedule)
-        get_selector(self.select)
-        guidance_weight(self.guidance_ramp, 0.0, 0, 1)
-        if self.steps < 1:
-            raise ValueError(f"steps: got {self.steps}, expected at least 1")
-        for name in ("temperature", "choice_temperature", "guidance"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number of 0 or more")
-
-    def override(self, **changes: Any) -> Sampling:
-        """A copy with every change that is not None."""
-        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +92,11 @@ class Pipeline:
         attention: AttentionBackend | None = None,
         revision: str | None = None,
     ) -> Pipeline:
-        """Load a model folder, or a Hugging Face Hub repository with the same files.
+        """Load a model folder, a published model by its name, or a Hugging Face Hub repository of ours.
 
         Args:
-            name: a folder, or ``owner/name`` on the Hub.
+            name: a folder; a name of the catalog (``maskgen models`` lists them), which is downloaded and converted the
+                first time; or ``owner/name`` on the Hub.
             device: where to run.
             attention: back-end to use instead of the saved one.
             revision: branch, tag or commit on the Hub.
@@ -142,7 +104,8 @@ class Pipeline:
         Raises:
             FileNotFoundError: no such folder, or it is not a model folder.
             ValueError: files that are damaged or do not fit each other.
-            ConnectionError: the Hub cannot be reached and the repository is not cached.
+            ConnectionError: neither cached nor to be reached.
+            OSError: the cache cannot be written to.
         """
         folder = _find(name, revision)
         description = read_json(folder / "pipeline.json")
@@ -161,8 +124,7 @@ class Pipeline:
         target = Path(folder)
         save_module(self.tokenizer, target / "tokenizer")
         save_module(self.transformer, target / "transformer")
-        description = {"format": _FORMAT, "modality": self.modality, "config": dataclasses.asdict(self.config)}
-        write_json(target / "pipeline.json", description)
+        write_description(target, self.modality, self.config)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
         """Upload the model to the Hugging Face Hub; returns its address.
@@ -279,28 +241,19 @@ class Pipeline:
                 hidden = mask[part].to(self.device)
                 known = tokens[part].to(self.device).masked_fill(hidden, self.transformer.vocab_size)
                 done.append(
-                    sample(
-                        self._logits_fn(cond, sampling),
+                    decide(
+                        self.transformer,
+                        cond,
                         known,
                         hidden,
-                        steps=sampling.steps,
-                        schedule=sampling.schedule,
-                        select=sampling.select,
-                        temperature=sampling.temperature,
-                        choice_temperature=sampling.choice_temperature,
+                        sampling=sampling,
+                        axes=self.axes,
                         seeds=listed[part],
                         start_step=start_step,
                         callback=callback,
                     )
                 )
         return torch.cat(done)
-
-    def _logits_fn(self, cond: Cond, sampling: Sampling) -> Callable[[torch.Tensor, int], torch.Tensor]:
-        if not sampling.guidance:
-            return model_logits(self.transformer, cond)
-        return guided_logits(
-            self.transformer, cond, scale=sampling.guidance, steps=sampling.steps, ramp=sampling.guidance_ramp
-        )
 
     def _class_id(self, label: Label) -> int:
         count, names = self.transformer.num_classes, self.config.class_names
@@ -319,22 +272,32 @@ class Pipeline:
             known = (
                 f"known: {', '.join(names[:12])}{', ...' if names[12:] else ''}" if names else "this model has no names"
             )
-            hint = f"it could be {', '.join(names[i] for i in close[:8])}" if close else known
+            could = ", ".join(f"{names[number]} ({number})" for number in close[:8])
+            hint = f"it could be {could}{', ...' if close[8:] else ''}" if close else known
             raise ValueError(f"label: got {label!r}, expected a number from 0 to {count - 1} or a class name; {hint}")
         return close[0]
 
 
+def write_description(folder: Path, modality: str, config: PipelineConfig) -> None:
+    """Write ``pipeline.json``, which makes a folder with ``tokenizer/`` and ``transformer/`` a model."""
+    content = {"format": _FORMAT, "modality": modality, "config": dataclasses.asdict(config)}
+    write_json(folder / "pipeline.json", content)
+
+
 def _find(name: str | Path, revision: str | None) -> Path:
-    """A local folder, or the cached copy of a Hub repository."""
+    """A local folder, a published model, or the cached copy of a Hub repository."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "pipeline.json").is_file():
             raise FileNotFoundError(f"{folder}: not a model folder (no pipeline.json); train one or name another")
         return folder
     text = str(name)
+    if "/" not in text and (found := _published(text)) is not None:
+        return found
     if isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~", "runs" + os.sep)):
         raise FileNotFoundError(
-            f"{name}: no such model folder; train one (maskgen demo) or name a Hub repository (owner/name)"
+            f"{name}: no such model folder; train one (maskgen demo) or name a Hub repository (owner/name) or a published "
+            "model (maskgen models lists them)"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -347,3 +310,20 @@ def _find(name: str | Path, revision: str | None) -> Path:
         ) from None
     except HfHubHTTPError as error:
         raise FileNotFoundError(f"{name}: no such folder, and the Hugging Face Hub answers: {error}") from None
+
+
+def _published(name: str) -> Path | None:
+    """The cached folder of a name of the catalog; None for any other name."""
+    from maskgen.tasks.catalog import CATALOG  # it needs this module's Sampling
+    from maskgen.tasks.convert import fetch
+
+    entry = CATALOG.get(name)
+    if entry is None:
+        return None
+    if len(entry.parts) < 2:
+        (part,) = entry.parts
+        raise ValueError(
+            f"{name}: a {part} alone, not a whole model; maskgen.tasks.convert.fetch({name!r}) gives its folder for "
+            "maskgen.checkpoint.load_module"
+        )
+    return fetch(name)

@@ -14,11 +14,19 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from maskgen.checkpoint import check_state
 from maskgen.transformer import BertConfig
 
-__all__ = ["transformer_config", "transformer_state_dict"]
+__all__ = ["PUBLISHED", "config_from", "convert", "transformer_config", "transformer_state_dict"]
+
+PUBLISHED: dict[str, BertConfig] = {
+    "maskgit-imagenet256": BertConfig(),  # 172,457,193 weights
+    "maskgit-imagenet512": BertConfig(axes=(32, 32)),  # 173,047,017 weights; only the positions differ
+}
+_WHERE = "MaskGIT transformer"
 
 # Official name -> our name and the sizes of the official array, one letter an axis.
 _OUTER = {
@@ -52,7 +60,7 @@ _LAYER = {
 }
 
 
-def transformer_config(
+def config_from(
     params: Mapping[str, Tensor],
     *,
     vocab_size: int = 1024,
@@ -102,8 +110,40 @@ def transformer_config(
     )
 
 
+transformer_config = config_from
+
+
+def convert(state: Mapping[str, Tensor], config: BertConfig) -> dict[str, Tensor]:
+    """Official transformer weights as the state dict of ``BertTransformer(config)``.
+
+    Args:
+        state: official name to array.
+        config: settings of the model to fill; without a null class, which the official table has no row for.
+
+    Returns:
+        State dict, complete and of the right shapes; views of the given arrays, so not contiguous.
+
+    Raises:
+        ValueError: naming every array that is missing, unexpected or of another shape, or a config with a null class.
+    """
+    if config.null_class:
+        raise ValueError("null_class: got True, expected False; the official table has no row for it")
+    arrays = _bare(state)
+    names = _names(config.layers)
+    sizes = {
+        "R": config.vocab_size + config.num_classes + 1,
+        "P": math.prod(config.axes) + (config.num_classes > 0),
+        "D": config.width,
+        "H": config.heads,
+        "W": config.width // config.heads,
+        "M": config.mlp_width,
+    }
+    check_state(arrays, {name: [sizes[letter] for letter in axes] for name, (_, axes) in names.items()}, _WHERE)
+    return {ours: _to_torch(arrays[name], axes) for name, (ours, axes) in names.items()}
+
+
 def transformer_state_dict(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official transformer weights as the state dict of ``BertTransformer(transformer_config(params))``.
+    """Official transformer weights as the state dict of ``BertTransformer(config_from(params))``.
 
     Args:
         params: official name to array.
@@ -116,7 +156,10 @@ def transformer_state_dict(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     _, layers = _read(params)
     arrays = _bare(params)
-    return {ours: _to_torch(arrays[name], axes) for name, (ours, axes) in _names(layers).items()}
+    return {
+        ours: _to_torch(arrays[name], axes).clone(memory_format=torch.contiguous_format)
+        for name, (ours, axes) in _names(layers).items()
+    }
 
 
 def _read(params: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
@@ -134,16 +177,9 @@ def _read(params: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
             for letter, size in zip(names[name][1], shape, strict=True):
                 votes[letter][size] += 1
     sizes = {letter: count.most_common(1)[0][0] for letter, count in votes.items() if count}
-    misshaped = []
-    for name, shape in present.items():
-        expected = tuple(sizes.get(letter, 0) for letter in names[name][1])
-        if shape != expected:
-            misshaped.append(f"{name}: got {shape}, expected {expected}")
-    missing, unexpected = sorted(names.keys() - present.keys()), sorted(arrays.keys() - names.keys())
-    if missing or unexpected or misshaped:
-        raise ValueError(f"weights do not fit: missing {missing}; unexpected {unexpected}; shapes {misshaped}")
+    check_state(arrays, {name: [sizes.get(letter, 0) for letter in axes] for name, (_, axes) in names.items()}, _WHERE)
     if sizes["H"] * sizes["W"] != sizes["D"]:
-        raise ValueError(f"weights do not fit: {sizes['H']} heads of {sizes['W']}, expected a product of {sizes['D']}")
+        raise ValueError(f"{_WHERE}: {sizes['H']} heads of {sizes['W']}, expected a product of {sizes['D']}")
     return sizes, layers
 
 
@@ -165,7 +201,7 @@ def _to_torch(array: Tensor, axes: str) -> Tensor:
         array = array.flatten(0, 1)
     if axes in ("DHW", "HWD", "DD", "DM", "MD"):
         array = array.t()
-    return array.clone().contiguous()
+    return array
 
 
 def _bare(params: Mapping[str, Tensor]) -> dict[str, Tensor]:

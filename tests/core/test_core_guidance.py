@@ -1,5 +1,6 @@
 """Guidance as a wrapper, and the conditions it works on."""
 
+import dataclasses
 import math
 
 import pytest
@@ -89,6 +90,8 @@ def full_cond(count: int = 2) -> Cond:
         task=torch.arange(count) + 5,
         context=torch.ones(count, 3, 4),
         context_mask=torch.ones(count, 3, dtype=torch.bool),
+        pooled=torch.ones(count, 6),
+        micro=torch.ones(count, 5),
     )
 
 
@@ -100,14 +103,14 @@ def test_without_labels_keeps_the_other_conditions() -> None:
     assert dropped.task is cond.task
     assert dropped.context is cond.context
     assert dropped.context_mask is cond.context_mask
+    assert dropped.pooled is cond.pooled
+    assert dropped.micro is cond.micro
     assert Cond().without_labels() == Cond()
 
 
 def test_map_changes_what_is_there() -> None:
     mapped = full_cond().map(lambda tensor: tensor[:1])
-    assert [len(t) for t in (mapped.labels, mapped.task, mapped.context, mapped.context_mask) if t is not None] == [
-        1
-    ] * 4
+    assert [len(getattr(mapped, item.name)) for item in dataclasses.fields(Cond)] == [1] * 6
     assert Cond(task=torch.ones(2)).map(lambda tensor: tensor + 1).labels is None
 
 
@@ -121,6 +124,10 @@ def test_cat_joins_every_field() -> None:
     assert joined.context.shape == (5, 3, 4)
     assert joined.context_mask is not None
     assert joined.context_mask.shape == (5, 3)
+    assert joined.pooled is not None
+    assert joined.pooled.shape == (5, 6)
+    assert joined.micro is not None
+    assert joined.micro.shape == (5, 5)
     assert Cond.cat([Cond(), Cond()]) == Cond()
     with pytest.raises(ValueError, match=r"cond.labels is present in 1 of 2 parts; give all or none"):
         Cond.cat([Cond(), LABELS])

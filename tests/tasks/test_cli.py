@@ -54,7 +54,7 @@ def broken(model: Path, folder: Path, kind: str) -> None:
     ("kind", "message"),
     [
         ("truncated", "transformer/model.safetensors: truncated or not a safetensors file"),
-        ("foreign weights", "transformer/model.safetensors: does not fit its config.json: "),
+        ("foreign weights", "weights do not fit: missing "),
         ("foreign folder", "pipeline.json: not a maskgen model"),
         ("misspelt", "stepz"),
         ("unknown class", "class 'evil.module.ModernTransformer' is not maskgen's; import its module"),
@@ -71,7 +71,9 @@ def test_models_that_are_not_there(place: Path, capsys: pytest.CaptureFixture[st
     assert "no such model folder; train one (maskgen demo)" in refused(capsys, "generate", "--model", "nowhere")
     assert "the Hugging Face Hub cannot be reached" in refused(capsys, "generate", "--model", "some/one")
     assert "no pipeline.json" in refused(capsys, "generate", "--model", place)
-    assert "model: got none, expected a model folder or a Hub repository" in refused(capsys, "generate")
+    assert "model: got none, expected a model folder, a published name or a Hub repository" in refused(
+        capsys, "generate"
+    )
     assert files(place) == ["image.png", "mask.png"]
 
 

@@ -243,6 +243,10 @@ def test_labels() -> None:
     assert pipe.class_ids((1, 1)) == [1, 1]
     assert pipe.class_ids([]) == []
     assert pipe.class_ids(None) == [NO_LABEL]
+    cranes = named("crane", "heron", "Crane")
+    with pytest.raises(ValueError, match=r"got 'crane', .*; it could be crane \(0\), Crane \(2\)$"):
+        cranes.class_ids("crane")
+    assert cranes.class_ids("her") == [1]
     birds = named("House sparrow", "Tree sparrow", "Sparrow")
     assert birds.class_ids("sparrow") == [2]  # the exact name, though it is part of the others
     assert birds.class_ids("HOUSE") == [0]
@@ -260,7 +264,7 @@ def test_labels() -> None:
         ("1.5", "label: got '1.5'"),
         ("eleven", "label: got 'eleven', expected a number from 0 to 9 or a class name; known: zero, one, two"),
         ("", "label: got '', expected a number"),
-        ("e", "it could be zero, one, three, five, seven, eight, nine"),
+        ("e", r"it could be zero \(0\), one \(1\), three \(3\), five \(5\), seven \(7\), eight \(8\), nine \(9\)$"),
     ],
 )
 def test_labels_that_are_unknown(label: str, message: str | None) -> None:

@@ -10,20 +10,29 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from maskgen.checkpoint import check_state
 from maskgen.tokenizers.discriminator import DiscriminatorConfig, StyleGANDiscriminator
 from maskgen.tokenizers.layers import Activation
 from maskgen.tokenizers.quantize import QuantizerConfig
 from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
 
-__all__ = ["discriminator_state_dict", "tokenizer_config", "tokenizer_state_dict"]
+__all__ = [
+    "PUBLISHED",
+    "config_from",
+    "convert",
+    "discriminator_state_dict",
+    "tokenizer_config",
+    "tokenizer_state_dict",
+]
+
+# The networks for 256 and 512 pixels have the same sizes and 54,515,587 weights each; only the weights differ.
+PUBLISHED: dict[str, VQGANConfig] = {"maskgit-imagenet256": VQGANConfig(), "maskgit-imagenet512": VQGANConfig()}
 
 _NORM = {"weight": "scale", "bias": "bias"}
 _KERNEL = {"weight": "kernel", "bias": "bias"}
 
 
-def tokenizer_config(
-    params: Mapping[str, Tensor], *, activation: Activation = "swish", groups: int = 32
-) -> VQGANConfig:
+def config_from(params: Mapping[str, Tensor], *, activation: Activation = "swish", groups: int = 32) -> VQGANConfig:
     """Settings that official weights were made with, read from their names and shapes.
 
     Args:
@@ -64,20 +73,22 @@ def tokenizer_config(
     )
 
 
-def tokenizer_state_dict(params: Mapping[str, Tensor], config: VQGANConfig | None = None) -> dict[str, Tensor]:
+tokenizer_config = config_from
+
+
+def convert(state: Mapping[str, Tensor], config: VQGANConfig) -> dict[str, Tensor]:
     """Official tokenizer weights as the state dict of ``VQGAN(config)``.
 
     Args:
-        params: official name to array.
-        config: settings of the model to fill; by default ``tokenizer_config(params)``.
+        state: official name to array.
+        config: settings of the model to fill.
 
     Returns:
-        State dict, complete and of the right shapes, in new memory.
+        State dict, complete and of the right shapes; views of the given arrays, so not contiguous.
 
     Raises:
         ValueError: naming every array that is missing, unexpected or of another shape.
     """
-    config = config or tokenizer_config(params)
     if config.quantizer.kind != "vq" or config.shortcut != "branch":
         raise ValueError(
             f"config: got quantizer {config.quantizer.kind!r} and shortcut {config.shortcut!r}, "
@@ -85,7 +96,20 @@ def tokenizer_state_dict(params: Mapping[str, Tensor], config: VQGANConfig | Non
         )
     with torch.device("meta"):
         model = VQGAN(config)
-    return _convert(params, model, _tokenizer_names(config))
+    return _convert(state, model, _tokenizer_names(config), "MaskGIT tokenizer")
+
+
+def tokenizer_state_dict(params: Mapping[str, Tensor], config: VQGANConfig | None = None) -> dict[str, Tensor]:
+    """``convert`` with the sizes that the weights show, in new memory.
+
+    Args:
+        params: official name to array.
+        config: settings of the model to fill; by default ``config_from(params)``.
+
+    Raises:
+        ValueError: naming every array that is missing, unexpected or of another shape.
+    """
+    return _owned(convert(params, config or config_from(params)))
 
 
 def discriminator_state_dict(params: Mapping[str, Tensor], config: DiscriminatorConfig) -> dict[str, Tensor]:
@@ -108,7 +132,7 @@ def discriminator_state_dict(params: Mapping[str, Tensor], config: Discriminator
         # The official block makes its convolutions in the order main, skip, main.
         for ours, official in (("conv1", "Conv_0"), ("shortcut", "Conv_1"), ("conv2", "Conv_2")):
             modules[f"blocks.{index}.{ours}"] = f"ResBlock_{index}/{official}"
-    return _convert(params, model, modules)
+    return _owned(_convert(params, model, modules, "MaskGIT discriminator"))
 
 
 def _tokenizer_names(config: VQGANConfig) -> dict[str, str]:
@@ -131,31 +155,26 @@ def _tokenizer_names(config: VQGANConfig) -> dict[str, str]:
     return modules
 
 
-def _convert(params: Mapping[str, Tensor], model: nn.Module, modules: Mapping[str, str]) -> dict[str, Tensor]:
-    """Fill the model's state dict by name, or say all that is wrong at once."""
+def _convert(
+    params: Mapping[str, Tensor], model: nn.Module, modules: Mapping[str, str], where: str
+) -> dict[str, Tensor]:
+    """The model's state dict by name, or all that is wrong at once, in official names."""
     arrays = {_bare(name): array for name, array in params.items()}
-    state: dict[str, Tensor] = {}
-    missing: list[str] = []
-    misshaped: list[str] = []
-    used: set[str] = set()
-    for key, empty in model.state_dict().items():
+    official: dict[str, str] = {}
+    for key in model.state_dict():
         module, _, leaf = key.rpartition(".")
         names = _NORM if isinstance(model.get_submodule(module), nn.GroupNorm) else _KERNEL
-        name = f"{modules[module]}/{names.get(leaf, leaf)}"
-        if name not in arrays:
-            missing.append(name)
-            continue
-        used.add(name)
-        array = _to_torch(arrays[name]) if leaf == "weight" else arrays[name]
-        if array.shape != empty.shape:
-            expected = tuple(_to_flax(empty).shape) if leaf == "weight" else tuple(empty.shape)
-            misshaped.append(f"{name}: got {tuple(arrays[name].shape)}, expected {expected}")
-        else:
-            state[key] = array.clone(memory_format=torch.contiguous_format)
-    unexpected = sorted(set(arrays) - used)
-    if missing or unexpected or misshaped:
-        raise ValueError(f"weights do not fit: missing {sorted(missing)}; unexpected {unexpected}; shapes {misshaped}")
-    return state
+        official[key] = f"{modules[module]}/{names.get(leaf, leaf)}"
+    expected = {
+        official[key]: (_to_flax(empty) if key.endswith(".weight") else empty).shape
+        for key, empty in model.state_dict().items()
+    }
+    check_state(arrays, expected, where)
+    return {key: _to_torch(arrays[name]) if key.endswith(".weight") else arrays[name] for key, name in official.items()}
+
+
+def _owned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: array.clone(memory_format=torch.contiguous_format) for key, array in state.items()}
 
 
 def _to_torch(kernel: Tensor) -> Tensor:

@@ -1,0 +1,184 @@
+"""The families of published weights: where their names are mapped to ours, and how to tell one from another.
+
+A family is a layout of names. Its module has ``config_from(state)``, ``convert(state, config)`` and ``PUBLISHED``, the sizes
+of each published model; modules are named here and imported only when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["FAMILIES", "Family", "Part", "load_name", "looks_like"]
+
+Part = Literal["tokenizer", "transformer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One layout of published weights.
+
+    Attributes:
+        title: how people know it.
+        part: what it becomes.
+        module: import path of its key map.
+        build: ``module:class`` of our model.
+        marks: pattern of names that no family after it has.
+    """
+
+    title: str
+    part: Part
+    module: str
+    build: str
+    marks: str
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that is imported when the family is used, as ``module:name``."""
+        return (self.build, *(f"{self.module}:{name}" for name in ("config_from", "convert", "PUBLISHED")))
+
+    def model(self) -> type[nn.Module]:
+        """Our class, built from one config."""
+        found: type[nn.Module] = load_name(self.build)
+        return found
+
+    def empty(self, config: Any) -> nn.Module:
+        """Our model of that config without memory, for its names, shapes and properties."""
+        with torch.device("meta"), _NoNumbers():
+            return self.model()(config)
+
+    def convert(self, state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+        """Official names to ours; see the module."""
+        function: Callable[[Mapping[str, Tensor], Any], dict[str, Tensor]] = load_name(f"{self.module}:convert")
+        return function(state, config)
+
+    def config_from(self, state: Mapping[str, Tensor], **known: Any) -> Any:
+        """Sizes that weights show; see the module."""
+        return load_name(f"{self.module}:config_from")(state, **known)
+
+    def published(self, name: str) -> Any:
+        """Sizes of a published model."""
+        return load_name(f"{self.module}:PUBLISHED")[name]
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Leaves out what would fill tensors that have no memory; torch loads 120 MB of libraries to do nothing there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("tensor")
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__") and isinstance(first, Tensor) and first.is_meta:
+            return first
+        return torch.empty(*args, **kwargs) if func in (torch.zeros, torch.ones) else func(*args, **kwargs)
+
+
+def load_name(path: str) -> Any:
+    """The object at ``module:name``."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def looks_like(names: Iterable[str]) -> str | None:
+    """The family (a key of ``FAMILIES``) that weights of these names belong to; None if it is none known here."""
+    listed = list(names)
+    return next((key for key, family in FAMILIES.items() if any(re.match(family.marks, name) for name in listed)), None)
+
+
+_TOKENIZERS = "maskgen.tokenizers.published"
+_TRANSFORMERS = "maskgen.published"
+
+FAMILIES: dict[str, Family] = {
+    "maskgit-tokenizer": Family(
+        title="a MaskGIT tokenizer (flax)",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.maskgit",
+        build="maskgen.tokenizers.vqgan:VQGAN",
+        marks=r"(params/)?((encoder|decoder)/(Conv|ResBlock|GroupNorm)_\d+/|quantizer/codebook$)",
+    ),
+    "maskgit-transformer": Family(
+        title="a MaskGIT transformer (flax)",
+        part="transformer",
+        module=f"{_TRANSFORMERS}.maskgit",
+        build="maskgen.transformer:BertTransformer",
+        marks=r"(params/)?(Embed_0|MlmLayer_0|TransformerLayer_\d+)/",
+    ),
+    "taming": Family(
+        title="a CompVis taming-transformers VQGAN",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.taming",
+        build=f"{_TOKENIZERS}.taming:TamingVQGAN",
+        marks=r"(encoder|decoder)\.mid\.(block|attn)_\d\.",
+    ),
+    "llamagen": Family(
+        title="a LlamaGen tokenizer",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.llamagen",
+        build=f"{_TOKENIZERS}.llamagen:LlamaGenVQ",
+        marks=r"(encoder|decoder)\.conv_blocks\.",
+    ),
+    "maskgit-torch": Family(
+        title="the PyTorch port of the MaskGIT tokenizer",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.maskgit_torch",
+        build="maskgen.tokenizers.vqgan:VQGAN",
+        # Its two relatives share some of these names and stand before it.
+        marks=r"(encoder|decoder)\.((down|up)\.\d+\.block|mid\.\d+)\.",
+    ),
+    "maskbit-tokenizer": Family(
+        title="a MaskBit tokenizer",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.maskbit",
+        build=f"{_TOKENIZERS}.maskbit:MaskBitTokenizer",
+        marks=r"(encoder|decoder)\.(down|up|mid)\.(\d+\.)?res_blocks\.",
+    ),
+    "amused-tokenizer": Family(
+        title="the aMUSEd tokenizer (diffusers VQModel)",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.amused",
+        build=f"{_TOKENIZERS}.amused:AmusedVQ",
+        marks=r"(encoder\.down|decoder\.up)_blocks\.",
+    ),
+    "halton": Family(
+        title="a Halton-MaskGIT transformer",
+        part="transformer",
+        module=f"{_TRANSFORMERS}.halton",
+        build=f"{_TRANSFORMERS}.halton:HaltonTransformer",
+        marks=r"(cls_emb|reg_tokens)\.weight$|transformer\.layers\.\d+\.(attn\.w|ff\.w|mlp\.1|ln)",
+    ),
+    "imagebert": Family(
+        title="an ImageBert transformer of 1d-tokenizer (TiTok)",
+        part="transformer",
+        module=f"{_TRANSFORMERS}.imagebert",
+        build=f"{_TRANSFORMERS}.imagebert:ImageBert",
+        marks=r"model\.(embeddings\.word_embeddings|encoder\.layer\.\d+|lm_head)\.",
+    ),
+    "uvitbert": Family(
+        title="a UViTBert transformer of 1d-tokenizer (TiTok)",
+        part="transformer",
+        module=f"{_TRANSFORMERS}.uvitbert",
+        build=f"{_TRANSFORMERS}.uvitbert:UViTBert",
+        marks=r"(in|out)_blocks\.\d+\.|mid_block\.(attn|mlp)\.",
+    ),
+    "maskbit-transformer": Family(
+        title="a MaskBit transformer",
+        part="transformer",
+        module=f"{_TRANSFORMERS}.maskbit",
+        build=f"{_TRANSFORMERS}.maskbit:MaskBitTransformer",
+        marks=r"transformer\.layers\.\d+\.\d+\.|(prediction_layer|input_proj|token_emb|class_emb)\.|tok_emb_list\.",
+    ),
+    "amused-transformer": Family(
+        title="an aMUSEd transformer (diffusers UVit2DModel)",
+        part="transformer",
+        module=f"{_TRANSFORMERS}.amused",
+        build=f"{_TRANSFORMERS}.amused:UVit2D",
+        marks=r"(down_block|up_block)\.(res|attention)_blocks\.|transformer_layers\.\d+\.",
+    ),
+}
