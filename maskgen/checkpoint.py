@@ -102,7 +102,10 @@ def save_module(module: nn.Module, folder: Path) -> None:
     config = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "config": dataclasses.asdict(module.config)}  # type: ignore[call-overload]
     with atomic_file(folder / "model.safetensors") as temporary:
         state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, temporary, metadata={"format": "pt"})
+        try:
+            save_file(state, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / 'model.safetensors'}: cannot be written ({error})") from None
     write_json(folder / "config.json", config)
 
 
