@@ -256,7 +256,7 @@ class Trainer:
         )
 
     def _log(self, step: int, sums: dict[str, float | torch.Tensor], bar: Any) -> None:
-        """Mean over the interval and the processes, to the bar, the log file and the trackers; then the interval starts anew."""
+        """Mean over interval and processes, to the bar, the log file and the trackers; then the interval starts anew."""
         count, tokens = float(sums.pop("count")), float(sums.pop("tokens"))
         means = torch.tensor([float(value) / count for value in sums.values()], device=self.accelerator.device)
         values = dict(zip(sums, self.accelerator.reduce(means, reduction="mean").tolist(), strict=True))
