@@ -107,7 +107,10 @@ def save_module(module: nn.Module, folder: Path) -> None:
     """
     with atomic_file(folder / "model.safetensors") as temporary:
         state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, temporary, metadata={"format": "pt"})
+        try:
+            save_file(state, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / 'model.safetensors'}: cannot be written ({error})") from None
     write_json(folder / "config.json", _description(type(module), module.config))
 
 

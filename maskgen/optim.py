@@ -73,7 +73,8 @@ def warm_average(decay: float) -> Any:
         done = int(count)
         weight = 1 - min(decay, (1 + done) / (10 + done))
         floats = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [c.to(a.dtype) for a, c in floats], weight)
+        if floats:  # one call per type and device: a quantizer's flags come without any
+            torch._foreach_lerp_([a for a, _ in floats], [c.to(a.dtype) for a, c in floats], weight)
         for a, c in zip(averaged, current, strict=True):
             if not a.is_floating_point():
                 a.copy_(c)

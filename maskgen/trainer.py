@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
@@ -147,6 +148,9 @@ class Trainer:
             log_with=settings.tracker,
             project_dir=str(out),
             cpu=not torch.cuda.is_available(),
+            # Buffers are constants or each process's own: sending them before every forward would write into tensors
+            # that the backward of an earlier forward still needs (a discriminator sees real and generated images).
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         if settings.tracker:
             self.accelerator.init_trackers("logs")
@@ -203,8 +207,9 @@ class Trainer:
                     self.state.save(step + 1)
                 if stop and not last:
                     raise Interrupted(f"{self.title}: stopped after step {step + 1} and saved; run it again to go on")
-        self.accelerator.end_training()
-        return self._export(self.out)
+        averaged = self._export(self.out)
+        self.accelerator.end_training()  # also ends the process group, so it comes last
+        return averaged
 
     def _step(self, batches: Iterator[Batch], step: int) -> tuple[Metrics, int]:
         """One optimiser step of every player."""
@@ -251,9 +256,10 @@ class Trainer:
         )
 
     def _log(self, step: int, sums: dict[str, float | torch.Tensor], bar: Any) -> None:
-        """Mean over the interval, to the bar, the log file and the trackers; then the interval starts anew."""
+        """Mean over interval and processes, to the bar, the log file and the trackers; then the interval starts anew."""
         count, tokens = float(sums.pop("count")), float(sums.pop("tokens"))
-        values = {name: float(value) / count for name, value in sums.items()}
+        means = torch.tensor([float(value) / count for value in sums.values()], device=self.accelerator.device)
+        values = dict(zip(sums, self.accelerator.reduce(means, reduction="mean").tolist(), strict=True))
         sums.clear()
         self._require_finite(step, values)
         seconds = bar.format_dict["elapsed"]
@@ -280,7 +286,7 @@ class Trainer:
         self._write({"step": step, **{f"validation/{name}": value for name, value in numbers.items()}})
         if numbers.get("score", math.inf) < self.state.best_score:
             self.state.best_score = numbers["score"]
-            self._export(self.out / "best")
+            save_module(self.ema.module, self.out / "best")
 
     def _show(self, step: int) -> None:
         if self.accelerator.is_main_process:

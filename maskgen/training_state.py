@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -48,6 +50,14 @@ class TrainingState:
         final = self.folder / f"step-{step:08d}"
         if final.exists():
             return
+        try:
+            self._save(final, step)
+        except (OSError, SafetensorError, RuntimeError) as error:  # each library has its own for a full disk
+            raise OSError(
+                f"{final}: cannot be written ({error}); earlier checkpoints are whole: make room and run it again"
+            ) from error
+
+    def _save(self, final: Path, step: int) -> None:
         if self.accelerator.num_processes == 1:
             with atomic_folder(final) as temporary:
                 self._write(temporary, step)
@@ -63,11 +73,22 @@ class TrainingState:
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> int:
-        """Restore the newest checkpoint; returns the number of steps done, 0 if there is none."""
+        """Restore the newest checkpoint; returns the number of steps done, 0 if there is none.
+
+        Raises:
+            ValueError: the checkpoint is damaged or of another model.
+        """
         found = self._found()
         if not found:
             return 0
-        newest = found[-1]
+        try:
+            return self._load(found[-1])
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, EOFError, pickle.PickleError) as error:
+            raise ValueError(
+                f"{found[-1]}: damaged, or of another model ({error}); delete it to go on from the one before"
+            ) from error
+
+    def _load(self, newest: Path) -> int:
         self.accelerator.load_state(str(newest))
         self.ema.load_state_dict(load_file(newest / "ema.safetensors"))
         if self.extra is not None:

@@ -245,7 +245,7 @@ class Perceptual(nn.Module):
 
     Raises:
         ImportError: when `lpips` is not installed.
-        RuntimeError: when the backbone's weights are neither on disk nor can be downloaded.
+        ConnectionError: when the backbone's weights are neither on disk nor can be downloaded.
         ValueError: for another backbone.
     """
 
@@ -296,7 +296,7 @@ def _load_lpips(net: str, pretrained: bool) -> Any:
             return lpips.LPIPS(net=net, pretrained=pretrained, pnet_rand=not pretrained, verbose=False)
     except OSError as error:  # URLError, timeouts and refused connections are all OSErrors
         path = Path(torch.hub.get_dir()) / "checkpoints" / _BACKBONES[net]
-        raise RuntimeError(
+        raise ConnectionError(
             f"cannot download the {net} weights of the perceptual loss: put {path.name} into {path.parent}, "
             "or choose perceptual=None"
         ) from error

@@ -93,8 +93,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         widths = config.widths
-        self.conv_in = nn.Conv2d(3, widths[0], kernel_size=3, padding=1, bias=False)
-        self.blocks = _blocks(config, widths[0], (*widths, widths[-1]))
+        self.conv_in = nn.Conv2d(3, config.channels, kernel_size=3, padding=1, bias=False)
+        self.blocks = _blocks(config, config.channels, (*widths, widths[-1]))
         down = ConvDownsample if config.downsample == "conv" else lambda _: AverageDownsample()
         self.downs = nn.ModuleList(down(width) for width in widths[:-1])
         self.norm_out = group_norm(widths[-1], config.groups)

@@ -54,7 +54,7 @@ def broken(model: Path, folder: Path, kind: str) -> None:
     ("kind", "message"),
     [
         ("truncated", "transformer/model.safetensors: truncated or not a safetensors file"),
-        ("foreign weights", "weights do not fit: missing "),
+        ("foreign weights", "weights do not fit: "),
         ("foreign folder", "pipeline.json: not a maskgen model"),
         ("misspelt", "stepz"),
         ("unknown class", "class 'evil.module.ModernTransformer' is not maskgen's; import its module"),

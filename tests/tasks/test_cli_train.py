@@ -12,7 +12,6 @@ from urllib.error import URLError
 import pytest
 import torch
 
-import maskgen.tasks.commands
 import maskgen.training_state
 from maskgen.tokenizers.training import VQGANTraining
 from tests.tasks.commandline import (
@@ -24,8 +23,6 @@ from tests.tasks.commandline import (
     run,
     write_yaml,
 )
-
-CORE = pytest.mark.xfail(strict=True, reason="maskgen/training_state.py lets the libraries' own errors through")
 
 
 def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +182,6 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert Path("whole/model.safetensors").read_bytes() == Path("parts/model.safetensors").read_bytes()
 
 
-@CORE
 @pytest.mark.parametrize("limit", [50_000, 150_000], ids=["safetensors", "torch.save"])
 def test_a_disk_that_really_is_full(limit: int, configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A limit on the size of files; the libraries that write checkpoints have errors of their own for it."""
@@ -206,7 +202,6 @@ def test_a_disk_that_really_is_full(limit: int, configs: Path, capsys: pytest.Ca
     assert not any(Path("out/checkpoints").iterdir())
 
 
-@CORE
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "ema.safetensors", "run.json"])
 def test_a_truncated_checkpoint(name: str, configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("train", "tokenizer", "--config", "tokenizer.yaml", "--out", "out")
@@ -221,7 +216,6 @@ def test_a_truncated_checkpoint(name: str, configs: Path, capsys: pytest.Capture
     assert "delete" in line
 
 
-@pytest.mark.xfail(strict=True, reason="tokenizers/losses.py raises RuntimeError, which main takes for a bug of ours")
 def test_a_perceptual_loss_without_its_weights(
     configs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,13 @@ def test_wrong_labels_score_low() -> None:
     assert scores["cas"] < 0.7
 
 
+def test_the_test_samples_decide() -> None:
+    features, labels = blobs(40, 1)
+    wrong = np.where(np.arange(40) < 10, (labels + 1) % 4, labels)
+    scores = classifier_scores(blobs(80, 0), (features, wrong), blobs(80, 2))
+    assert scores == {"cas": 0.75, "cas_real": 0.75, "label_agreement": 1.0}
+
+
 def test_a_missing_class_costs_its_share() -> None:
     features, labels = blobs(80, 2)
     kept = labels != 3

@@ -167,7 +167,7 @@ def test_perceptual_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     wanted = rf"put squeezenet1_1-b8a52dc0\.pth into {tmp_path}/checkpoints, or choose perceptual=None"
-    with pytest.raises(RuntimeError, match=wanted):
+    with pytest.raises(ConnectionError, match=wanted):
         Perceptual("squeeze")
     with pytest.raises(ValueError, match="net: got 'resnet', expected one of"):
         Perceptual("resnet")  # type: ignore[arg-type]
