@@ -37,7 +37,7 @@ def classifier_scores(
 ) -> dict[str, float]:
     """Classification accuracy score and label agreement (Ravuri and Vinyals 2019, arXiv 1905.10887).
 
-    One classifier (scikit-learn's support vector machine, RBF kernel, C = 10) is trained on the real training samples and
+    One classifier (scikit-learn's support vector machine, RBF kernel, its defaults) is trained on the real training samples and
     one on the generated samples; both are tested on the real test samples.
 
     Args:
@@ -73,4 +73,4 @@ def neighbour_distances(features: Features, reference: Features) -> Features:
 def _fit(samples: tuple[Features, Labels]) -> Any:
     from sklearn.svm import SVC
 
-    return SVC(C=10.0, gamma="scale").fit(*samples)
+    return SVC().fit(*samples)

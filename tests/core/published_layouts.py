@@ -4,19 +4,14 @@ import json
 import re
 from collections.abc import Mapping
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.parity.support import ROOT
-
-LAYOUTS = ROOT.parent / "shared" / "peers" / "STATE_DICTS.json"
+from tests.parity.support import LAYOUTS
 
 
 def layout(name: str) -> tuple[dict[str, tuple[int, ...]], int]:
     """Official name -> shape of one release, and its number of parameters; skips where the list is not there."""
-    if not LAYOUTS.is_file():
-        pytest.skip(f"no {LAYOUTS}")
     entry = json.loads(LAYOUTS.read_text(encoding="utf-8"))[name]
     assert len(entry["repeats"]) == 1, "one range of numbers for all blocks"
     first, last = re.fullmatch(r"(\d+)\.\.(\d+)", next(iter(entry["repeats"]))).groups()  # type: ignore[union-attr]

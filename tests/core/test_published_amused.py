@@ -19,10 +19,9 @@ from maskgen.published.amused_blocks import frequency_features
 from maskgen.published.amused_sampler import amused_guided_logits
 from maskgen.transformer import MaskedTransformer
 from tests.core.toys import shaken
-from tests.parity.support import ROOT
+from tests.parity.support import LAYOUTS
 
 COUNTS = {"amused-256": 603_537_664, "amused-512": 608_257_792}
-PEERS = ROOT.parent / "shared" / "peers" / "STATE_DICTS.json"
 PEER_NAMES = {"amused-256": "amused_256_transformer", "amused-512": "amused_512_transformer"}
 
 SMALL = UVit2DConfig(
@@ -82,16 +81,15 @@ def test_full_size(name: str) -> None:
     """Every name and shape of the published class, the exact count, and sizes that are read back from the shapes."""
     config = PUBLISHED[name]
     state = published_state(config)
-    if PEERS.exists():
-        entry = json.loads(PEERS.read_text(encoding="utf-8"))[PEER_NAMES[name]]
-        ((span, _),) = entry["repeats"].items()
-        first, last = map(int, span.split(".."))
-        layers = range(first, last + 1)
-        listed = {
-            key.replace("{i}", str(i)): tuple(shape) for key, shape in entry["keys"].items() for i in layers
-        }  # a key without {i} is the same for every i
-        assert {key: tuple(tensor.shape) for key, tensor in state.items()} == listed
-        assert (len(listed), entry["n_params"]) == (entry["n_keys"], COUNTS[name])
+    entry = json.loads(LAYOUTS.read_text(encoding="utf-8"))[PEER_NAMES[name]]
+    ((span, _),) = entry["repeats"].items()
+    first, last = map(int, span.split(".."))
+    layers = range(first, last + 1)
+    listed = {
+        key.replace("{i}", str(i)): tuple(shape) for key, shape in entry["keys"].items() for i in layers
+    }  # a key without {i} is the same for every i
+    assert {key: tuple(tensor.shape) for key, tensor in state.items()} == listed
+    assert (len(listed), entry["n_params"]) == (entry["n_keys"], COUNTS[name])
     assert config_from(state) == config
     converted = convert(state, config)
     assert sum(tensor.numel() for tensor in converted.values()) == COUNTS[name]

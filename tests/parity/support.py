@@ -13,6 +13,9 @@ import torch
 from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
+_SHARED_LAYOUTS = ROOT.parent / "shared" / "peers" / "STATE_DICTS.json"
+LAYOUTS = _SHARED_LAYOUTS if _SHARED_LAYOUTS.is_file() else ROOT / "tests" / "fixtures" / "STATE_DICTS.json"
+"""Names and shapes of published PyTorch checkpoints."""
 
 
 def parity_folder(family: str) -> Path:

@@ -10,10 +10,9 @@ import torch
 from maskgen.selectors import get_selector
 from maskgen.tasks.catalog import CATALOG, Published, find, table
 from maskgen.tasks.families import FAMILIES, load_name, looks_like
-from tests.parity.support import ROOT, files, load
+from tests.parity.support import LAYOUTS, ROOT, files, load
 from tests.tasks.commandline import refused, run
 
-LAYOUTS = ROOT.parent / "shared" / "peers" / "STATE_DICTS.json"
 each_entry = pytest.mark.parametrize("entry", CATALOG.values(), ids=lambda entry: entry.name)
 
 # What the recordings of each kind are weights of.
@@ -129,7 +128,6 @@ def test_what_recordings_look_like() -> None:
     assert looks_like([]) is None
 
 
-@pytest.mark.skipif(not LAYOUTS.is_file(), reason="no list of published layouts here")
 def test_what_published_layouts_look_like() -> None:
     known = 0
     for name, entry in json.loads(LAYOUTS.read_text(encoding="utf-8")).items():

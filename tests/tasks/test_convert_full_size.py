@@ -17,11 +17,11 @@ from maskgen.tasks.catalog import CATALOG, Published
 from maskgen.tokenizers.vqgan import VQGAN
 from maskgen.transformer import BertConfig
 from tests.flax_files import nested, write_flax
+from tests.parity.support import LAYOUTS
 from tests.tasks.commandline import files as listing
 from tests.tasks.tiny_maskgit import TOKENIZER, official_transformer
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYOUTS = ROOT.parent / "shared" / "peers" / "STATE_DICTS.json"
 
 
 def test_the_streaming_writer_equals_the_library(tmp_path: Path) -> None:
@@ -64,7 +64,6 @@ print(kibibytes("VmHWM") - before)
     assert int(done.stdout.splitlines()[-1]) * 1024 < 1.6 * size
 
 
-@pytest.mark.skipif(not LAYOUTS.is_file(), reason="no list of published layouts here")
 @pytest.mark.parametrize("published", CATALOG.values(), ids=lambda published: published.name)
 def test_full_size_layouts_convert(published: Published, tmp_path: Path) -> None:
     """A torch file of exactly the names and shapes of a peer's class goes through the reader and the key map.

@@ -80,6 +80,7 @@ METRICS = {
     "neighbour_test_to_train",
     "copies",
     "generated",
+    "generated_sets",
     "sampling_steps",
     "seconds_total",
     "peak_memory_mb",

@@ -113,7 +113,8 @@ def test_attention_override(folder: Path) -> None:
         Pipeline.from_pretrained(folder, attention="flash")  # type: ignore[arg-type]
 
 
-def test_folders_that_are_no_model(folder: Path, tmp_path: Path) -> None:
+def test_folders_that_are_no_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the checkout may hold a runs/demo
     for name in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere", "nowhere", "a/b/c", "runs/demo"):
         with pytest.raises(FileNotFoundError, match=r"no such model folder; train one \(maskgen demo\) or name a Hub"):
             Pipeline.from_pretrained(name)

@@ -31,7 +31,7 @@ from maskgen.tokenizers.published.maskbit import (
 from maskgen.tokenizers.published.maskbit_codes import BitQuantizer, UnitQuantizer, merge_ids, split_ids
 from maskgen.tokenizers.quantize import QuantizerConfig
 from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
-from tests.parity.support import ROOT
+from tests.parity.support import LAYOUTS
 
 # By hand from the published settings (128 channels, 1,1,2,2,4, 2 blocks), with w the widths of the levels: a block from i
 # to o has 2i + 9io + 2o + 9oo (+ oo where i differs from o), a resampling 9ww + w, the latents' convolutions 512 t + t and
@@ -118,11 +118,9 @@ def images(batch: int, height: int, width: int) -> Tensor:
 
 def test_the_port_of_maskgit_at_full_size() -> None:
     shapes = official_shapes(256, 1024, False, ("block.", ""), True)
-    layouts = ROOT.parent / "shared" / "peers" / "STATE_DICTS.json"
-    if layouts.is_file():
-        stated = json.loads(layouts.read_text(encoding="utf-8"))["maskgit_vqgan_imagenet_f16_256"]
-        assert shapes == {name: tuple(shape) for name, shape in stated["keys"].items()}
-        assert (len(shapes), stated["n_params"]) == (stated["n_keys"], 54_515_587)
+    stated = json.loads(LAYOUTS.read_text(encoding="utf-8"))["maskgit_vqgan_imagenet_f16_256"]
+    assert shapes == {name: tuple(shape) for name, shape in stated["keys"].items()}
+    assert (len(shapes), stated["n_params"]) == (stated["n_keys"], 54_515_587)
     state = hollow(shapes)
     config = maskgit_torch.PUBLISHED["maskgit-vqgan-imagenet-f16-256"]
     assert maskgit_torch.config_from(state) == config == VQGANConfig()

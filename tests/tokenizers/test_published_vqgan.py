@@ -23,7 +23,7 @@ from maskgen.tokenizers.published.attention_vqgan import AttentionVQGAN
 from maskgen.tokenizers.published.blocks import AttentionBlock, Downsample, NetworkConfig
 from maskgen.tokenizers.published.llamagen import LlamaGenConfig, LlamaGenVQ
 from maskgen.tokenizers.published.taming import TamingConfig, TamingVQGAN
-from tests.parity.support import ROOT
+from tests.parity.support import LAYOUTS
 from tests.tokenizers import test_contract as contract
 
 SMALL: dict[str, Any] = {"res_blocks": 1, "latent_channels": 6, "code_dim": 5, "codebook_size": 24, "groups": 4}
@@ -126,7 +126,6 @@ FULL: dict[str, tuple[ModuleType, type[AttentionVQGAN], int, str | None]] = {
     "llamagen-vq-ds8": (llamagen, LlamaGenVQ, 70_109_835, None),
     "amused-vqvae": (amused, AmusedVQ, 146_244_675, "amused_vqvae"),
 }
-LAYOUTS = ROOT.parent / "shared" / "peers" / "STATE_DICTS.json"
 
 
 def on_meta(kind: type[AttentionVQGAN], config: object) -> AttentionVQGAN:
@@ -178,7 +177,6 @@ def test_full_size(name: str) -> None:
     }
 
 
-@pytest.mark.skipif(not LAYOUTS.is_file(), reason=f"{LAYOUTS} is not there")
 @pytest.mark.parametrize("name", [name for name, row in FULL.items() if row[3]])
 def test_full_size_layout(name: str) -> None:
     module, kind, number, key = FULL[name]
