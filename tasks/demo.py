@@ -39,7 +39,7 @@ _INTRODUCTION = (
 )
 _SETS = 2
 _NOTES = {
-    "cas": "accuracy on real test digits of a classifier trained only on generated digits; mean over the generated sets",
+    "cas": "accuracy on real test digits of a classifier trained on generated digits only; mean over the sets",
     "cas_real": "the same classifier trained on the real training digits",
     "cas_over_real": "cas / cas_real; the goal is 0.95 or more",
     "label_agreement": "share of generated digits that the real classifier reads as the asked class; goal 0.97 or more",
