@@ -37,7 +37,7 @@ def classifier_scores(
 ) -> dict[str, float]:
     """Classification accuracy score and label agreement (Ravuri and Vinyals 2019, arXiv 1905.10887).
 
-    One classifier (scikit-learn's support vector machine, RBF kernel, its defaults) is trained on the real training samples and
+    One classifier (scikit-learn's SVC with its defaults) is trained on the real training samples and
     one on the generated samples; both are tested on the real test samples.
 
     Args:
