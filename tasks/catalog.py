@@ -239,6 +239,7 @@ def _titok(name: str, parameters: int, fid: float, *, steps: int, guidance: floa
             guidance=guidance,
             guidance_ramp="linear" if steps == 8 else "cosine",
             choice_temperature=randomness,
+            annealed=True,  # the official evaluation script sharpens the logits, though its function does not by default
         ),
     )
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,8 +27,6 @@ from maskgen.sampler import LogitsFn, SampleStep
 from maskgen.selectors import hide_least_confident
 
 __all__ = [
-    "PUBLISHED_SAMPLING",
-    "HaltonSampling",
     "HaltonSchedule",
     "confidence_known",
     "halton_known",
@@ -41,34 +38,6 @@ __all__ = [
 
 HaltonSchedule = Literal["arccos", "cosine", "linear", "square", "root"]
 _START = 3  # stream of the noise that no sampler uses
-
-
-@dataclass(frozen=True, kw_only=True)
-class HaltonSampling:
-    """Settings of ``sample_halton`` with constant guidance.
-
-    Attributes:
-        steps: parallel decoding steps.
-        guidance: w of c + w (c - u).
-        logit_scale: what multiplies the logits at the first and at the last step.
-        rolled: whether each image starts at another place of the order, see ``rolled_orders``.
-    """
-
-    steps: int = 32
-    guidance: float = 2.0
-    logit_scale: tuple[float, float] = (1.0, 1.2)
-    rolled: bool = True
-
-
-PUBLISHED_SAMPLING: dict[str, HaltonSampling] = {
-    "halton_maskgit_256_tiny": HaltonSampling(guidance=1.5),
-    "halton_maskgit_256_small": HaltonSampling(guidance=1.0),
-    "halton_maskgit_256_base": HaltonSampling(guidance=0.7),
-    "halton_maskgit_384_small": HaltonSampling(guidance=1.0),
-    "halton_maskgit_384_base": HaltonSampling(guidance=0.7),
-    "halton_maskgit_384_large": HaltonSampling(guidance=0.5),
-}
-"""The repository's recipe (32 steps, scale 1 to 1.2, rolled) with the guidance reported for each size."""
 
 
 def halton_order(axes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:

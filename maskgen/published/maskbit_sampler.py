@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,9 +21,7 @@ from maskgen.noise import Noise, SeededNoise, check_seeds
 from maskgen.sampler import LogitsFn, SampleStep
 
 __all__ = [
-    "SAMPLING",
     "MaskBitRamp",
-    "MaskBitSampling",
     "MaskBitSchedule",
     "maskbit_counts",
     "maskbit_guided_logits",
@@ -36,43 +33,6 @@ __all__ = [
 MaskBitSchedule = Literal["arccos", "cosine", "linear", "square", "root"]
 MaskBitRamp = Literal["none", "linear", "cosine"]
 _SCHEDULES = ("arccos", "cosine", "linear", "square", "root")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskBitSampling:
-    """Settings of one decoding; the defaults are those of the published generator of 14 bits in 64 steps.
-
-    Attributes:
-        steps: S.
-        schedule: see ``maskbit_ratio``.
-        choice_temperature: weight of the ranking noise ("randomize_temperature").
-        guidance: scale s.
-        guidance_ramp: see ``maskbit_weight``.
-        guidance_power: of the "cosine" ramp ("scale_pow").
-        temperature: of the token draw.
-        annealed: draw with 0.5 + 0.8 (1 - ratio) instead ("use_sampling_annealing").
-    """
-
-    steps: int = 64
-    schedule: MaskBitSchedule = "arccos"
-    choice_temperature: float = 7.8
-    guidance: float = 7.1
-    guidance_ramp: MaskBitRamp = "cosine"
-    guidance_power: float = 3.0
-    temperature: float = 1.0
-    annealed: bool = False
-
-
-SAMPLING: dict[str, MaskBitSampling] = {
-    "maskbit_generator_10bit": MaskBitSampling(guidance=6.4, guidance_power=2.5, choice_temperature=10.5),
-    "maskbit_generator_12bit": MaskBitSampling(choice_temperature=8.2),
-    "maskbit_generator_14bit": MaskBitSampling(),
-    "maskbit_generator_14bit_128steps": MaskBitSampling(steps=128, choice_temperature=9.0),
-    "maskbit_generator_14bit_256steps": MaskBitSampling(steps=256, guidance=5.8, choice_temperature=10.3),
-    "maskbit_generator_16bit": MaskBitSampling(guidance=6.5, guidance_power=2.5, choice_temperature=7.5),
-    "maskbit_generator_18bit": MaskBitSampling(guidance=5.7, guidance_power=2.5, choice_temperature=8.5),
-}
-"""Published settings by the name of their file; the two with steps in their name use the weights of 14 bits."""
 
 
 @torch.no_grad()

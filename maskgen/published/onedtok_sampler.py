@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -26,9 +25,7 @@ from maskgen.noise import Noise, SeededNoise, check_seeds
 from maskgen.sampler import LogitsFn, SampleStep
 
 __all__ = [
-    "PUBLISHED_SAMPLING",
     "GuidanceDecay",
-    "OneDTokSampling",
     "check_sampling",
     "onedtok_counts",
     "onedtok_guidance",
@@ -37,37 +34,6 @@ __all__ = [
 ]
 
 GuidanceDecay = Literal["constant", "linear", "power-cosine"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneDTokSampling:
-    """Settings of one generator; see ``onedtok_guidance`` and ``sample_onedtok``.
-
-    Attributes:
-        steps: parallel decoding steps.
-        guidance: scale of the guidance.
-        guidance_decay: how it changes over the steps.
-        guidance_power: exponent of ``power-cosine``.
-        randomize_temperature: weight of the noise at the start.
-        anneal: whether the logits are sharpened step by step; the official evaluation script does, its function does not.
-    """
-
-    steps: int = 8
-    guidance: float = 3.0
-    guidance_decay: GuidanceDecay = "constant"
-    guidance_power: float = 3.0
-    randomize_temperature: float = 4.5
-    anneal: bool = True
-
-
-PUBLISHED_SAMPLING: dict[str, OneDTokSampling] = {
-    "generator_titok_l32_imagenet": OneDTokSampling(guidance=4.5, guidance_decay="linear", randomize_temperature=9.5),
-    "generator_titok_b64_imagenet": OneDTokSampling(guidance=3.0, guidance_decay="linear", randomize_temperature=11.0),
-    "generator_titok_s128_imagenet": OneDTokSampling(
-        steps=64, guidance=6.9, guidance_decay="power-cosine", randomize_temperature=2.8
-    ),
-}
-"""Official evaluation settings by the name of the Hugging Face repository."""
 
 
 def onedtok_weight(decay: str, scale: float, power: float, step: int, steps: int) -> float:

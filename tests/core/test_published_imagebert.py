@@ -12,7 +12,6 @@ from maskgen.checkpoint import load_module, save_module
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.published import imagebert, uvitbert
 from maskgen.published.imagebert import ImageBert, ImageBertConfig
-from maskgen.published.onedtok_sampler import PUBLISHED_SAMPLING
 from maskgen.published.uvitbert import UViTBert, UViTBertConfig
 from maskgen.transformer import MaskedTransformer
 from tests.core.published_layouts import layout, parameters, weightless
@@ -86,10 +85,6 @@ def test_full_size_weights_convert(name: str, module: Any, config: Any) -> None:
         model = ImageBert(config) if module is imagebert else UViTBert(config)
     model.load_state_dict(converted, assign=True)
     assert parameters(model) == count
-
-
-def test_published_settings_name_published_models() -> None:
-    assert set(PUBLISHED_SAMPLING) == set(imagebert.PUBLISHED) | set(uvitbert.PUBLISHED)
 
 
 # Weights that do not fit

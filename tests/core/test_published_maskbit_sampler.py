@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from maskgen.conditioning import Cond
-from maskgen.published.maskbit import PUBLISHED, MaskBitConfig, MaskBitTransformer
+from maskgen.published.maskbit import MaskBitConfig, MaskBitTransformer
 from maskgen.published.maskbit_sampler import (
-    SAMPLING,
     maskbit_counts,
     maskbit_guided_logits,
     maskbit_ratio,
@@ -35,17 +34,6 @@ def tiny_model() -> MaskBitTransformer:
         for weight in model.parameters():
             weight.copy_(torch.randn_like(weight) * 0.5)
     return model
-
-
-def test_published_settings() -> None:
-    """One set a generator, two more for the weights of 14 bits; all alike in the kind of schedule and ramp."""
-    assert set(SAMPLING) == set(PUBLISHED) | {f"maskbit_generator_14bit_{steps}steps" for steps in (128, 256)}
-    for settings in SAMPLING.values():
-        assert (settings.schedule, settings.guidance_ramp, settings.annealed) == ("arccos", "cosine", False)
-    chosen = SAMPLING["maskbit_generator_14bit"]
-    assert (chosen.steps, chosen.guidance, chosen.guidance_power, chosen.choice_temperature) == (64, 7.1, 3.0, 7.8)
-    chosen = SAMPLING["maskbit_generator_18bit"]
-    assert (chosen.steps, chosen.guidance, chosen.guidance_power, chosen.choice_temperature) == (64, 5.7, 2.5, 8.5)
 
 
 class Fixed:

@@ -176,3 +176,15 @@ def test_importing_the_catalog_imports_no_family(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_settings_of_the_groups() -> None:
+    """Each generator is sampled by the loop, and with the numbers, of its group."""
+    loops = {name: entry.sampling.sampler for name, entry in CATALOG.items() if entry.transformer}
+    for name, loop in loops.items():
+        assert loop == {"halton": "halton", "imagebert": "onedtok", "uvitbert": "onedtok", "maskbit": "maskbit"}.get(
+            name.split("-")[0], "maskgit"
+        )
+    assert all(CATALOG[name].sampling.annealed == (loop == "onedtok") for name, loop in loops.items())
+    chosen = CATALOG["maskbit-18bit"].sampling
+    assert (chosen.steps, chosen.guidance, chosen.guidance_power, chosen.choice_temperature) == (64, 5.7, 2.5, 8.5)

@@ -219,8 +219,6 @@ def test_a_truncated_checkpoint(name: str, configs: Path, capsys: pytest.Capture
 def test_a_perceptual_loss_without_its_weights(
     configs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("lpips", reason='needs pip install "maskgen[train]"')
-
     def offline(*_: Any, **__: Any) -> None:
         raise URLError("no route to host")
 

@@ -110,7 +110,6 @@ def test_lecam() -> None:
 
 @pytest.mark.parametrize("net", ["alex", "squeeze"])
 def test_perceptual_distance(net: Any) -> None:
-    pytest.importorskip("lpips", reason='needs pip install "maskgen[train]"')
     perceptual = Perceptual(net, pretrained=False).train()
     assert not any(module.training for module in perceptual.modules())
     assert not any(weight.requires_grad for weight in perceptual.parameters())
@@ -126,7 +125,6 @@ def test_perceptual_distance(net: Any) -> None:
 
 
 def test_perceptual_sees_minus_one_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("lpips", reason='needs pip install "maskgen[train]"')
     perceptual = Perceptual("squeeze", pretrained=False)
     seen: list[float] = []
     perceptual.lpips.forward = lambda *pair: seen.extend(x for t in pair for x in t.aminmax()) or pair[0]
@@ -159,8 +157,6 @@ def test_named_files_are_those_that_torchvision_loads() -> None:
 
 
 def test_perceptual_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("lpips", reason='needs pip install "maskgen[train]"')
-
     def offline(*_: Any, **__: Any) -> None:
         raise URLError("no route to host")
 
