@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from maskgen.attention import AttentionBackend, attend, check_backend
 from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.precision import Linear, linear, linear_gelu
 
 __all__ = ["BertBlock", "BertConfig", "BertTransformer", "MaskedTransformer"]
 
@@ -94,7 +94,7 @@ class BertTransformer(MaskedTransformer):
         self.embedding_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(BertBlock(config) for _ in range(config.layers))
-        self.head = nn.Linear(config.width, config.width)
+        self.head = Linear(config.width, config.width)
         self.head_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.head_bias = nn.Parameter(torch.zeros(rows))
         self.apply(_init)
@@ -137,8 +137,8 @@ class BertTransformer(MaskedTransformer):
         x = self.dropout(self.embedding_norm(x))
         for block in self.blocks:
             x = block(x)
-        x = self.head_norm(F.gelu(self.head(x), approximate="tanh"))
-        return F.linear(x, self.word_embedding.weight[:columns], self.head_bias[:columns])
+        x = self.head_norm(linear_gelu(self.head, x))
+        return linear(x, self.word_embedding.weight[:columns], self.head_bias[:columns])
 
     def _class_rows(self, cond: Cond, batch: int, device: torch.device) -> torch.Tensor:
         if cond.labels is None:
@@ -158,18 +158,18 @@ class BertBlock(nn.Module):
         super().__init__()
         width = config.width
         self.heads, self.backend, self.dropout_p = config.heads, config.attention, config.dropout
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.out = nn.Linear(width, width)
+        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
+        self.out = Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=1e-12)
-        self.expand = nn.Linear(width, config.mlp_width)
-        self.contract = nn.Linear(config.mlp_width, width)
+        self.expand = Linear(width, config.mlp_width)
+        self.contract = Linear(config.mlp_width, width)
         self.mlp_norm = nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""
         x = self.attention_norm(self.dropout(self.attention(x)) + x)
-        return self.mlp_norm(self.dropout(self.contract(F.gelu(self.expand(x), approximate="tanh"))) + x)
+        return self.mlp_norm(self.dropout(self.contract(linear_gelu(self.expand, x))) + x)
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
         """Multi-head self-attention with its output projection, ``[B, S, D]`` -> ``[B, S, D]``."""

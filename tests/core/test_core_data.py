@@ -1,5 +1,6 @@
 """The stream of training batches, and the float32 settings."""
 
+import contextlib
 from collections.abc import Sequence
 from itertools import chain
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import maskgen.precision
 from maskgen.data import Batch, TensorSource, item_seed, training_batches
-from maskgen.precision import fast_matmul
+from maskgen.precision import Linear, fast_matmul, linear_gelu, linear_swiglu
 
 
 class Recorder:
@@ -148,3 +149,38 @@ def test_products_inside_are_float32() -> None:
     with fast_matmul():
         product = a @ b
     assert float((product - exact).norm() / exact.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("bias", [True, False])
+def test_fast_layers_equal_float64(rows: int, bias: bool) -> None:
+    layer, x = Linear(40, 96, bias=bias), torch.randn(2, rows, 40)
+    exact = torch.nn.functional.linear(
+        x.double(), *(None if p is None else p.double() for p in (layer.weight, layer.bias))
+    )
+    gelu = torch.nn.functional.gelu(exact, approximate="tanh")
+    gate, up = exact.chunk(2, dim=-1)
+    with torch.no_grad(), fast_matmul():
+        torch.testing.assert_close(layer(x).double(), exact, atol=2e-6, rtol=2e-6)
+        torch.testing.assert_close(linear_gelu(layer, x).double(), gelu, atol=2e-6, rtol=2e-6)
+        if not bias:
+            swiglu = torch.nn.functional.silu(gate) * up
+            torch.testing.assert_close(linear_swiglu(layer, x).double(), swiglu, atol=2e-6, rtol=2e-6)
+
+
+def test_fast_layers_leave_gradients_alone() -> None:
+    layer, x = Linear(8, 12, bias=False), torch.randn(3, 8)
+    found = []
+    for inside in (contextlib.nullcontext(), fast_matmul()):
+        layer.zero_grad()
+        with inside:
+            (linear_gelu(layer, x).sum() + linear_swiglu(layer, x).sum()).backward()  # type: ignore[no-untyped-call]
+        assert layer.weight.grad is not None
+        found.append(layer.weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_fast_layers_follow_autocast() -> None:
+    layer, x = Linear(8, 12, bias=False), torch.randn(3, 8)
+    with torch.no_grad(), fast_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == linear_gelu(layer, x).dtype == linear_swiglu(layer, x).dtype == torch.bfloat16

@@ -148,7 +148,8 @@ def test_the_mask_column_is_the_last_and_left_out() -> None:
     model, (tokens, cond) = make(), batch()
     full = model.table_logits(tokens[:, :, 0], cond)
     assert full.shape == (4, 6, 8)
-    assert torch.equal(full[..., :7], model(tokens, cond)[:, :, 0])
+    # Another number of columns may take another product kernel, hence not bit for bit on every CPU.
+    torch.testing.assert_close(full[..., :7], model(tokens, cond)[:, :, 0], atol=1e-6, rtol=1e-6)
 
 
 def test_registers_change_the_result_and_may_be_absent() -> None:

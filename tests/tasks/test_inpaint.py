@@ -150,7 +150,8 @@ def test_several_pictures_with_different_masks_equal_single_calls() -> None:
     together = inpaint(PIPES[True], pictures, masks, label=labels, seeds=seeds)
     for number, result in enumerate(together):
         (alone,) = inpaint(PIPES[True], pictures[number], masks[number], label=labels[number], seeds=[seeds[number]])
-        assert same(alone, result)
+        # The decoder's last float bit depends on the batch on some CPUs, and a pixel may round to its neighbour level.
+        assert np.abs(np.asarray(alone, dtype=int) - np.asarray(result)).max() <= 1
 
 
 def test_numbers_of_pictures_and_seeds() -> None:
