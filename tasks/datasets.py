@@ -7,38 +7,28 @@ from __future__ import annotations
 
 import random
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
 
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.tasks.media import load_image, to_tensor
+from maskgen.tasks.signal_data import SignalData
 
 __all__ = ["Digits", "Folder", "FolderSource", "ImageData", "ShiftedSource"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-class ImageData(ABC):
+class ImageData(SignalData):
     """A labelled image data set; batches hold ``images`` float ``[B, 3, H, W]`` in [0, 1] and ``labels`` long ``[B]``."""
 
+    modality: ClassVar[str] = "image"
+    key: ClassVar[str] = "images"
     size: tuple[int, int]
-
-    @property
-    @abstractmethod
-    def class_names(self) -> tuple[str, ...]:
-        """One name a class, in the order of the labels."""
-
-    @abstractmethod
-    def train(self) -> Source:
-        """Training examples, augmented from the seeds they are asked with."""
-
-    @abstractmethod
-    def test(self) -> Source | None:
-        """Held-out examples, never augmented; None if there are none."""
 
 
 class Digits(ImageData):

@@ -1,0 +1,54 @@
+"""What both training stages need of a data set, whatever its modality.
+
+Shapes: B batch, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from maskgen.data import Source
+
+__all__ = ["AudioData", "SignalData"]
+
+
+class SignalData(ABC):
+    """A data set: batches hold the signal under ``key`` and, where there are classes, ``labels`` long ``[B]``.
+
+    Attributes:
+        modality: "image", "video" or "audio".
+        key: name of the signal in a batch.
+        size: size of a training signal without batch and channels, e.g. (H, W) or (S,).
+    """
+
+    modality: ClassVar[str]
+    key: ClassVar[str]
+    size: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in the order of the labels; empty for data without classes."""
+
+    @abstractmethod
+    def train(self) -> Source:
+        """Training examples, augmented from the seeds they are asked with."""
+
+    @abstractmethod
+    def test(self) -> Source | None:
+        """Held-out examples, never augmented; None if there are none."""
+
+
+class AudioData(SignalData):
+    """A data set of sounds: batches hold ``audio`` float ``[B, C, S]`` in [-1, 1].
+
+    Attributes:
+        sample_rate: samples a second.
+        channels: C.
+    """
+
+    modality: ClassVar[str] = "audio"
+    key: ClassVar[str] = "audio"
+    sample_rate: int
+    channels: int
