@@ -29,7 +29,7 @@ def masked_cross_entropy(
     1. weight of a token: 1 where hidden, ``unmasked_weight`` elsewhere;
     2. target: (1 - eps) one-hot + eps / V over all V given columns;
     3. ``row``: sum(w CE) / sum(w) in each row, then the mean over rows (official MaskGIT: a row with few hidden tokens
-       weighs as much as one with many); ``batch``: one sum over one sum.
+       weighs as much as one with many); ``batch``: one sum over one sum (VampNet).
 
     Args:
         logits: ``[B, ..., V]``; give the codebook slice to spend no probability on class ids.

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.data import Batch, Source
 from maskgen.loss import Normalize, masked_accuracy, masked_cross_entropy
-from maskgen.masking import random_mask
+from maskgen.masking import Draw, random_mask, sobol_ratios
 from maskgen.schedules import get_schedule
 from maskgen.trainer import Objective
 from maskgen.transformer import MaskedTransformer
@@ -34,6 +35,11 @@ class MaskingSettings:
         label_dropout: share of rows trained without their label, which guidance needs; 0 for models without a null class.
         normalize: see ``maskgen.loss.masked_cross_entropy``.
         unmasked_weight: weight of visible tokens in the loss.
+        draw: how many are hidden at a ratio, see ``maskgen.masking.random_mask``.
+        visible_codebooks: the first so many codebooks are always visible and cost nothing: what a fine stage is given.
+        ratios: ``uniform``, or ``sobol``: one scrambled sequence over the run (VampNet), a process with rank r taking
+            sobol_seed + r. Micro-batches of one step share their ratios, so it goes without accumulation.
+        sobol_seed: see ``ratios``.
     """
 
     schedule: str = "cosine"
@@ -42,9 +48,20 @@ class MaskingSettings:
     label_dropout: float = 0.1
     normalize: Normalize = "row"
     unmasked_weight: float = 0.0
+    draw: Draw = "exact"
+    visible_codebooks: int = 0
+    ratios: Literal["uniform", "sobol"] = "uniform"
+    sobol_seed: int = 0
 
     def __post_init__(self) -> None:
         get_schedule(self.schedule)
+        for name, expected in (("draw", ("exact", "bernoulli")), ("ratios", ("uniform", "sobol"))):
+            if getattr(self, name) not in expected:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected[0]!r} or {expected[1]!r}")
+        if self.visible_codebooks < 0 or self.sobol_seed < 0:
+            raise ValueError(
+                f"got visible_codebooks {self.visible_codebooks}, sobol_seed {self.sobol_seed}; expected 0 or more"
+            )
         for name in ("min_ratio", "label_smoothing", "label_dropout", "unmasked_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a number in [0, 1]")
@@ -62,7 +79,7 @@ class MaskedModeling(Objective):
         show: called as ``show(model, folder, step)`` to write pictures, clips or sounds while training.
 
     Raises:
-        ValueError: label dropout on a model without a null class.
+        ValueError: label dropout on a model without a null class, or ``visible_codebooks`` that the model does not allow.
     """
 
     def __init__(
@@ -77,6 +94,14 @@ class MaskedModeling(Objective):
             raise ValueError(
                 f"label_dropout: got {settings.label_dropout}, but the model has no null class; set null_class or 0"
             )
+        # A coarse-to-fine model says how many codebooks it reads only; others predict all.
+        read_only = getattr(model, "conditioning_codebooks", 0)
+        if not read_only <= settings.visible_codebooks < model.num_codebooks:
+            reads = f" that only reads the first {read_only}" if read_only else ""
+            raise ValueError(
+                f"visible_codebooks: got {settings.visible_codebooks}, expected {read_only} to {model.num_codebooks - 1} "
+                f"for a model of {model.num_codebooks} codebooks{reads}"
+            )
         super().__init__(model)
         self.settings, self.held_out, self._show = settings, held_out, show
 
@@ -89,8 +114,17 @@ class MaskedModeling(Objective):
         if labels is not None and settings.label_dropout:
             dropped = torch.rand(len(labels), device=labels.device) < settings.label_dropout
             labels = labels.masked_fill(dropped, NO_LABEL)
-        mask = random_mask(tokens.shape, schedule=settings.schedule, min_ratio=settings.min_ratio, device=tokens.device)
+        mask = random_mask(
+            tokens.shape,
+            schedule=settings.schedule,
+            min_ratio=settings.min_ratio,
+            draw=settings.draw,
+            visible_codebooks=settings.visible_codebooks,
+            ratio=self._ratios(step * len(tokens), len(tokens), tokens.device),
+            device=tokens.device,
+        )
         logits = modules["model"](tokens.masked_fill(mask, self.model.vocab_size), Cond(labels=labels))
+        logits, tokens, mask = (grid[:, :, settings.visible_codebooks :] for grid in (logits, tokens, mask))
         loss = masked_cross_entropy(
             logits,
             tokens,
@@ -100,6 +134,12 @@ class MaskedModeling(Objective):
             unmasked_weight=settings.unmasked_weight,
         )
         return loss, {"accuracy": masked_accuracy(logits.detach(), tokens, mask)}
+
+    def _ratios(self, first: int, count: int, device: torch.device) -> torch.Tensor | None:
+        if self.settings.ratios == "uniform":
+            return None
+        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+        return sobol_ratios(self.settings.sobol_seed + rank, first, count).to(device)
 
     def units(self, batch: Batch) -> int:
         """Tokens in the batch."""
@@ -113,12 +153,20 @@ class MaskedModeling(Objective):
         count = min(len(self.held_out), 512)
         batch = self.held_out.batch(range(count), range(count))
         generator = torch.Generator().manual_seed(0)
-        mask = random_mask(batch["tokens"].shape, schedule=self.settings.schedule, generator=generator)
+        visible = self.settings.visible_codebooks
+        mask = random_mask(
+            batch["tokens"].shape,
+            schedule=self.settings.schedule,
+            draw=self.settings.draw,
+            visible_codebooks=visible,
+            generator=generator,
+        )
         totals = torch.zeros(2)
         for part in torch.arange(count).split(64):
             tokens, hidden = batch["tokens"][part].to(device), mask[part].to(device)
             labels = batch["labels"][part].to(device) if "labels" in batch else None
             logits = model(tokens.masked_fill(hidden, self.model.vocab_size), Cond(labels=labels))
+            logits, tokens, hidden = (grid[:, :, visible:] for grid in (logits, tokens, hidden))
             loss, accuracy = masked_cross_entropy(logits, tokens, hidden), masked_accuracy(logits, tokens, hidden)
             totals += torch.stack((loss, accuracy)).cpu() * len(part) / count
         return {"score": float(totals[0]), "accuracy": float(totals[1])}

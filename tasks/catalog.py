@@ -8,91 +8,12 @@ of the published model.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
-from typing import Literal
 
-from maskgen.tasks.families import FAMILIES, Family
+from maskgen.tasks.audio_catalog import AUDIO
+from maskgen.tasks.catalog_entry import Published, Weights
 from maskgen.tasks.sampling import Sampling
 
 __all__ = ["CATALOG", "Published", "Weights", "find", "table"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """One file of published weights.
-
-    Attributes:
-        family: key of ``maskgen.tasks.families.FAMILIES``.
-        sizes: key of the family's ``PUBLISHED``.
-        repository: on the Hugging Face Hub; empty for a plain address.
-        file: path in the repository.
-        url: plain address, where the file is not on the Hub.
-        parameters: numbers in the model, None where they were not counted.
-    """
-
-    family: str
-    sizes: str
-    repository: str = ""
-    file: str = ""
-    url: str = ""
-    parameters: int | None = None
-
-    @property
-    def kind(self) -> Family:
-        """Its family."""
-        return FAMILIES[self.family]
-
-    @property
-    def source(self) -> str:
-        """Address of the file."""
-        return self.url or f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A published model, or one half of one.
-
-    Attributes:
-        name: what people type.
-        tokenizer: its file; None for a transformer alone.
-        transformer: its file; None for a tokenizer alone.
-        licence: of the weights, as far as their authors say.
-        signal_size: size it was trained on, for images (H, W) in pixels.
-        fid: published FID-50k of generated images (of reconstructions for a tokenizer alone); None if unknown.
-        fid_note: how that number was measured.
-        pixel_range: range of the original network; ours always take and give [0, 1].
-        mask_id: the original's id of a hidden token.
-        class_rule: how the original is told the class.
-        class_names: which names the classes have.
-        sampling: the original's settings, as far as our sampler has them.
-        modality: kind of signal.
-    """
-
-    name: str
-    tokenizer: Weights | None = None
-    transformer: Weights | None = None
-    licence: str
-    signal_size: tuple[int, ...]
-    fid: float | None = None
-    fid_note: str = ""
-    pixel_range: tuple[float, float] | None = None
-    mask_id: int | None = None
-    class_rule: str = ""
-    class_names: Literal["", "imagenet"] = ""
-    sampling: Sampling = field(default_factory=Sampling)
-    modality: str = "image"
-
-    @property
-    def parts(self) -> dict[str, Weights]:
-        """The files there are, by part."""
-        both = {"tokenizer": self.tokenizer, "transformer": self.transformer}
-        return {part: weights for part, weights in both.items() if weights is not None}
-
-    @property
-    def convert_command(self) -> str:
-        """The command that makes the same from local files."""
-        options = " ".join(f"--{part} FILE" for part in self.parts)
-        return f"maskgen convert --family {self.name} {options} --out DIR"
 
 
 def find(name: str) -> Published:
@@ -109,7 +30,7 @@ def find(name: str) -> Published:
 
 def table() -> str:
     """The catalog for people: one line a model."""
-    rows = [("name", "holds", "pixels", "parameters", "FID", "steps", "licence")]
+    rows = [("name", "holds", "signal", "parameters", "FID", "steps", "licence")]
     for entry in CATALOG.values():
         counts = [weights.parameters for weights in entry.parts.values()]
         known = [count for count in counts if count is not None]
@@ -118,10 +39,10 @@ def table() -> str:
             (
                 entry.name,
                 " + ".join(entry.parts),
-                " x ".join(map(str, entry.signal_size)),
+                entry.signal,
                 f"{sum(known) / 1e6:.1f} M" if len(known) == len(counts) else "-",
                 fid,
-                str(entry.sampling.steps) if entry.transformer else "-",
+                _steps(entry),
                 entry.licence,
             )
         )
@@ -129,6 +50,12 @@ def table() -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _steps(entry: Published) -> str:
+    if entry.transformer is None:
+        return "-"
+    return " + ".join(str(chosen.steps) for chosen in (entry.sampling, entry.fine_sampling) if chosen is not None)
 
 
 _MASKGIT_FILES = {"tokenizer": "tokenizer", "transformer": "maskgit"}
@@ -329,5 +256,6 @@ CATALOG: dict[str, Published] = {
             signal_size=(256, 256),
             pixel_range=(0, 1),
         ),
+        *AUDIO,
     )
 }

@@ -18,10 +18,13 @@ from typing import Any, NoReturn, get_type_hints
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 import maskgen.modern
-import maskgen.tasks.datasets  # noqa: F401
-from maskgen.tasks import commands
-from maskgen.tasks.demo import demo
+import maskgen.published.vampnet
+import maskgen.tasks.audio_data
+import maskgen.tasks.datasets
+import maskgen.tasks.melodies  # noqa: F401
+from maskgen.tasks import audio_commands, commands
 from maskgen.tasks.train import train_tokenizer, train_transformer
+from maskgen.tasks.train_codec import train_codec
 from maskgen.trainer import Interrupted
 
 __all__ = ["Leaf", "Parser", "build_parser", "main", "run"]
@@ -29,13 +32,18 @@ __all__ = ["Leaf", "Parser", "build_parser", "main", "run"]
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo,
+    "demo": commands.demo_command,
     "train tokenizer": train_tokenizer,
+    "train codec": train_codec,
     "train transformer": train_transformer,
     "generate": commands.generate_command,
     "inpaint": commands.inpaint_command,
     "outpaint": commands.outpaint_command,
     "swap-class": commands.swap_command,
+    "infill": audio_commands.infill_command,
+    "continue-audio": audio_commands.continue_command,
+    "vary": audio_commands.vary_command,
+    "loop": audio_commands.loop_command,
     "models": commands.models_command,
     "convert": commands.convert_command,
     "info": commands.info_command,
@@ -85,7 +93,7 @@ class Leaf(Parser):
 def build_parser() -> ArgumentParser:
     """The parser of the whole command line."""
     set_parsing_settings(docstring_parse_style=None)
-    parser = Parser(prog="maskgen", description="Generate and edit images with masked-token transformers.")
+    parser = Parser(prog="maskgen", description="Generate and edit images and sounds with masked-token transformers.")
     top = parser.add_subcommands(required=True)
     train = Parser(description="Train a tokenizer, then a transformer on its tokens.")
     top.add_subcommand("train", train, help="train a tokenizer or a transformer")
@@ -94,7 +102,11 @@ def build_parser() -> ArgumentParser:
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
-        leaf.add_function_arguments(function, skip={"say"})
+        skipped: set[str | int] = {"say"}
+        if name == "demo":  # `maskgen demo audio`: the one argument that is a word without dashes
+            leaf.add_argument("kind", nargs="?", choices=["image", "audio"], default="image", help="which demo")
+            skipped.add("kind")
+        leaf.add_function_arguments(function, skip=skipped)
         leaf.kinds = get_type_hints(function)
         group = stages if name.startswith("train ") else top
         group.add_subcommand(name.removeprefix("train "), leaf, help=summary)

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
-from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from maskgen.checkpoint import build_config, read_json, write_json
-from maskgen.sampler import SampleStep
 from maskgen.tasks import catalog
+from maskgen.tasks.audio_commands import describe_audio
+from maskgen.tasks.command_parts import ProgressBar, describe_part, environment, load_model, seed_list, write_manifest
 from maskgen.tasks.convert import convert_files
+from maskgen.tasks.demo import demo
 from maskgen.tasks.evaluation_set import image_name, process_state, write_evaluation_set
 from maskgen.tasks.generate import generate
 from maskgen.tasks.inpaint import inpaint
@@ -31,6 +29,7 @@ from maskgen.tasks.swap import swap_class
 
 __all__ = [
     "convert_command",
+    "demo_command",
     "generate_command",
     "info_command",
     "inpaint_command",
@@ -39,6 +38,32 @@ __all__ = [
     "regenerate",
     "swap_command",
 ]
+
+
+def demo_command(
+    *,
+    kind: Literal["image", "audio"] = "image",
+    out: Path | None = None,
+    tokenizer_config: Path | None = None,
+    transformer_config: Path | None = None,
+) -> None:
+    """Train a small model from nothing, use it, measure it, and write a report: of digits, or of melodies.
+
+    Args:
+        kind: which demo.
+        out: folder for the model, ``report.html`` and ``metrics.json`` (``runs/demo`` or ``runs/audio-demo`` if left out);
+            run again to go on after a stop.
+        tokenizer_config: settings of stage 1 instead of ``configs/digits_tokenizer.yaml`` or
+            ``configs/melodies_codec.yaml``.
+        transformer_config: settings of stage 2 instead of ``configs/digits_transformer.yaml`` or
+            ``configs/melodies_transformer.yaml``.
+    """
+    if kind == "image":
+        demo(out=out or Path("runs/demo"), tokenizer_config=tokenizer_config, transformer_config=transformer_config)
+        return
+    from maskgen.tasks.audio_demo import audio_demo  # the only one that needs what sound needs
+
+    audio_demo(out=out or Path("runs/audio-demo"), codec_config=tokenizer_config, transformer_config=transformer_config)
 
 
 def generate_command(
@@ -81,7 +106,8 @@ def generate_command(
     state = process_state(device) if per_class is not None else None
     if state is not None and state.num_processes > 1 and device is None:
         device = str(state.device)
-    pipe = _load(model, device)
+    pipe = load_model(model, device)
+    pipe.require("image", "generate")
     each = count if per_class is None else per_class
     if each < 1:
         raise ValueError(f"{'count' if per_class is None else 'per_class'}: got {each}, expected at least 1")
@@ -122,7 +148,7 @@ def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str |
     chosen = build_config(Sampling, settings, str(manifest))
     if "per_class" in found:
         write_evaluation_set(
-            _load(model, device),
+            load_model(model, device),
             ids,
             out,
             seed=min(seeds, default=0),
@@ -131,7 +157,7 @@ def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str |
             description={"model": model, "per_class": found["per_class"]},
         )
         return
-    _generate(_load(model, device), model, ids, seeds, chosen, out, batch_size)
+    _generate(load_model(model, device), model, ids, seeds, chosen, out, batch_size)
 
 
 def inpaint_command(
@@ -165,9 +191,9 @@ def inpaint_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    pipe, seeds = _load(model, device), _seeds(seed, count)
+    pipe, seeds = load_model(model, device), seed_list(seed, count)
     chosen = pipe.sampling(sampling, steps, guidance)
-    with _Bar(chosen.steps) as callback:
+    with ProgressBar(chosen.steps) as callback:
         images = inpaint(
             pipe, image, mask, label=label, seeds=seeds, dilation=dilation, sampling=chosen, callback=callback
         )
@@ -206,7 +232,7 @@ def outpaint_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    pipe, seeds = _load(model, device), _seeds(seed, count)
+    pipe, seeds = load_model(model, device), seed_list(seed, count)
     chosen = pipe.sampling(sampling)
     images = outpaint(
         pipe, image, label=label, left=left, right=right, top=top, bottom=bottom, seeds=seeds, sampling=chosen
@@ -241,7 +267,7 @@ def swap_command(
         sampling: all sampling settings, instead of the official 12 steps from step 2.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    pipe, seeds = _load(model, device), _seeds(seed, count)
+    pipe, seeds = load_model(model, device), seed_list(seed, count)
     images = swap_class(pipe, image, box=box, label=label, seeds=seeds, sampling=sampling)
     details = {
         "image": str(image),
@@ -259,19 +285,21 @@ def info_command(*, model: str | None = None) -> None:
         model: model folder or Hub repository; versions and devices if left out.
     """
     if model is None:
-        print(json.dumps(_environment(), indent=2))  # noqa: T201
+        print(json.dumps(environment(), indent=2))  # noqa: T201
         return
-    pipe = _load(model, "cpu")
+    pipe = load_model(model, "cpu")
     description = {
         "model": model,
         "modality": pipe.modality,
         "signal_size": list(pipe.config.signal_size),
         "token_axes": list(pipe.axes),
-        "tokenizer": _part(pipe.tokenizer) | {"vocab_size": pipe.tokenizer.vocab_size},
-        "transformer": _part(pipe.transformer) | {"num_classes": pipe.transformer.num_classes},
+        "tokenizer": describe_part(pipe.tokenizer) | {"vocab_size": pipe.tokenizer.vocab_size},
+        "transformer": describe_part(pipe.transformer) | {"num_classes": pipe.transformer.num_classes},
         "class_names": list(pipe.config.class_names),
         "sampling": dataclasses.asdict(pipe.config.sampling),
     }
+    if pipe.modality == "audio":
+        description |= describe_audio(pipe)
     print(json.dumps(description, indent=2))  # noqa: T201
 
 
@@ -286,6 +314,7 @@ def convert_command(
     out: Path,
     tokenizer: Path | None = None,
     transformer: Path | None = None,
+    fine: Path | None = None,
     ema: bool = False,
     any_size: bool = False,
 ) -> None:
@@ -296,17 +325,18 @@ def convert_command(
         out: folder to make.
         tokenizer: file of the tokenizer.
         transformer: file of the transformer.
+        fine: file of the second transformer, for models of sound that have one.
         ema: take the averaged copy of the weights, where a file has one.
         any_size: take whatever sizes the files show, for weights of your own training in a published layout.
     """
-    convert_files(family, out, tokenizer=tokenizer, transformer=transformer, ema=ema, any_size=any_size)
+    convert_files(family, out, tokenizer=tokenizer, transformer=transformer, fine=fine, ema=ema, any_size=any_size)
     print(f"{family} in {out}")  # noqa: T201
 
 
 def _generate(
     pipe: Pipeline, model: str, ids: list[int], seeds: list[int], chosen: Sampling, out: Path, batch_size: int
 ) -> None:
-    with _Bar(chosen.steps * -(-len(ids) // max(1, batch_size))) as callback:
+    with ProgressBar(chosen.steps * -(-len(ids) // max(1, batch_size))) as callback:
         images = generate(pipe, ids, seeds=seeds, sampling=chosen, batch_size=batch_size, callback=callback)
     items = []
     for label, seed, image in zip(ids, seeds, images, strict=True):
@@ -315,7 +345,7 @@ def _generate(
         items.append({"file": name, "label": label, "seed": seed})
     save_image(image_grid(images, min(len(images), 10)), out / "grid.png")
     description = {"task": "generate", "model": model, "sampling": dataclasses.asdict(chosen), "items": items}
-    write_json(out / "manifest.json", description | {"environment": _environment()})
+    write_json(out / "manifest.json", description | {"environment": environment()})
     print(f"{len(images)} images, grid.png and manifest.json in {out}")  # noqa: T201
 
 
@@ -327,30 +357,8 @@ def _write_edits(
         name = f"{task}_seed-{seed:08d}.png"
         save_image(image, out / name)
         items.append({"file": name, "seed": seed})
-    write_json(
-        out / "manifest.json", {"task": task, "model": model, **details, "items": items, "environment": _environment()}
-    )
+    write_manifest(task, model, items, out, details)
     print(f"{len(images)} image(s) and manifest.json in {out}")  # noqa: T201
-
-
-def _load(model: str | None, device: str | None) -> Pipeline:
-    if model is None:
-        raise ValueError(
-            "model: got none, expected a model folder, a published name or a Hub repository (--model runs/demo)"
-        )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); leave it out"
-        ) from None
-    return Pipeline.from_pretrained(model, device=device)
-
-
-def _seeds(seed: int, count: int) -> list[int]:
-    if count < 1:
-        raise ValueError(f"count: got {count}, expected at least 1")
-    return list(range(seed, seed + count))
 
 
 def _split(labels: str | int) -> list[int | str]:
@@ -358,37 +366,3 @@ def _split(labels: str | int) -> list[int | str]:
     if not all(parts):
         raise ValueError(f"labels: got {labels!r}, expected class numbers or names separated by commas")
     return list(parts)
-
-
-def _part(module: torch.nn.Module) -> dict[str, Any]:
-    return {"class": type(module).__name__, "parameters": sum(p.numel() for p in module.parameters())}
-
-
-def _environment() -> dict[str, Any]:
-    versions = {}
-    for name in ("maskgen", "torch", "torchvision", "accelerate", "xformers", "decord", "torchaudio"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {"python": platform.python_version(), **versions, "devices": devices or ["cpu"]}
-
-
-class _Bar:
-    """A progress bar that is also a sampler callback; shown from the first step on, so that a mistake is one line."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[SampleStep], None]:
-        def advance(step: SampleStep) -> None:
-            self._bar = self._bar or tqdm(total=self._total, desc="sample", unit="step")
-            self._bar.update()
-
-        return advance
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

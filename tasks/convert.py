@@ -1,6 +1,6 @@
 """Published weights into folders of our own: from local files (``maskgen convert``), or downloaded once by name.
 
-A whole model becomes a folder for ``Pipeline.from_pretrained``, one half of it a folder for ``load_module`` (what
+A whole model becomes a folder for ``Pipeline.from_pretrained``, one part of it a folder for ``load_module`` (what
 ``--tokenizer`` of ``maskgen train transformer`` takes).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from maskgen.checkpoint import atomic_folder, check_state, save_state
 from maskgen.published.files import read_weights
+from maskgen.tasks.audio_families import check_order, code_tables, read_part, state_names
 from maskgen.tasks.catalog import CATALOG, Published, Weights, find
 from maskgen.tasks.download import download
 from maskgen.tasks.families import FAMILIES, load_name, looks_like
 from maskgen.tasks.imagenet import imagenet_classes
+from maskgen.tasks.model_checks import check_parts
 from maskgen.tasks.pipeline import PipelineConfig, write_description
 
 __all__ = ["cache_folder", "convert_files", "fetch"]
@@ -53,6 +55,7 @@ def convert_files(
     *,
     tokenizer: str | Path | None = None,
     transformer: str | Path | None = None,
+    fine: str | Path | None = None,
     ema: bool = False,
     any_size: bool = False,
 ) -> None:
@@ -61,8 +64,9 @@ def convert_files(
     Args:
         family: a published name, see ``maskgen.tasks.catalog``.
         out: folder to make; must not exist, or be empty.
-        tokenizer: file of the tokenizer.
+        tokenizer: file of the tokenizer; for EnCodec and DAC it may be a folder of the Hub.
         transformer: file of the transformer. With both a model folder is made, with one alone a folder of that part.
+        fine: file of the second transformer of sound, beside the other two.
         ema: take the averaged copy of the weights, where a file has one.
         any_size: take whatever sizes the files show instead of the published ones, for weights of your own training.
 
@@ -72,26 +76,26 @@ def convert_files(
             other part or of another size; all names that do not fit are listed.
     """
     entry, target = find(family), Path(out)
-    files = {part: Path(file) for part, file in (("tokenizer", tokenizer), ("transformer", transformer)) if file}
+    given = {"tokenizer": tokenizer, "transformer": transformer, "fine": fine}
+    files = {part: Path(file) for part, file in given.items() if file}
     for part in files.keys() - entry.parts.keys():
         raise ValueError(f"{part}: got {files[part]}, but {family} is a {' and '.join(entry.parts)} alone")
     if not files:
         raise ValueError(f"{family}: got no file, expected {' and '.join(f'--{part} FILE' for part in entry.parts)}")
+    check_order(entry, files)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target}: exists and is not empty; name a new folder")
     halves: dict[str, _Half] = {}
-    for part in (
-        "tokenizer",
-        "transformer",
-    ):  # the tokenizer tells the number of codes, should sizes be read from files
-        if part in files:
-            known = {"vocab_size": halves["tokenizer"].empty.vocab_size} if halves else {}
-            halves[part] = _convert(entry, part, files[part], ema, known if any_size else None)
+    for (
+        part,
+        file,
+    ) in files.items():  # the tokenizer first: it tells the number of codes, should sizes be read from files
+        halves[part] = _convert(entry, part, file, ema, halves.get("tokenizer"), any_size)
     with atomic_folder(target) as folder:
-        if len(halves) == 2:
+        if len(halves) > 1:
             write_description(folder, entry.modality, _pipeline_config(entry, halves))
         for part, half in halves.items():
-            save_state(half.kind, half.config, half.state, folder / part if len(halves) == 2 else folder)
+            save_state(half.kind, half.config, half.state, folder / part if len(halves) > 1 else folder)
 
 
 def fetch(name: str) -> Path:
@@ -119,7 +123,13 @@ def fetch(name: str) -> Path:
         with FileLock(f"{target}.lock"):
             if not _finished(target):
                 files = {part: _obtain(weights, cache / "downloads") for part, weights in entry.parts.items()}
-                convert_files(name, target, tokenizer=files.get("tokenizer"), transformer=files.get("transformer"))
+                convert_files(
+                    name,
+                    target,
+                    tokenizer=files.get("tokenizer"),
+                    transformer=files.get("transformer"),
+                    fine=files.get("fine"),
+                )
                 for file in files.values():
                     if file.parent == cache / "downloads":
                         file.unlink(missing_ok=True)  # the converted copy holds the same numbers
@@ -147,7 +157,7 @@ def _finished(folder: Path) -> bool:
 def _obtain(weights: Weights, folder: Path) -> Path:
     """A published file on this machine."""
     if weights.url:
-        return download(weights.url, folder / f"{weights.family}-{weights.sizes}")
+        return download(weights.url, folder / f"{weights.family}-{weights.sizes}", sha256=weights.sha256)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -162,35 +172,52 @@ def _obtain(weights: Weights, folder: Path) -> Path:
         raise FileNotFoundError(f"{weights.source}: the Hugging Face Hub answers: {reason}") from None
 
 
-def _convert(entry: Published, part: str, file: Path, ema: bool, known: dict[str, Any] | None) -> _Half:
-    """One half; ``known`` is None for the published sizes, else what is known of those to be read from the file."""
+def _convert(entry: Published, part: str, file: Path, ema: bool, tokenizer: _Half | None, any_size: bool) -> _Half:
+    """One part; the tokenizer, which comes first, tells the others what they cannot know."""
     weights = entry.parts[part]
-    state = read_weights(file, ema=ema)
-    _check_family(entry, weights, file, state)
-    config = weights.kind.published(weights.sizes)
-    try:
-        if known is not None:
-            function = load_name(f"{weights.kind.module}:config_from")
-            taken = inspect.signature(function).parameters
-            config = function(state, **{name: value for name, value in known.items() if name in taken})
-        converted = weights.kind.convert(state, config)
-    except ValueError as error:
-        raise ValueError(f"{file}: {_size_problem(entry, part, state) if known is None else ''}{error}") from None
+    if weights.kind.reader:
+        if ema:
+            raise ValueError(f"ema: got True, but {weights.kind.title} was published without averaged weights")
+        _check_family(entry, weights, file, state_names(file))
+        tables = code_tables(tokenizer.empty, tokenizer.state) if tokenizer else None
+        config, converted = read_part(entry, part, file, tables, any_size=any_size)
+    else:
+        config, converted = _convert_names(entry, part, file, ema, tokenizer, any_size)
     empty = weights.kind.empty(config)
     check_state(converted, {name: tensor.shape for name, tensor in empty.state_dict().items()}, str(file))
     return _Half(weights.kind.model(), config, converted, empty)
 
 
-def _check_family(entry: Published, weights: Weights, file: Path, state: Mapping[str, Tensor]) -> None:
+def _convert_names(
+    entry: Published, part: str, file: Path, ema: bool, tokenizer: _Half | None, any_size: bool
+) -> tuple[Any, dict[str, Tensor]]:
+    """Config and state dict of weights that are named and nothing more: published sizes, or those of the shapes."""
+    weights = entry.parts[part]
+    state = read_weights(file, ema=ema)
+    _check_family(entry, weights, file, state)
+    config = weights.kind.published(weights.sizes)
+    try:
+        if any_size:
+            known = {"vocab_size": tokenizer.empty.vocab_size} if tokenizer else {}
+            function = load_name(f"{weights.kind.module}:config_from")
+            taken = inspect.signature(function).parameters
+            config = function(state, **{name: value for name, value in known.items() if name in taken})
+        return config, weights.kind.convert(state, config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {'' if any_size else _size_problem(entry, part, state)}{error}") from None
+
+
+def _check_family(entry: Published, weights: Weights, file: Path, state: Iterable[str]) -> None:
     """Refuse weights of another family or part, saying what they look like and where they belong."""
-    seen = looks_like(state)
+    named = sorted(state)
+    seen = looks_like(named)
     if seen == weights.family:
         return
     expected = weights.kind.title
     if seen is None:
-        names = ", ".join(sorted(state)[:3])
+        names = ", ".join(named[:3])
         raise ValueError(
-            f"{file}: expected {expected}; its {len(state)} weights are of no family known here ({names}, ...)"
+            f"{file}: expected {expected}; its {len(named)} weights are of no family known here ({names}, ...)"
         )
     advice = next((f"give it as --{part}" for part, other in entry.parts.items() if other.family == seen), "")
     if not advice:
@@ -228,15 +255,20 @@ def _size_problem(entry: Published, part: str, state: Mapping[str, Tensor]) -> s
 
 
 def _pipeline_config(entry: Published, halves: Mapping[str, _Half]) -> PipelineConfig:
-    """What the model folder says, once the two halves are known to fit each other."""
-    tokenizer, transformer = halves["tokenizer"], halves["transformer"]
-    got, expected = ((half.empty.vocab_size, half.empty.num_codebooks) for half in (tokenizer, transformer))
-    if got != expected:
-        raise ValueError(
-            f"tokenizer and transformer do not fit: {got[0]} codes x {got[1]} against {expected[0]} x {expected[1]}"
-        )
+    """What the model folder says, once the parts are known to fit each other."""
+    tokenizer, transformer, fine = (halves.get(part) for part in ("tokenizer", "transformer", "fine"))
+    assert tokenizer is not None
+    assert transformer is not None
+    check_parts(tokenizer.empty, transformer.empty, fine.empty if fine else None)
     axes, stride = tuple(transformer.config.axes), tokenizer.empty.stride
     size = tuple(cells * step for cells, step in zip(axes, stride, strict=True))
     names = imagenet_classes() if entry.class_names == "imagenet" else ()
     fitting = names if len(names) == transformer.empty.num_classes else ()
-    return PipelineConfig(signal_size=size, class_names=fitting, sampling=entry.sampling)
+    return PipelineConfig(
+        signal_size=size,
+        class_names=fitting,
+        sampling=entry.sampling,
+        fine_sampling=entry.fine_sampling if fine else None,
+        # The code tables of sound are in place: the transformers were given them.
+        tokenizer_identity=tokenizer.empty.identity() if entry.modality == "audio" else "",
+    )

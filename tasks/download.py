@@ -47,7 +47,7 @@ class _Answer:
     md5: str
 
 
-def download(url: str, target: Path) -> Path:
+def download(url: str, target: Path, *, sha256: str = "") -> Path:
     """Fetch a file, unless it is there.
 
     What has arrived stays in ``target`` + ``.part``, with what identifies the file on the server beside it; the next try,
@@ -56,9 +56,10 @@ def download(url: str, target: Path) -> Path:
     Args:
         url: address; http and https.
         target: where the file goes; its folder is made.
+        sha256: first hexadecimal digits of the hash it must have.
 
     Returns:
-        ``target``, whole: of the length the server told, and of its MD5 where it told one.
+        ``target``, whole: of the length the server told, of its MD5 where it told one, and of the hash asked for.
 
     Raises:
         ConnectionError: offline, no answer, or broken off again and again (what has arrived is kept).
@@ -76,7 +77,7 @@ def download(url: str, target: Path) -> Path:
             raise ConnectionError(f"{url}: not in the cache, and HF_HUB_OFFLINE is set")
         part = target.with_name(f"{target.name}.part")
         answer = _fetch(url, part)
-        _check(url, part, answer)
+        _check(url, part, answer, sha256)
         os.replace(part, target)
         _note(part).unlink(missing_ok=True)
     return target
@@ -156,22 +157,26 @@ def _read_answer(response: Any) -> _Answer:
     return _Answer(start, None if size is None else int(size), validator or headers.get("Last-Modified", ""), md5)
 
 
-def _check(url: str, part: Path, answer: _Answer) -> None:
+def _check(url: str, part: Path, answer: _Answer, sha256: str) -> None:
     """Refuse, and throw away, what is not the announced file."""
     found, problem = part.stat().st_size, ""
     if answer.size is not None and found != answer.size:
         problem = f"got {found} bytes, expected {answer.size}"
-    elif answer.md5:
-        digest = hashlib.md5(usedforsecurity=False)
-        with part.open("rb") as handle:
-            while block := handle.read(_BLOCK):
-                digest.update(block)
-        if base64.b64encode(digest.digest()).decode() != answer.md5:
-            problem = "its MD5 is not the one that the server tells"
+    elif answer.md5 and base64.b64encode(_digest(part, hashlib.md5(usedforsecurity=False))).decode() != answer.md5:
+        problem = "its MD5 is not the one that the server tells"
+    elif sha256 and not _digest(part, hashlib.sha256()).hex().startswith(sha256.lower()):
+        problem = f"its SHA-256 does not begin with {sha256}, as its authors say"
     if problem:
         part.unlink()
         _note(part).unlink(missing_ok=True)
         raise ValueError(f"{url}: damaged on the way ({problem}); thrown away, run again to fetch it anew")
+
+
+def _digest(path: Path, algorithm: hashlib._Hash) -> bytes:
+    with path.open("rb") as handle:
+        while block := handle.read(_BLOCK):
+            algorithm.update(block)
+    return algorithm.digest()
 
 
 def _note(part: Path) -> Path:

@@ -1,7 +1,8 @@
 """The families of published weights: where their names are mapped to ours, and how to tell one from another.
 
 A family is a layout of names. Its module has ``config_from(state)``, ``convert(state, config)`` and ``PUBLISHED``, the sizes
-of each published model; modules are named here and imported only when they are used.
+of each published model, or a ``reader`` where files tell more than names and shapes do. Modules are named here and imported
+only when they are used.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Family:
         module: import path of its key map.
         build: ``module:class`` of our model.
         marks: pattern of names that no family after it has.
+        reader: for files or folders that tell their own settings, ``module:function`` from a path to our config and state
+            dict; ``module`` then needs ``PUBLISHED`` alone, if anything was.
     """
 
     title: str
@@ -38,10 +41,13 @@ class Family:
     module: str
     build: str
     marks: str
+    reader: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Everything that is imported when the family is used, as ``module:name``."""
+        if self.reader:
+            return (self.build, self.reader)
         return (self.build, *(f"{self.module}:{name}" for name in ("config_from", "convert", "PUBLISHED")))
 
     def model(self) -> type[nn.Module]:
@@ -180,5 +186,38 @@ FAMILIES: dict[str, Family] = {
         module=f"{_TRANSFORMERS}.amused",
         build=f"{_TRANSFORMERS}.amused:UVit2D",
         marks=r"(down_block|up_block)\.(res|attention)_blocks\.|transformer_layers\.\d+\.",
+    ),
+    "lac": Family(
+        title="VampNet's codec (LAC)",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.lac",
+        build=f"{_TOKENIZERS}.lac:LACTokenizer",
+        # It shares the other names with DAC.
+        marks=r"decoder\.model\.\d+\.block\.\d+\.mrf_blocks\.",
+        reader=f"{_TOKENIZERS}.lac:lac_from_file",
+    ),
+    "dac": Family(
+        title="a Descript Audio Codec",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.dac",
+        build=f"{_TOKENIZERS}.dac:DACTokenizer",
+        marks=r"encoder\.block\.\d+\.(block\.\d+|res_unit\d|snake\d|conv\d)\.|decoder\.block\.\d+\.(conv_t\d|res_unit\d)\.",
+        reader=f"{_TOKENIZERS}.dac:dac_from_files",
+    ),
+    "encodec": Family(
+        title="an EnCodec",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.encodec_files",
+        build=f"{_TOKENIZERS}.encodec:EncodecTokenizer",
+        marks=r"(encoder|decoder)\.(model|layers)\.\d+\.(conv|convtr|lstm|shortcut|block\.\d+\.conv)\.",
+        reader=f"{_TOKENIZERS}.encodec_files:encodec_from_files",
+    ),
+    "vampnet": Family(
+        title="a VampNet transformer",
+        part="transformer",
+        module=f"{_TRANSFORMERS}.vampnet",
+        build=f"{_TRANSFORMERS}.vampnet:VampNetTransformer",
+        marks=r"embedding\.(special\.MASK|out_proj)\b|transformer\.layers\.\d+\.(self_attn|feed_forward|norm_\d)\.",
+        reader=f"{_TRANSFORMERS}.vampnet:read_vampnet",
     ),
 }

@@ -1,27 +1,33 @@
 """A tokenizer and a transformer that belong together: loading, saving, and the one way from hidden tokens to tokens.
 
-Shapes: B batch, N tokens, K codebooks, V vocabulary, H W pixels.
+Sound may take two transformers: a coarse one for the first codebooks, and a fine one that adds the others to them.
+
+Shapes: B batch, N tokens, K codebooks of the tokenizer, k of them the coarse ones, V vocabulary, H W pixels, C channels,
+S samples, T frames.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from maskgen.attention import AttentionBackend, check_backend
 from maskgen.checkpoint import build_config, load_module, read_json, save_module, write_json
 from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.data import item_seed
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
 from maskgen.sampler import SampleStep
+from maskgen.tasks.model_checks import check_codec, check_parts, class_id
+from maskgen.tasks.model_folders import find_model
 from maskgen.tasks.samplers import decide
 from maskgen.tasks.sampling import Sampling
+from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.transformer import MaskedTransformer
 
@@ -29,7 +35,7 @@ __all__ = ["Label", "Pipeline", "PipelineConfig", "Sampling", "write_description
 
 Label = int | str
 _FORMAT = "maskgen-pipeline"
-_FILES = ["pipeline.json", "tokenizer/*", "transformer/*"]
+_FINE = 0xF17E  # stream of the fine stage's seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +43,18 @@ class PipelineConfig:
     """What a model folder says besides its weights.
 
     Attributes:
-        signal_size: size of the signal the model was trained on, for images (H, W).
+        signal_size: size of the signal the model was trained on: (H, W) for images, (S,) for sound.
         class_names: one name a class, or none.
         sampling: settings used when a call names none.
+        fine_sampling: the same for the fine transformer of sound; None where there is none.
+        tokenizer_identity: ``AudioTokenizer.identity()`` of the codec the transformers were trained with; "" for images.
     """
 
     signal_size: tuple[int, ...]
     class_names: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
+    fine_sampling: Sampling | None = None
+    tokenizer_identity: str = ""
 
 
 class Pipeline:
@@ -52,12 +62,15 @@ class Pipeline:
 
     Args:
         tokenizer: signal to tokens and back.
-        transformer: predicts tokens; must have the tokenizer's vocabulary and number of codebooks.
+        transformer: predicts tokens; must have the tokenizer's vocabulary and number of codebooks. For sound it may have the
+            first codebooks only: what the others would add is left out, or decided by ``fine``.
         config: see ``PipelineConfig``.
         device: where to run; CUDA if there is any, else the CPU.
+        fine: for sound, predicts all codebooks of the tokenizer from those of ``transformer``.
 
     Raises:
-        ValueError: tokenizer and transformer do not fit each other, or class names their number of classes.
+        ValueError: the parts do not fit each other, class names not their number of classes, or the codec is not the one
+            that the transformers were trained with.
     """
 
     def __init__(
@@ -66,22 +79,25 @@ class Pipeline:
         transformer: MaskedTransformer,
         config: PipelineConfig,
         device: torch.device | str | None = None,
+        *,
+        fine: MaskedTransformer | None = None,
     ) -> None:
-        got = (tokenizer.vocab_size, tokenizer.num_codebooks)
-        expected = (transformer.vocab_size, transformer.num_codebooks)
-        if got != expected:
-            raise ValueError(
-                f"tokenizer and transformer do not fit: {got[0]} codes x {got[1]} against {expected[0]} x {expected[1]}"
-            )
+        check_parts(tokenizer, transformer, fine)
         if config.class_names and len(config.class_names) != transformer.num_classes:
             raise ValueError(
                 f"class_names: got {len(config.class_names)}, expected {transformer.num_classes}, one for each class"
             )
+        if isinstance(tokenizer, AudioTokenizer):
+            config = dataclasses.replace(config, tokenizer_identity=check_codec(tokenizer, config.tokenizer_identity))
+        if fine is not None and config.fine_sampling is None:
+            config = dataclasses.replace(config, fine_sampling=Sampling())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = tokenizer.eval().requires_grad_(False).to(self.device)
         self.transformer = transformer.eval().requires_grad_(False).to(self.device)
+        self.fine = None if fine is None else fine.eval().requires_grad_(False).to(self.device)
         self.config = config
-        self.axes = tokenizer.axes((1, 3, *config.signal_size))
+        channels = tokenizer.channels if isinstance(tokenizer, AudioTokenizer) else 3
+        self.axes = tokenizer.axes((1, channels, *config.signal_size))
 
     @classmethod
     def from_pretrained(
@@ -107,7 +123,7 @@ class Pipeline:
             ConnectionError: neither cached nor to be reached.
             OSError: the cache cannot be written to.
         """
-        folder = _find(name, revision)
+        folder = find_model(name, revision)
         description = read_json(folder / "pipeline.json")
         if not isinstance(description, dict) or description.get("format") != _FORMAT:
             raise ValueError(f'{folder / "pipeline.json"}: not a maskgen model (expected "format": "{_FORMAT}")')
@@ -117,13 +133,24 @@ class Pipeline:
         adjust = None if attention is None else lambda found: dataclasses.replace(found, attention=attention)
         transformer = load_module(folder / "transformer", MaskedTransformer, adjust)  # type: ignore[type-abstract]
         tokenizer = load_module(folder / "tokenizer", Tokenizer)  # type: ignore[type-abstract]
-        return cls(tokenizer, transformer, config, device)
+        fine = None
+        if (folder / "fine" / "config.json").is_file():
+            fine = load_module(folder / "fine", MaskedTransformer, adjust)  # type: ignore[type-abstract]
+        return cls(tokenizer, transformer, config, device, fine=fine)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``pipeline.json``, ``tokenizer/`` and ``transformer/``; each file whole or not at all."""
+        """Write ``pipeline.json``, ``tokenizer/``, ``transformer/`` and, if there is one, ``fine/``.
+
+        Each file is written whole or not at all. A fine transformer of an earlier save is replaced or taken away.
+        """
         target = Path(folder)
         save_module(self.tokenizer, target / "tokenizer")
         save_module(self.transformer, target / "transformer")
+        if self.fine is not None:
+            save_module(self.fine, target / "fine")
+        else:
+            for name in ("config.json", "model.safetensors"):
+                (target / "fine" / name).unlink(missing_ok=True)
         write_description(target, self.modality, self.config)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
@@ -176,7 +203,7 @@ class Pipeline:
                 )
             return [NO_LABEL]
         listed = [labels] if isinstance(labels, int | str) else list(labels)
-        return [self._class_id(label) for label in listed]
+        return [class_id(label, self.transformer.num_classes, self.config.class_names) for label in listed]
 
     def sampling(self, settings: Sampling | None, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """The settings of a call: its own or the model's, with the two usual overrides.
@@ -198,11 +225,35 @@ class Pipeline:
         return self.tokenizer.encode(signal.to(self.device))
 
     @torch.no_grad()
-    def decode(self, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> torch.Tensor:
-        """Signal of tokens ``[B, N, K]``, on the CPU in float32; images are clamped to [0, 1]."""
+    def encode_scaled(self, signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens ``[B, N, K]`` of sound ``[B, C, S]`` and what ``decode`` wants as ``scale``.
+
+        Raises:
+            ValueError: the model is none for sound.
+        """
+        return self._codec("encode_scaled").encode_scaled(signal.to(self.device))
+
+    @torch.no_grad()
+    def decode(
+        self, tokens: torch.Tensor, axes: Sequence[int] | None = None, scale: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Signal of tokens ``[B, N, K]``, on the CPU in float32.
+
+        Images are clamped to [0, 1]. Sound has whole hops, ``[B, C, T x hop]``: who knows S crops to it.
+
+        Args:
+            tokens: long ``[B, N, K]``; for sound the first codebooks alone will do.
+            axes: their grid; the model's own if left out.
+            scale: for sound, float ``[B]`` from ``encode_scaled``.
+        """
+        grid = axes or self.axes
         with fast_matmul(self.device):
-            parts = [self.tokenizer.decode(part, axes or self.axes).float().cpu() for part in tokens.split(32)]
-        signal = torch.cat(parts)
+            if scale is None:
+                parts = [self.tokenizer.decode(part, grid) for part in tokens.split(32)]
+            else:
+                codec, pairs = self._codec("scale"), zip(tokens.split(32), scale.split(32), strict=True)
+                parts = [codec.decode(part, grid, factor.to(part.device)) for part, factor in pairs]
+        signal = torch.cat([part.float().cpu() for part in parts])
         return signal.clamp(0, 1) if self.modality == "image" else signal
 
     def fill(
@@ -213,117 +264,115 @@ class Pipeline:
         labels: Sequence[int],
         seeds: Sequence[int],
         sampling: Sampling,
+        fine_sampling: Sampling | None = None,
+        axes: Sequence[int] | None = None,
         start_step: int = 0,
         batch_size: int = 64,
         callback: Callable[[SampleStep], None] | None = None,
     ) -> torch.Tensor:
-        """Decide the hidden tokens on the model's own grid; rows may hide different places.
+        """Decide the hidden tokens; rows may hide different places.
+
+        Without a fine transformer, tokens have the transformer's codebooks. With one, they may have k codebooks, and only
+        the first transformer runs, or all K: then the first transformer decides the first k codebooks without seeing the
+        others, and the fine one the others with the first k known.
 
         Args:
-            tokens: long ``[B, N, K]``; what stands at masked places is ignored.
-            mask: bool ``[B, N, K]``, True = to be decided.
-            labels: B class ids.
+            tokens: long ``[B, N, k]`` or ``[B, N, K]``; what stands at masked places is ignored.
+            mask: bool of the same shape, True = to be decided.
+            labels: B class ids; empty for models without classes.
             seeds: B integers; an item's result depends on its own seed alone.
             sampling: see ``Sampling``.
-            start_step: see ``maskgen.sampler.sample``.
+            fine_sampling: the same for the fine transformer; the model's own settings if left out.
+            axes: grid of the tokens, where the transformer takes others than its own, which is the default.
+            start_step: see ``maskgen.sampler.sample``; the fine transformer starts at 0.
             batch_size: rows at a time; does not change the result.
-            callback: sees each step of each part.
+            callback: sees each step of each part, coarse steps first.
 
         Returns:
-            long ``[B, N, K]``.
+            long, of the shape of ``tokens``.
+
+        Raises:
+            ValueError: another number of codebooks.
         """
         listed = check_seeds(seeds, len(tokens))
+        shared: dict[str, Any] = {
+            "labels": labels,
+            "axes": axes or self.axes,
+            "batch_size": batch_size,
+            "callback": callback,
+        }
+        split = self._coarse_codebooks(tokens.shape[-1])
+        coarse = self._decide(
+            self.transformer,
+            tokens[..., :split],
+            mask[..., :split],
+            seeds=listed,
+            sampling=sampling,
+            start_step=start_step,
+            **shared,
+        )
+        if self.fine is None or split == tokens.shape[-1]:
+            return coarse
+        known = torch.cat((coarse, tokens[..., split:].to(coarse.device)), dim=-1)
+        hidden = torch.cat((torch.zeros_like(mask[..., :split]), mask[..., split:]), dim=-1)
+        settings = fine_sampling or self.config.fine_sampling or Sampling()
+        # Seeds of their own: the noise of both stages must not be the same numbers.
+        fine_seeds = [item_seed(seed, _FINE) for seed in listed]
+        shared["labels"] = labels if self.fine.num_classes else ()
+        return self._decide(self.fine, known, hidden, seeds=fine_seeds, sampling=settings, **shared)
+
+    def _decide(
+        self,
+        model: MaskedTransformer,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        labels: Sequence[int],
+        seeds: list[int],
+        sampling: Sampling,
+        axes: Sequence[int],
+        batch_size: int,
+        start_step: int = 0,
+        callback: Callable[[SampleStep], None] | None = None,
+    ) -> torch.Tensor:
+        """Run one transformer's sampler, some rows at a time."""
         done = []
         with fast_matmul(self.device):
             for first in range(0, len(tokens), batch_size):
                 part = slice(first, first + batch_size)
                 cond = Cond(labels=torch.tensor(labels[part], device=self.device) if labels else None)
                 hidden = mask[part].to(self.device)
-                known = tokens[part].to(self.device).masked_fill(hidden, self.transformer.vocab_size)
+                known = tokens[part].to(self.device).masked_fill(hidden, model.vocab_size)
                 done.append(
                     decide(
-                        self.transformer,
+                        model,
                         cond,
                         known,
                         hidden,
                         sampling=sampling,
-                        axes=self.axes,
-                        seeds=listed[part],
+                        axes=axes,
+                        seeds=seeds[part],
                         start_step=start_step,
                         callback=callback,
                     )
                 )
         return torch.cat(done)
 
-    def _class_id(self, label: Label) -> int:
-        count, names = self.transformer.num_classes, self.config.class_names
-        if not count:
-            raise ValueError(f"label: got {label!r}, but this model has no classes; give none")
-        if isinstance(label, str) and re.fullmatch(r"[+-]?[0-9]+", label.strip()):
-            label = int(label)
-        if isinstance(label, int):
-            if not 0 <= label < count:
-                raise ValueError(f"label: got {label}, expected 0 to {count - 1}")
-            return label
-        wanted = str(label).strip().casefold()
-        exact = [number for number, name in enumerate(names) if name.casefold() == wanted]
-        close = exact or [number for number, name in enumerate(names) if wanted and wanted in name.casefold()]
-        if len(close) != 1:
-            known = (
-                f"known: {', '.join(names[:12])}{', ...' if names[12:] else ''}" if names else "this model has no names"
-            )
-            could = ", ".join(f"{names[number]} ({number})" for number in close[:8])
-            hint = f"it could be {could}{', ...' if close[8:] else ''}" if close else known
-            raise ValueError(f"label: got {label!r}, expected a number from 0 to {count - 1} or a class name; {hint}")
-        return close[0]
+    def _coarse_codebooks(self, given: int) -> int:
+        """How many of the given codebooks the first transformer decides: all it has, or the given number is refused."""
+        own = self.transformer.num_codebooks
+        allowed = {own} if self.fine is None else {own, self.fine.num_codebooks}
+        if given not in allowed:
+            raise ValueError(f"tokens: got {given} codebooks, expected {' or '.join(map(str, sorted(allowed)))}")
+        return own
+
+    def _codec(self, what: str) -> AudioTokenizer:
+        if not isinstance(self.tokenizer, AudioTokenizer):
+            raise ValueError(f"{what}: only sound has it, but this model's modality is {self.modality}")
+        return self.tokenizer
 
 
 def write_description(folder: Path, modality: str, config: PipelineConfig) -> None:
     """Write ``pipeline.json``, which makes a folder with ``tokenizer/`` and ``transformer/`` a model."""
     content = {"format": _FORMAT, "modality": modality, "config": dataclasses.asdict(config)}
     write_json(folder / "pipeline.json", content)
-
-
-def _find(name: str | Path, revision: str | None) -> Path:
-    """A local folder, a published model, or the cached copy of a Hub repository."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "pipeline.json").is_file():
-            raise FileNotFoundError(f"{folder}: not a model folder (no pipeline.json); train one or name another")
-        return folder
-    text = str(name)
-    if "/" not in text and (found := _published(text)) is not None:
-        return found
-    if isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~", "runs" + os.sep)):
-        raise FileNotFoundError(
-            f"{name}: no such model folder; train one (maskgen demo) or name a Hub repository (owner/name) or a published "
-            "model (maskgen models lists them)"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(text, revision=revision, allow_patterns=_FILES))
-    except LocalEntryNotFoundError:
-        raise ConnectionError(
-            f"{name}: no such folder, not in the cache, and the Hugging Face Hub cannot be reached"
-        ) from None
-    except HfHubHTTPError as error:
-        raise FileNotFoundError(f"{name}: no such folder, and the Hugging Face Hub answers: {error}") from None
-
-
-def _published(name: str) -> Path | None:
-    """The cached folder of a name of the catalog; None for any other name."""
-    from maskgen.tasks.catalog import CATALOG  # it needs this module's Sampling
-    from maskgen.tasks.convert import fetch
-
-    entry = CATALOG.get(name)
-    if entry is None:
-        return None
-    if len(entry.parts) < 2:
-        (part,) = entry.parts
-        raise ValueError(
-            f"{name}: a {part} alone, not a whole model; maskgen.tasks.convert.fetch({name!r}) gives its folder for "
-            "maskgen.checkpoint.load_module"
-        )
-    return fetch(name)

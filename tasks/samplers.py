@@ -1,8 +1,8 @@
 """Which loop decides the tokens: maskgen's own, or that of the group whose weights are sampled.
 
 Published numbers belong to a loop as much as to weights: Halton-MaskGIT decides places in a fixed order, 1d-tokenizer
-ranks raw logits, MaskBit ramps its guidance by a power of a cosine. ``Sampling.sampler`` names the loop; the other fields
-mean the same in all of them as far as the loop has them.
+ranks raw logits, MaskBit ramps its guidance by a power of a cosine, VampNet ranks all codebooks together.
+``Sampling.sampler`` names the loop; the other fields mean the same in all of them as far as the loop has them.
 
 Shapes: B batch, N tokens, K codebooks.
 """
@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from maskgen.codebook_order import sample_by_codebook
 from maskgen.conditioning import Cond
+from maskgen.filters import filtered_logits
 from maskgen.guidance import guided_logits, model_logits
 from maskgen.published.halton_sampler import halton_order, rolled_orders, sample_halton
 from maskgen.published.maskbit_sampler import maskbit_guided_logits, sample_maskbit
 from maskgen.published.onedtok_sampler import onedtok_guidance, sample_onedtok
+from maskgen.published.vampnet_sampler import sample_vampnet
 from maskgen.sampler import LogitsFn, SampleStep, sample
 from maskgen.tasks.sampling import Sampling
 from maskgen.transformer import MaskedTransformer
@@ -55,14 +58,11 @@ def decide(
     Returns:
         long ``[B, N, K]``.
     """
-    if sampling.sampler == "halton":
-        return _halton(model, cond, tokens, mask, sampling, axes, seeds, callback)
-    if sampling.sampler == "onedtok":
-        return _onedtok(model, cond, tokens, mask, sampling, axes, seeds, callback)
-    if sampling.sampler == "maskbit":
-        return _maskbit(model, cond, tokens, mask, sampling, axes, seeds, callback)
+    loops = {"halton": _halton, "onedtok": _onedtok, "maskbit": _maskbit, "vampnet": _vampnet, "codebook": _codebook}
+    if (loop := loops.get(sampling.sampler)) is not None:
+        return loop(model, cond, tokens, mask, sampling, axes, seeds, callback)
     return sample(
-        _guided(model, cond, sampling, axes),
+        _filtered(_guided(model, cond, sampling, axes), sampling),
         tokens,
         mask,
         steps=sampling.steps,
@@ -74,6 +74,11 @@ def decide(
         start_step=start_step,
         callback=callback,
     )
+
+
+def _filtered(logits_fn: LogitsFn, sampling: Sampling) -> LogitsFn:
+    keep = sampling.keep()
+    return logits_fn if keep is None else filtered_logits(logits_fn, keep)
 
 
 def _guided(model: MaskedTransformer, cond: Cond, sampling: Sampling, axes: Sequence[int]) -> LogitsFn:
@@ -98,7 +103,7 @@ def _halton(
     orders = rolled_orders(halton_order(axes, tokens.device), seeds)
     scale = 1 / max(sampling.temperature, 1e-3)
     return sample_halton(
-        _guided(model, cond, sampling, axes),
+        _filtered(_guided(model, cond, sampling, axes), sampling),
         tokens,
         mask,
         orders,
@@ -131,7 +136,7 @@ def _onedtok(
         axes=axes,
     )
     return sample_onedtok(
-        logits_fn,
+        _filtered(logits_fn, sampling),
         tokens,
         mask,
         steps=sampling.steps,
@@ -164,7 +169,7 @@ def _maskbit(
         axes=axes,
     )
     return sample_maskbit(
-        logits_fn,
+        _filtered(logits_fn, sampling),
         tokens,
         mask,
         steps=sampling.steps,
@@ -173,5 +178,65 @@ def _maskbit(
         annealed=sampling.annealed,
         choice_temperature=sampling.choice_temperature,
         seeds=seeds,
+        callback=callback,
+    )
+
+
+def _vampnet(
+    model: MaskedTransformer,
+    cond: Cond,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    sampling: Sampling,
+    axes: Sequence[int],
+    seeds: Sequence[int],
+    callback: Callback,
+) -> torch.Tensor:
+    """VampNet: all codebooks in one ranking."""
+    return sample_vampnet(
+        _filtered(_guided(model, cond, sampling, axes), sampling),
+        tokens,
+        mask,
+        steps=sampling.steps,
+        temperature=sampling.temperature,
+        mask_temperature=sampling.choice_temperature,
+        sample_cutoff=sampling.sample_cutoff,
+        batch_counts=sampling.batch_counts,
+        seeds=seeds,
+        callback=callback,
+    )
+
+
+def _codebook(
+    model: MaskedTransformer,
+    cond: Cond,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    sampling: Sampling,
+    axes: Sequence[int],
+    seeds: Sequence[int],
+    callback: Callback,
+) -> torch.Tensor:
+    """Codebook by codebook, as MAGNeT and SoundStorm; the guidance ramps anew with each."""
+    steps = sampling.codebook_steps or (sampling.steps,) * tokens.shape[2]
+    guided = [_guided(model, cond, sampling.override(steps=count), axes) for count in steps]
+    turns = [(logits_fn, step) for logits_fn, count in zip(guided, steps, strict=True) for step in range(count)]
+
+    def logits_fn(seen: torch.Tensor, step: int) -> torch.Tensor:
+        of_codebook, own_step = turns[step]
+        return of_codebook(seen, own_step)
+
+    return sample_by_codebook(
+        logits_fn,
+        tokens,
+        mask,
+        steps=steps,
+        seeds=seeds,
+        schedule=sampling.schedule,
+        select=sampling.select,
+        temperature=sampling.temperature,
+        anneal=sampling.annealed,
+        choice_temperature=sampling.choice_temperature,
+        keep=sampling.keep(),
         callback=callback,
     )

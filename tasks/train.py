@@ -1,4 +1,7 @@
-"""Both training stages for images: what ``maskgen train tokenizer`` and ``maskgen train transformer`` run.
+"""Training: what ``maskgen train tokenizer`` (images) and ``maskgen train transformer`` (any modality) run.
+
+``maskgen train codec``, the first stage for sound, is in ``train_codec``. The second stage for sound may come in two: a
+coarse transformer for the first codebooks, then a fine one that adds the others.
 
 Shapes: B batch, N tokens, K codebooks, H W pixels.
 """
@@ -6,32 +9,36 @@ Shapes: B batch, N tokens, K codebooks, H W pixels.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
-from maskgen.checkpoint import load_module, read_json, write_json
-from maskgen.data import Batch, Source, TensorSource
+from maskgen.checkpoint import load_module, write_json
+from maskgen.data import Source, TensorSource
 from maskgen.objective import MaskedModeling, MaskingSettings
-from maskgen.precision import fast_matmul
+from maskgen.published.vampnet import VampNetTransformer
 from maskgen.tasks.datasets import ImageData
 from maskgen.tasks.generate import generate
 from maskgen.tasks.media import image_grid, save_image, to_images
+from maskgen.tasks.model_checks import check_codec
 from maskgen.tasks.pipeline import Pipeline, PipelineConfig, Sampling
+from maskgen.tasks.signal_data import AudioData, SignalData
+from maskgen.tasks.token_sources import cached_tokens, first_codebooks, tokenize
+from maskgen.tasks.training_runs import Say, copy_files, describe, fingerprint, finished_before
+from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.training import ReconstructionSettings, VQGANTraining
 from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskgen.trainer import Trainer, TrainSettings
 from maskgen.transformer import MaskedTransformer
 
-__all__ = ["tokenize", "train_tokenizer", "train_transformer"]
+__all__ = ["Stage", "tokenize", "train_tokenizer", "train_transformer"]
 
-Say = Callable[[str], None]
+Stage = Literal["coarse", "fine"]
+_SHOWN = 2  # sounds a run writes now and then
 
 
 def train_tokenizer(
@@ -59,14 +66,14 @@ def train_tokenizer(
     Raises:
         ValueError: ``out`` holds a run with other settings, or the discriminator is for images of another size.
     """
-    description = _describe(tokenizer=tokenizer, data=data, loss=loss, settings=settings)
+    description = describe(tokenizer=tokenizer, data=data, loss=loss, settings=settings)
     judged = loss.discriminator.image_size
     if loss.gan_weight and tuple(data.size) != (judged, judged):
         raise ValueError(
             f"loss.discriminator.image_size: got {judged}, but the images are {data.size[0]} x {data.size[1]}; set it to "
             "the images' side, or gan_weight to 0"
         )
-    if _finished(out, description, "tokenizer", say):
+    if finished_before(out, description, "tokenizer", say):
         return out
     torch.manual_seed(settings.seed)
     objective = VQGANTraining(VQGAN(tokenizer), loss, held_out=data.test(), show=_show_reconstructions(data))
@@ -82,107 +89,146 @@ def train_transformer(
     *,
     tokenizer: Path,
     transformer: MaskedTransformer,
-    data: ImageData,
+    data: SignalData,
     masking: MaskingSettings,
     settings: TrainSettings,
     out: Path,
     sampling: Sampling | None = None,
     views: int = 1,
+    codebooks: int | None = None,
+    stage: Stage = "coarse",
     say: Say = print,
 ) -> Path:
     """Stage 2: train a masked-token transformer on a tokenizer's codes.
 
+    For sound, the tokens are kept in ``tokens/`` of the model folder, for a run that goes on and for the fine stage.
+
     Args:
         tokenizer: folder of the tokenizer, of an earlier ``train_tokenizer`` for instance.
         transformer: the model to train; its weights start anew from ``settings.seed``.
-        data: images to train on.
+        data: images or sounds to train on.
         masking: what is hidden and what it costs.
         settings: how long and how wide.
         out: the model folder to make: ``tokenizer/``, ``transformer/`` and ``pipeline.json``.
         sampling: settings the model will sample with unless told otherwise.
-        views: how many differently augmented views of each image are tokenized before training.
+        views: how many differently augmented views of each example are tokenized before training.
+        codebooks: for sound, train on the first so many codebooks only; all if left out.
+        stage: ``coarse``, or ``fine`` for the second transformer of a sound model, which goes into ``fine/`` of the model
+            folder that an earlier run made with ``codebooks``; ``masking.visible_codebooks`` must be that number.
         say: told what happens.
 
     Returns:
         ``out``.
 
     Raises:
-        FileNotFoundError: no tokenizer there.
+        FileNotFoundError: no tokenizer there, or for ``fine`` no model.
         ValueError: the transformer does not fit the tokenizer or the data, or ``out`` holds a run with other settings.
     """
-    run = out / "transformer"
     if not (tokenizer / "config.json").is_file():
         raise FileNotFoundError(
             f"tokenizer: got {tokenizer}, which holds none (no config.json); name a folder made by "
-            "`maskgen train tokenizer`"
+            f"`maskgen train {'codec' if isinstance(data, AudioData) else 'tokenizer'}`"
         )
     codes = load_module(tokenizer, Tokenizer)  # type: ignore[type-abstract]
-    _check_fit(codes, transformer, data)
-    description = _describe(
-        tokenizer=_fingerprint(codes),
-        transformer=transformer,
-        data=data,
-        masking=masking,
-        settings=settings,
-        sampling=sampling,
-        views=views,
-    )
-    if _finished(run, description, "transformer", say):
+    _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
+    coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
+    parts = {"tokenizer": fingerprint(codes), "transformer": transformer, "data": data, "masking": masking}
+    description = describe(**parts, settings=settings, sampling=sampling, views=views)
+    run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
+    if finished_before(run, description, title, say):
         return out
     torch.manual_seed(settings.seed)
     model = type(transformer)(transformer.config)
-    codes.to("cuda" if torch.cuda.is_available() else "cpu")  # where all images are encoded
+    if isinstance(model, VampNetTransformer) and isinstance(codes, AudioTokenizer):
+        model.set_code_tables(codes.code_tables())
+    codes.to("cuda" if torch.cuda.is_available() else "cpu")  # where all signals are encoded
     config = PipelineConfig(signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling())
-    say(f"transformer: tokenizing {len(data.train())} images, {views} view(s) each")
-    held_out = data.test()
-    objective = MaskedModeling(
-        model,
-        masking,
-        held_out=None if held_out is None else tokenize(held_out, codes),
-        show=_show_samples(codes, config),
-    )
-    tokens = tokenize(data.train(), codes, views=views, seed=settings.seed)
-    trainer = Trainer(objective, tokens, settings, run, title="transformer")
+    kind = "images" if data.modality == "image" else "sounds"
+    say(f"{title}: tokenizing {len(data.train())} {kind}, {views} view(s) each")
+    held_out = _tokens(codes, data.test(), data.key, out / "tokens" / "test.safetensors", model.num_codebooks)
+    show = _show_samples(codes, config)
+    if isinstance(codes, AudioTokenizer):
+        show = _show_sounds(codes, config, data, masking.visible_codebooks)
+    objective = MaskedModeling(model, masking, held_out=held_out, show=show)
+    passes = {"views": views, "seed": settings.seed}
+    tokens = _tokens(codes, data.train(), data.key, out / "tokens" / "train.safetensors", model.num_codebooks, **passes)
+    assert tokens is not None
+    trainer = Trainer(objective, tokens, settings, run, title=title)
     write_json(run / "run.json", {**description, "finished": False})
-    _copy_files(tokenizer, out / "tokenizer")
+    if coarse is None:
+        copy_files(tokenizer, out / "tokenizer")
     trainer.fit()
-    Pipeline(codes, load_module(run, MaskedTransformer), config).save_pretrained(out)  # type: ignore[type-abstract]
+    trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
+    if coarse is None:
+        Pipeline(codes, trained, config).save_pretrained(out)
+    else:
+        config = dataclasses.replace(coarse.config, fine_sampling=config.sampling)
+        Pipeline(codes, coarse.transformer, config, fine=trained).save_pretrained(out)
     write_json(run / "run.json", {**description, "finished": True})
     return out
 
 
-@torch.no_grad()
-def tokenize(
-    source: Source, tokenizer: Tokenizer, *, views: int = 1, seed: int = 0, batch_size: int = 64
-) -> TensorSource:
-    """All tokens of a source, in memory.
-
-    Args:
-        source: batches with ``images`` and ``labels``.
-        tokenizer: turns images into tokens, on the device it is on.
-        views: passes over the source, each with seeds of its own.
-        seed: of the augmentation.
-        batch_size: images at a time.
-
-    Returns:
-        ``tokens`` long ``[views x len, N, K]`` and ``labels`` long.
-    """
-    if views < 1:
-        raise ValueError(f"views: got {views}, expected at least 1")
-    device = next((weight.device for weight in tokenizer.parameters()), torch.device("cpu"))  # a toy has no weights
-    parts: list[Batch] = []
-    with fast_matmul(device):
-        for view in range(views):
-            for first in range(0, len(source), batch_size):
-                indices = range(first, min(first + batch_size, len(source)))
-                seeds = [seed + view * len(source) + index for index in indices]
-                batch = source.batch(indices, seeds)
-                parts.append({"tokens": tokenizer.encode(batch["images"].to(device)).cpu(), "labels": batch["labels"]})
-    return TensorSource(**{name: torch.cat([part[name] for part in parts]) for name in ("tokens", "labels")})
+def _tokens(
+    tokenizer: Tokenizer, source: Source | None, key: str, cache: Path, codebooks: int, views: int = 1, seed: int = 0
+) -> TensorSource | None:
+    """Tokens of a source, if there is one; those of sound come from the file ``cache`` if they can."""
+    if source is None:
+        return None
+    if not isinstance(tokenizer, AudioTokenizer):
+        return tokenize(source, tokenizer, key=key, views=views, seed=seed)
+    return first_codebooks(cached_tokens(source, tokenizer, cache, key=key, views=views, seed=seed), codebooks)
 
 
-def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: ImageData) -> None:
-    axes = tokenizer.axes((1, 3, *data.size))
+def _kept_codebooks(tokenizer: Tokenizer, codebooks: int | None, stage: Stage) -> int:
+    """How many codebooks the transformer must have."""
+    most = tokenizer.num_codebooks
+    if not isinstance(tokenizer, AudioTokenizer) and (codebooks is not None or stage != "coarse"):
+        raise ValueError(
+            f"codebooks and stage are for sound, but the tokenizer's modality is {tokenizer.modality}; leave them out"
+        )
+    if codebooks is None:
+        return most
+    if stage == "fine":
+        raise ValueError(
+            f"codebooks: got {codebooks}, but a fine transformer has all {most} of the codec; leave it out"
+        )
+    if not 1 <= codebooks <= most:
+        raise ValueError(f"codebooks: got {codebooks}, expected 1 to {most}, the codec's")
+    return codebooks
+
+
+def _coarse_model(out: Path, codec: Tokenizer, masking: MaskingSettings) -> Pipeline:
+    """The model that a fine transformer is trained for."""
+    if not (out / "pipeline.json").is_file():
+        raise FileNotFoundError(
+            f"out: got {out}, which holds no model yet; train the coarse transformer into it first, with codebooks"
+        )
+    assert isinstance(codec, AudioTokenizer)  # see _kept_codebooks
+    pipe = Pipeline.from_pretrained(out, device="cpu")
+    check_codec(codec, pipe.config.tokenizer_identity)
+    first = pipe.transformer.num_codebooks
+    if first >= codec.num_codebooks:
+        raise ValueError(f"{out}: its transformer has all {first} codebooks of the codec; there is nothing left to add")
+    if masking.visible_codebooks != first:
+        raise ValueError(
+            f"masking.visible_codebooks: got {masking.visible_codebooks}, expected {first}: the codebooks that the "
+            "transformer of this model decides are known to the fine one"
+        )
+    return pipe
+
+
+def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: SignalData, codebooks: int) -> None:
+    if tokenizer.modality != data.modality:
+        raise ValueError(f"data: got {data.modality} data, but the tokenizer's modality is {tokenizer.modality}")
+    channels = 3
+    if isinstance(tokenizer, AudioTokenizer) and isinstance(data, AudioData):
+        channels = tokenizer.channels
+        sound, codec = (data.sample_rate, data.channels), (tokenizer.sample_rate, channels)
+        if sound != codec:
+            raise ValueError(
+                f"data: got {sound[0]} Hz and {sound[1]} channel(s), but the codec has {codec[0]} Hz and {codec[1]}; set "
+                "the data's sample_rate and channels to the codec's"
+            )
     got = {
         "vocab_size": transformer.vocab_size,
         "num_codebooks": transformer.num_codebooks,
@@ -191,83 +237,13 @@ def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: Image
     }
     expected = {
         "vocab_size": tokenizer.vocab_size,
-        "num_codebooks": tokenizer.num_codebooks,
-        "axes": axes,
+        "num_codebooks": codebooks,
+        "axes": tokenizer.axes((1, channels, *data.size)),
         "num_classes": len(data.class_names),
     }
     wrong = [f"{name} is {got[name]}, expected {expected[name]}" for name in got if got[name] != expected[name]]
     if wrong:
         raise ValueError(f"the transformer does not fit the tokenizer and the data: {'; '.join(wrong)}")
-
-
-def _describe(**parts: Any) -> dict[str, Any]:
-    """Everything that decides a run's outcome, as plain values."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dataclasses.asdict(value)
-        if isinstance(value, nn.Module):
-            return {"class": type(value).__name__, "config": dataclasses.asdict(value.config)}  # type: ignore[call-overload]
-        if isinstance(value, ImageData):
-            examples = {"train": len(value.train()), "test": len(value.test() or ())}
-            arguments = {
-                name: found
-                for name, found in vars(value).items()
-                if not name.startswith("_") and isinstance(found, bool | int | float | str | tuple)
-            }
-            return {"class": type(value).__name__, "class_names": value.class_names, **arguments, **examples}
-        return value
-
-    return {name: plain(value) for name, value in parts.items()}
-
-
-def _fingerprint(module: nn.Module) -> str:
-    """Of a module's class, config and weights: codes of another tokenizer mean something else."""
-    digest = hashlib.sha256(repr((type(module).__name__, module.config)).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.double().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _copy_files(source: Path, target: Path) -> None:
-    """The files of a tokenizer's folder; its checkpoints, logs and samples stay behind."""
-    if source.resolve() == target.resolve():
-        return
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if path.is_file():
-            shutil.copy(path, target)
-
-
-def _finished(run: Path, description: dict[str, Any], title: str, say: Say) -> bool:
-    """Compare with what the folder holds; True if that run is finished and can be used as it is."""
-    path = run / "run.json"
-    if not path.is_file():
-        return False
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: not written by maskgen; choose another output folder or delete this one")
-    finished = bool(found.pop("finished", False))
-    if not finished and not any((run / "checkpoints").glob("step-*")):
-        return False  # it stopped before anything was kept, so other settings do no harm
-    wanted = _plain_json(description)
-    changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if changed:
-        raise ValueError(
-            f"{run}: holds a run with other settings ({', '.join(changed)}); choose another output folder or delete this one"
-        )
-    if finished:
-        say(f"{title}: finished before, reused from {run}")
-    return finished
-
-
-def _plain_json(value: Any) -> Any:
-    """What a value looks like after a trip through JSON: tuples become lists."""
-    if isinstance(value, dict):
-        return {str(key): _plain_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain_json(item) for item in value]
-    return value
 
 
 def _show_reconstructions(data: ImageData) -> Callable[[nn.Module, Path, int], None]:
@@ -291,5 +267,33 @@ def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Callable[[nn.
         columns = min(10, model.num_classes)
         labels = [index for _ in range(4) for index in range(columns)]
         save_image(image_grid(generate(pipe, labels), columns), folder / f"samples-{step:08d}.png")
+
+    return show
+
+
+def _show_sounds(
+    codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int
+) -> Callable[[nn.Module, Path, int], None]:
+    """Writes some sounds once as they were, and at every showing with their middle third filled by the model."""
+
+    def show(model: nn.Module, folder: Path, step: int) -> None:
+        from maskgen.tasks.sound import save_sound  # asks for soundfile
+
+        assert isinstance(model, MaskedTransformer)
+        source = data.test() or data.train()
+        count = min(_SHOWN, len(source))
+        batch = source.batch(range(count), range(count))
+        pipe = Pipeline(codec, model, config, next(model.parameters()).device)
+        tokens = pipe.encode(batch[data.key])[..., : model.num_codebooks]
+        mask = torch.zeros_like(tokens, dtype=torch.bool)
+        frames = mask.shape[1]
+        mask[:, frames // 3 : -(-2 * frames // 3), visible:] = True
+        labels = batch["labels"].tolist() if "labels" in batch else []
+        filled = pipe.decode(pipe.fill(tokens, mask, labels=labels, seeds=range(count), sampling=config.sampling))
+        for number in range(count):
+            original = folder / f"sound-{number}-original.wav"
+            if not original.exists():
+                save_sound(batch[data.key][number], original, codec.sample_rate)
+            save_sound(filled[number, :, : data.size[0]], folder / f"sound-{number}-{step:08d}.wav", codec.sample_rate)
 
     return show

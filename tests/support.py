@@ -13,6 +13,7 @@ from maskgen.testing import OracleModel
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.quantize import QuantizerConfig
 from maskgen.tokenizers.toy import ToyTokenizer, ToyTokenizerConfig
+from maskgen.tokenizers.toy_audio import ToyAudioTokenizer, ToyAudioTokenizerConfig
 from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskgen.transformer import MaskedTransformer
 
@@ -34,6 +35,21 @@ def tiny_pipeline(size: tuple[int, int] = (32, 32), seed: int = 0) -> Pipeline:
 def make_tiny_pipeline(folder: Path) -> None:
     """Save ``tiny_pipeline()``."""
     tiny_pipeline().save_pretrained(folder)
+
+
+def tiny_audio_pipeline(seed: int = 0) -> Pipeline:
+    """A lossless codec (800 Hz, hop 8, 3 codebooks of 8) under a coarse transformer for one codebook and a fine one."""
+    codec = ToyAudioTokenizer(ToyAudioTokenizerConfig(sample_rate=800, hop=8, levels=8, codebooks=3))
+    config = PipelineConfig(signal_size=(160,), sampling=Sampling(steps=2), fine_sampling=Sampling(steps=1))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        coarse, fine = (
+            ModernTransformer(
+                ModernConfig(vocab_size=8, num_codebooks=k, num_classes=0, axes=(20,), width=16, layers=1, heads=2)
+            )
+            for k in (1, 3)
+        )
+    return Pipeline(codec, coarse, config, "cpu", fine=fine)
 
 
 def toy_pipeline(size: tuple[int, int] = (16, 16), levels: int = 8, patch: int = 2, seed: int = 0) -> Pipeline:

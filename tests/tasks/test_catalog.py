@@ -13,6 +13,9 @@ from maskgen.tasks.families import FAMILIES, load_name, looks_like
 from tests.parity.support import LAYOUTS, ROOT, files, load
 from tests.tasks.commandline import refused, run
 
+IMAGES = [entry for entry in CATALOG.values() if entry.modality == "image"]
+SOUND = {"lac", "dac", "encodec", "vampnet"}  # families that test_audio_catalog.py looks at
+each_image = pytest.mark.parametrize("entry", IMAGES, ids=lambda entry: entry.name)
 each_entry = pytest.mark.parametrize("entry", CATALOG.values(), ids=lambda entry: entry.name)
 
 # What the recordings of each kind are weights of.
@@ -67,14 +70,15 @@ def test_entries_are_complete(entry: Published) -> None:
     assert CATALOG[entry.name] is entry
     assert entry.parts
     assert entry.licence
-    assert len(entry.signal_size) == 2
+    assert entry.signal
+    assert entry.modality == "audio" or len(entry.signal_size) == 2
     assert entry.fid is None or entry.fid_note
     for part, weights in entry.parts.items():
-        assert weights.kind.part == part
+        assert weights.kind.part == {"fine": "transformer"}.get(part, part)
         assert bool(weights.url) != bool(weights.repository and weights.file)
         assert re.fullmatch(r"https://[\w.-]+/\S+", weights.source)
         assert f"--{part} FILE" in entry.convert_command
-    if entry.tokenizer:
+    if entry.tokenizer and entry.modality == "image":
         assert entry.pixel_range in ((0, 1), (-1, 1))
     if entry.transformer:
         assert entry.mask_id
@@ -82,7 +86,7 @@ def test_entries_are_complete(entry: Published) -> None:
         get_selector(entry.sampling.select)
 
 
-@each_entry
+@each_image
 def test_sizes_are_published_ones(entry: Published) -> None:
     for weights in entry.parts.values():
         config = weights.kind.published(weights.sizes)
@@ -119,7 +123,7 @@ def test_what_recordings_look_like() -> None:
         kind = max((kind for kind in RECORDED if name.startswith(kind)), key=len)
         assert looks_like(names) == RECORDED[kind], name
         seen.add(RECORDED[kind])
-    assert seen | {"maskgit-tokenizer", "maskgit-transformer"} == set(FAMILIES)
+    assert seen | {"maskgit-tokenizer", "maskgit-transformer"} | SOUND == set(FAMILIES)
     for path in files("maskgit", "*_params*.safetensors"):
         family = "maskgit-transformer" if path.name.startswith("transformer") else "maskgit-tokenizer"
         assert looks_like(load(path)) == family
@@ -180,7 +184,7 @@ def test_importing_the_catalog_imports_no_family(tmp_path: Path) -> None:
 
 def test_settings_of_the_groups() -> None:
     """Each generator is sampled by the loop, and with the numbers, of its group."""
-    loops = {name: entry.sampling.sampler for name, entry in CATALOG.items() if entry.transformer}
+    loops = {entry.name: entry.sampling.sampler for entry in IMAGES if entry.transformer}
     for name, loop in loops.items():
         assert loop == {"halton": "halton", "imagebert": "onedtok", "uvitbert": "onedtok", "maskbit": "maskbit"}.get(
             name.split("-")[0], "maskgit"

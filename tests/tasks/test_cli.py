@@ -166,7 +166,7 @@ def test_print_config(configs: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         ((), 'expected "subcommand" to be one of {train,demo,generate'),
         (("generat",), "invalid choice: 'generat'"),
-        (("train",), "{tokenizer,transformer}"),
+        (("train",), "{tokenizer,codec,transformer}"),
         (("train", "tokenisers"), "invalid choice: 'tokenisers'"),
         (("train", "tokenizer"), "the following arguments are required: train.tokenizer.data, train.tokenizer.out"),
         (("inpaint", "--model", "m"), "required"),

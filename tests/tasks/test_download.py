@@ -1,5 +1,6 @@
 """Downloads from a server on this machine: whole, broken off and resumed, changed, damaged, refused, and two at once."""
 
+import hashlib
 import os
 import random
 import subprocess
@@ -39,6 +40,17 @@ def test_a_whole_file_once(files: Files, tmp_path: Path, capsys: pytest.CaptureF
     assert files.requests == [""]
     assert names(target.parent) == ["weights"]
     assert "weights: 100%" in capsys.readouterr().err
+
+
+def test_the_hash_in_a_name(files: Files, tmp_path: Path) -> None:
+    digest = hashlib.sha256(BODY).hexdigest()
+    for start in (digest[:8], digest.upper()):
+        assert download(files.url("weights"), tmp_path / start, sha256=start).read_bytes() == BODY
+    with pytest.raises(
+        ValueError, match=r"damaged on the way \(its SHA-256 does not begin with 0{8}, as its authors say"
+    ):
+        download(files.url("weights"), tmp_path / "w", sha256="0" * 8)
+    assert "w" not in names(tmp_path)
 
 
 def test_broken_off_and_resumed_in_one_call(files: Files, tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""Signals as tokens to train on: in memory, and for sound also on disk, because encoding hours of it takes long.
+
+Shapes: B batch, N tokens, K codebooks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from maskgen.checkpoint import atomic_file
+from maskgen.data import Batch, Source, TensorSource
+from maskgen.precision import fast_matmul
+from maskgen.tasks.training_runs import fingerprint
+from maskgen.tokenizers.audio import AudioTokenizer
+from maskgen.tokenizers.base import Tokenizer
+
+__all__ = ["cached_tokens", "first_codebooks", "tokenize"]
+
+
+@torch.no_grad()
+def tokenize(
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    key: str = "images",
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> TensorSource:
+    """All tokens of a source, in memory.
+
+    Args:
+        source: batches with the signal and, where there are classes, ``labels``.
+        tokenizer: turns the signal into tokens, on the device it is on.
+        key: name of the signal in a batch.
+        views: passes over the source, each with seeds of its own.
+        seed: of the augmentation.
+        batch_size: examples at a time.
+
+    Returns:
+        ``tokens`` long ``[views x len, N, K]`` and, where there are classes, ``labels`` long.
+    """
+    if views < 1:
+        raise ValueError(f"views: got {views}, expected at least 1")
+    device = next((weight.device for weight in tokenizer.parameters()), torch.device("cpu"))  # a toy has no weights
+    parts: list[Batch] = []
+    with fast_matmul(device):
+        for view in range(views):
+            for first in range(0, len(source), batch_size):
+                indices = range(first, min(first + batch_size, len(source)))
+                seeds = [seed + view * len(source) + index for index in indices]
+                batch = source.batch(indices, seeds)
+                part = {"tokens": tokenizer.encode(batch[key].to(device)).cpu()}
+                parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
+    return TensorSource(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def cached_tokens(
+    source: Source, codec: AudioTokenizer, path: Path, *, key: str = "audio", views: int = 1, seed: int = 0
+) -> TensorSource:
+    """``tokenize`` with all codebooks, kept in a file, so that a run that goes on does not encode everything again.
+
+    Args:
+        source: see ``tokenize``.
+        codec: the codec; its ``identity()`` and a fingerprint of its weights are written into the file.
+        path: the file, written whole or not at all. One of other data, views or seed is made anew.
+        key: see ``tokenize``.
+        views: see ``tokenize``.
+        seed: see ``tokenize``.
+
+    Returns:
+        See ``tokenize``.
+
+    Raises:
+        ValueError: the file holds the tokens of another codec, or is damaged.
+    """
+    wanted = {
+        "tokenizer": codec.identity(),
+        "weights": fingerprint(codec),
+        "data": _probe(source, key),
+        "views": str(views),
+        "seed": str(seed),
+    }
+    found = _read(path) if path.is_file() else None
+    if found is not None:
+        tensors, written = found
+        if written.get("tokenizer") != wanted["tokenizer"]:
+            raise ValueError(
+                f"{path}: holds tokens of the codec {written.get('tokenizer', 'unknown')}, but this one is "
+                f"{wanted['tokenizer']}; choose another output folder or delete this file"
+            )
+        if written == wanted:
+            return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
+    made = tokenize(source, codec, key=key, views=views, seed=seed)
+    kind = torch.int16 if codec.vocab_size <= 1 << 15 else torch.int32
+    small = {name: tensor.to(kind if name == "tokens" else torch.int64) for name, tensor in made.tensors.items()}
+    with atomic_file(path) as temporary:
+        try:
+            save_file(small, temporary, metadata=wanted)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from None
+    return made
+
+
+def first_codebooks(source: TensorSource, codebooks: int) -> TensorSource:
+    """The same examples with their first codebooks only.
+
+    Args:
+        source: holds ``tokens`` ``[B, N, K]``.
+        codebooks: how many to keep, 1 to K.
+    """
+    tokens = source.tensors["tokens"]
+    if codebooks == tokens.shape[-1]:
+        return source
+    return TensorSource(**{**source.tensors, "tokens": tokens[..., :codebooks].contiguous()})
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: truncated or not a file of tokens ({error}); delete it") from None
+
+
+def _probe(source: Source, key: str) -> str:
+    """Number of examples and a hash of three of them: another folder of as many sounds must not pass for this one."""
+    count = len(source)
+    digest = hashlib.sha256()
+    for index in sorted({0, count // 2, count - 1}) if count else []:
+        signal = source.batch([index], [0])[key]
+        digest.update(json.dumps(list(signal.shape)).encode() + signal.float().contiguous().numpy().tobytes())
+    return f"{count}-{digest.hexdigest()[:16]}"
