@@ -23,6 +23,7 @@ import maskgen.tasks.audio_data
 import maskgen.tasks.datasets
 import maskgen.tasks.melodies  # noqa: F401
 from maskgen.tasks import audio_commands, commands
+from maskgen.tasks.demo import demo
 from maskgen.tasks.train import train_tokenizer, train_transformer
 from maskgen.tasks.train_codec import train_codec
 from maskgen.trainer import Interrupted
@@ -32,7 +33,7 @@ __all__ = ["Leaf", "Parser", "build_parser", "main", "run"]
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": commands.demo_command,
+    "demo": demo,
     "train tokenizer": train_tokenizer,
     "train codec": train_codec,
     "train transformer": train_transformer,
@@ -102,11 +103,7 @@ def build_parser() -> ArgumentParser:
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
-        skipped: set[str | int] = {"say"}
-        if name == "demo":  # `maskgen demo audio`: the one argument that is a word without dashes
-            leaf.add_argument("kind", nargs="?", choices=["image", "audio"], default="image", help="which demo")
-            skipped.add("kind")
-        leaf.add_function_arguments(function, skip=skipped)
+        leaf.add_function_arguments(function, skip={"say"})
         leaf.kinds = get_type_hints(function)
         group = stages if name.startswith("train ") else top
         group.add_subcommand(name.removeprefix("train "), leaf, help=summary)

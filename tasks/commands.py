@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
@@ -18,7 +18,6 @@ from maskgen.tasks import catalog
 from maskgen.tasks.audio_commands import describe_audio
 from maskgen.tasks.command_parts import ProgressBar, describe_part, environment, load_model, seed_list, write_manifest
 from maskgen.tasks.convert import convert_files
-from maskgen.tasks.demo import demo
 from maskgen.tasks.evaluation_set import image_name, process_state, write_evaluation_set
 from maskgen.tasks.generate import generate
 from maskgen.tasks.inpaint import inpaint
@@ -29,7 +28,6 @@ from maskgen.tasks.swap import swap_class
 
 __all__ = [
     "convert_command",
-    "demo_command",
     "generate_command",
     "info_command",
     "inpaint_command",
@@ -38,32 +36,6 @@ __all__ = [
     "regenerate",
     "swap_command",
 ]
-
-
-def demo_command(
-    *,
-    kind: Literal["image", "audio"] = "image",
-    out: Path | None = None,
-    tokenizer_config: Path | None = None,
-    transformer_config: Path | None = None,
-) -> None:
-    """Train a small model from nothing, use it, measure it, and write a report: of digits, or of melodies.
-
-    Args:
-        kind: which demo.
-        out: folder for the model, ``report.html`` and ``metrics.json`` (``runs/demo`` or ``runs/audio-demo`` if left out);
-            run again to go on after a stop.
-        tokenizer_config: settings of stage 1 instead of ``configs/digits_tokenizer.yaml`` or
-            ``configs/melodies_codec.yaml``.
-        transformer_config: settings of stage 2 instead of ``configs/digits_transformer.yaml`` or
-            ``configs/melodies_transformer.yaml``.
-    """
-    if kind == "image":
-        demo(out=out or Path("runs/demo"), tokenizer_config=tokenizer_config, transformer_config=transformer_config)
-        return
-    from maskgen.tasks.audio_demo import audio_demo  # the only one that needs what sound needs
-
-    audio_demo(out=out or Path("runs/audio-demo"), codec_config=tokenizer_config, transformer_config=transformer_config)
 
 
 def generate_command(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ def write_evaluation_set(
     manifest = {
         "task": "generate",
         **(description or {}),
-        "sampling": dataclasses.asdict(chosen),
+        "sampling": json.loads(json.dumps(dataclasses.asdict(chosen))),  # as a manifest gives it back
         "batch_size": batch_size,
         "items": items,
     }

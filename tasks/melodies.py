@@ -66,8 +66,8 @@ class Melodies(AudioData):
         held_out: test clips.
         seconds: length of a clip.
         sample_rate: samples a second.
-        grid: seconds; steps last 5, 6 or 7 of it, and clips begin on it. A codec whose frames are this long sees equal notes as
-            equal frames, which a small model learns from sooner.
+        grid: seconds; steps last 5, 6 or 7 of it, and clips begin on it. A codec whose frames are this long sees equal
+            notes as equal frames, which a small model learns from sooner.
         seed: of everything that is drawn.
 
     Raises:

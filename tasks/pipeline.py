@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class Pipeline:
         config = build_config(PipelineConfig, description.get("config"), str(folder / "pipeline.json"))
         if attention is not None:
             check_backend(attention)
-        adjust = None if attention is None else lambda found: dataclasses.replace(found, attention=attention)
+        adjust = None if attention is None else partial(_with_attention, attention=attention)
         transformer = load_module(folder / "transformer", MaskedTransformer, adjust)  # type: ignore[type-abstract]
         tokenizer = load_module(folder / "tokenizer", Tokenizer)  # type: ignore[type-abstract]
         fine = None
@@ -249,11 +250,11 @@ class Pipeline:
         grid = axes or self.axes
         with fast_matmul(self.device):
             if scale is None:
-                parts = [self.tokenizer.decode(part, grid) for part in tokens.split(32)]
+                parts = [self.tokenizer.decode(part, grid).float().cpu() for part in tokens.split(32)]
             else:
                 codec, pairs = self._codec("scale"), zip(tokens.split(32), scale.split(32), strict=True)
-                parts = [codec.decode(part, grid, factor.to(part.device)) for part, factor in pairs]
-        signal = torch.cat([part.float().cpu() for part in parts])
+                parts = [codec.decode(part, grid, factor.to(part.device)).float().cpu() for part, factor in pairs]
+        signal = torch.cat(parts)
         return signal.clamp(0, 1) if self.modality == "image" else signal
 
     def fill(
@@ -370,6 +371,15 @@ class Pipeline:
         if not isinstance(self.tokenizer, AudioTokenizer):
             raise ValueError(f"{what}: only sound has it, but this model's modality is {self.modality}")
         return self.tokenizer
+
+
+def _with_attention(config: Any, attention: AttentionBackend) -> Any:
+    """The settings of a model with another back-end."""
+    if not hasattr(config, "attention"):
+        raise ValueError(
+            f"attention: got {attention!r}, but {type(config).__name__} has no choice of back-end; leave it out"
+        )
+    return dataclasses.replace(config, attention=attention)
 
 
 def write_description(folder: Path, modality: str, config: PipelineConfig) -> None:

@@ -1,7 +1,7 @@
 """A small convolutional sound codec with residual vector quantization, quick to train on a CPU.
 
-The plan is SEANet's and SoundStream's (Zeghidour et al. 2021, arXiv 2107.03312): strided convolutions with residual units down
-to frames, a residual quantizer, the mirror image back up. No attention and no recurrence, so any length works. Unlike
+The plan is SEANet's and SoundStream's (Zeghidour et al. 2021, arXiv 2107.03312): strided convolutions with residual units
+down to frames, a residual quantizer, the mirror image back up. No attention and no recurrence, so any length works. Unlike
 there, the first convolution already strides: a small codec cannot afford layers at the full sample rate.
 
 Shapes: B batch, C channels, S samples, T frames, W width of a level, D width of a code, K codebooks, V codes.
@@ -116,6 +116,7 @@ class AudioCodec(AudioTokenizer):
         self.loudness = _Magnitudes(config.channels, above, math.prod(config.strides))
         units = [ResidualUnit(above, dilation) for dilation in config.dilations]
         self.encoder = nn.Sequential(*units, nn.ELU(), nn.Conv1d(above, config.dim, 3, padding=1))
+        self.norm = nn.BatchNorm1d(config.dim, affine=False)
         self.quantizer = ResidualQuantizer(config.quantizer())
         self.decoder = nn.Sequential(nn.Conv1d(config.dim, above, 3, padding=1), *up)
         self._init()
@@ -130,6 +131,8 @@ class AudioCodec(AudioTokenizer):
                 nn.init.normal_(module.weight, std=(module.in_channels * taps) ** -0.5)
                 nn.init.zeros_(module.bias)
         first, last = self.down[0].conv, self.decoder[-1].conv
+        assert isinstance(first, nn.Conv1d)
+        assert isinstance(last, nn.ConvTranspose1d)
         basis = _lapped_basis(first.stride[0], min(first.out_channels, first.stride[0]))
         with torch.no_grad():
             first.weight[: len(basis)] = basis[:, None] / first.in_channels
@@ -195,7 +198,7 @@ class AudioCodec(AudioTokenizer):
         Without a fixed scale the commitment would shrink latents and codes together until they are all alike.
         """
         padded = self._to_hops(audio).to(next(self.encoder.parameters()).dtype)
-        return F.rms_norm(self.encoder(self.down(padded) + self.loudness(padded)).transpose(1, 2), (self.config.dim,), eps=1e-6).transpose(1, 2)
+        return self.norm(self.encoder(self.down(padded) + self.loudness(padded)))
 
     def encode_scaled(self, signal: Tensor) -> tuple[Tensor, None]:
         """See ``AudioTokenizer``; loudness is in the codes, so there is no scale."""
@@ -258,6 +261,7 @@ class _Magnitudes(nn.Module):
     def __init__(self, channels: int, width: int, hop: int) -> None:
         super().__init__()
         self.hop = hop
+        self.window: Tensor
         self.register_buffer("window", torch.hann_window(2 * hop), persistent=False)
         self.project = nn.Conv1d(channels * (hop + 1), width, 1)
 

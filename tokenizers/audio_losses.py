@@ -61,7 +61,15 @@ class SpectralLoss(nn.Module):
         ValueError: another number of bands than of windows, or none.
     """
 
-    def __init__(self, sample_rate: int, windows: Sequence[int], bands: Sequence[int], *, linear: float = 1.0, floor: float = 1e-5) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        windows: Sequence[int],
+        bands: Sequence[int],
+        *,
+        linear: float = 1.0,
+        floor: float = 1e-5,
+    ) -> None:
         super().__init__()
         if not windows or len(windows) != len(bands):
             raise ValueError(

@@ -31,9 +31,12 @@ class CodecLossSettings:
         spectral_weight: of ``SpectralLoss``.
         windows: its windows.
         bands: its mel bands, one number a window.
-        revive_every: steps between looks at the codebooks: codes not used since the last look are moved onto random
-            latents. The first look is at step 0, so that codebooks begin as latents. 0 = never.
-        revive_until: share of the training after which codes stay where they are; needs ``steps`` below.
+        linear: its weight of linear magnitudes.
+        floor: magnitudes below it count as silence.
+        quantize_from: steps before the decoder sees codes instead of latents.
+        revive_every: steps between looks at the codebooks: codes not used since the last look move onto random latents. The
+            first look, at ``quantize_from``, moves all of them, so that codebooks begin as latents. 0 = never.
+        revive_last: step after which codes stay where they are.
         validation: how many held-out sounds a validation takes at most.
     """
 
@@ -44,84 +47,133 @@ class CodecLossSettings:
     bands: tuple[int, ...] = (160, 80, 40, 20, 10)
     linear: float = 1.0
     floor: float = 1e-5
-    revive_every: int = 50
     quantize_from: int = 100
+    revive_every: int = 50
     revive_last: int = 100_000
     validation: int = 64
 
+    def __post_init__(self) -> None:
+        for name in ("excerpt", "waveform_weight", "spectral_weight", "quantize_from", "revive_every", "revive_last"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or more")
+        if self.validation < 1 or self.floor <= 0:
+            raise ValueError(f"got validation {self.validation} and floor {self.floor}, expected positive numbers")
+
 
 class CodecTraining(Objective):
-    def __init__(self, model, settings, *, held_out=None, show=None):
+    """Reconstruct sounds through the codes. Batches hold ``audio`` float ``[B, C, S]`` in [-1, 1].
+
+    Args:
+        model: the codec.
+        settings: see ``CodecLossSettings``.
+        held_out: sounds for validation.
+        show: called as ``show(model, folder, step)`` to write sounds while training.
+    """
+
+    def __init__(
+        self,
+        model: AudioCodec,
+        settings: CodecLossSettings,
+        *,
+        held_out: Source | None = None,
+        show: Callable[[nn.Module, Path, int], None] | None = None,
+    ) -> None:
         super().__init__(model)
         self.settings, self.held_out, self._show = settings, held_out, show
-        self.spectral = SpectralLoss(model.sample_rate, settings.windows, settings.bands, linear=settings.linear, floor=settings.floor)
-        self.used = torch.zeros(model.num_codebooks, model.vocab_size)
+        self.spectral = SpectralLoss(
+            model.sample_rate, settings.windows, settings.bands, linear=settings.linear, floor=settings.floor
+        )
+        self._counts = _Counts(model.num_codebooks, model.vocab_size)
 
-    def loss(self, player, modules, batch, step):
-        s = self.settings
+    def state(self) -> nn.Module:
+        """Which codes were used since the last look."""
+        return self._counts
+
+    def loss(
+        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Distance of the reconstruction, and the commitment; see ``maskgen.trainer.Objective``."""
+        settings = self.settings
         audio = self._cut(batch["audio"])
-        on = step >= s.quantize_from
-        if (
-            s.revive_every
-            and step >= s.quantize_from
-            and (step - s.quantize_from) % s.revive_every == 0
-            and step <= s.revive_last
-        ):
-            self._revive(audio, step - s.quantize_from)
-        out = modules["model"](audio, on)
+        quantize = step >= settings.quantize_from
+        since = step - settings.quantize_from
+        if settings.revive_every and quantize and since % settings.revive_every == 0 and step <= settings.revive_last:
+            self._revive(audio, all_of_them=since == 0)
+        out: AudioCodecOutput = modules["model"](audio, quantize)
         fake = out.reconstruction[..., : audio.shape[-1]]
-        wave = (fake - audio).abs().mean()
-        spec = self.spectral(fake, audio)
-        loss = s.waveform_weight * wave + s.spectral_weight * spec + on * out.quantized.loss
+        waveform = (fake - audio).abs().mean()
+        spectral = self.spectral.to(audio.device)(fake, audio)
+        loss = settings.waveform_weight * waveform + settings.spectral_weight * spectral
+        if quantize:
+            loss = loss + out.quantized.loss
         codes = out.quantized.codes
-        self.used.scatter_add_(1, codes.flatten(0, 1).t(), torch.ones(codes.shape[2], codes.shape[0] * codes.shape[1]))
+        self._counts.to(codes.device).add(codes)
         usage = codebook_usage(codes, self.model.vocab_size)
         terms = {
-            "waveform": wave,
-            "spectral": spec,
+            "waveform": waveform,
+            "spectral": spectral,
             **out.quantized.terms,
             "codebook_perplexity": loss.new_tensor(usage.perplexity),
+            "codebook_usage": loss.new_tensor(usage.share),
         }
-        return loss, {k: v.detach() for k, v in terms.items()}
+        return loss, {name: term.detach() for name, term in terms.items()}
 
-    def _cut(self, audio):
-        n = self.settings.excerpt
-        if not n or n >= audio.shape[-1]:
-            return audio
-        start = torch.randint(audio.shape[-1] - n + 1, (len(audio),))
-        return torch.stack([a[:, i : i + n] for a, i in zip(audio, start.tolist())])
+    def units(self, batch: Batch) -> int:
+        """Tokens in the batch."""
+        (frames,) = self.model.axes(batch["audio"].shape)
+        return len(batch["audio"]) * int(frames) * int(self.model.num_codebooks)
 
     @torch.no_grad()
-    def _revive(self, audio, step):
-        m = self.model
-        lat = m.latents(audio).transpose(1, 2).flatten(0, 1)
-        res = lat.clone()
-        tot = 0
-        for k in range(m.num_codebooks):
-            dead = (self.used[k] == 0).nonzero()[:, 0] if step else torch.arange(m.vocab_size)
-            pick = torch.randint(len(res), (len(dead),))
-            if len(dead):
-                m.replace_codes(k, dead, res[pick])
-            tot += len(dead)
-            table = m.code_tables()[k]
-            res = res - table[torch.cdist(res, table).argmin(1)]
-        self.used.zero_()
-
-    def units(self, batch):
-        return len(batch["audio"]) * self.model.axes(batch["audio"].shape)[0] * self.model.num_codebooks
-
-    @torch.no_grad()
-    def validate(self, model, device):
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Held-out spectral distance (``score``), SI-SDR in dB, and how evenly the codes are used."""
         if self.held_out is None:
             return {}
-        n = min(len(self.held_out), self.settings.validation)
-        a = self.held_out.batch(range(n), range(n))["audio"]
-        out = model(a)
-        fake = out.reconstruction[..., : a.shape[-1]]
-        u = codebook_usage(out.quantized.codes, model.vocab_size)
+        count = min(len(self.held_out), self.settings.validation)
+        audio = self.held_out.batch(range(count), range(count))["audio"].to(device)
+        out: AudioCodecOutput = model(audio)
+        fake = out.reconstruction[..., : audio.shape[-1]]
+        usage = codebook_usage(out.quantized.codes, self.model.vocab_size)
         return {
-            "score": float(self.spectral(fake, a)),
-            "si_sdr": float(si_sdr(fake, a).mean()),
-            "usage": u.share,
-            "perplexity": u.perplexity,
+            "score": float(self.spectral.to(device)(fake, audio)),
+            "si_sdr": float(si_sdr(fake, audio).mean()),
+            "codebook_usage": usage.share,
+            "codebook_perplexity": usage.perplexity,
         }
+
+    def show(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Write sounds, if the caller said how."""
+        if self._show is not None:
+            self._show(model, folder, step)
+
+    def _cut(self, audio: Tensor) -> Tensor:
+        length = self.settings.excerpt
+        if not length or length >= audio.shape[-1]:
+            return audio
+        starts = torch.randint(audio.shape[-1] - length + 1, (len(audio),)).tolist()
+        return torch.stack([sound[:, start : start + length] for sound, start in zip(audio, starts, strict=True)])
+
+    @torch.no_grad()
+    def _revive(self, audio: Tensor, *, all_of_them: bool) -> None:
+        """Codes that nothing is near to never learn: put them where latents are, level by level of the residual."""
+        rest = self.model.latents(audio).transpose(1, 2).flatten(0, 1)
+        for level in range(self.model.num_codebooks):
+            used = torch.zeros_like(self._counts.used[level]) if all_of_them else self._counts.used[level]
+            dead = (used == 0).nonzero()[:, 0].to(rest.device)
+            if len(dead):
+                self.model.replace_codes(level, dead, rest[torch.randint(len(rest), (len(dead),))])
+            table = self.model.code_tables()[level]
+            rest = rest - table[torch.cdist(rest, table).argmin(1)]
+        self._counts.used.zero_()
+
+
+class _Counts(nn.Module):
+    """How often each code was used, ``[K, V]``."""
+
+    def __init__(self, codebooks: int, codes: int) -> None:
+        super().__init__()
+        self.used: Tensor
+        self.register_buffer("used", torch.zeros(codebooks, codes))
+
+    def add(self, codes: Tensor) -> None:
+        rows = codes.flatten(0, 1).t()
+        self.used.scatter_add_(1, rows, torch.ones_like(rows, dtype=self.used.dtype))

@@ -58,6 +58,8 @@ def goes_up(name: str, floor: str) -> bool:
         return False
     if floor == "maskgen":
         return part in ("tokenizers", "tasks")
+    if f"{name}.".startswith("maskgen.published.files."):
+        return False  # the readers of foreign weight files, which know no model
     return part not in CORE_FOR_TOKENIZERS | {"tokenizers", "configs", "", "__version__"}
 
 

@@ -14,7 +14,6 @@ import torch
 import yaml
 from torch import Tensor
 
-import maskgen.tasks.commands
 from maskgen.checkpoint import save_module
 from maskgen.tasks.sound import load_sound, save_sound
 from maskgen.tokenizers.toy_audio import ToyAudioTokenizer, ToyAudioTokenizerConfig
@@ -215,24 +214,6 @@ def test_mistakes_in_training(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert "codebooks: got 4, expected 1 to 3" in refused(capsys, *words, "--codebooks", 4)
     assert "stage" in refused(capsys, *words, "--stage", "medium")
     assert not Path("out").exists()
-
-
-def test_which_demo(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(maskgen.tasks.commands, "demo", lambda **options: called.append(("image", options)))
-    audio = type(sys)("maskgen.tasks.audio_demo")
-    audio.audio_demo = lambda **options: called.append(("audio", options))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "maskgen.tasks.audio_demo", audio)
-    for words in (("demo",), ("demo", "image", "--out", "a"), ("demo", "audio"), ("demo", "audio", "--out", "b")):
-        run(*words)
-    assert [(kind, options["out"]) for kind, options in called] == [
-        ("image", Path("runs/demo")),
-        ("image", Path("a")),
-        ("audio", Path("runs/audio-demo")),
-        ("audio", Path("b")),
-    ]
-    assert set(called[2][1]) == {"out", "codec_config", "transformer_config"}
-    assert "invalid choice: 'video'" in refused(capsys, "demo", "video")
 
 
 def test_libraries_of_sound_are_loaded_when_they_are_needed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from maskgen.checkpoint import save_module
 from maskgen.conditioning import Cond
 from maskgen.modern import ModernConfig, ModernTransformer
+from maskgen.published.vampnet import VampNetConfig, VampNetTransformer
 from maskgen.tasks.generate import generate
 from maskgen.tasks.pipeline import Pipeline, PipelineConfig, Sampling
 from maskgen.testing import OracleModel
@@ -180,6 +181,30 @@ def test_the_fine_transformer_adds_what_the_coarse_one_leaves_open() -> None:
     assert len(fine.seen) == 2  # it was not asked
     with pytest.raises(ValueError, match="tokens: got 1 codebooks, expected 2 or 3"):
         fill(pipe, known[..., :1], mask[..., :1], [1, 2])
+
+
+@pytest.mark.parametrize("sampler", ["maskgit", "vampnet", "codebook"])
+def test_nothing_coarse_or_nothing_at_all_is_hidden(sampler: Any) -> None:
+    pipe, known = pipeline(2, 3), tokens(2, 9, 3)
+    settings = Sampling(sampler=sampler, steps=2)
+    mask = torch.zeros_like(known, dtype=torch.bool)
+    assert torch.equal(fill(pipe, known, mask, [1, 2], sampling=settings, fine_sampling=settings), known)
+    mask[..., 2] = True
+    found = fill(pipe, known, mask, [1, 2], sampling=settings, fine_sampling=settings)
+    assert torch.equal(found[..., :2], known[..., :2])
+    assert found.max() < V
+    assert not torch.equal(found, known)
+
+
+def test_attention_override(tmp_path: Path) -> None:
+    pipeline(2, 3).save_pretrained(tmp_path)
+    loaded = Pipeline.from_pretrained(tmp_path, device="cpu", attention="eager")
+    assert loaded.fine is not None
+    assert loaded.fine.config.attention == loaded.transformer.config.attention == "eager"
+    config = VampNetConfig(vocab_size=V, num_codebooks=3, code_width=1, axes=(12,), width=8, layers=1, heads=2)
+    Pipeline(codec(), VampNetTransformer(config), PipelineConfig(signal_size=(48,)), "cpu").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="attention: got 'eager', but VampNetConfig has no choice of back-end"):
+        Pipeline.from_pretrained(tmp_path, device="cpu", attention="eager")
 
 
 def test_the_fine_transformer_has_settings_and_noise_of_its_own() -> None:
