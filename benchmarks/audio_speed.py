@@ -27,7 +27,8 @@ from maskgen.published.vampnet import VampNetConfig, VampNetTransformer
 from maskgen.published.vampnet_sampler import sample_vampnet
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.audio_codec import AudioCodec, AudioCodecConfig
-from maskgen.tokenizers.published.dac import DACTokenizer, DACTokenizerConfig
+from maskgen.tokenizers.published.dac import PUBLISHED as DAC
+from maskgen.tokenizers.published.dac import DACTokenizer
 from maskgen.tokenizers.published.encodec import EncodecTokenizer, EncodecTokenizerConfig
 from maskgen.tokenizers.published.lac import LACConfig, LACTokenizer
 
@@ -36,8 +37,8 @@ CODECS: dict[str, Callable[[], AudioTokenizer]] = {
     "encodec_24khz": lambda: EncodecTokenizer(EncodecTokenizerConfig.encodec_24khz()),
     "encodec_48khz": lambda: EncodecTokenizer(EncodecTokenizerConfig.encodec_48khz()),
     "encodec_32khz": lambda: EncodecTokenizer(EncodecTokenizerConfig.encodec_32khz()),
-    "dac_16khz": lambda: DACTokenizer(DACTokenizerConfig.dac_16khz()),
-    "dac_44khz": lambda: DACTokenizer(DACTokenizerConfig.dac_44khz()),
+    "dac_16khz": lambda: DACTokenizer(DAC["dac_16khz"]),
+    "dac_44khz": lambda: DACTokenizer(DAC["dac_44khz"]),
     "lac": lambda: LACTokenizer(LACConfig()),
 }
 
