@@ -5,6 +5,7 @@ Shapes: B batch, C channels, S samples, T frames, K codebooks.
 
 import dataclasses
 import json
+import math
 import re
 import sys
 from fractions import Fraction
@@ -36,6 +37,11 @@ STEREO = dataclasses.replace(MONO, channels=2, causal=False, norm="time_group_no
 PLAIN = dataclasses.replace(MONO, causal=False, conv_shortcut=False, residual_layers=2, lstm_layers=1)
 CONFIGS = {"mono": MONO, "stereo": STEREO, "plain": PLAIN}
 LIBRARIES = (EncodecTokenizer, EncodecPackageTokenizer)
+EDGE = next(  # a bandwidth whose codebooks the libraries count differently
+    bandwidth
+    for bandwidth in (count * 57 * 4 / 1000 for count in range(1, 65))
+    if 1000 * bandwidth // 228 != math.floor(bandwidth / (4.0 * 57 / 1000))
+)
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
 
 
@@ -247,6 +253,10 @@ def test_training_does_not_change_the_tables() -> None:
         ),
         ({"bandwidths": (6.0, 3.0)}, "bandwidths: got .*, expected ascending"),
         ({"bandwidths": (0.1,), "bandwidth": 0.1}, "less than one codebook"),
+        (
+            {"bandwidths": (EDGE,), "bandwidth": EDGE, "sample_rate": 57 * 320, "codebook_size": 16},
+            r"kbps is \d+ or \d+ codebooks, as rounding goes",
+        ),
         ({"channels": 3}, "channels: got 3, expected 1 or 2"),
         ({"ratios": ()}, "ratios: got"),
         ({"codebook_size": 1000}, "codebook_size: got 1000, expected a power of two"),
@@ -334,6 +344,17 @@ class TestReaders:
         assert found == dataclasses.replace(config, bandwidth=0.8)  # of those it has, the lowest
         for name, tensor in codec.state_dict().items():
             assert torch.equal(state[name], tensor), name
+
+    @pytest.mark.parametrize("quantizers", range(1, 33))
+    def test_any_number_of_codebooks(self, quantizers: int) -> None:
+        config = dataclasses.replace(MONO, bandwidth=(quantizers + 0.5) * 0.4, bandwidths=((quantizers + 0.5) * 0.4,))
+        with torch.device("meta"):
+            state = EncodecTokenizer(config).state_dict()
+        found = config_from(state)
+        assert found.quantizers == quantizers
+        with torch.device("meta"):
+            codec = EncodecTokenizer(found)
+        assert codec.num_codebooks == len(codec._books()) == quantizers
 
     def test_published_weights_are_recognised(self) -> None:
         for config in PUBLISHED.values():

@@ -81,6 +81,12 @@ class EncodecTokenizerConfig:
             raise ValueError(f"bandwidths: got {self.bandwidths}, expected ascending positive numbers")
         if self.codebooks_at(self.bandwidths[-1]) < 1:
             raise ValueError(f"bandwidths: {self.bandwidths[-1]} kbps is less than one codebook needs")
+        for value in self.bandwidths:
+            if len(counts := self._counts(value)) > 1:
+                raise ValueError(
+                    f"bandwidths: {value} kbps is {' or '.join(map(str, sorted(counts)))} codebooks, as rounding goes in "
+                    "one library or the other; give a millionth more"
+                )
         if self.bandwidth not in self.bandwidths:
             offered = ", ".join(f"{value:g} ({self.codebooks_at(value)} codebooks)" for value in self.bandwidths)
             raise ValueError(f"bandwidth: got {self.bandwidth}, but this codec has {offered} kbps")
@@ -134,8 +140,17 @@ class EncodecTokenizerConfig:
 
     def codebooks_at(self, bandwidth: float) -> int:
         """Codebooks that fit into so many kilobits a second; frames a second rounded up, as the original does."""
-        rate = -(-self.sample_rate // self.hop)
-        return int(1000 * bandwidth // (rate * (self.codebook_size.bit_length() - 1)))
+        return int(1000 * bandwidth // self._bits)
+
+    @property
+    def _bits(self) -> int:
+        """Bits a second of one codebook."""
+        return -(-self.sample_rate // self.hop) * (self.codebook_size.bit_length() - 1)
+
+    def _counts(self, bandwidth: float) -> set[int]:
+        """The same by the three formulas of the libraries, which round differently."""
+        found = {math.floor(bandwidth * 1000 / self._bits), math.floor(bandwidth / (self._bits / 1000))}
+        return found | {self.codebooks_at(bandwidth)}
 
 
 class EncodecBase(AudioTokenizer):

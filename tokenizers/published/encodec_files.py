@@ -85,7 +85,8 @@ def config_from(state: Mapping[str, Tensor]) -> EncodecTokenizerConfig:
     if quantizers == nearest.quantizers and seen["codebook_size"] == nearest.codebook_size:
         return dataclasses.replace(nearest, **seen)
     bits = int(seen["codebook_size"]).bit_length() - 1
-    bandwidth = quantizers * -(-nearest.sample_rate // math.prod(seen["ratios"])) * bits / 1000
+    rate = -(-nearest.sample_rate // math.prod(seen["ratios"]))
+    bandwidth = (quantizers + 1e-6) * rate * bits / 1000  # a little more: quotients of floats may fall short
     return dataclasses.replace(nearest, **seen, bandwidth=bandwidth, bandwidths=(bandwidth,))
 
 
