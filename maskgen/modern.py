@@ -2,7 +2,7 @@
 
 Pre-norm RMSNorm, QK-norm, rotary positions from per-axis coordinates (any grid, any number of axes; the same angles are
 also added at the input, for rotary attention alone cannot tell places apart when all tokens are equal), gated MLP, and
-adaptive norm from the label (DiT, arXiv 2212.09748: each branch has shift, scale and gate, the gate starting at zero).
+adaptive norm from label and task (DiT, arXiv 2212.09748: each branch has shift, scale and gate, the gate starting at zero).
 
 Shapes: B batch, N tokens, K codebooks, V vocabulary, D width, H heads.
 """
@@ -20,7 +20,7 @@ from maskgen.attention import AttentionBackend, attend, check_backend
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.positions import apply_rotary, coordinates, rotary_angles
 from maskgen.precision import Linear, linear_swiglu
-from maskgen.transformer import MaskedTransformer
+from maskgen.transformer import MaskedTransformer, task_ids
 
 __all__ = ["ModernBlock", "ModernConfig", "ModernTransformer"]
 
@@ -39,6 +39,8 @@ class ModernConfig:
         heads: H; D / H must be even.
         mlp_ratio: hidden width of the gated MLP over D.
         dropout: on both branches.
+        num_tasks: task ids, whose embedding is added to the label's (see ``maskgen.commit.Prompt``); 0 for a single task:
+            then ``cond.task`` is refused. Where ``cond`` names no task it is task 0.
         rope_theta: base of the rotary wavelengths; about the longest axis in tokens times 10.
         attention: back-end, see ``maskgen.attention``.
     """
@@ -52,6 +54,7 @@ class ModernConfig:
     heads: int = 12
     mlp_ratio: float = 8 / 3
     dropout: float = 0.0
+    num_tasks: int = 0
     rope_theta: float = 100.0
     attention: AttentionBackend = "sdpa"
 
@@ -68,6 +71,8 @@ class ModernConfig:
                 f"got vocab_size {self.vocab_size}, num_codebooks {self.num_codebooks}, num_classes {self.num_classes}, "
                 f"axes {self.axes}; expected vocab_size of 2 or more, the others positive (num_classes may be 0)"
             )
+        if self.num_tasks < 0:
+            raise ValueError(f"num_tasks: got {self.num_tasks}, expected 0 (a single task) or more")
         check_backend(self.attention)
 
 
@@ -78,13 +83,14 @@ class ModernTransformer(MaskedTransformer):
         super().__init__()
         self.config = config
         self.vocab_size, self.num_codebooks = config.vocab_size, config.num_codebooks
-        self.num_classes, self.null_class = config.num_classes, True
+        self.num_classes, self.null_class, self.num_tasks = config.num_classes, True, config.num_tasks
         width, rows = config.width, config.vocab_size + 1
         self.embedding = nn.Embedding(rows * config.num_codebooks, width)
         # Rotary attention over equal tokens gives equal outputs: without this, a fully hidden grid has no places
         # (measured: overfitting four 12-token grids stops at 1.7 nats instead of 0.001).
         self.position = Linear(width // config.heads, width, bias=False)
         self.label_embedding = nn.Embedding(config.num_classes + 1, width)
+        self.task_embedding = nn.Embedding(config.num_tasks, width) if config.num_tasks else None
         self.blocks = nn.ModuleList(ModernBlock(config) for _ in range(config.layers))
         self.final_norm = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
         self.final_modulation = Linear(width, 2 * width)
@@ -95,7 +101,7 @@ class ModernTransformer(MaskedTransformer):
         """See ``MaskedTransformer``; any grid with N = product of ``axes``.
 
         Raises:
-            ValueError: N is not the product of the axes, or another number of codebooks.
+            ValueError: N is not the product of the axes, another number of codebooks, or task ids for a model without tasks.
         """
         grid = tuple(self.config.axes if axes is None else axes)
         if tokens.ndim != 3 or tokens.shape[1] != torch.Size(grid).numel() or tokens.shape[2] != self.num_codebooks:
@@ -104,7 +110,11 @@ class ModernTransformer(MaskedTransformer):
                 f"for the grid {grid}"
             )
         offsets = torch.arange(self.num_codebooks, device=tokens.device) * (self.vocab_size + 1)
-        label = F.silu(self.label_embedding(self._label_rows(cond, tokens)))
+        label = self.label_embedding(self._label_rows(cond, tokens))
+        task = task_ids(self, cond, tokens)
+        if self.task_embedding is not None:
+            label = label + self.task_embedding(task)
+        label = F.silu(label)
         angles = rotary_angles(
             coordinates(grid, tokens.device), self.config.width // self.config.heads, self.config.rope_theta
         )

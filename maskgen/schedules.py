@@ -23,7 +23,11 @@ Schedule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``schedule(ratio, total)``: ratio in [0, 1], total = number of tokens (same shape or broadcastable) -> float32 gamma."""
 
 _POWERS = {"uniform": 1.0, "linear": 1.0, "square": 2.0, "cubic": 3.0, "sqrt": 0.5}
-_EXPECTED = "'cosine', 'arccos', 'uniform', 'linear', 'square', 'cubic', 'sqrt', 'pow<P>' (as 'pow2.5'), 'log' or 'exp'"
+_NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)"
+_EXPECTED = (
+    "'cosine', 'arccos', 'uniform', 'linear', 'square', 'cubic', 'sqrt', 'pow<P>' (as 'pow2.5'), "
+    "'poly:<coefficients>' (as 'poly:-1,0,1'), 'log' or 'exp'"
+)
 
 
 def get_schedule(name: str) -> Schedule:
@@ -31,7 +35,8 @@ def get_schedule(name: str) -> Schedule:
 
     Args:
         name: ``cosine`` (default of the paper), ``arccos``, ``uniform`` = ``linear``, ``square``, ``cubic``, ``sqrt``,
-            ``pow<P>`` (1 - r^P), ``log``, ``exp``.
+            ``pow<P>`` (1 - r^P), ``poly:<a,b,...>`` (MAGVIT: a polynomial in r, highest power first, that should fall from
+            1 to 0; ``poly:-1,0,1`` is ``square``), ``log``, ``exp``.
 
     Raises:
         ValueError: for any other name.
@@ -40,6 +45,8 @@ def get_schedule(name: str) -> Schedule:
         return _clamped(_power(_POWERS[name]))
     if re.fullmatch(r"pow\d+(\.\d+)?", name) and float(name[3:]) > 0:
         return _clamped(_power(float(name[3:])))
+    if re.fullmatch(rf"poly:{_NUMBER}(,{_NUMBER})*", name):
+        return _clamped(_polynomial([float(number) for number in name[5:].split(",")]))
     named = {"cosine": _cosine, "arccos": _arccos, "log": _log, "exp": _exp}
     if name not in named:
         raise ValueError(f"schedule: got {name!r}, expected {_EXPECTED}")
@@ -77,6 +84,16 @@ def _clamped(schedule: Schedule) -> Schedule:
 
 def _power(exponent: float) -> Schedule:
     return lambda ratio, total: (1 - ratio.double() ** exponent).float()
+
+
+def _polynomial(coefficients: list[float]) -> Schedule:
+    def polynomial(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        value = torch.zeros_like(ratio, dtype=torch.float64)
+        for coefficient in coefficients:
+            value = value * ratio.double() + coefficient
+        return value.float()
+
+    return polynomial
 
 
 def _cosine(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:

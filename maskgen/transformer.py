@@ -1,8 +1,8 @@
 """The ``bert`` family: the transformer of official MaskGIT and MAGVIT, number for number (specs: post-norm BERT encoder).
 
-Class ids live in the same embedding table as the codes and enter as one prefix token; the head is tied to the table.
+Class and task ids live in the same embedding table as the codes and enter as prefix tokens; the head is tied to the table.
 
-Shapes: B batch, N visual tokens, S = 1 + N sequence, D width, H heads, V codes, R table rows.
+Shapes: B batch, N grid tokens, S = prefix + N sequence, D width, H heads, V codes, R table rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maskgen.attention import AttentionBackend, attend, check_backend
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.precision import Linear, linear, linear_gelu
 
-__all__ = ["BertBlock", "BertConfig", "BertTransformer", "MaskedTransformer"]
+__all__ = ["BertBlock", "BertConfig", "BertTransformer", "MaskedTransformer", "task_ids"]
 
 
 class MaskedTransformer(nn.Module, ABC):
@@ -30,10 +30,15 @@ class MaskedTransformer(nn.Module, ABC):
     num_codebooks: int
     num_classes: int
     null_class: bool
+    num_tasks: int = 0
 
     @abstractmethod
     def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
         """Logits ``[B, N, K, V]`` of tokens ``[B, N, K]`` (V where hidden); ``axes``: grid, the trained one by default."""
+
+
+# Rows at the end of MAGVIT's multi-task table: the mask last, then a separator and the task prompts going down.
+_SPECIAL_ROWS, _FIRST_PROMPT, _MOST_TASKS = 16, 2, 12  # the official padding id -15 ends the row of prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,10 @@ class BertConfig:
         heads: H, dividing D.
         mlp_width: hidden width of the feed-forward.
         dropout: on embeddings, attention weights and both branches.
-        null_class: an extra row for "no class", for training with label dropout; the official model has none.
+        null_class: an extra row for "no class", for training with label dropout, and a class prefix even without classes
+            (MAGVIT); official MaskGIT has neither.
+        num_tasks: task ids; any at all make a task prefix and 16 rows at the end of the table (MAGVIT's multi-task model
+            has 5, see ``maskgen.commit.Prompt``). 0: a single task, one row at the end, for the mask.
         attention: back-end, see ``maskgen.attention``.
     """
 
@@ -62,11 +70,14 @@ class BertConfig:
     mlp_width: int = 3072
     dropout: float = 0.1
     null_class: bool = False
+    num_tasks: int = 0
     attention: AttentionBackend = "sdpa"
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if not 0 <= self.num_tasks <= _MOST_TASKS:
+            raise ValueError(f"num_tasks: got {self.num_tasks}, expected 0 (a single task) to {_MOST_TASKS}")
         if self.vocab_size < 2 or self.num_classes < 0 or min(self.axes) < 1:
             raise ValueError(
                 f"got vocab_size {self.vocab_size}, num_classes {self.num_classes}, axes {self.axes}; expected vocab_size "
@@ -78,16 +89,20 @@ class BertConfig:
 class BertTransformer(MaskedTransformer):
     """Post-norm encoder with learned positions and a tied head.
 
-    The table holds V codes, the classes, the null class if any, and last the mask (official: 1024 + 1000 + 1 rows).
+    The table holds V codes, the classes, the null class if any, and last the mask (official MaskGIT: 1024 + 1000 + 1 rows).
+    With tasks there are 16 rows after the classes: the mask is the last, and task p is the row ``mask_row - 2 - p``.
+    The sequence is [task] [class] [grid], of the prefix what the config has.
     """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.config = config
         self.vocab_size, self.num_classes = config.vocab_size, config.num_classes
-        self.num_codebooks, self.null_class = 1, config.null_class
-        self.prefix = int(config.num_classes > 0)
-        rows = config.vocab_size + config.num_classes + int(config.null_class) + 1
+        self.num_codebooks, self.null_class, self.num_tasks = 1, config.null_class, config.num_tasks
+        self._has_class = config.num_classes > 0 or config.null_class
+        self.prefix = int(config.num_tasks > 0) + int(self._has_class)
+        special = _SPECIAL_ROWS if config.num_tasks else 1
+        rows = config.vocab_size + config.num_classes + int(config.null_class) + special
         positions = self.prefix + torch.Size(config.axes).numel()
         self.word_embedding = nn.Embedding(rows, config.width)
         self.position_embedding = nn.Embedding(positions, config.width)
@@ -108,8 +123,14 @@ class BertTransformer(MaskedTransformer):
         """See ``MaskedTransformer``; K must be 1 and ``axes`` the trained grid, for positions are learned.
 
         Raises:
-            ValueError: another number of tokens or codebooks, labels missing where there is no null class.
+            ValueError: another number of tokens or codebooks, labels missing where there is no null class, task ids for a
+                model without tasks.
         """
+        logits = self.table_logits(self.table_ids(tokens, cond, axes), self.vocab_size)
+        return logits[:, self.prefix :, None]
+
+    def table_ids(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+        """The sequence as rows of the table, long ``[B, S]``: what ``table_logits`` takes. Arguments as in ``forward``."""
         expected = torch.Size(self.config.axes).numel()
         if tokens.shape[1:] != (expected, 1) or (axes is not None and tuple(axes) != tuple(self.config.axes)):
             raise ValueError(
@@ -118,10 +139,12 @@ class BertTransformer(MaskedTransformer):
             )
         ids = tokens.squeeze(-1)
         ids = torch.where(ids == self.vocab_size, self.mask_row, ids)
-        if self.prefix:
+        if self._has_class:
             ids = torch.cat((self._class_rows(cond, len(ids), ids.device)[:, None], ids), dim=1)
-        logits = self.table_logits(ids, self.vocab_size)
-        return logits[:, self.prefix :, None]
+        task = task_ids(self, cond, tokens)
+        if task is not None:
+            ids = torch.cat((self.mask_row - _FIRST_PROMPT - task[:, None], ids), dim=1)
+        return ids
 
     def table_logits(self, ids: torch.Tensor, columns: int | None = None) -> torch.Tensor:
         """The official forward: rows of the table in, logits over the table's first ``columns`` rows (all by default) out.
@@ -133,7 +156,14 @@ class BertTransformer(MaskedTransformer):
         Returns:
             ``[B, S', columns]``.
         """
-        x = self.word_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+        return self.head_logits(self.embed(ids), columns)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the table plus learned positions, before the norm: ``[B, S']`` -> ``[B, S', D]``."""
+        return self.word_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+
+    def head_logits(self, x: torch.Tensor, columns: int | None = None) -> torch.Tensor:
+        """What comes after ``embed``: ``[B, S', D]`` -> ``[B, S', columns]``."""
         x = self.dropout(self.embedding_norm(x))
         for block in self.blocks:
             x = block(x)
@@ -149,6 +179,21 @@ class BertTransformer(MaskedTransformer):
             labels = cond.labels
         # Without a null class a dropped label would silently read the mask row; the trainer refuses label dropout there.
         return torch.where(labels == NO_LABEL, self.num_classes, labels) + self.vocab_size
+
+
+def task_ids(model: MaskedTransformer, cond: Cond, tokens: torch.Tensor) -> torch.Tensor | None:
+    """The task of every row, long ``[B]``: 0 where ``cond`` names none, None for a model without tasks.
+
+    Raises:
+        ValueError: task ids for a model without tasks, which would be ignored in silence, or another number of them.
+    """
+    if cond.task is None:
+        return torch.zeros(len(tokens), dtype=torch.long, device=tokens.device) if model.num_tasks else None
+    if not model.num_tasks:
+        raise ValueError("task: got task ids, but this model knows a single task; leave them out or set num_tasks")
+    if cond.task.shape != tokens.shape[:1]:
+        raise ValueError(f"task: got {tuple(cond.task.shape)}, expected one task id for each of the {len(tokens)} rows")
+    return cond.task
 
 
 class BertBlock(nn.Module):

@@ -5,27 +5,24 @@ Shapes: B batch, C channels, S samples.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
 import random
-import warnings
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskgen.data import Batch
+from maskgen.tasks.file_sets import FileSource, LeftOut, class_folders
+from maskgen.tasks.file_sets import held_out as held_out_names
 from maskgen.tasks.signal_data import AudioData
 from maskgen.tasks.sound import SOUND_SUFFIXES, SoundFile, resample, to_channels
 from maskgen.tasks.sound_features import limit_peak, normalize_loudness
 from maskgen.tasks.sound_features import loudness as measure
 
-__all__ = ["ExcerptSource", "SoundFolder"]
+__all__ = ["SoundFolder"]
 
 _TRIES = 8  # excerpts of a file that are listened to, as in audiotools
 
@@ -92,14 +89,11 @@ class SoundFolder(AudioData):
         self.sample_rate, self.channels, self.size = sample_rate, channels, (size,)
         self.loudness, self.cutoff = loudness, cutoff
         self._shelf = _Shelf(Path(root), broken)
-        names = self._shelf.names
-        self._classes = _class_names(names, self._shelf.root) if labels else ()
-        train = [name for name in names if not _held_out(name, held_out)]
-        if not train:
-            raise ValueError(f"{root}: all {len(names)} files are held out; lower held_out = {held_out} or add files")
-        test = [name for name in names if _held_out(name, held_out)]
-        self._train = ExcerptSource(self, train, fixed=False)
-        self._test = ExcerptSource(self, test, fixed=True) if test else None
+        names, root = self._shelf.names, self._shelf.root
+        self._classes = class_folders(names, root) if labels else ()
+        train, test = held_out_names(names, held_out, root)
+        self._train = FileSource(self, train, fixed=False)
+        self._test = FileSource(self, test, fixed=True) if test else None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -109,22 +103,28 @@ class SoundFolder(AudioData):
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """Path and reason of each file left out so far."""
-        return list(self._shelf.skipped.items())
+        return list(self.left_out.reasons.items())
 
-    def train(self) -> ExcerptSource:
+    @property
+    def left_out(self) -> LeftOut:
+        """Keeps ``skipped``."""
+        return self._shelf.left_out
+
+    def train(self) -> FileSource:
         """One random excerpt of each file that is not held out."""
         return self._train
 
-    def test(self) -> ExcerptSource | None:
+    def test(self) -> FileSource | None:
         """One excerpt of each held-out file, always the same; None if no file is held out."""
         return self._test
 
-    def example(self, name: str, seed: int) -> Tensor:
+    def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
 
         Args:
             name: path below the root.
             seed: all the randomness there is.
+            fixed: for held-out files; the seed alone decides here.
 
         Returns:
             float32 ``[C, S]``.
@@ -138,14 +138,6 @@ class SoundFolder(AudioData):
         if self.loudness is not None:
             waveform = normalize_loudness(waveform, self.sample_rate, self.loudness)
         return F.pad(limit_peak(waveform), (0, self.size[0] - waveform.shape[1]))
-
-    def skip(self, name: str, reason: str) -> None:
-        """Note a file that turned out damaged, and warn about it the first time.
-
-        Raises:
-            ValueError: there are too many of them by now.
-        """
-        self._shelf.skip(name, reason)
 
     def _salient(self, file: SoundFile, draw: random.Random) -> Tensor:
         """The first excerpt above the cutoff, else the loudest of eight; ``[channels of the file, samples at its rate]``."""
@@ -163,71 +155,27 @@ class SoundFolder(AudioData):
         return found
 
 
-class ExcerptSource:
-    """The examples of one half of a ``SoundFolder``: ``audio`` float ``[B, C, S]``, and ``labels`` if there are classes.
-
-    Args:
-        data: where the files are and what an example is.
-        names: paths below its root.
-        fixed: the same excerpt of a file whatever the seed.
-    """
-
-    def __init__(self, data: SoundFolder, names: Sequence[str], *, fixed: bool) -> None:
-        self.data, self.names, self.fixed = data, list(names), fixed
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
-        """See ``maskgen.data.Source``.
-
-        Raises:
-            ValueError: too many unreadable files.
-        """
-        found = [self._example(index, seed) for index, seed in zip(indices, seeds, strict=True)]
-        batch = {"audio": torch.stack([audio for audio, _ in found])}
-        if self.data.class_names:
-            batch["labels"] = torch.tensor([self.data.class_names.index(_folder(name)) for _, name in found])
-        return batch
-
-    def _example(self, index: int, seed: int) -> tuple[Tensor, str]:
-        name = self.names[index]
-        draw = random.Random(f"{_number(name) if self.fixed else seed} stands in")
-        while True:
-            try:
-                return self.data.example(name, _number(name) if self.fixed else seed), name
-            except ValueError as error:
-                self.data.skip(name, str(error))
-            if set(self.names) <= {path for path, _ in self.data.skipped}:
-                raise ValueError(f"all {len(self.names)} files of this half are damaged, such as {name}; replace them")
-            # Which file stands in depends on the seed and on the files, not on what was read before.
-            name = draw.choice(self.names)
-
-
 class _Shelf:
     """The readable sound files of a folder or an archive.
 
     Attributes:
         root: the folder or archive.
         names: paths below the root, sorted.
-        skipped: path -> reason.
+        left_out: those that cannot be read.
     """
 
     def __init__(self, root: Path, broken: float) -> None:
-        self.root, self.broken = root, broken
-        self.skipped: dict[str, str] = {}
+        self.root = root
         self._archive: tuple[int, zipfile.ZipFile] | None = None
         listed = self._list()
         if not listed:
             raise ValueError(
                 f"{root}: no sound files found; expected names that end in {', '.join(sorted(SOUND_SUFFIXES))}"
             )
-        self.total = len(listed)
+        self.left_out = LeftOut(root, len(listed), broken)
         self.names = [name for name in listed if self._opens(name)]
-        self._check_share()
-        if self.skipped:
-            named = "; ".join(list(self.skipped.values())[:3])
-            warnings.warn(f"{root}: {len(self.skipped)} of {self.total} files left out: {named}", stacklevel=4)
+        self.left_out.check()
+        self.left_out.warn(stacklevel=3)
 
     def open(self, name: str) -> SoundFile:
         """Open one file.
@@ -246,32 +194,13 @@ class _Shelf:
             raise ValueError(f"{told}: got an empty file, expected a sound file")
         return SoundFile(io.BytesIO(content), told)
 
-    def skip(self, name: str, reason: str) -> None:
-        """Note a file that turned out damaged, and warn about it once.
-
-        Raises:
-            ValueError: there are too many of them by now.
-        """
-        if name not in self.skipped:
-            self.skipped[name] = reason
-            self._check_share()
-            warnings.warn(f"left out: {reason}", stacklevel=4)
-
     def _opens(self, name: str) -> bool:
         try:
             self.open(name).close()
         except ValueError as error:
-            self.skipped[name] = str(error)
+            self.left_out.reasons[name] = str(error)
             return False
         return True
-
-    def _check_share(self) -> None:
-        if len(self.skipped) > self.broken * self.total or len(self.skipped) == self.total:
-            named = "; ".join(list(self.skipped.values())[:3])
-            raise ValueError(
-                f"{self.root}: {len(self.skipped)} of {self.total} files cannot be read, expected at most a share of "
-                f"{self.broken:g} (broken): {named}"
-            )
 
     def _list(self) -> list[str]:
         if self.root.is_dir():
@@ -300,23 +229,3 @@ def _is_sound(path: PurePosixPath) -> bool:
     """By its name; hidden files and the resource folders of macOS hold no sound."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     return path.suffix.lower() in SOUND_SUFFIXES and not hidden
-
-
-def _folder(name: str) -> str:
-    return PurePosixPath(name).parts[0]
-
-
-def _class_names(names: Sequence[str], root: Path) -> tuple[str, ...]:
-    loose = [name for name in names if "/" not in name]
-    if loose:
-        raise ValueError(f"{root}: got {loose[0]} outside of any folder, expected one folder a class with labels=True")
-    return tuple(sorted({_folder(name) for name in names}))
-
-
-def _number(name: str) -> int:
-    """A number in [0, 2^63) that depends on the path alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-
-
-def _held_out(name: str, share: float) -> bool:
-    return _number(name) < share * 2**63

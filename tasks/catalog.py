@@ -11,6 +11,7 @@ import difflib
 
 from maskgen.tasks.audio_catalog import AUDIO
 from maskgen.tasks.catalog_entry import Published, Weights
+from maskgen.tasks.open_magvit2_catalog import SEED_VOKEN
 from maskgen.tasks.sampling import Sampling
 
 __all__ = ["CATALOG", "Published", "Weights", "find", "table"]
@@ -256,6 +257,7 @@ CATALOG: dict[str, Published] = {
             signal_size=(256, 256),
             pixel_range=(0, 1),
         ),
+        *SEED_VOKEN,
         *AUDIO,
     )
 }

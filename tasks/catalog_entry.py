@@ -27,6 +27,8 @@ class Weights:
         url: plain address, where the file is not on the Hub.
         sha256: first hexadecimal digits of the file's hash, where its authors give them.
         parameters: numbers in the model, None where they were not counted.
+        averaged: the file has an averaged copy of the weights beside the others, and the published figures are of that
+            copy; it is taken unless told otherwise.
     """
 
     family: str
@@ -36,6 +38,7 @@ class Weights:
     url: str = ""
     sha256: str = ""
     parameters: int | None = None
+    averaged: bool = False
 
     @property
     def kind(self) -> Family:

@@ -287,7 +287,7 @@ def convert_command(
     tokenizer: Path | None = None,
     transformer: Path | None = None,
     fine: Path | None = None,
-    ema: bool = False,
+    ema: bool | None = None,
     any_size: bool = False,
 ) -> None:
     """Turn local files of published weights into a model folder; nothing is downloaded.
@@ -298,7 +298,7 @@ def convert_command(
         tokenizer: file of the tokenizer.
         transformer: file of the transformer.
         fine: file of the second transformer, for models of sound that have one.
-        ema: take the averaged copy of the weights, where a file has one.
+        ema: take the averaged copy of the weights, where a file has one; by default that of which figures were published.
         any_size: take whatever sizes the files show, for weights of your own training in a published layout.
     """
     convert_files(family, out, tokenizer=tokenizer, transformer=transformer, fine=fine, ema=ema, any_size=any_size)

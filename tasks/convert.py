@@ -56,7 +56,7 @@ def convert_files(
     tokenizer: str | Path | None = None,
     transformer: str | Path | None = None,
     fine: str | Path | None = None,
-    ema: bool = False,
+    ema: bool | None = None,
     any_size: bool = False,
 ) -> None:
     """Turn files of published weights into a folder of ours, whole or not at all.
@@ -67,7 +67,7 @@ def convert_files(
         tokenizer: file of the tokenizer; for EnCodec and DAC it may be a folder of the Hub.
         transformer: file of the transformer. With both a model folder is made, with one alone a folder of that part.
         fine: file of the second transformer of sound, beside the other two.
-        ema: take the averaged copy of the weights, where a file has one.
+        ema: take the averaged copy of the weights, where a file has one; by default that of which figures were published.
         any_size: take whatever sizes the files show instead of the published ones, for weights of your own training.
 
     Raises:
@@ -90,7 +90,8 @@ def convert_files(
         part,
         file,
     ) in files.items():  # the tokenizer first: it tells the number of codes, should sizes be read from files
-        halves[part] = _convert(entry, part, file, ema, halves.get("tokenizer"), any_size)
+        averaged = entry.parts[part].averaged if ema is None else ema
+        halves[part] = _convert(entry, part, file, averaged, halves.get("tokenizer"), any_size)
     with atomic_folder(target) as folder:
         if len(halves) > 1:
             write_description(folder, entry.modality, _pipeline_config(entry, halves))
@@ -211,7 +212,7 @@ def _check_family(entry: Published, weights: Weights, file: Path, state: Iterabl
     """Refuse weights of another family or part, saying what they look like and where they belong."""
     named = sorted(state)
     seen = looks_like(named)
-    if seen == weights.family:
+    if seen == weights.family or (seen is not None and FAMILIES[seen].marks == weights.kind.marks):
         return
     expected = weights.kind.title
     if seen is None:

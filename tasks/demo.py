@@ -6,28 +6,23 @@ generates, inpaints, outpaints and swaps classes, and is measured. Interrupted, 
 
 from __future__ import annotations
 
-import contextlib
-import importlib.resources
-import resource
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from maskgen.checkpoint import read_json, write_json
+from maskgen.checkpoint import write_json
 from maskgen.data import TensorSource
 from maskgen.tasks.datasets import Digits
+from maskgen.tasks.demo_parts import Clock, config_file, say, train_stages
 from maskgen.tasks.demo_pictures import draw_pictures
 from maskgen.tasks.evaluate import classifier_scores, neighbour_distances, pixel_features, within_class_variance
 from maskgen.tasks.generate import generate
 from maskgen.tasks.media import to_tensor
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.report import write_report
-from maskgen.tokenizers.training import psnr
+from maskgen.tokenizers.reconstruction import psnr
 from maskgen.tokenizers.usage import codebook_usage
 
 __all__ = ["demo"]
@@ -69,38 +64,31 @@ def demo(
         tokenizer_config: settings of stage 1 instead of ``configs/digits_tokenizer.yaml``.
         transformer_config: settings of stage 2 instead of ``configs/digits_transformer.yaml``.
     """
-    from maskgen.tasks.cli import build_parser, run  # the command line imports this module
-
-    clock = _Clock(out / "seconds.json")
-    config = f"--config={tokenizer_config or _config('digits_tokenizer')}"
-    first = ["train", "tokenizer", config, f"--out={out / 'tokenizer'}"]
-    config = f"--config={transformer_config or _config('digits_transformer')}"
-    second = ["train", "transformer", config, f"--tokenizer={out / 'tokenizer'}", f"--out={out}"]
-    for command in (first, second):
-        build_parser().parse_args(command)  # a slip in the second config shows now, not after the first stage
-    with clock("train_tokenizer"):
-        run(first)
-    with clock("train_transformer"):
-        run(second)
+    clock = Clock(out / "seconds.json")
+    first = f"--config={tokenizer_config or config_file('digits_tokenizer')}"
+    second = f"--config={transformer_config or config_file('digits_transformer')}"
+    stages = {
+        "tokenizer": ["train", "tokenizer", first, f"--out={out / 'tokenizer'}"],
+        "transformer": ["train", "transformer", second, f"--tokenizer={out / 'tokenizer'}", f"--out={out}"],
+    }
+    train_stages(clock, stages)
     pipe = Pipeline.from_pretrained(out)
     data = Digits(size=pipe.config.signal_size[0])
     train, test = data.train(), data.test()
     assert isinstance(train, TensorSource), "digits without shifts are held in memory"
     with clock("generate"):
-        _say(f"demo: generating {_SETS} sets of as many digits as there are training digits")
+        say(f"demo: generating {_SETS} sets of as many digits as there are training digits")
         labels, count = train.tensors["labels"].tolist(), len(train)
         sets = [to_tensor(generate(pipe, labels, seeds=range(n * count, (n + 1) * count))) for n in range(_SETS)]
     with clock("measure"):
         metrics = _measure(pipe, train, test, sets)
     with clock("pictures"):
-        _say("demo: drawing pictures")
+        say("demo: drawing pictures")
         figures = draw_pictures(pipe, train, test, sets[0], out / "pictures")
-    metrics |= {f"seconds_{name}": round(seconds, 1) for name, seconds in clock.seconds.items()}
-    metrics["seconds_total"] = round(sum(clock.seconds.values()), 1)
-    metrics["peak_memory_mb"] = round(_peak_memory_mb())
+    metrics |= clock.metrics()
     write_json(out / "metrics.json", metrics)
     write_report(out / "report.html", "maskgen: handwritten digits", _INTRODUCTION, figures, metrics, _NOTES)
-    _say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")
+    say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")
 
 
 def _measure(pipe: Pipeline, train: TensorSource, test: TensorSource, sets: list[torch.Tensor]) -> dict[str, Any]:
@@ -136,36 +124,3 @@ def _measure(pipe: Pipeline, train: TensorSource, test: TensorSource, sets: list
         "generated_sets": len(sets),
         "sampling_steps": pipe.config.sampling.steps,
     }
-
-
-def _config(name: str) -> Path:
-    return Path(str(importlib.resources.files("maskgen") / "configs" / f"{name}.yaml"))
-
-
-def _peak_memory_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024  # bytes there, kilobytes elsewhere
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
-
-
-class _Clock:
-    """Seconds by stage, kept in a file so that an interrupted demo adds up its parts."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = read_json(path) if path.is_file() else {}
-
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            # Stages that train add up over interruptions; the others are made anew each time.
-            before = self.seconds.get(stage, 0.0) if stage.startswith("train") else 0.0
-            self.seconds[stage] = before + time.perf_counter() - begun
-            if self.path.parent.is_dir():  # else nothing was begun
-                write_json(self.path, self.seconds)

@@ -101,6 +101,9 @@ def looks_like(names: Iterable[str]) -> str | None:
 _TOKENIZERS = "maskgen.tokenizers.published"
 _TRANSFORMERS = "maskgen.published"
 
+# IBQ's network is CompVis's, name for name: only who asks knows which quantizer the weights belong to.
+_TAMING_MARKS = r"(encoder|decoder)\.mid\.(block|attn)_\d\."
+
 FAMILIES: dict[str, Family] = {
     "maskgit-tokenizer": Family(
         title="a MaskGIT tokenizer (flax)",
@@ -116,12 +119,34 @@ FAMILIES: dict[str, Family] = {
         build="maskgen.transformer:BertTransformer",
         marks=r"(params/)?(Embed_0|MlmLayer_0|TransformerLayer_\d+)/",
     ),
+    "open-magvit2-video": Family(
+        title="an Open-MAGVIT2 video tokenizer",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.magvit2",
+        build="maskgen.tokenizers.magvit2:Magvit2Video",
+        marks=r"(encoder|decoder)\.conv_(in|out)\.conv_1\.",
+    ),
+    "open-magvit2-image": Family(
+        title="an Open-MAGVIT2 image tokenizer",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.magvit2",
+        build="maskgen.tokenizers.magvit2:Magvit2Image",
+        # Its other names are those of the PyTorch port, which stands after it.
+        marks=r"decoder\.adaptive\.\d+\.(gamma|beta)\.",
+    ),
     "taming": Family(
         title="a CompVis taming-transformers VQGAN",
         part="tokenizer",
         module=f"{_TOKENIZERS}.taming",
         build=f"{_TOKENIZERS}.taming:TamingVQGAN",
-        marks=r"(encoder|decoder)\.mid\.(block|attn)_\d\.",
+        marks=_TAMING_MARKS,
+    ),
+    "ibq": Family(
+        title="an IBQ tokenizer",
+        part="tokenizer",
+        module=f"{_TOKENIZERS}.ibq",
+        build=f"{_TOKENIZERS}.ibq:IBQTokenizer",
+        marks=_TAMING_MARKS,
     ),
     "llamagen": Family(
         title="a LlamaGen tokenizer",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskgen.data import TensorSource
+from maskgen.data import TensorSource, item_seed
 from maskgen.tasks.signal_data import AudioData
 
 __all__ = ["Melodies"]
@@ -56,7 +56,7 @@ class _Score:
 
 
 class Melodies(AudioData):
-    """Melodies of four timbres (organ, reed, plucked string, FM bell), in three scales, five keys and three tempi.
+    """Melodies of four timbres (organ, reed, plucked string, FM bell), in three scales, five keys and some tempi.
 
     A melody is its bar: which degrees of the scale begin at which of eight steps (its first step always begins one). No two
     clips have the same, so a test clip is never another rendering of a training clip. Mono.
@@ -66,9 +66,10 @@ class Melodies(AudioData):
         held_out: test clips.
         seconds: length of a clip.
         sample_rate: samples a second.
-        grid: seconds; steps last 5, 6 or 7 of it, and clips begin on it. A codec whose frames are this long sees equal
+        grid: seconds; steps last a whole number of it, and clips begin on it. A codec whose frames are this long sees equal
             notes as equal frames, which a small model learns from sooner.
-        seed: of everything that is drawn.
+        tempi: how many of the grid a step may last; each clip has one of them.
+        seed: of everything that is drawn. The test clips do not depend on ``count``.
 
     Raises:
         ValueError: a size that is not positive, or a clip shorter than its bar.
@@ -81,19 +82,22 @@ class Melodies(AudioData):
         seconds: float = 4.096,
         sample_rate: int = 16000,
         grid: float = 0.032,
+        tempi: tuple[int, ...] = (5, 6, 7),
         seed: int = 0,
     ) -> None:
         sizes = {"count": count, "held_out": held_out, "sample_rate": sample_rate, "grid": grid}
         for name, value in sizes.items():
             if value <= 0:
                 raise ValueError(f"{name}: got {value}, expected more than 0")
-        longest = 7 * _STEPS * grid
+        if not tempi or min(tempi) < 1:
+            raise ValueError(f"tempi: got {tuple(tempi)}, expected one or more positive numbers")
+        longest = max(tempi) * _STEPS * grid
         if seconds < longest:
             raise ValueError(f"seconds: got {seconds}, expected at least {longest:.3f}, the longest bar on this grid")
         self.count, self.held_out, self.seconds, self.grid, self.seed = count, held_out, seconds, grid, seed
-        self.sample_rate, self.channels = sample_rate, 1
+        self.tempi, self.sample_rate, self.channels = tuple(tempi), sample_rate, 1
         self.size = (round(seconds * sample_rate),)
-        self._sources: tuple[TensorSource, TensorSource] | None = None
+        self._sources: dict[str, TensorSource] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -102,30 +106,33 @@ class Melodies(AudioData):
 
     def train(self) -> TensorSource:
         """``count`` clips, made at the first call and then held in memory."""
-        return self._made()[0]
+        return self._made("train", self.held_out, self.count)
 
     def test(self) -> TensorSource:
         """``held_out`` clips of other melodies."""
-        return self._made()[1]
+        return self._made("test", 0, self.held_out)
 
-    def _made(self) -> tuple[TensorSource, TensorSource]:
-        if self._sources is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            score = _compose(self.held_out + self.count, self.grid * self.sample_rate, generator)
+    def _made(self, name: str, first: int, count: int) -> TensorSource:
+        """``count`` clips from the melody of that number on."""
+        if name not in self._sources:
+            bars = _different_bars(first + count, torch.Generator().manual_seed(self.seed))[first:]
+            generator = torch.Generator().manual_seed(item_seed(self.seed, 1 + first))
+            score = _compose(bars, self.tempi, self.grid * self.sample_rate, generator)
             audio = _render(score, self.sample_rate, self.size[0], generator)[:, None]
-            self._sources = TensorSource(audio=audio[self.held_out :]), TensorSource(audio=audio[: self.held_out])
-        return self._sources
+            self._sources[name] = TensorSource(audio=audio)
+        return self._sources[name]
 
 
-def _compose(count: int, grid: float, generator: torch.Generator) -> _Score:
-    """Draw M scores with M different melodies; ``grid`` in samples."""
+def _compose(bars: Tensor, tempi: Sequence[int], grid: float, generator: torch.Generator) -> _Score:
+    """Draw what bars ``[M, P]`` are played with; ``grid`` in samples."""
+    count = len(bars)
 
     def draw(high: int, *shape: int) -> Tensor:
         return torch.randint(high, shape or (count,), generator=generator)
 
-    units, caller = 5 + draw(3), draw(len(_TIMBRES))
+    units, caller = torch.tensor(tempi)[draw(len(tempi))], draw(len(_TIMBRES))
     return _Score(
-        degrees=_different_bars(count, generator),
+        degrees=bars,
         scale=draw(len(_SCALES)),
         key=draw(_KEYS),
         timbre=torch.stack((caller, (caller + 1 + draw(len(_TIMBRES) - 1)) % len(_TIMBRES)), dim=1),

@@ -1,10 +1,12 @@
-"""A small convolutional sound codec with residual vector quantization, quick to train on a CPU.
+"""A small sound codec with residual vector quantization, quick to train on a CPU.
 
-The plan is SEANet's and SoundStream's (Zeghidour et al. 2021, arXiv 2107.03312): strided convolutions with residual units
-down to frames, a residual quantizer, the mirror image back up. No attention and no recurrence, so any length works. Unlike
-there, the first convolution already strides: a small codec cannot afford layers at the full sample rate.
+All layers run at the frame rate. The encoder sees each frame's lapped transform and the logarithm of its spectrum; a
+residual quantizer stands in the middle (SoundStream, Zeghidour et al. 2021, arXiv 2107.03312); the decoder predicts the
+magnitude and phase of overlapping Fourier frames, which are added up (Vocos, Siuzdak 2023, arXiv 2306.00814). Strided
+convolutions at the sample rate, as in SEANet, reached 7.9 dB of log-mel distance on the demo's melodies in the time in
+which this reaches 5.4 dB. No attention and no recurrence, so any length works.
 
-Shapes: B batch, C channels, S samples, T frames, W width of a level, D width of a code, K codebooks, V codes.
+Shapes: B batch, C channels, S samples, T frames, W width, D width of a code, K codebooks, V codes, F frequencies.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from maskgen.tokenizers.quantize import Quantized, QuantizerConfig, ResidualQuan
 
 __all__ = ["AudioCodec", "AudioCodecConfig", "AudioCodecOutput", "ResidualUnit"]
 
+_QUIET = 1e-3  # amplitude of the noise that an untrained decoder makes
+
 
 @dataclass(frozen=True, kw_only=True)
 class AudioCodecConfig:
@@ -30,9 +34,10 @@ class AudioCodecConfig:
     Attributes:
         sample_rate: samples a second.
         channels: C, 1 or 2.
-        strides: of the levels, the first next to the sound; their product is the hop.
-        width: W of the first level; each further one is twice as wide.
-        dilations: of the residual units of a level, one each.
+        hop: samples a frame; the decoder's Fourier frames are four hops long.
+        width: W, of all layers.
+        encoder_dilations: of the encoder's residual units, one each.
+        decoder_dilations: of the decoder's.
         codebook_size: V.
         codebooks: K.
         dim: D.
@@ -41,27 +46,29 @@ class AudioCodecConfig:
 
     sample_rate: int = 16000
     channels: int = 1
-    strides: tuple[int, ...] = (8, 8, 8)
-    width: int = 48
-    dilations: tuple[int, ...] = (1, 3)
+    hop: int = 512
+    width: int = 384
+    encoder_dilations: tuple[int, ...] = (1, 1, 1)
+    decoder_dilations: tuple[int, ...] = (1, 1, 1, 1)
     codebook_size: int = 256
     codebooks: int = 4
     dim: int = 16
     commitment_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strides", tuple(self.strides))  # JSON brings lists
-        object.__setattr__(self, "dilations", tuple(self.dilations))
+        object.__setattr__(self, "encoder_dilations", tuple(self.encoder_dilations))  # JSON brings lists
+        object.__setattr__(self, "decoder_dilations", tuple(self.decoder_dilations))
         if self.channels not in (1, 2):
             raise ValueError(f"channels: got {self.channels}, expected 1 or 2")
-        if self.sample_rate < 1 or self.width < 2:
+        if self.sample_rate < 1 or self.width < 2 or self.hop < 2:
             raise ValueError(
-                f"got sample_rate {self.sample_rate} and width {self.width}, expected a positive rate and 2 or more"
+                f"got sample_rate {self.sample_rate}, width {self.width} and hop {self.hop}, expected a positive rate and "
+                "2 or more"
             )
-        if not self.strides or min(self.strides) < 2:
-            raise ValueError(f"strides: got {self.strides}, expected one or more of at least 2")
-        if min(self.dilations, default=1) < 1:
-            raise ValueError(f"dilations: got {self.dilations}, expected positive numbers")
+        if min((*self.encoder_dilations, *self.decoder_dilations), default=1) < 1:
+            raise ValueError(
+                f"dilations: got {self.encoder_dilations} and {self.decoder_dilations}, expected positive numbers"
+            )
         self.quantizer()  # refuses the rest
 
     def quantizer(self) -> QuantizerConfig:
@@ -100,43 +107,21 @@ class AudioCodec(AudioTokenizer):
     def __init__(self, config: AudioCodecConfig) -> None:
         super().__init__()
         self.config: AudioCodecConfig = config
-        widths = [config.width << level for level in range(len(config.strides))]
-        down: list[nn.Module] = []
-        up: list[nn.Module] = []
-        above = config.channels
-        for stride, width in zip(config.strides, widths, strict=True):
-            # A dilated unit sees what its own level can use; the activation stands before each convolution that strides.
-            down += [*_activation(above, config), _Down(above, width, stride)]
-            if width < widths[-1]:
-                down += [ResidualUnit(width, dilation) for dilation in config.dilations]
-            units = [ResidualUnit(width, dilation) for dilation in config.dilations]
-            up = [*units, nn.ELU(), _Up(width, above, stride), *up]
-            above = width
-        self.down = nn.Sequential(*down)
-        self.loudness = _Magnitudes(config.channels, above, math.prod(config.strides))
-        units = [ResidualUnit(above, dilation) for dilation in config.dilations]
-        self.encoder = nn.Sequential(*units, nn.ELU(), nn.Conv1d(above, config.dim, 3, padding=1))
+        width = config.width
+        self.features = _Features(config.channels, width, config.hop)
+        self.encoder = nn.Sequential(
+            *(ResidualUnit(width, dilation) for dilation in config.encoder_dilations),
+            nn.ELU(),
+            nn.Conv1d(width, config.dim, 3, padding=1),
+        )
         self.norm = nn.BatchNorm1d(config.dim, affine=False)
         self.quantizer = ResidualQuantizer(config.quantizer())
-        self.decoder = nn.Sequential(nn.Conv1d(config.dim, above, 3, padding=1), *up)
-        self._init()
-
-    def _init(self) -> None:
-        """Keep the signal's size from layer to layer, biases 0: by torch's own start a constant drowns the sound."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-                up = isinstance(module, nn.ConvTranspose1d)  # of its kernel only two places meet in a sample
-                assert module.bias is not None
-                taps = 2 if up else module.kernel_size[0]
-                nn.init.normal_(module.weight, std=(module.in_channels * taps) ** -0.5)
-                nn.init.zeros_(module.bias)
-        first, last = self.down[0].conv, self.decoder[-1].conv
-        assert isinstance(first, nn.Conv1d)
-        assert isinstance(last, nn.ConvTranspose1d)
-        basis = _lapped_basis(first.stride[0], min(first.out_channels, first.stride[0]))
-        with torch.no_grad():
-            first.weight[: len(basis)] = basis[:, None] / first.in_channels
-            last.weight[: len(basis)] = basis[:, None]
+        self.decoder = nn.Sequential(
+            nn.Conv1d(config.dim, width, 3, padding=1),
+            *(ResidualUnit(width, dilation) for dilation in config.decoder_dilations),
+            nn.ELU(),
+            _FourierFrames(width, config.channels, config.hop),
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -161,7 +146,7 @@ class AudioCodec(AudioTokenizer):
     @property
     def stride(self) -> tuple[int, ...]:
         """The hop, samples a frame."""
-        return (math.prod(self.config.strides),)
+        return (self.config.hop,)
 
     def code_tables(self) -> Tensor:
         """The vectors of the codes, ``[K, V, D]``; a code's vector is the sum over its codebooks."""
@@ -193,12 +178,12 @@ class AudioCodec(AudioTokenizer):
         return AudioCodecOutput(self.decoder(quantized.latents if quantize else latents), latents, quantized)
 
     def latents(self, audio: Tensor) -> Tensor:
-        """What the quantizer sees of ``[B, C, S]``: ``[B, D, T]``, mean square 1 in every frame.
+        """What the quantizer sees of ``[B, C, S]``: ``[B, D, T]``, each of the D of mean square 1.
 
         Without a fixed scale the commitment would shrink latents and codes together until they are all alike.
         """
         padded = self._to_hops(audio).to(next(self.encoder.parameters()).dtype)
-        return self.norm(self.encoder(self.down(padded) + self.loudness(padded)))
+        return self.norm(self.encoder(self.features(padded)))
 
     def encode_scaled(self, signal: Tensor) -> tuple[Tensor, None]:
         """See ``AudioTokenizer``; loudness is in the codes, so there is no scale."""
@@ -239,11 +224,6 @@ class ResidualUnit(nn.Module):
         return x + self.body(x)
 
 
-def _activation(above: int, config: AudioCodecConfig) -> list[nn.Module]:
-    """None on the sound itself."""
-    return [] if above == config.channels else [nn.ELU()]
-
-
 def _lapped_basis(stride: int, count: int) -> Tensor:
     """The ``count`` slowest functions of the MDCT with a sine window, ``[count, 2 x stride]``, orthonormal with overlap."""
     place = torch.arange(2 * stride, dtype=torch.float64) + 0.5
@@ -252,45 +232,59 @@ def _lapped_basis(stride: int, count: int) -> Tensor:
     return (math.sqrt(2 / stride) * window * (math.pi / stride * (place + stride / 2) * frequency).cos()).float()
 
 
-class _Magnitudes(nn.Module):
-    """Logarithm of the short-time spectrum, a window of two hops centred on each, as features ``[B, W, T]``.
+class _Features(nn.Module):
+    """What the encoder sees of ``[B, C, S]``: ``[B, W, T]`` from the lapped transform and the log-spectrum of each frame.
 
-    Pitch and loudness are plain to see here; a few convolutions on the sound alone need long to find them.
+    The transform holds everything, but pitch and loudness are plain in the spectrum only, a window of two hops centred on
+    the frame; a few layers on the transform alone need long to find them.
     """
 
     def __init__(self, channels: int, width: int, hop: int) -> None:
         super().__init__()
         self.hop = hop
+        self.basis: Tensor
         self.window: Tensor
+        self.register_buffer("basis", _lapped_basis(hop, hop)[:, None], persistent=False)
         self.register_buffer("window", torch.hann_window(2 * hop), persistent=False)
-        self.project = nn.Conv1d(channels * (hop + 1), width, 1)
+        self.project = nn.Conv1d(channels * (2 * hop + 1), width, 1)
 
     def forward(self, audio: Tensor) -> Tensor:
         flat = F.pad(audio, (self.hop // 2, self.hop - self.hop // 2)).flatten(0, 1)
-        spectrum = torch.stft(flat, 2 * self.hop, self.hop, window=self.window, center=False, return_complex=True)
+        lapped = F.conv1d(flat[:, None], self.basis.to(flat.dtype), stride=self.hop)
+        spectrum = torch.stft(
+            flat.float(), 2 * self.hop, self.hop, window=self.window, center=False, return_complex=True
+        )
         levels = (spectrum.abs() / self.hop * 2).clamp(min=1e-4).log10() + 2  # about 0 +- 1
-        return self.project(levels.unflatten(0, audio.shape[:2]).flatten(1, 2))
+        both = torch.cat((2 * lapped, levels.to(lapped.dtype)), dim=1)
+        return self.project(both.unflatten(0, audio.shape[:2]).flatten(1, 2))
 
 
-class _Down(nn.Module):
-    """A convolution of twice its stride: ``[B, W, stride x T]`` to ``[B, W', T]``."""
+class _FourierFrames(nn.Module):
+    """Magnitudes and phases of Fourier frames from ``[B, W, T]``, added up to sound ``[B, C, T x hop]``.
 
-    def __init__(self, above: int, below: int, stride: int) -> None:
+    A frame is four hops long, centred on its own, and has a Hann window: these add up to 2 everywhere.
+    """
+
+    def __init__(self, width: int, channels: int, hop: int) -> None:
         super().__init__()
-        self.pad = (stride // 2, stride - stride // 2)
-        self.conv = nn.Conv1d(above, below, 2 * stride, stride=stride)
+        self.channels, self.hop, self.size = channels, hop, 4 * hop
+        frequencies = self.size // 2 + 1
+        self.project = nn.Conv1d(width, channels * 3 * frequencies, 1)
+        nn.init.normal_(self.project.weight, std=0.02)
+        nn.init.zeros_(self.project.bias)
+        self.window: Tensor
+        self.register_buffer("window", torch.hann_window(self.size) / 2, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, self.pad))
-
-
-class _Up(nn.Module):
-    """The transposed convolution of ``_Down``: ``[B, W', T]`` to ``[B, W, stride x T]``."""
-
-    def __init__(self, below: int, above: int, stride: int) -> None:
-        super().__init__()
-        self.start, self.stride = stride // 2, stride
-        self.conv = nn.ConvTranspose1d(below, above, 2 * stride, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)[..., self.start : self.start + x.shape[-1] * self.stride]
+        frames = x.shape[-1]
+        # Transforms know float32 only, and the exponential wants it.
+        spectra = self.project(x).float().unflatten(1, (self.channels, 3, -1)).transpose(-1, -2)
+        level, real, imaginary = spectra.unbind(2)  # [B, C, T, F] each
+        length = (real.square() + imaginary.square() + 1e-12).rsqrt()
+        size = level.clamp(max=12).exp() * length * (_QUIET * math.sqrt(self.size))
+        parts = torch.fft.irfft(torch.complex(size * real, size * imaginary), n=self.size) * self.window
+        total = (frames - 1) * self.hop + self.size
+        columns = parts.flatten(0, 1).transpose(1, 2)  # [B x C, size, T]
+        sound = F.fold(columns, (1, total), (1, self.size), stride=(1, self.hop))[:, 0, 0]
+        start = (self.size - self.hop) // 2
+        return sound[:, start : start + frames * self.hop].unflatten(0, (-1, self.channels))

@@ -26,7 +26,7 @@ class CodecLossSettings:
     """Terms of the loss.
 
     Attributes:
-        excerpt: samples of a training sound that a step sees, cut at random; 0 for all of it.
+        excerpt: samples of a training sound that a step sees, cut at a random frame; 0 for all of it.
         waveform_weight: of the mean absolute difference of the samples.
         spectral_weight: of ``SpectralLoss``.
         windows: its windows.
@@ -149,7 +149,9 @@ class CodecTraining(Objective):
         length = self.settings.excerpt
         if not length or length >= audio.shape[-1]:
             return audio
-        starts = torch.randint(audio.shape[-1] - length + 1, (len(audio),)).tolist()
+        # On whole frames, as they are when a whole sound is encoded.
+        (hop,) = self.model.stride
+        starts = (hop * torch.randint((audio.shape[-1] - length) // hop + 1, (len(audio),))).tolist()
         return torch.stack([sound[:, start : start + length] for sound, start in zip(audio, starts, strict=True)])
 
     @torch.no_grad()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from maskgen.data import training_batches
-from maskgen.tasks.audio_data import ExcerptSource, SoundFolder
+from maskgen.tasks.audio_data import SoundFolder
+from maskgen.tasks.file_sets import FileSource
 from maskgen.tasks.sound import load_sound, resample, save_sound
 from maskgen.tasks.sound_features import loudness, normalize_loudness
 
@@ -120,7 +121,7 @@ def test_peaks_stay_within_one(tmp_path: Path) -> None:
         assert float(audio.abs().max()) == 1
 
 
-def names(source: ExcerptSource | None) -> set[str]:
+def names(source: FileSource | None) -> set[str]:
     return set() if source is None else set(source.names)
 
 
@@ -166,7 +167,7 @@ def test_files_that_do_not_open_are_left_out_and_named(root: Path) -> None:
         data = SoundFolder(root, RATE, 0.25, held_out=0.0)
     assert [name for name, _ in data.skipped] == ["03.wav", "04.wav"]
     assert len(data.train()) == 18
-    with pytest.raises(ValueError, match=r"2 of 20 files cannot be read, expected at most a share of 0\.05"):
+    with pytest.raises(ValueError, match=r"2 of 20 files cannot be used, expected at most a share of 0\.05"):
         SoundFolder(root, RATE, 0.25, broken=0.05)
 
 
@@ -191,7 +192,7 @@ def test_files_damaged_inside_are_replaced(root: Path) -> None:
         break_inside(root / f"{number:02}.flac")
     with (
         pytest.warns(UserWarning, match="left out"),
-        pytest.raises(ValueError, match="5 of 20 files cannot be read"),
+        pytest.raises(ValueError, match="5 of 20 files cannot be used"),
     ):
         source.batch(range(4), range(4))
 
@@ -200,7 +201,7 @@ def test_a_half_of_damaged_files_ends(tmp_path: Path) -> None:
     fill(tmp_path / "s", 20)
     save_sound(noise(2 * RATE), tmp_path / "s" / "z.flac", RATE)
     data = SoundFolder(tmp_path / "s", RATE, 2.0, held_out=0.0)
-    source = ExcerptSource(data, ["z.flac"], fixed=True)
+    source = FileSource(data, ["z.flac"], fixed=True)
     break_inside(tmp_path / "s" / "z.flac")
     with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="all 1 files of this half"):
         source.batch([0], [0])

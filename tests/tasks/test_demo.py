@@ -17,6 +17,7 @@ import maskgen.tasks.demo
 from maskgen.checkpoint import read_json
 from maskgen.objective import MaskedModeling
 from maskgen.tasks.cli import main
+from maskgen.tasks.demo_parts import config_file
 from maskgen.tasks.pipeline import Pipeline
 
 SETTINGS = {
@@ -203,7 +204,7 @@ def test_an_interrupted_demo_goes_on(
 
 def test_demo_names_its_own_configs() -> None:
     for name in ("digits_tokenizer", "digits_transformer"):
-        assert maskgen.tasks.demo._config(name).is_file()
+        assert config_file(name).is_file()
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +216,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ((f"--transformer_config={tmp_path / 'wrong.yaml'}",), "stpes"),  # before the first stage trains
         ((f"--tokenizer_config={tmp_path / 'small.yaml'}",), "channels: got level widths (6, 12)"),
         ((f"--tokenizer_config={tmp_path / 'nowhere.yaml'}",), "nowhere.yaml"),
-        (("--steps", "3"), "unrecognized arguments: --steps 3; see `maskgen demo --help`"),
+        (("--steps=3",), "unrecognized arguments: --steps=3; see `maskgen demo --help`"),
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:

@@ -32,7 +32,16 @@ from tests.tasks.test_train import Squares
 
 RATE, SAMPLES, HOP, V = 800, 62, 4, 8
 FRAMES = -(-SAMPLES // HOP)
-CODEC = AudioCodecConfig(sample_rate=RATE, strides=(2, 2), width=4, dilations=(1,), codebook_size=8, codebooks=2, dim=4)
+CODEC = AudioCodecConfig(
+    sample_rate=RATE,
+    hop=4,
+    width=4,
+    encoder_dilations=(1,),
+    decoder_dilations=(1,),
+    codebook_size=8,
+    codebooks=2,
+    dim=4,
+)
 LOSS = CodecLossSettings(windows=(32, 16), bands=(4, 4))
 
 

@@ -13,7 +13,14 @@ from maskgen.tokenizers.audio_training import CodecLossSettings, CodecTraining
 from maskgen.trainer import Trainer, TrainSettings
 
 CONFIG = AudioCodecConfig(
-    sample_rate=1000, strides=(4, 4), width=16, dilations=(1,), codebook_size=16, codebooks=2, dim=8
+    sample_rate=1000,
+    hop=16,
+    width=32,
+    encoder_dilations=(1,),
+    decoder_dilations=(1,),
+    codebook_size=16,
+    codebooks=2,
+    dim=8,
 )
 LOSS = CodecLossSettings(windows=(64, 32), bands=(10, 6), quantize_from=20, revive_every=20, revive_last=100)
 

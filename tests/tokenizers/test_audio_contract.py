@@ -36,7 +36,16 @@ CASES: dict[str, Callable[[], AudioTokenizer]] = {
     "toy": lambda: ToyAudioTokenizer(ToyAudioTokenizerConfig()),
     "toy-stereo": lambda: ToyAudioTokenizer(ToyAudioTokenizerConfig(channels=2, hop=3, codebooks=3, levels=5)),
     "codec": lambda: AudioCodec(
-        AudioCodecConfig(sample_rate=800, strides=(2, 4), width=4, dilations=(1,), codebook_size=8, codebooks=2, dim=3)
+        AudioCodecConfig(
+            sample_rate=800,
+            hop=8,
+            width=4,
+            encoder_dilations=(1,),
+            decoder_dilations=(1,),
+            codebook_size=8,
+            codebooks=2,
+            dim=3,
+        )
     ),
     "encodec": lambda: EncodecTokenizer(ENCODEC),
     "encodec-loudness": lambda: EncodecTokenizer(LOUD),

@@ -18,7 +18,8 @@ from maskgen.data import Batch, TensorSource
 from maskgen.tokenizers.discriminator import DiscriminatorConfig
 from maskgen.tokenizers.losses import LeCam, r1_penalty
 from maskgen.tokenizers.quantize import QuantizerConfig
-from maskgen.tokenizers.training import ReconstructionSettings, VQGANTraining, psnr
+from maskgen.tokenizers.reconstruction import psnr
+from maskgen.tokenizers.training import ReconstructionSettings, VQGANTraining
 from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskgen.trainer import OptimizerSettings, Trainer, TrainSettings
 
