@@ -24,6 +24,7 @@ from torch import Tensor
 from maskgen.noise import Noise
 from maskgen.published.onedtok_sampler import check_sampling
 from maskgen.sampler import LogitsFn, SampleStep, sample
+from maskgen.selection import Selector
 
 __all__ = ["sample_by_codebook"]
 
@@ -39,7 +40,7 @@ def sample_by_codebook(
     steps: Sequence[int],
     seeds: Sequence[int],
     schedule: str = "cosine",
-    select: str = "span3",
+    select: str | Selector = "span3",
     temperature: float = 1.0,
     anneal: bool = False,
     choice_temperature: float = 0.0,
@@ -61,7 +62,7 @@ def sample_by_codebook(
         steps: forward passes for each codebook, K numbers of at least 1.
         seeds: one integer an item: the item's sample depends on nothing else of the batch.
         schedule: see ``sample``; counts are planned for each codebook from its own hidden tokens.
-        select: see ``maskgen.selectors.get_selector``.
+        select: see ``maskgen.sampler.sample``; one without a critic, which would see a single codebook.
         temperature: divides the logits; 0 takes the most likely token.
         anneal: let the temperature fall over the n steps of a codebook: max(0.01, temperature (n - i - 1) / n) at step i.
         choice_temperature: weight of the ranking noise; MAGNeT has none.

@@ -7,14 +7,17 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary (V itself is the id of a hi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from maskgen.noise import Noise, SeededNoise, check_seeds
-from maskgen.schedules import get_schedule, mask_counts, step_ratio
+from maskgen.schedules import Schedule, get_schedule, mask_counts, step_ratio
+from maskgen.selection import CriticFn, Selection, Selector
 from maskgen.selectors import get_selector
+from maskgen.temperatures import Temperature, choice_weights, temperatures
 
 __all__ = ["LogitsFn", "SampleStep", "sample"]
 
@@ -49,9 +52,9 @@ def sample(
     *,
     steps: int,
     schedule: str = "cosine",
-    select: str = "confidence",
-    temperature: float = 1.0,
-    choice_temperature: float = 4.5,
+    select: str | Selector = "confidence",
+    temperature: Temperature = 1.0,
+    choice_temperature: Temperature = 4.5,
     seeds: Sequence[int] | None = None,
     noise: Noise | None = None,
     start_step: int = 0,
@@ -67,15 +70,21 @@ def sample(
     3. confidence = log-probability of the drawn token + choice_temperature x (1 - ratio) x Gumbel noise;
     4. hide the ``count`` least confident again (strictly below the cut-off) and go on; the last step keeps its full draw.
 
+    Steps 3 and 4 are those of the selector ``confidence``; other selectors hide by other rules.
+
     Args:
         logits_fn: see ``LogitsFn``; its V columns are all that can be drawn.
         tokens: long ``[B, N, K]``, holding the mask id (V for our models) at the masked places.
         mask: bool ``[B, N, K]``, True where a token is to be decided. Rows may differ; an all-False row comes back as it is.
-        steps: number of forward passes if ``start_step`` is 0, at least 1. More steps than tokens is legal.
+        steps: number of forward passes if ``start_step`` is 0, at least 1 (``entropy`` may need fewer). More steps than
+            tokens is legal.
         schedule: a name for ``maskgen.schedules.get_schedule``.
-        select: a name for ``maskgen.selectors.get_selector``.
-        temperature: divides the logits before drawing; 0 takes the most likely token.
-        choice_temperature: weight of the noise on the confidence at ratio 0 (official ImageNet setting: 4.5).
+        select: a name for ``maskgen.selectors.get_selector``, or what that returns; ``halton``, ``critic`` and
+            ``self-critic`` need more than a name.
+        temperature: divides the logits before drawing; 0 takes the most likely token. A number, or a course over the steps,
+            see ``maskgen.temperatures``.
+        choice_temperature: weight of the noise on the confidence at ratio 0 (official ImageNet setting: 4.5), or a course
+            of that weight over the steps.
         seeds: one integer an item: the item's sample depends on nothing else of the batch.
         noise: the source of randomness itself, instead of ``seeds``.
         start_step: skip the first steps of the schedule, as the official editing does (2 of 12).
@@ -86,49 +95,98 @@ def sample(
 
     Raises:
         ValueError: shapes that do not fit, ``steps`` < 1, ``start_step`` outside [0, steps), negative temperatures, an
-            unknown schedule or selector, neither or both of ``seeds`` and ``noise``.
+            unknown schedule or selector, a selector that lacks what it needs, neither or both of ``seeds`` and ``noise``.
     """
-    gamma, selector = get_schedule(schedule), get_selector(select)
-    _check(tokens, mask, steps, start_step, temperature, choice_temperature)
+    gamma = get_schedule(schedule)
+    selector = get_selector(select) if isinstance(select, str) else select
+    _check(tokens, mask, steps, start_step)
+    heats, weights = temperatures(temperature, steps), choice_weights(choice_temperature, steps)
     if (noise is None) == (seeds is None):
         raise ValueError("sample: give either seeds (one integer an item) or noise")
     source = noise or SeededNoise(check_seeds(seeds or [], len(tokens)), tokens.device)
-    total = mask.flatten(1).sum(1)
-    drawn = tokens
+    start = mask.flatten(1)
+    planned, shares = _planned(gamma, start.sum(1), steps)
+    before, item_noise = torch.ones_like(shares[0]), None  # nothing is decided before the first step that is run
+    drawn, settled = tokens, torch.zeros(mask.shape, device=mask.device)
     for step in range(start_step, steps):
+        last = step == steps - 1
         current = torch.where(mask, tokens, drawn)  # ``tokens`` still holds the mask id wherever anything can be hidden
         logits = logits_fn(current, step).float()
-        drawn, log_probs = _draw(logits, current, mask, temperature, source, step)
-        ratio = step_ratio(step, steps)
-        counts = mask_counts(gamma, ratio, total, mask.flatten(1).sum(1))
+        exponent = 1.0 if last else selector.exponent(weights[step])
+        drawn, log_probs, logits = _draw(logits, current, mask, heats[step], exponent, source, step)
+        settled = torch.where(mask, log_probs, settled)
+        unknown = (start if selector.revises else mask.flatten(1)).sum(1)
         ranking = source.choice(step, mask.shape).flatten(1)
-        weight = choice_temperature * (1 - (step + 1) / steps)
-        mask = selector(log_probs.flatten(1), mask.flatten(1), counts, ranking, weight).view_as(mask)
+        item_noise = ranking[:, :1] if item_noise is None else item_noise
+        seen = Selection(
+            step=step,
+            steps=steps,
+            drawn=drawn.flatten(1),
+            log_probs=log_probs.flatten(1),
+            settled=settled.flatten(1),
+            logits=logits.flatten(1, 2),
+            mask=mask.flatten(1),
+            start=start,
+            counts=torch.minimum(unknown - 1, planned[step]).clamp(min=1),
+            shares=(before, shares[step]),
+            noise=ranking,
+            item_noise=item_noise,
+            weight=weights[step],
+            scores=None if last or selector.critic is None else _scores(selector.critic, drawn, step),
+        )
+        mask, before = selector.hide(seen).view_as(mask), shares[step]
         if callback is not None:
             callback(SampleStep(step, steps, drawn, mask, log_probs))
+        if selector.adaptive and not bool(mask.any()):
+            break
     return drawn
 
 
+def _planned(gamma: Schedule, total: torch.Tensor, steps: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What the schedule hides after each step, whatever is drawn: counts ``[B]``, at least 1, and shares ``[B, 1]``."""
+    ratios = [step_ratio(step, steps).to(total.device) for step in range(steps)]
+    counts = [mask_counts(gamma, ratio, total, total + 1) for ratio in ratios]
+    return counts, [gamma(ratio, total).expand(len(total))[:, None] for ratio in ratios]
+
+
 def _draw(
-    logits: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor, temperature: float, noise: Noise, step: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw an id for every hidden token; returns ids and log-probabilities (0 where known), both ``[B, N, K]``."""
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    temperature: float,
+    exponent: float,
+    noise: Noise,
+    step: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw an id for every hidden token from p^exponent, p the softmax of logits / temperature.
+
+    Returns:
+        Ids and log p of them (0 where known), both ``[B, N, K]``, and the logits of p.
+    """
     if logits.shape[:-1] != tokens.shape:
         raise ValueError(
             f"logits_fn returned {tuple(logits.shape)}, expected [B, N, K, V] with [B, N, K] = {tuple(tokens.shape)}"
         )
-    if temperature == 0:
+    if temperature not in (0, 1):
+        logits = logits / temperature
+    if temperature == 0 or exponent == math.inf:
         drawn = logits.argmax(-1)
     else:
-        logits = logits if temperature == 1 else logits / temperature
-        drawn = noise.sample(step, logits.shape).add_(logits).argmax(-1)
+        sharpened = logits if exponent == 1 else logits * exponent
+        drawn = noise.sample(step, logits.shape).add_(sharpened).argmax(-1)
     log_probs = logits.gather(-1, drawn[..., None]).squeeze(-1) - logits.logsumexp(-1)
-    return torch.where(mask, drawn, tokens), log_probs.masked_fill(~mask, 0.0)
+    return torch.where(mask, drawn, tokens), log_probs.masked_fill(~mask, 0.0), logits
 
 
-def _check(
-    tokens: torch.Tensor, mask: torch.Tensor, steps: int, start_step: int, temperature: float, choice_temperature: float
-) -> None:
+def _scores(critic: CriticFn, drawn: torch.Tensor, step: int) -> torch.Tensor:
+    """What the critic says of the draw, ``[B, M]``."""
+    scores = critic(drawn, step)
+    if scores.shape != drawn.shape:
+        raise ValueError(f"critic: returned {tuple(scores.shape)}, expected one score a token, {tuple(drawn.shape)}")
+    return scores.flatten(1)
+
+
+def _check(tokens: torch.Tensor, mask: torch.Tensor, steps: int, start_step: int) -> None:
     if tokens.ndim != 3 or tokens.dtype != torch.long or 0 in tokens.shape[1:]:
         raise ValueError(f"tokens: got {tokens.dtype} {tuple(tokens.shape)}, expected int64 [B, N, K], not empty")
     if mask.shape != tokens.shape or mask.dtype != torch.bool:
@@ -139,7 +197,3 @@ def _check(
         raise ValueError(f"steps: got {steps}, expected at least 1")
     if not 0 <= start_step < steps:
         raise ValueError(f"start_step: got {start_step}, expected 0 <= start_step < steps = {steps}")
-    if temperature < 0 or choice_temperature < 0:
-        raise ValueError(
-            f"temperature and choice_temperature: got {temperature} and {choice_temperature}, expected 0 or more"
-        )

@@ -6,6 +6,7 @@ Sizes in bytes were not published; EnCodec's files carry the start of their hash
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 from maskgen.tasks.catalog_entry import Published, Weights
 from maskgen.tasks.sampling import Sampling
@@ -30,7 +31,7 @@ def _codec(name: str, weights: Weights, licence: str, rate: int, hop: int, codeb
     )
 
 
-def _encodec(name: str, source: dict[str, str], parameters: int, rate: int, hop: int, codebooks: int) -> Published:
+def _encodec(name: str, source: dict[str, Any], parameters: int, rate: int, hop: int, codebooks: int) -> Published:
     """The number of codebooks is that of 6 kbps, where there is a choice; see ``EncodecTokenizerConfig.bandwidth``."""
     weights = Weights(family="encodec", sizes=name, parameters=parameters, **source)
     return _codec(name, weights, "CC BY-NC 4.0", rate, hop, codebooks)

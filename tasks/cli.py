@@ -21,22 +21,37 @@ import maskgen.modern
 import maskgen.published.vampnet
 import maskgen.tasks.audio_data
 import maskgen.tasks.datasets
-import maskgen.tasks.melodies  # noqa: F401
-from maskgen.tasks import audio_commands, commands
+import maskgen.tasks.melodies
+import maskgen.tasks.moving_digits
+import maskgen.tasks.video_data
+import maskgen.tokenizers.vq3d  # noqa: F401
+from maskgen.tasks import audio_commands, commands, evaluate_commands, video_commands
 from maskgen.tasks.demo import demo
+from maskgen.tasks.demo_audio import demo_audio
+from maskgen.tasks.demo_video import demo_video
 from maskgen.tasks.train import train_tokenizer, train_transformer
+from maskgen.tasks.train_classifier import train_classifier
 from maskgen.tasks.train_codec import train_codec
+from maskgen.tasks.train_critic import train_critic
+from maskgen.tasks.train_video import train_video_tokenizer, train_video_transformer
 from maskgen.trainer import Interrupted
 
 __all__ = ["Leaf", "Parser", "build_parser", "main", "run"]
 
+_MODALITY = "modality"  # of the demo chosen
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
+    "demo audio": demo_audio,
+    "demo video": demo_video,
     "train tokenizer": train_tokenizer,
     "train codec": train_codec,
+    "train classifier": train_classifier,
     "train transformer": train_transformer,
+    "train critic": train_critic,
+    "train video-tokenizer": train_video_tokenizer,
+    "train video-transformer": train_video_transformer,
     "generate": commands.generate_command,
     "inpaint": commands.inpaint_command,
     "outpaint": commands.outpaint_command,
@@ -45,6 +60,14 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "continue-audio": audio_commands.continue_command,
     "vary": audio_commands.vary_command,
     "loop": audio_commands.loop_command,
+    "predict-frames": video_commands.predict_frames_command,
+    "interpolate": video_commands.interpolate_command,
+    "inpaint-video": video_commands.inpaint_video_command,
+    "outpaint-video": video_commands.outpaint_video_command,
+    "evaluate samples": evaluate_commands.evaluate_samples_command,
+    "evaluate model": evaluate_commands.evaluate_model_command,
+    "evaluate tokenizer": evaluate_commands.evaluate_tokenizer_command,
+    "evaluate reference": evaluate_commands.evaluate_reference_command,
     "models": commands.models_command,
     "convert": commands.convert_command,
     "info": commands.info_command,
@@ -94,19 +117,26 @@ class Leaf(Parser):
 def build_parser() -> ArgumentParser:
     """The parser of the whole command line."""
     set_parsing_settings(docstring_parse_style=None)
-    parser = Parser(prog="maskgen", description="Generate and edit images and sounds with masked-token transformers.")
+    parser = Parser(
+        prog="maskgen", description="Generate and edit images, video and sound with masked-token transformers."
+    )
     top = parser.add_subcommands(required=True)
     train = Parser(description="Train a tokenizer, then a transformer on its tokens.")
     top.add_subcommand("train", train, help="train a tokenizer or a transformer")
-    stages = train.add_subcommands(required=True)
+    evaluate = Parser(description="Measure samples, a model or a tokenizer.")
+    top.add_subcommand("evaluate", evaluate, help="measure samples, a model or a tokenizer")
+    groups: dict[str, Any] = {"": top}
+    groups |= {"train": train.add_subcommands(required=True), "evaluate": evaluate.add_subcommands(required=True)}
     for name, function in _COMMANDS.items():
+        group, _, own = name.rpartition(" ")
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
         leaf.add_function_arguments(function, skip={"say"})
         leaf.kinds = get_type_hints(function)
-        group = stages if name.startswith("train ") else top
-        group.add_subcommand(name.removeprefix("train "), leaf, help=summary)
+        groups[group].add_subcommand(own, leaf, help=summary)
+        if name == "demo":  # complete by itself, and the group of the other demos
+            groups[name] = leaf.add_subcommands(required=False, dest=_MODALITY)
     return parser
 
 
@@ -120,9 +150,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     parsed = parser.instantiate(parser.parse_args(argv))
     name = parsed.subcommand
     chosen = parsed[name]
-    if name == "train":
-        name, chosen = f"train {chosen.subcommand}", chosen[chosen.subcommand]
-    values = {key: value for key, value in vars(chosen).items() if key != "config"}
+    if name in ("train", "evaluate"):
+        name, chosen = f"{name} {chosen.subcommand}", chosen[chosen.subcommand]
+    elif name == "demo" and chosen[_MODALITY]:
+        name, chosen = f"demo {chosen[_MODALITY]}", chosen[chosen[_MODALITY]]
+    values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
     if values.get("out") is not None:
         _check_writable(values["out"])
     _COMMANDS[name](**values)

@@ -25,6 +25,7 @@ from maskgen.tasks.media import image_grid, save_image
 from maskgen.tasks.outpaint import outpaint
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from maskgen.tasks.swap import swap_class
+from maskgen.tasks.video_commands import describe_video, write_clips
 
 __all__ = [
     "convert_command",
@@ -53,12 +54,12 @@ def generate_command(
     device: str | None = None,
     manifest: Path | None = None,
 ) -> None:
-    """Generate images of given classes: one PNG an image, a grid, and a manifest that makes the same images again.
+    """Generate images or videos of given classes: a file each, a grid, and a manifest that makes the same ones again.
 
     Args:
         model: model folder, published name or Hub repository.
-        labels: class numbers or names, separated by commas; ``all`` for every class.
-        count: images for each label.
+        labels: class numbers or names, separated by commas; ``all`` for every class. A video model may have none.
+        count: images or videos for each label.
         per_class: images for each label of an evaluation set, instead of ``count``: written as they come, without a grid;
             run the same command again to go on after an interruption, under ``accelerate launch`` to share the work.
         seed: of the first image; each further image takes the next.
@@ -79,11 +80,14 @@ def generate_command(
     if state is not None and state.num_processes > 1 and device is None:
         device = str(state.device)
     pipe = load_model(model, device)
-    pipe.require("image", "generate")
+    video = pipe.modality == "video"
+    if not video or per_class is not None:
+        pipe.require("image", "generate")
     each = count if per_class is None else per_class
     if each < 1:
         raise ValueError(f"{'count' if per_class is None else 'per_class'}: got {each}, expected at least 1")
-    wanted = range(pipe.transformer.num_classes) if labels == "all" else pipe.class_ids(_split(labels))
+    wanted = list(range(pipe.transformer.num_classes)) if labels == "all" else pipe.class_ids(_split(labels))
+    wanted = wanted or (pipe.class_ids(None) if video else [])
     ids = [label for label in wanted for _ in range(each)]
     chosen = pipe.sampling(sampling, steps, guidance)
     if state is not None:
@@ -98,7 +102,7 @@ def generate_command(
 
 
 def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str | None = None) -> None:
-    """Make the images of a manifest again.
+    """Make the images or videos of a manifest again.
 
     Args:
         manifest: written by ``generate_command``.
@@ -272,6 +276,8 @@ def info_command(*, model: str | None = None) -> None:
     }
     if pipe.modality == "audio":
         description |= describe_audio(pipe)
+    if pipe.modality == "video":
+        description |= describe_video(pipe)
     print(json.dumps(description, indent=2))  # noqa: T201
 
 
@@ -308,6 +314,9 @@ def convert_command(
 def _generate(
     pipe: Pipeline, model: str, ids: list[int], seeds: list[int], chosen: Sampling, out: Path, batch_size: int
 ) -> None:
+    if pipe.modality == "video":
+        write_clips(pipe, model, ids, seeds, chosen, out, batch_size)
+        return
     with ProgressBar(chosen.steps * -(-len(ids) // max(1, batch_size))) as callback:
         images = generate(pipe, ids, seeds=seeds, sampling=chosen, batch_size=batch_size, callback=callback)
     items = []

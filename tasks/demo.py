@@ -17,9 +17,11 @@ from maskgen.data import TensorSource
 from maskgen.tasks.datasets import Digits
 from maskgen.tasks.demo_parts import Clock, config_file, say, train_stages
 from maskgen.tasks.demo_pictures import draw_pictures
-from maskgen.tasks.evaluate import classifier_scores, neighbour_distances, pixel_features, within_class_variance
+from maskgen.tasks.features import pixel_features
 from maskgen.tasks.generate import generate
 from maskgen.tasks.media import to_tensor
+from maskgen.tasks.metrics_manifold import neighbour_distances
+from maskgen.tasks.metrics_scores import classifier_scores, within_class_variance
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.report import write_report
 from maskgen.tokenizers.reconstruction import psnr

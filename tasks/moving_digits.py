@@ -23,6 +23,7 @@ from maskgen.tasks.video_data import VideoData
 __all__ = ["DigitClips", "MovingDigits"]
 
 _SPEEDS = (1 / 32, 2 / 32)  # sides of the frame a frame: a digit moves on in every one, and crosses it in less than 32
+_DIRECTIONS = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1) if down or across]  # pixels a frame
 
 
 class MovingDigits(VideoData):
@@ -37,6 +38,8 @@ class MovingDigits(VideoData):
         size: S.
         digits: D; where digits overlap, the brighter pixel shows.
         digit_size: P.
+        whole: digits move by a whole pixel a frame, in one of eight directions, instead of by one or two at any angle: equal
+            motion then looks equal at every place, which a small tokenizer learns sooner.
         labels: whether clips of one digit are labelled with it; clips of several never are.
         seed: of everything that is drawn, besides the examples' seeds.
 
@@ -52,6 +55,7 @@ class MovingDigits(VideoData):
         digits: int = 1,
         digit_size: int = 16,
         *,
+        whole: bool = False,
         labels: bool = True,
         seed: int = 0,
     ) -> None:
@@ -61,6 +65,7 @@ class MovingDigits(VideoData):
                 "more frames and digits, and a digit of at least 8 pixels that is smaller than the frame"
             )
         self.size, self.digits, self.digit_size, self.seed = (frames, size, size), digits, digit_size, seed
+        self.whole = whole
         found = Digits(digit_size)
         self._names = found.class_names if labels and digits == 1 else ()
         kept = found.train()
@@ -116,9 +121,13 @@ class DigitClips:
         draw = random.Random(f"{self.data.seed} {index} {'test' if self.fixed else seed}")
         side = self.data.size[1]
         room = side - self.data.digit_size
-        found = []
+        found: list[tuple[int, tuple[float, float, float, float]]] = []
         for number in range(self.data.digits):
             digit = draw.randrange(len(self)) if number else index
+            if self.data.whole:
+                start: tuple[float, float] = draw.randint(0, room), draw.randint(0, room)
+                found.append((digit, (*start, *draw.choice(_DIRECTIONS))))
+                continue
             angle, speed = draw.uniform(0, 2 * math.pi), side * draw.uniform(*_SPEEDS)
             start = draw.uniform(0, room), draw.uniform(0, room)
             found.append((digit, (*start, speed * math.sin(angle), speed * math.cos(angle))))

@@ -20,14 +20,17 @@ import torch
 from maskgen.attention import AttentionBackend, check_backend
 from maskgen.checkpoint import build_config, load_module, read_json, save_module, write_json
 from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.critic import check_critic
 from maskgen.data import item_seed
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
 from maskgen.sampler import SampleStep
 from maskgen.tasks.model_checks import check_codec, check_parts, class_id
 from maskgen.tasks.model_folders import find_model
-from maskgen.tasks.samplers import decide
+from maskgen.tasks.model_parts import read_part, write_part
+from maskgen.tasks.samplers import check_guidance, decide
 from maskgen.tasks.sampling import Sampling
+from maskgen.tasks.trained_tasks import TrainedTasks
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.transformer import MaskedTransformer
@@ -44,11 +47,12 @@ class PipelineConfig:
     """What a model folder says besides its weights.
 
     Attributes:
-        signal_size: size of the signal the model was trained on: (H, W) for images, (S,) for sound.
+        signal_size: size of the signal the model was trained on: (H, W) for images, (T, H, W) for video, (S,) for sound.
         class_names: one name a class, or none.
         sampling: settings used when a call names none.
         fine_sampling: the same for the fine transformer of sound; None where there is none.
-        tokenizer_identity: ``AudioTokenizer.identity()`` of the codec the transformers were trained with; "" for images.
+        tokenizer_identity: ``AudioTokenizer.identity()`` of the codec the transformers were trained with; else "".
+        video: what a model of video was trained to do, if it is known.
     """
 
     signal_size: tuple[int, ...]
@@ -56,6 +60,7 @@ class PipelineConfig:
     sampling: Sampling = field(default_factory=Sampling)
     fine_sampling: Sampling | None = None
     tokenizer_identity: str = ""
+    video: TrainedTasks | None = None
 
 
 class Pipeline:
@@ -68,6 +73,7 @@ class Pipeline:
         config: see ``PipelineConfig``.
         device: where to run; CUDA if there is any, else the CPU.
         fine: for sound, predicts all codebooks of the tokenizer from those of ``transformer``.
+        critic: scores what ``transformer`` draws, for the order ``critic``; see ``maskgen.critic``.
 
     Raises:
         ValueError: the parts do not fit each other, class names not their number of classes, or the codec is not the one
@@ -82,8 +88,11 @@ class Pipeline:
         device: torch.device | str | None = None,
         *,
         fine: MaskedTransformer | None = None,
+        critic: MaskedTransformer | None = None,
     ) -> None:
         check_parts(tokenizer, transformer, fine)
+        if critic is not None:
+            check_critic(critic, transformer)
         if config.class_names and len(config.class_names) != transformer.num_classes:
             raise ValueError(
                 f"class_names: got {len(config.class_names)}, expected {transformer.num_classes}, one for each class"
@@ -96,6 +105,7 @@ class Pipeline:
         self.tokenizer = tokenizer.eval().requires_grad_(False).to(self.device)
         self.transformer = transformer.eval().requires_grad_(False).to(self.device)
         self.fine = None if fine is None else fine.eval().requires_grad_(False).to(self.device)
+        self.critic = None if critic is None else critic.eval().requires_grad_(False).to(self.device)
         self.config = config
         channels = tokenizer.channels if isinstance(tokenizer, AudioTokenizer) else 3
         self.axes = tokenizer.axes((1, channels, *config.signal_size))
@@ -134,24 +144,19 @@ class Pipeline:
         adjust = None if attention is None else partial(_with_attention, attention=attention)
         transformer = load_module(folder / "transformer", MaskedTransformer, adjust)  # type: ignore[type-abstract]
         tokenizer = load_module(folder / "tokenizer", Tokenizer)  # type: ignore[type-abstract]
-        fine = None
-        if (folder / "fine" / "config.json").is_file():
-            fine = load_module(folder / "fine", MaskedTransformer, adjust)  # type: ignore[type-abstract]
-        return cls(tokenizer, transformer, config, device, fine=fine)
+        fine, critic = (read_part(folder / name, adjust) for name in ("fine", "critic"))
+        return cls(tokenizer, transformer, config, device, fine=fine, critic=critic)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``pipeline.json``, ``tokenizer/``, ``transformer/`` and, if there is one, ``fine/``.
+        """Write ``pipeline.json``, ``tokenizer/``, ``transformer/`` and, if there are any, ``fine/`` and ``critic/``.
 
-        Each file is written whole or not at all. A fine transformer of an earlier save is replaced or taken away.
+        Each file is written whole or not at all. Those two of an earlier save are replaced or taken away.
         """
         target = Path(folder)
         save_module(self.tokenizer, target / "tokenizer")
         save_module(self.transformer, target / "transformer")
-        if self.fine is not None:
-            save_module(self.fine, target / "fine")
-        else:
-            for name in ("config.json", "model.safetensors"):
-                (target / "fine" / name).unlink(missing_ok=True)
+        write_part(self.fine, target / "fine")
+        write_part(self.critic, target / "critic")
         write_description(target, self.modality, self.config)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
@@ -188,7 +193,8 @@ class Pipeline:
             ValueError: naming both.
         """
         if self.modality != modality:
-            raise ValueError(f"{task} needs an {modality} model, but this model's modality is {self.modality}")
+            kind = f"{'a' if modality == 'video' else 'an'} {modality}"
+            raise ValueError(f"{task} needs {kind} model, but this model's modality is {self.modality}")
 
     def class_ids(self, labels: Label | Sequence[Label] | None) -> list[int]:
         """Class ids of ids or names (case does not matter); None is "no class", for models that know it.
@@ -210,14 +216,10 @@ class Pipeline:
         """The settings of a call: its own or the model's, with the two usual overrides.
 
         Raises:
-            ValueError: guidance asked of a model that was trained without label dropout.
+            ValueError: see ``maskgen.tasks.samplers.check_guidance``.
         """
         chosen = (settings or self.config.sampling).override(steps=steps, guidance=guidance)
-        if chosen.guidance and not self.transformer.null_class:
-            raise ValueError(
-                f"guidance: got {chosen.guidance}, but this model has no unconditional mode (it was trained without label "
-                "dropout); use 0"
-            )
+        check_guidance(self.transformer, chosen)
         return chosen
 
     @torch.no_grad()
@@ -240,7 +242,7 @@ class Pipeline:
     ) -> torch.Tensor:
         """Signal of tokens ``[B, N, K]``, on the CPU in float32.
 
-        Images are clamped to [0, 1]. Sound has whole hops, ``[B, C, T x hop]``: who knows S crops to it.
+        Images and video are clamped to [0, 1]. Sound has whole hops, ``[B, C, T x hop]``: who knows S crops to it.
 
         Args:
             tokens: long ``[B, N, K]``; for sound the first codebooks alone will do.
@@ -255,7 +257,7 @@ class Pipeline:
                 codec, pairs = self._codec("scale"), zip(tokens.split(32), scale.split(32), strict=True)
                 parts = [codec.decode(part, grid, factor.to(part.device)).float().cpu() for part, factor in pairs]
         signal = torch.cat(parts)
-        return signal.clamp(0, 1) if self.modality == "image" else signal
+        return signal if self.modality == "audio" else signal.clamp(0, 1)
 
     def fill(
         self,
@@ -267,11 +269,12 @@ class Pipeline:
         sampling: Sampling,
         fine_sampling: Sampling | None = None,
         axes: Sequence[int] | None = None,
+        tasks: Sequence[int] = (),
         start_step: int = 0,
         batch_size: int = 64,
         callback: Callable[[SampleStep], None] | None = None,
     ) -> torch.Tensor:
-        """Decide the hidden tokens; rows may hide different places.
+        """Decide the hidden tokens, with the sampler ``commit`` all; rows may hide different places.
 
         Without a fine transformer, tokens have the transformer's codebooks. With one, they may have k codebooks, and only
         the first transformer runs, or all K: then the first transformer decides the first k codebooks without seeing the
@@ -285,6 +288,7 @@ class Pipeline:
             sampling: see ``Sampling``.
             fine_sampling: the same for the fine transformer; the model's own settings if left out.
             axes: grid of the tokens, where the transformer takes others than its own, which is the default.
+            tasks: B task ids for a model of several tasks, see ``maskgen.commit.Prompt``; empty for others.
             start_step: see ``maskgen.sampler.sample``; the fine transformer starts at 0.
             batch_size: rows at a time; does not change the result.
             callback: sees each step of each part, coarse steps first.
@@ -299,6 +303,7 @@ class Pipeline:
         shared: dict[str, Any] = {
             "labels": labels,
             "axes": axes or self.axes,
+            "tasks": tasks,
             "batch_size": batch_size,
             "callback": callback,
         }
@@ -332,6 +337,7 @@ class Pipeline:
         seeds: list[int],
         sampling: Sampling,
         axes: Sequence[int],
+        tasks: Sequence[int],
         batch_size: int,
         start_step: int = 0,
         callback: Callable[[SampleStep], None] | None = None,
@@ -341,19 +347,20 @@ class Pipeline:
         with fast_matmul(self.device):
             for first in range(0, len(tokens), batch_size):
                 part = slice(first, first + batch_size)
-                cond = Cond(labels=torch.tensor(labels[part], device=self.device) if labels else None)
+                ids = [torch.tensor(given[part], device=self.device) if given else None for given in (labels, tasks)]
                 hidden = mask[part].to(self.device)
                 known = tokens[part].to(self.device).masked_fill(hidden, model.vocab_size)
                 done.append(
                     decide(
                         model,
-                        cond,
+                        Cond(labels=ids[0], task=ids[1]),
                         known,
                         hidden,
                         sampling=sampling,
                         axes=axes,
                         seeds=seeds[part],
                         start_step=start_step,
+                        critic=self.critic if model is self.transformer else None,
                         callback=callback,
                     )
                 )

@@ -9,11 +9,13 @@ from typing import Any, Literal, get_args
 from maskgen.filters import TokenFilter
 from maskgen.guidance import GuidanceRamp, guidance_weight
 from maskgen.schedules import get_schedule
-from maskgen.selectors import get_selector
+from maskgen.selectors import NEEDS_CRITIC, check_selector
+from maskgen.temperatures import Temperature, choice_weights, temperatures
 
-__all__ = ["Loop", "Sampling"]
+__all__ = ["GuidanceFrom", "Loop", "Sampling"]
 
-Loop = Literal["maskgit", "halton", "onedtok", "maskbit", "vampnet", "codebook"]
+Loop = Literal["maskgit", "halton", "onedtok", "maskbit", "vampnet", "codebook", "commit"]
+GuidanceFrom = Literal["unconditional", "label", "self"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +27,24 @@ class Sampling:
             the weights of their groups and ignore the fields they do not have (``halton`` has no schedule, order or
             choice temperature; ``onedtok`` and ``maskbit`` have no order and always use arccos). Sound has two more:
             ``vampnet`` ranks the cells of all codebooks together (cosine, by confidence), ``codebook`` decides one codebook
-            after the other.
+            after the other. Video's ``commit`` (MAGVIT) takes known tokens for a draft and decides them, too, by confidence.
         steps: parallel decoding steps; of each codebook where the sampler is ``codebook``.
         schedule: masking schedule.
-        select: order, ``confidence``, ``random`` or spans as ``span3``, see ``maskgen.selectors.get_selector``.
-        temperature: of the token draw.
+        select: order in which places are decided, by ``maskgit`` and ``codebook``: ``confidence``, ``random``, ``halton``,
+            ``moment``, ``critic``, ``self-critic``, ``entropy``, ``remdm-cap`` and others, see docs/samplers.md.
+        temperature: of the token draw; with ``maskgit`` also a course over the steps as ``linear:1.2,0.8``, see
+            ``maskgen.temperatures``.
         choice_temperature: of the ranking noise; lower is safer and less varied. VampNet's mask temperature is this (10.5).
-        guidance: classifier-free guidance scale, 0 = none.
-        guidance_ramp: how the scale grows over the steps.
-        guidance_power: exponent of the ``cosine`` ramp of ``onedtok`` and ``maskbit``.
+            A number falls to 0 over the steps; with ``maskgit`` also another course, as above.
+        guidance: guidance scale, 0 = none.
+        guidance_ramp: how the scale grows over the steps, see ``maskgen.guidance.guidance_weight``.
+        guidance_power: exponent of the ramp ``power-cosine``, and of ``cosine`` with ``onedtok`` and ``maskbit``.
+        guidance_interval: the part of the progress, in [0, 1], that is guided at all; this and the next three are for the
+            samplers ``maskgit``, ``halton``, ``vampnet`` and ``codebook``.
+        guidance_from: what the guidance pushes away from: the prediction without a class (``unconditional``), that for the
+            class ``negative_label`` (``label``), or that of the same model which sees fewer decided tokens (``self``).
+        negative_label: a class number, for ``guidance_from: label``.
+        guidance_drop: share of the visible tokens that ``guidance_from: self`` hides.
         annealed: whether ``onedtok`` and ``maskbit`` sharpen the logits step by step; ``codebook`` lets its temperature fall
             over the steps of each codebook.
         top_k: draw from the so many most likely tokens; see ``maskgen.filters`` for this and the next three, which work with
@@ -51,11 +62,15 @@ class Sampling:
     steps: int = 8
     schedule: str = "cosine"
     select: str = "confidence"
-    temperature: float = 1.0
-    choice_temperature: float = 4.5
+    temperature: Temperature = 1.0
+    choice_temperature: Temperature = 4.5
     guidance: float = 0.0
     guidance_ramp: GuidanceRamp = "constant"
     guidance_power: float = 3.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_from: GuidanceFrom = "unconditional"
+    negative_label: int | None = None
+    guidance_drop: float = 0.3
     annealed: bool = False
     top_k: int | None = None
     top_p: float | None = None
@@ -67,13 +82,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         get_schedule(self.schedule)
-        get_selector(self.select)
-        guidance_weight(self.guidance_ramp, 0.0, 0, 1)
+        check_selector(self.select)
+        self._check_guidance()
+        temperatures(self.temperature, 1)
+        choice_weights(self.choice_temperature, 1)
         self.keep()
         if self.sampler not in get_args(Loop):
             raise ValueError(
                 f"sampler: got {self.sampler!r}, expected 'maskgit', 'halton', 'onedtok' or 'maskbit'; or, for several "
-                "codebooks, 'vampnet' or 'codebook'"
+                "codebooks, 'vampnet' or 'codebook'; for video, 'commit'"
             )
         if self.steps < 1:
             raise ValueError(f"steps: got {self.steps}, expected at least 1")
@@ -81,9 +98,45 @@ class Sampling:
             raise ValueError(
                 f"codebook_steps: got {self.codebook_steps}, expected numbers of at least 1, one a codebook"
             )
-        for name in ("temperature", "choice_temperature", "guidance", "guidance_power", "sample_cutoff"):
+        for name in ("guidance", "guidance_power", "sample_cutoff"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number of 0 or more")
+        if self.sampler != "maskgit":
+            self._check_other_loops()
+
+    def _check_guidance(self) -> None:
+        guidance_weight(self.guidance_ramp, 0.0, 0, 1)
+        first, last = self.guidance_interval
+        if not 0 <= first <= last <= 1:
+            raise ValueError(f"guidance_interval: got {self.guidance_interval}, expected 0 <= first <= last <= 1")
+        if self.guidance_from not in get_args(GuidanceFrom):
+            raise ValueError(f"guidance_from: got {self.guidance_from!r}, expected 'unconditional', 'label' or 'self'")
+        if (self.guidance_from == "label") == (self.negative_label is None):
+            raise ValueError(
+                f"negative_label: got {self.negative_label} with guidance_from {self.guidance_from!r}, expected a class "
+                "number with 'label', and none with the others"
+            )
+        if not 0 < self.guidance_drop <= 1:
+            raise ValueError(f"guidance_drop: got {self.guidance_drop}, expected a share over 0, at most 1")
+
+    def _check_other_loops(self) -> None:
+        """What only maskgen's own loop can do is refused with the others."""
+        if self.select in NEEDS_CRITIC:
+            raise ValueError(
+                f"select: {self.select!r} works with the sampler 'maskgit' only, got sampler {self.sampler!r}"
+            )
+        for name in ("temperature", "choice_temperature"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r}, which works with the sampler 'maskgit' only; give a number with "
+                    f"{self.sampler!r}"
+                )
+
+    def number(self, name: Literal["temperature", "choice_temperature"]) -> float:
+        """A temperature, for the loops that only take numbers."""
+        value: Temperature = getattr(self, name)
+        assert not isinstance(value, str), "refused when the settings were made"
+        return value
 
     def keep(self) -> TokenFilter | None:
         """The filter of the draw, or None if there is none."""

@@ -1,4 +1,4 @@
-"""Signals as tokens to train on: in memory, and for sound also on disk, because encoding hours of it takes long.
+"""Signals as tokens to train on: in memory, and for sound and video also on disk, because encoding hours of it takes long.
 
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from maskgen.tasks.training_runs import fingerprint
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["cached_tokens", "first_codebooks", "tokenize"]
+__all__ = ["cached_tokens", "first_codebooks", "probe", "read_tokens", "tokenize", "write_tokens"]
 
 
 @torch.no_grad()
@@ -83,11 +84,11 @@ def cached_tokens(
     wanted = {
         "tokenizer": codec.identity(),
         "weights": fingerprint(codec),
-        "data": _probe(source, key),
+        "data": probe(source, key),
         "views": str(views),
         "seed": str(seed),
     }
-    found = _read(path) if path.is_file() else None
+    found = read_tokens(path) if path.is_file() else None
     if found is not None:
         tensors, written = found
         if written.get("tokenizer") != wanted["tokenizer"]:
@@ -98,13 +99,7 @@ def cached_tokens(
         if written == wanted:
             return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
     made = tokenize(source, codec, key=key, views=views, seed=seed)
-    kind = torch.int16 if codec.vocab_size <= 1 << 15 else torch.int32
-    small = {name: tensor.to(kind if name == "tokens" else torch.int64) for name, tensor in made.tensors.items()}
-    with atomic_file(path) as temporary:
-        try:
-            save_file(small, temporary, metadata=wanted)
-        except SafetensorError as error:
-            raise OSError(f"{path}: cannot be written ({error})") from None
+    write_tokens(made.tensors, path, vocab_size=codec.vocab_size, metadata=wanted)
     return made
 
 
@@ -121,7 +116,33 @@ def first_codebooks(source: TensorSource, codebooks: int) -> TensorSource:
     return TensorSource(**{**source.tensors, "tokens": tokens[..., :codebooks].contiguous()})
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def write_tokens(tensors: Mapping[str, torch.Tensor], path: Path, *, vocab_size: int, metadata: dict[str, str]) -> None:
+    """A file of tokens and labels, whole or not at all; all but ``labels`` are kept as small as V allows.
+
+    Args:
+        tensors: long, by name.
+        path: the file.
+        vocab_size: V.
+        metadata: what the tokens came of.
+
+    Raises:
+        OSError: the place cannot be written to.
+    """
+    kind = torch.int16 if vocab_size <= 1 << 15 else torch.int32
+    small = {name: tensor.to(torch.int64 if name == "labels" else kind) for name, tensor in tensors.items()}
+    with atomic_file(path) as temporary:
+        try:
+            save_file(small, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from None
+
+
+def read_tokens(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """What ``write_tokens`` wrote: tensors in their small types, and the metadata.
+
+    Raises:
+        ValueError: a damaged or foreign file.
+    """
     try:
         with safe_open(path, framework="pt") as handle:
             return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
@@ -129,8 +150,8 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ValueError(f"{path}: truncated or not a file of tokens ({error}); delete it") from None
 
 
-def _probe(source: Source, key: str) -> str:
-    """Number of examples and a hash of three of them: another folder of as many sounds must not pass for this one."""
+def probe(source: Source, key: str) -> str:
+    """Number of examples and a hash of three of them: another folder of as many files must not pass for this one."""
     count = len(source)
     digest = hashlib.sha256()
     for index in sorted({0, count // 2, count - 1}) if count else []:

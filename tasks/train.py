@@ -218,6 +218,10 @@ def _coarse_model(out: Path, codec: Tokenizer, masking: MaskingSettings) -> Pipe
 
 
 def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: SignalData, codebooks: int) -> None:
+    if tokenizer.modality == "video":
+        raise ValueError(
+            "tokenizer: got one of video, which has tasks of its own; use `maskgen train video-transformer`"
+        )
     if tokenizer.modality != data.modality:
         raise ValueError(f"data: got {data.modality} data, but the tokenizer's modality is {tokenizer.modality}")
     channels = 3

@@ -271,6 +271,7 @@ class _FourierFrames(nn.Module):
         frequencies = self.size // 2 + 1
         self.project = nn.Conv1d(width, channels * 3 * frequencies, 1)
         nn.init.normal_(self.project.weight, std=0.02)
+        assert self.project.bias is not None
         nn.init.zeros_(self.project.bias)
         self.window: Tensor
         self.register_buffer("window", torch.hann_window(self.size) / 2, persistent=False)

@@ -14,7 +14,12 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 
 from maskgen.data import Source
-from maskgen.tokenizers.discriminator3d import VideoDiscriminatorConfig, build_video_discriminator
+from maskgen.tokenizers.discriminator3d import (
+    ClipDiscriminator,
+    FrameDiscriminator,
+    VideoDiscriminatorConfig,
+    build_video_discriminator,
+)
 from maskgen.tokenizers.losses import (
     GANKind,
     LeCam,
@@ -160,7 +165,7 @@ class VideoTokenizerTraining(AdversarialTraining):
         self, judge: nn.Module, signal: Tensor, fake: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.settings
-        assert self.discriminator is not None
+        assert isinstance(self.discriminator, ClipDiscriminator | FrameDiscriminator)
         if step < settings.gan_start:
             # The game has not begun. Adam must not move anything, and weight decay leaves biases alone.
             return self.discriminator.dense2.bias.sum() * 0.0, {}

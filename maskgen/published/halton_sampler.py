@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskgen.low_discrepancy import halton_cells
 from maskgen.noise import Noise, SeededNoise, check_seeds
 from maskgen.published.onedtok_sampler import check_sampling
 from maskgen.sampler import LogitsFn, SampleStep
@@ -41,10 +42,7 @@ _START = 3  # stream of the noise that no sampler uses
 
 
 def halton_order(axes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """All cells of a grid in the order in which points of the Halton sequence first fall into them.
-
-    Exact in integers, and complete on every grid: 2^a x 3^b points in a row fall once into every pair of intervals of length
-    2^-a and 3^-b, and a and b are large enough that each cell contains such a pair.
+    """``maskgen.low_discrepancy.halton_cells`` of a grid of two axes: the official order, complete on every grid.
 
     Args:
         axes: (H, W).
@@ -58,27 +56,7 @@ def halton_order(axes: Sequence[int], device: torch.device | str = "cpu") -> Ten
     """
     if len(axes) != 2 or min(axes) < 1:
         raise ValueError(f"axes: got {tuple(axes)}, expected two positive numbers, rows and columns")
-    height, width = axes
-    rows, columns = (_period(2, height), _period(3, width))
-    points = torch.arange(1, rows * columns + 1)
-    cells = _cell(points, 2, height) * width + _cell(points, 3, width)
-    first = torch.full((height * width,), len(points)).scatter_reduce(0, cells, points, "amin")
-    return first.argsort().to(device)
-
-
-def _period(base: int, cells: int) -> int:
-    """A power of the base whose intervals are fine enough that one lies wholly inside every cell."""
-    return int(base ** math.ceil(math.log(2 * cells, base) + 1e-9))
-
-
-def _cell(points: Tensor, base: int, cells: int) -> Tensor:
-    """floor(cells x v): v in [0, 1) has the digits of the point in that base, mirrored at the radix point."""
-    rest, mirrored, scale = points.clone(), torch.zeros_like(points), 1
-    while bool((rest > 0).any()):
-        mirrored = mirrored * base + rest % base
-        rest = rest // base
-        scale *= base
-    return mirrored * cells // scale
+    return halton_cells(axes).to(device)
 
 
 def rolled_orders(order: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor
 from maskgen.noise import Noise
 from maskgen.published.onedtok_sampler import check_sampling
 from maskgen.sampler import LogitsFn, SampleStep
-from maskgen.selectors import select_confidence
+from maskgen.selectors import hide_least_confident
 
 __all__ = ["sample_vampnet", "vampnet_counts"]
 
@@ -115,7 +115,8 @@ def sample_vampnet(
         counts = vampnet_counts(total, mask.flatten(1).sum(1), step, steps)
         weight = mask_temperature * (1 - (step + 1) / steps)
         ranking = source.choice(step, mask.shape).flatten(1)
-        mask = select_confidence(log_probs.flatten(1), mask.flatten(1), counts, ranking, weight).view_as(mask)
+        confidence = log_probs.flatten(1) + weight * ranking
+        mask = hide_least_confident(confidence, mask.flatten(1), counts).view_as(mask)
         if callback is not None:
             callback(SampleStep(step, steps, drawn, mask, log_probs))
     return drawn

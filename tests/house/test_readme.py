@@ -77,14 +77,17 @@ def draw_photos(code: str) -> None:
 
 
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, in order and in one namespace, beside tiny untrained models of pictures and of sound and a short song."""
+    """All of them, in order and in one namespace, beside tiny untrained models, a short song and a short clip."""
     from maskgen.tasks.sound import save_sound
     from tests.support import make_tiny_pipeline, tiny_audio_pipeline
+    from tests.tasks import video_samples, video_toys
 
     shown = blocks("python")
     assert shown, "the README shows no Python"
     make_tiny_pipeline(tmp_path / "runs" / "demo")
     tiny_audio_pipeline().save_pretrained(tmp_path / "runs" / "songs")
+    video_toys.pipeline().save_pretrained(tmp_path / "runs" / "clips")
+    video_samples.write(tmp_path / "clip.mp4", video_samples.moving(20))
     save_sound(torch.linspace(-0.5, 0.5, 2 * 2000).sin().reshape(2, -1), tmp_path / "song.wav", 1000)
     monkeypatch.chdir(tmp_path)
     draw_photos("\n".join(code for _, code in shown))

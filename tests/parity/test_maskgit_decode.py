@@ -4,7 +4,7 @@ Shapes: B batch, S sequence with the class prefix where there is one, N tokens, 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from maskgen import sampler
 from maskgen.conditioning import Cond
 from maskgen.published.maskgit import transformer_config, transformer_state_dict
 from maskgen.sampler import LogitsFn, SampleStep
+from maskgen.selection import Selection
 from maskgen.selectors import get_selector
 from maskgen.tokenizers.published.maskgit import tokenizer_config, tokenizer_state_dict
 from maskgen.tokenizers.vqgan import VQGAN
@@ -112,11 +113,13 @@ def decode(trace: Trace, logits_fn: LogitsFn, monkeypatch: pytest.MonkeyPatch) -
         seen.logits.append(logits_fn(tokens, step).clone())
         return seen.logits[-1].clone()
 
-    def watched_selector(log_probs: Tensor, mask: Tensor, counts: Tensor, noise: Tensor, temperature: float) -> Tensor:
-        seen.chosen.append((log_probs.clone(), mask.clone(), counts.clone(), noise.clone(), temperature))
-        return real(log_probs, mask, counts, noise, temperature)
+    def watched_hide(step: Selection) -> Tensor:
+        seen.chosen.append(
+            (step.log_probs.clone(), step.mask.clone(), step.counts.clone(), step.noise.clone(), step.weight)
+        )
+        return real.hide(step)
 
-    monkeypatch.setattr(sampler, "get_selector", lambda name: watched_selector)
+    monkeypatch.setattr(sampler, "get_selector", lambda name: replace(real, hide=watched_hide))
     settings = trace.settings
     final = sampler.sample(
         watched_logits,

@@ -7,6 +7,7 @@ import torch
 
 from maskgen.selectors import get_selector
 from tests.parity.support import files, load
+from tests.selections import selection
 
 CASES = [
     (path, key.split("/")[0])
@@ -27,6 +28,6 @@ def test_mask_by_random_topk(path: Path, case: str) -> None:
     counts = stored["mask_len"].squeeze(1).long()
     temperature = float(stored[f"{case}/temperature"])
     mask = torch.isfinite(prob)  # known tokens have probability +inf
-    hidden = get_selector("confidence")(prob.log(), mask, counts, noise, temperature)
+    hidden = get_selector("confidence").hide(selection(prob.log(), mask, counts, noise, temperature))
     assert torch.equal(hidden, stored[f"{case}/masking"].bool())
     assert not hidden[~mask].any()

@@ -14,6 +14,7 @@ from maskgen.filters import top_k, top_p, typical
 from maskgen.published.vampnet_sampler import sample_vampnet
 from maskgen.selectors import select_confidence
 from tests.parity.support import files, load
+from tests.selections import selection
 
 FILES = files("vampnet", "samplers*.safetensors")
 FILTERS = [(path, key) for path in FILES for key in load(path) if re.match(r"typical_m|top_p_|top_k_", key)]
@@ -108,11 +109,13 @@ def test_ranking(path: Path) -> None:
     # Known places have an infinite probability there; the selector wants to hear which places were hidden.
     rows = [
         select_confidence(
-            probs[row, None].log(),
-            probs[row, None].isfinite(),
-            data["topk.num"][row],
-            -torch.log(-torch.log(uniform[row, None])),
-            float(data["topk.temp"][row]),
+            selection(
+                probs[row, None].log(),
+                probs[row, None].isfinite(),
+                data["topk.num"][row],
+                -torch.log(-torch.log(uniform[row, None])),
+                float(data["topk.temp"][row]),
+            )
         )
         for row in range(len(probs))
     ]

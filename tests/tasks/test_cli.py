@@ -164,9 +164,9 @@ def test_print_config(configs: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), 'expected "subcommand" to be one of {train,demo,generate'),
+        ((), 'expected "subcommand" to be one of {train,evaluate,demo,generate'),
         (("generat",), "invalid choice: 'generat'"),
-        (("train",), "{tokenizer,codec,transformer}"),
+        (("train",), "{tokenizer,codec,classifier,transformer"),
         (("train", "tokenisers"), "invalid choice: 'tokenisers'"),
         (("train", "tokenizer"), "the following arguments are required: train.tokenizer.data, train.tokenizer.out"),
         (("inpaint", "--model", "m"), "required"),

@@ -39,9 +39,10 @@ DATA: dict[str, Any] = {
 CODEC: dict[str, Any] = {
     "codec": {
         "sample_rate": RATE,
-        "strides": [2, 4],
+        "hop": 8,
         "width": 4,
-        "dilations": [1],
+        "encoder_dilations": [1],
+        "decoder_dilations": [1],
         "codebook_size": V,
         "codebooks": 2,
         "dim": 4,

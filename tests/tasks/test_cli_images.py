@@ -72,7 +72,7 @@ def test_a_manifest_makes_the_same_files_again(model: Path, place: Path) -> None
         (("--steps", "three"), "steps: expected int, got three; see `maskgen generate --help`"),
         (("--sampling.steps", 0), "steps: got 0, expected at least 1"),
         (("--sampling.schedule", "cosinus"), "schedule: got 'cosinus', expected 'cosine', 'arccos', 'uniform'"),
-        (("--sampling.select", "best"), "selector: got 'best', expected one of ['confidence', 'random']"),
+        (("--sampling.select", "best"), "selector: got 'best', expected one of 'confidence', 'random'"),
         (("--sampling.guidance_ramp", "steep"), "guidance_ramp"),
         (("--sampling.stepz", 3), "'stepz' is not accepted; see `maskgen generate --help`"),
         (("--stepz", 3), "unrecognized arguments: --stepz 3; see `maskgen generate --help`"),

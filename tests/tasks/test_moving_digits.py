@@ -71,6 +71,20 @@ def test_digits_move_straight_and_bounce(data: MovingDigits) -> None:
     assert turned > count / 2
 
 
+def test_whole_pixels(data: MovingDigits) -> None:
+    source = MovingDigits(digit_size=20, whole=True).train()
+    seen = set()
+    for seed in range(40):
+        ((_, (row, column, down, across)),) = source._draw(7, seed)
+        assert 0 <= row <= 12
+        assert 0 <= column <= 12
+        seen.add((down, across))
+        places = torch.tensor(corners(source.batch([7], [seed])["video"])[0])
+        assert (places[1:] - places[:-1]).abs().max() == 1
+    assert len(seen) == 8
+    assert (0, 0) not in seen
+
+
 def test_index_and_seed_alone_decide(data: MovingDigits) -> None:
     source = data.train()
     together = source.batch([3, 8, 3, 3], [5, 6, 7, 5])["video"]

@@ -1,5 +1,6 @@
 """Our own sound codec and its training."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,32 @@ def test_any_length(samples: int) -> None:
     tokens = codec.encode(sound)
     assert tokens.shape == (2, -(-samples // 16), 2)
     assert codec.decode(tokens, axes).shape == (2, 1, axes[0] * 16)
+
+
+def test_untrained_decoder_is_quiet_and_stereo_channels_differ() -> None:
+    codec = AudioCodec(dataclasses.replace(CONFIG, channels=2)).eval()
+    sound = torch.randn(1, 2, 160) * 0.1
+    with torch.no_grad():
+        decoded = codec.decode(codec.encode(sound), codec.axes(sound.shape))
+    assert decoded.shape == (1, 2, 160)
+    assert 1e-4 < float(decoded.square().mean().sqrt()) < 1e-2
+    assert not torch.equal(decoded[0, 0], decoded[0, 1])
+
+
+def test_refuses_sizes() -> None:
+    with pytest.raises(ValueError, match="width 1 and hop 16, expected a positive rate and 2 or more"):
+        dataclasses.replace(CONFIG, width=1)
+    with pytest.raises(ValueError, match=r"dilations: got \(0,\) and \(1,\), expected positive"):
+        dataclasses.replace(CONFIG, encoder_dilations=(0,))
+
+
+def test_excerpts_begin_on_frames() -> None:
+    settings = dataclasses.replace(LOSS, excerpt=64)
+    objective = CodecTraining(AudioCodec(CONFIG), settings)
+    ramp = torch.arange(256.0).view(1, 1, -1).repeat(8, 1, 1)
+    starts = objective._cut(ramp)[:, 0, 0]
+    assert set((starts % 16).tolist()) == {0.0}
+    assert len(set(starts.tolist())) > 1
 
 
 def test_overfits_one_batch(tmp_path: Path) -> None:
