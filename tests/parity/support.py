@@ -49,7 +49,7 @@ def metadata(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as handle:
         raw = handle.metadata() or {}
     parsed: dict[str, Any] = {}
-    for key, value in raw.items():
+    for key, value in sorted(raw.items()):  # the library gives them in another order each time
         try:
             parsed[key] = json.loads(value)
         except json.JSONDecodeError:
