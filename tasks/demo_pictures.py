@@ -16,6 +16,7 @@ from maskgen.sampler import SampleStep
 from maskgen.tasks.generate import generate
 from maskgen.tasks.inpaint import inpaint
 from maskgen.tasks.media import image_grid, save_gif, save_image, to_images
+from maskgen.tasks.metrics_manifold import nearest
 from maskgen.tasks.outpaint import outpaint
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.report import Figure
@@ -141,8 +142,8 @@ def _swaps(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
 def _neighbours(generated: torch.Tensor, train: TensorSource, folder: Path) -> Figure:
     chosen = generated[torch.linspace(0, len(generated) - 1, 10).long()]
     small, known = (F.avg_pool2d(images, 4).flatten(1) for images in (chosen, train.tensors["images"]))
-    nearest = train.tensors["images"][torch.cdist(small, known).argmin(1)]
-    path = _save(to_images(torch.cat((chosen, nearest))), 10, folder / "neighbours.png")
+    alike = train.tensors["images"][nearest(small, known)[1]]
+    path = _save(to_images(torch.cat((chosen, alike))), 10, folder / "neighbours.png")
     return Figure("Does it copy?", path, "Above: generated digits. Below: the training digit nearest to each.")
 
 
