@@ -10,6 +10,7 @@ Shapes: B batch, N tokens.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,10 +23,17 @@ from loads import Job, LeftOutError, Load, Models, cache_memory, eager_memory, g
 from measuring import default_matmul, seconds
 from meters import module_bytes
 
+from maskgen.acceleration import accelerated
+from maskgen.conditioning import Cond
 from maskgen.guidance import guided_logits, model_logits
 from maskgen.noise import SeededNoise
+from maskgen.plan import plan_steps
 from maskgen.precision import fast_matmul
+from maskgen.prediction import Asked, Prediction
 from maskgen.sampler import LogitsFn, sample
+from maskgen.schedules import get_schedule
+from maskgen.selection import Selector
+from maskgen.selectors import get_selector
 
 __all__ = ["CONTESTANTS", "Contestant", "on_default_path"]
 
@@ -59,12 +67,23 @@ def maskgen(load: Load, models: Models) -> Job:
 
 
 def maskgen_guided(load: Load, models: Models) -> Job:
-    """Guidance in one forward of 2 B rows."""
+    """Guidance in one forward of 2 B rows; of the first step, one row for all unconditional halves."""
+    return _sharing(load, models, load.cond, load.scale, kinds=min(load.batch, load.config.num_classes) + 1)
 
-    def logits(steps: int) -> LogitsFn:
-        return guided_logits(models.bert, load.cond, scale=load.scale, steps=steps)
 
-    return _loop(load, models, logits)
+def one_class(load: Load, models: Models) -> Job:
+    """Images of one class, whose first step is one row."""
+    return _sharing(load, models, load.one_class, 0.0, kinds=1)
+
+
+def one_class_guided(load: Load, models: Models) -> Job:
+    """The same with guidance: two rows."""
+    return _sharing(load, models, load.one_class, load.scale, kinds=2)
+
+
+def one_class_halton(load: Load, models: Models) -> Job:
+    """The same in an order that is known beforehand: only what a step decides is predicted."""
+    return _sharing(load, models, load.one_class, load.scale, kinds=2, select="halton")
 
 
 def pixels(*, compiled: bool) -> Callable[[Load, Models], Job]:
@@ -72,7 +91,7 @@ def pixels(*, compiled: bool) -> Callable[[Load, Models], Job]:
 
     def build(load: Load, models: Models) -> Job:
         tokenizer, here = models.tokenizer, compiled and load.device != "meta"
-        model = _compiled(models.bert) if here else models.bert
+        model = accelerated(models.bert, compiled=True) if here else models.bert
         decoder = _compiled(tokenizer.decoder) if here else tokenizer.decoder
 
         def run(units: Sequence[int]) -> torch.Tensor:
@@ -97,7 +116,7 @@ def maskgen_compiled(load: Load, models: Models) -> Job:
     """The model through torch.compile with CUDA graphs, one graph for this batch size."""
     if load.device == "meta":
         return maskgen(load, models)  # compiling changes no FLOPs
-    model = _compiled(models.bert)
+    model = accelerated(models.bert, compiled=True)
     job = _loop(load, models, lambda steps: model_logits(model, load.cond))
     return replace(job, warm=_compiling(job.run))
 
@@ -190,8 +209,12 @@ def _compiling(run: Callable[[Sequence[int]], Any]) -> Callable[[], None]:
 
     def warm() -> None:
         try:
-            for _ in range(3):  # compile, record, replay
-                run([0])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="compile: ")  # it would go on without
+                for _ in range(3):  # compile, record, replay
+                    run([0])
+        except UserWarning as error:
+            raise LeftOutError(str(error)) from error
         except Exception as error:
             raise LeftOutError(f"torch.compile does not work here: {type(error).__name__}") from error
 
@@ -199,9 +222,10 @@ def _compiling(run: Callable[[Sequence[int]], Any]) -> Callable[[], None]:
 
 
 def _loop(load: Load, models: Models, logits: Callable[[int], LogitsFn]) -> Job:
-    """``sample`` over a logits function; every step costs the same, so fewer steps are a part of the work.
+    """``sample`` over a logits function; fewer steps are a part of the work.
 
-    A fast path whose steps differ in cost returns ``replace(job, divisible=False)`` and always runs all of them.
+    Steps differ by a few percent, for of the last layer only hidden places are computed: fewer steps make the loop look a
+    little slower than it is. A path whose steps differ by more is ``_sharing``, which is measured whole.
     """
 
     def run(units: Sequence[int]) -> torch.Tensor:
@@ -209,6 +233,34 @@ def _loop(load: Load, models: Models, logits: Callable[[int], LogitsFn]) -> Job:
             return sample(logits(len(units)), load.tokens, load.mask, steps=len(units), seeds=load.seeds)
 
     return Job(units=load.steps, run=run, held=module_bytes(models.bert))
+
+
+def _sharing(load: Load, models: Models, cond: Cond, scale: float, kinds: int, select: str = "confidence") -> Job:
+    """``sample`` where rows of the first step are alike, of so many ``kinds``; all steps are run, for that one is cheap."""
+
+    def run(units: Sequence[int]) -> torch.Tensor:
+        predict = guided_logits(models.bert, cond, scale=scale, steps=load.steps)
+        order = get_selector(select, axes=load.config.axes)
+        if load.device == "meta":  # rows that hold nothing cannot be compared
+            return _count_sharing(load, models, predict, kinds, order)
+        with fast_matmul(load.device):
+            return sample(predict, load.tokens, load.mask, steps=load.steps, seeds=load.seeds, select=order)
+
+    return Job(units=load.steps, run=run, held=module_bytes(models.bert), divisible=False)
+
+
+def _count_sharing(load: Load, models: Models, predict: Prediction, kinds: int, order: Selector) -> torch.Tensor:
+    """The forwards of such a loop, for their FLOPs."""
+    options = {"steps": load.steps, "start_step": 0, "watched": False}
+    plan = plan_steps(load.mask, get_schedule("cosine"), order, **options)
+    labels = torch.zeros(kinds, dtype=torch.long, device="meta")
+    shared = (load.tokens[:1].expand(kinds, -1, -1), Cond(labels=labels))
+    logits = models.bert(*shared) if predict.is_partial else predict(load.tokens, 0)
+    for step in range(1, load.steps):
+        count = plan.decided[step] if order.blind and step < load.steps - 1 else plan.hidden[step]
+        places = load.tokens[:, :count, 0] if count < load.places else None
+        logits = predict.at(load.tokens, step, Asked(places=places))
+    return logits
 
 
 def _naive(load: Load, models: Models, scale: float) -> Job:
@@ -252,6 +304,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
     Contestant(
         name="maskgen, torch.compile", build=maskgen_compiled, note="CUDA graphs, static shapes", devices=("cuda",)
     ),
+    Contestant(name="maskgen, one class", build=one_class, note="all images of one class: the first step is one row"),
     # Fast paths of the sampler go here, each beside the row that it must equal id for id.
     Contestant(name="bare forwards", build=bare, note="one forward a step, no sampling"),
     Contestant(
@@ -268,6 +321,18 @@ CONTESTANTS: tuple[Contestant, ...] = (
         name="AR, whole again", build=autoregressive("whole"), note="no cache, static shape: all places a token"
     ),
     Contestant(name="maskgen, guided", build=maskgen_guided, note="both halves in one forward", memory=guided_memory),
+    Contestant(
+        name="maskgen, one class, guided",
+        build=one_class_guided,
+        note="all images of one class: the first step is two rows",
+        memory=guided_memory,
+    ),
+    Contestant(
+        name="maskgen, one class, guided, halton",
+        build=one_class_halton,
+        note="the same in the order halton, which predicts only what a step decides",
+        memory=guided_memory,
+    ),
     Contestant(name="bare forwards, guided", build=bare_guided, note="two forwards a step, no sampling"),
     Contestant(name="naive loop, guided", build=naive_guided, note="two forwards a step", memory=eager_memory),
     Contestant(

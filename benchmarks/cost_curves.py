@@ -29,8 +29,11 @@ from svg import Line, lines
 from maskgen.conditioning import Cond
 from maskgen.guidance import model_logits
 from maskgen.modern import ModernConfig, ModernTransformer
+from maskgen.plan import plan_steps
 from maskgen.precision import fast_matmul
 from maskgen.sampler import sample
+from maskgen.schedules import get_schedule
+from maskgen.selectors import get_selector
 
 __all__ = ["Curve", "Measured", "Point", "exponent", "flops_of", "main", "measure_curve", "work_of"]
 
@@ -135,16 +138,23 @@ def work_of(point: Point, config: ModernConfig, device: str) -> Callable[[], tor
 def flops_of(point: Point, config: ModernConfig) -> int:
     """Closed form of the FLOPs of a loop, a multiply-add as two: what the counter must find.
 
-    A forward of one image: layers x (8 N D^2 + 6 N D M + 4 N^2 D + 12 D^2) for attention, gated feed-forward of width M and
-    the six modulations; 2 N K D V for the head; 4 D^2 for the last modulation; and, once for all images, the table of
-    positions, 2 N (D / H) D.
+    A forward of one image: layers x (8 N D^2 + 6 N D M + 4 N^2 D) for attention and a gated feed-forward of width M, and
+    2 N K D V for the head. Of the last layer only keys and values are of all N, 4 N D^2; the rest of it and the head are of
+    the P places still hidden, P for N in one factor of each product. Once a call: 12 D^2 for the six modulations of each
+    layer and 4 D^2 for the last one, of every image, and for all images the table of positions, 2 N (D / H) D.
     """
-    width, n = config.width, point.tokens
+    width, n, layers = config.width, point.tokens, config.layers
     hidden = 8 * round(config.mlp_ratio * width / 8)
-    block = 8 * n * width**2 + 6 * n * width * hidden + 4 * n**2 * width + 12 * width**2
-    head = 2 * n * width * point.codebooks * config.vocab_size + 4 * width**2
-    shared = 2 * n * (width // config.heads) * width
-    return point.steps * (point.batch * (config.layers * block + head) + shared)
+    mask = torch.ones(1, n, point.codebooks, dtype=torch.bool)
+    options = {"steps": point.steps, "start_step": 0, "watched": False}
+    plan = plan_steps(mask, get_schedule("cosine"), get_selector("confidence"), **options)
+    total = 2 * n * (width // config.heads) * width + point.batch * (12 * layers + 4) * width**2
+    for step in plan.run:
+        p = plan.hidden[step]
+        whole = (layers - 1) * (8 * n * width**2 + 6 * n * width * hidden + 4 * n**2 * width)
+        last = 4 * (n + p) * width**2 + 6 * p * width * hidden + 4 * p * n * width
+        total += point.batch * (whole + last + 2 * p * width * point.codebooks * config.vocab_size)
+    return total
 
 
 def measure_curve(

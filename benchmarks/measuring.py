@@ -60,8 +60,10 @@ def default_matmul() -> Iterator[None]:
     """Torch's own choice of product, which the peers run on."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def matmul_peak(device: str) -> float:

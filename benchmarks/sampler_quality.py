@@ -6,16 +6,19 @@ and number of steps, and prints a table of
 - CAS: accuracy on real test digits of a classifier trained on generated digits only;
 - label agreement: share of generated digits that a classifier trained on real ones reads as the asked class;
 - Frechet: Frechet distance of 64 features, the grey pixels averaged down to 8 x 8, to the training digits;
-- forwards: passes of the transformer (and of the critic) that a batch took, which is what it costs.
+- forwards: passes of the transformer (and of the critic) that a batch took;
+- cost: FLOPs of such a loop over those of one whole pass without guidance, for one digit whose first step nobody shares.
 
 Numbers are means over ``--sets`` sets of seeds; 360 test digits resolve an accuracy to a third of a percent. The order
-``critic`` takes part if the model has one (``maskgen train critic``), ``self-critic`` if asked for. With --json and
---report the table is written, too.
+``critic`` takes part if the model has one (``maskgen train critic``), ``self-critic`` if asked for. With --speed the ways to
+be faster that change the samples are compared instead of the orders, each beside its exact form (``SPEED``): that table is
+their price. With --json and --report the table is written, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -26,8 +29,10 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import machine
+from meters import counted
 
 from maskgen.checkpoint import atomic_file, write_json
+from maskgen.conditioning import Cond
 from maskgen.data import TensorSource
 from maskgen.sampler import SampleStep
 from maskgen.selectors import NEEDS_CRITIC
@@ -36,8 +41,9 @@ from maskgen.tasks.features import pixel_features
 from maskgen.tasks.metrics_frechet import Gaussian, Moments, frechet_distance
 from maskgen.tasks.metrics_scores import classifier_scores
 from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.samplers import decide
 
-__all__ = ["Judge", "Row", "contestants", "main", "markdown", "measure", "report"]
+__all__ = ["Judge", "Row", "contestants", "cost_of", "main", "markdown", "measure", "report"]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "confidence": {"select": "confidence", "choice_temperature": 4.5},
@@ -54,7 +60,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What each order is run with; everything else is the model's own setting."""
 
-HEADINGS = ("order", "steps", "CAS", "label agreement", "Frechet", "forwards")
+_GUIDED: dict[str, Any] = {"guidance": 2.0, "select": "confidence"}
+_HALTON: dict[str, Any] = {"select": "halton", "schedule": "arccos"}
+SPEED: dict[str, dict[str, Any]] = {
+    "confidence, exact": {"select": "confidence"},
+    "confidence, reuse 2": {"select": "confidence", "reuse": 2},
+    "confidence, reuse 4": {"select": "confidence", "reuse": 4},
+    "halton, exact": _HALTON,
+    "halton, reuse 2": {**_HALTON, "reuse": 2},
+    "halton, reuse 4": {**_HALTON, "reuse": 4},
+    "guided, exact": _GUIDED,
+    "guided, last 60 %": {**_GUIDED, "guidance_interval": (0.4, 1.0)},
+    "guided, middle 60 %": {**_GUIDED, "guidance_interval": (0.2, 0.8)},
+    "guided, first 60 %": {**_GUIDED, "guidance_interval": (0.0, 0.6)},
+    "bf16": {"select": "confidence", "bfloat16": True},
+}
+"""What costs less and changes the samples, each after what it stands against; fewer steps are the other lines of each."""
+
+HEADINGS = ("order", "steps", "CAS", "label agreement", "Frechet", "forwards", "cost")
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,7 @@ class Row:
     label_agreement: float
     frechet: float
     forwards: int | None
+    cost: float | None = None
     sampling: dict[str, Any] | None = None
 
 
@@ -97,21 +121,46 @@ class Judge:
         )
 
 
-def contestants(pipe: Pipeline, names: Sequence[str] | None = None) -> dict[str, Sampling]:
-    """Settings of the orders that this model can take, by name.
+def contestants(pipe: Pipeline, names: Sequence[str] | None = None, speed: bool = False) -> dict[str, Sampling]:
+    """Settings of the orders, or the fast ways, that this model can take, by name.
 
     Args:
         pipe: the model.
-        names: those that are wanted; all if left out, ``critic`` only if the model has one, ``self-critic`` never.
+        names: those that are wanted; if left out, all of ``SETTINGS`` but ``self-critic``, and ``critic`` only if the model
+            has one.
+        speed: if no names are given, all of ``SPEED`` instead, guided ones only if the model knows "no class".
 
     Raises:
         ValueError: a name that is not there.
     """
+    known = SETTINGS | SPEED
     skipped = {"self-critic"} | (set() if pipe.critic is not None else {"critic"})
-    wanted = [name for name in SETTINGS if name not in skipped] if names is None else list(names)
-    if unknown := sorted(set(wanted) - SETTINGS.keys()):
-        raise ValueError(f"orders: got {unknown[0]!r}, expected some of {list(SETTINGS)}")
-    return {name: dataclasses.replace(pipe.config.sampling, **SETTINGS[name]) for name in wanted}
+    if not pipe.transformer.null_class:
+        skipped |= {name for name, changes in SPEED.items() if changes.get("guidance")}
+    wanted = [name for name in (SPEED if speed else SETTINGS) if name not in skipped] if names is None else list(names)
+    if unknown := sorted(set(wanted) - known.keys()):
+        raise ValueError(f"orders: got {unknown[0]!r}, expected some of {list(known)}")
+    return {name: dataclasses.replace(pipe.config.sampling, **known[name]) for name in wanted}
+
+
+def cost_of(pipe: Pipeline, sampling: Sampling) -> float | None:
+    """FLOPs of a loop for one item in which all is hidden, over those of one forward; None for ``entropy``.
+
+    The models are copied to the meta device, where nothing is computed; an order that stops when it likes cannot run there.
+    """
+    if sampling.select.startswith("entropy"):
+        return None
+    model, critic = (
+        None if part is None else copy.deepcopy(part).to("meta") for part in (pipe.transformer, pipe.critic)
+    )
+    assert model is not None
+    with torch.device("meta"):
+        tokens = torch.full((1, math.prod(pipe.axes), model.num_codebooks), model.vocab_size)
+        cond = Cond(labels=torch.zeros(1, dtype=torch.long)) if model.num_classes else Cond()
+    plain = dataclasses.replace(sampling, bfloat16=False, compile=False)
+    options: dict[str, Any] = {"sampling": plain, "axes": pipe.axes, "seeds": [0], "critic": critic}
+    whole = counted(lambda: model(tokens, cond, pipe.axes))
+    return counted(lambda: decide(model, cond, tokens, torch.ones_like(tokens, dtype=torch.bool), **options)) / whole
 
 
 def measure(pipe: Pipeline, judge: Judge, order: str, sampling: Sampling, sets: int = 2, batch_size: int = 64) -> Row:
@@ -133,7 +182,8 @@ def measure(pipe: Pipeline, judge: Judge, order: str, sampling: Sampling, sets: 
         seeds = range(number * len(labels), (number + 1) * len(labels))
         filled = pipe.fill(tokens, torch.ones_like(tokens, dtype=torch.bool), seeds=seeds, callback=count, **options)
         images.append(pipe.decode(filled))
-    return judge.row(order, images, steps=sampling.steps, forwards=count.most, sampling=dataclasses.asdict(sampling))
+    more = {"forwards": count.most, "cost": cost_of(pipe, sampling), "sampling": dataclasses.asdict(sampling)}
+    return judge.row(order, images, steps=sampling.steps, **more)
 
 
 class _Counter:
@@ -190,7 +240,10 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any], settings: dict[str, Any
     lines += [_line(HEADINGS), _line(["---"] * len(HEADINGS)), *(_line(_cells(row)) for row in rows), ""]
     lines += ["Settings, where they are not the model's own:", ""]
     orders = dict.fromkeys(row.order for row in rows if row.sampling is not None)
-    lines += [f"- {name}: " + ", ".join(f"{key} {value}" for key, value in SETTINGS[name].items()) for name in orders]
+    lines += [
+        f"- {name}: " + ", ".join(f"{key} {value}" for key, value in (SETTINGS | SPEED)[name].items())
+        for name in orders
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -200,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=Path("runs/demo"), help="a model of the digits, from `make demo`")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32], help="numbers of steps")
     parser.add_argument("--orders", nargs="+", help="orders, by their names in the table; all that the model can take")
+    parser.add_argument("--speed", action="store_true", help="compare ways to be faster instead of orders")
     parser.add_argument("--sets", type=int, default=2, help="sets of as many digits as there are training digits")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--report", type=Path, help="write the table here, as markdown")
@@ -209,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train, test = data.train(), data.test()
     assert isinstance(train, TensorSource), "digits without shifts are held in memory"
     facts = machine()
-    rows = report(pipe, Judge(train, test), contestants(pipe, given.orders), given.steps, given.sets)
+    rows = report(pipe, Judge(train, test), contestants(pipe, given.orders, given.speed), given.steps, given.sets)
     settings = {"model": str(given.model), "sets": given.sets, "digits a set": len(train)}
     if given.json:
         content = {"machine": facts, "settings": settings, "results": [dataclasses.asdict(row) for row in rows]}
@@ -227,7 +281,8 @@ def _gaussian(features: np.ndarray[Any, np.dtype[np.float64]]) -> Gaussian:
 
 def _cells(row: Row) -> list[str]:
     steps, forwards = ("" if number is None else str(number) for number in (row.steps, row.forwards))
-    return [row.order, steps, f"{row.cas:.4f}", f"{row.label_agreement:.4f}", f"{row.frechet:.4f}", forwards]
+    cost = "" if row.cost is None else f"{row.cost:.2f}"
+    return [row.order, steps, f"{row.cas:.4f}", f"{row.label_agreement:.4f}", f"{row.frechet:.4f}", forwards, cost]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from maskgen.conditioning import Cond
 from maskgen.filters import TokenFilter
-from maskgen.guidance import GuidanceRamp, TokenModel, guidance_weight
+from maskgen.guidance import GuidanceRamp, TokenModel, guidance_weights
 from maskgen.noise import Noise, SeededNoise, check_seeds
 from maskgen.sampler import SampleStep
 from maskgen.schedules import get_schedule, mask_counts
@@ -88,6 +88,8 @@ def commit_guided_logits(
     scale: float,
     steps: int,
     ramp: GuidanceRamp = "constant",
+    power: float = 3.0,
+    interval: tuple[float, float] = (0.0, 1.0),
     null_task: int | None = Prompt.FULL_GENERATION,
     axes: Sequence[int] | None = None,
 ) -> CommitLogitsFn:
@@ -104,17 +106,17 @@ def commit_guided_logits(
         cond: the conditions.
         scale: largest weight w; 0 means no guidance.
         steps: number of sampling steps, for the ramp.
-        ramp: see ``maskgen.guidance.guidance_weight``.
+        ramp: see ``maskgen.guidance.guidance_weight``, also for the next two.
+        power: exponent of ``power-cosine``.
+        interval: part of the progress that is guided at all.
         null_task: task of the unconditional half, where ``cond`` names tasks; None keeps the same task (MAGVIT does for
             models that were never trained to generate without a condition).
         axes: token grid, passed on to the model.
 
     Raises:
-        ValueError: negative scale or unknown ramp.
+        ValueError: negative scale, unknown ramp, a power or an interval out of range.
     """
-    if scale < 0:
-        raise ValueError(f"guidance: got {scale}, expected 0 (none) or more")
-    weights = [guidance_weight(ramp, scale, step, steps) for step in range(steps)]
+    weights = guidance_weights(ramp, scale, steps, power, interval)
     without = cond.without_labels()
     if cond.task is not None and null_task is not None:
         without = replace(without, task=torch.full_like(cond.task, int(null_task)))

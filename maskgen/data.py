@@ -2,17 +2,18 @@
 
 Batch b of a run is the same on one process or many, in any worker, before and after a resume: the stream is the
 concatenation of one permutation per epoch, batch b takes ``batch_size`` consecutive places, rank r its share of them.
+A source that is slow to read at random says in which order it wants to be read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["Batch", "Source", "TensorSource", "item_seed", "training_batches"]
+__all__ = ["Batch", "DataUnavailable", "OrderedSource", "Source", "TensorSource", "item_seed", "training_batches"]
 
 Batch = dict[str, torch.Tensor]
 
@@ -27,6 +28,19 @@ class Source(Protocol):
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """Some examples as stacked tensors; ``seeds[i]`` is all the randomness example ``indices[i]`` may use."""
         ...
+
+
+@runtime_checkable
+class OrderedSource(Source, Protocol):
+    """Examples with an order of their own, for places where neighbours are read faster than strangers."""
+
+    def order(self, seed: int) -> torch.Tensor:
+        """The order of one epoch: a permutation, long ``[len]``, that depends on the seed alone."""
+        ...
+
+
+class DataUnavailable(OSError):  # noqa: N818 (a state of the place, which may pass)
+    """Data that were there are out of reach, and trying again did not help; the run can go on once they are back."""
 
 
 class TensorSource:
@@ -125,6 +139,10 @@ class _Batches(Dataset[Batch]):
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, len(self.source))
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(item_seed(self.seed ^ 0x5EED, epoch))
-            self._epoch, self._order = epoch, torch.randperm(len(self.source), generator=generator)
+            seed = item_seed(self.seed ^ 0x5EED, epoch)
+            if isinstance(self.source, OrderedSource):
+                self._epoch, self._order = epoch, self.source.order(seed)
+            else:
+                generator = torch.Generator().manual_seed(seed)
+                self._epoch, self._order = epoch, torch.randperm(len(self.source), generator=generator)
         return int(self._order[place])

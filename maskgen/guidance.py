@@ -6,32 +6,35 @@ c is the model's prediction and u a weaker one, from which it is pushed away wit
 - with another class, a negative label;
 - with the same class, but fewer of the decided tokens: self-guidance.
 
-Both halves go through one forward of 2 B rows; steps whose weight is 0 run the conditional half alone, which is exact. w may
-change over the steps, and may be 0 outside an interval of them. Shapes: B batch, N tokens, K codebooks, V vocabulary.
+Both halves go through one forward of 2 B rows; steps whose weight is 0 run the conditional half alone, which is exact
+(``maskgen.prediction``). w may change over the steps, and may be 0 outside an interval of them.
+
+Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
 
 from maskgen.conditioning import Cond
 from maskgen.noise import SeededNoise
+from maskgen.prediction import Prediction
 
 __all__ = [
     "GuidanceRamp",
     "TokenModel",
     "guidance_weight",
+    "guidance_weights",
     "guided_logits",
     "model_logits",
     "self_guided_logits",
 ]
 
 GuidanceRamp = Literal["constant", "linear", "cosine", "power-cosine"]
-_LogitsFn = Callable[[torch.Tensor, int], torch.Tensor]
 _WEAKER = 4  # stream of the noise that hides decided tokens; the samplers use 1 to 3
 
 
@@ -43,9 +46,9 @@ class TokenModel(Protocol):
         ...
 
 
-def model_logits(model: TokenModel, cond: Cond, axes: Sequence[int] | None = None) -> _LogitsFn:
+def model_logits(model: TokenModel, cond: Cond, axes: Sequence[int] | None = None) -> Prediction:
     """The plain ``logits_fn(tokens, step)`` of a model under fixed conditions."""
-    return lambda tokens, step: model(tokens, cond, axes)
+    return Prediction(model, cond, axes)
 
 
 def guided_logits(
@@ -59,7 +62,7 @@ def guided_logits(
     interval: tuple[float, float] = (0.0, 1.0),
     against: Cond | None = None,
     axes: Sequence[int] | None = None,
-) -> _LogitsFn:
+) -> Prediction:
     """A ``logits_fn`` that pushes away from the unconditional prediction, or from that for another class.
 
     Args:
@@ -76,9 +79,8 @@ def guided_logits(
     Raises:
         ValueError: negative scale, unknown ramp, a power or an interval out of range, or ``against`` with other fields.
     """
-    weights = _weights(ramp, scale, steps, power, interval)
-    both = Cond.cat([cond, cond.without_labels() if against is None else against])
-    return _pushed(model, cond, both, weights, axes, lambda tokens, step: tokens)
+    weights = guidance_weights(ramp, scale, steps, power, interval)
+    return Prediction(model, cond, axes, against=cond.without_labels() if against is None else against, weights=weights)
 
 
 def self_guided_logits(
@@ -94,7 +96,7 @@ def self_guided_logits(
     power: float = 3.0,
     interval: tuple[float, float] = (0.0, 1.0),
     axes: Sequence[int] | None = None,
-) -> _LogitsFn:
+) -> Prediction:
     """A ``logits_fn`` that pushes away from what the same model says when it sees fewer tokens, under the same conditions.
 
     The weaker half has each visible token hidden with probability ``drop``. This needs neither label dropout nor classes.
@@ -120,7 +122,7 @@ def self_guided_logits(
     """
     if not 0 < drop <= 1:
         raise ValueError(f"guidance drop: got {drop}, expected a share over 0, at most 1")
-    weights = _weights(ramp, scale, steps, power, interval)
+    weights = guidance_weights(ramp, scale, steps, power, interval)
     noise: list[SeededNoise] = []
 
     def weaker(tokens: torch.Tensor, step: int) -> torch.Tensor:
@@ -128,7 +130,7 @@ def self_guided_logits(
             noise.append(SeededNoise(seeds, tokens.device))
         return tokens.masked_fill(noise[0].uniform(_WEAKER, step, tokens.shape) < drop, mask_id)
 
-    return _pushed(model, cond, Cond.cat([cond, cond]), weights, axes, weaker)
+    return Prediction(model, cond, axes, against=cond, weights=weights, weaker=weaker)
 
 
 def guidance_weight(
@@ -163,11 +165,13 @@ def guidance_weight(
     return scale * shapes[ramp] if interval[0] <= progress <= interval[1] else 0.0
 
 
-def _weights(ramp: str, scale: float, steps: int, power: float, interval: tuple[float, float]) -> list[float]:
-    """The weight of every step.
+def guidance_weights(
+    ramp: str, scale: float, steps: int, power: float = 3.0, interval: tuple[float, float] = (0.0, 1.0)
+) -> list[float]:
+    """The weight of every step; arguments as of ``guidance_weight``.
 
     Raises:
-        ValueError: see ``guided_logits``.
+        ValueError: negative scale, unknown ramp, a power or an interval out of range.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(f"guidance: got {scale}, expected 0 (none) or more")
@@ -178,22 +182,3 @@ def _weights(ramp: str, scale: float, steps: int, power: float, interval: tuple[
             f"guidance interval: got {interval}, expected 0 <= first <= last <= 1, as shares of the progress"
         )
     return [guidance_weight(ramp, scale, step, steps, power, interval) for step in range(steps)]
-
-
-def _pushed(
-    model: TokenModel,
-    cond: Cond,
-    both: Cond,
-    weights: Sequence[float],
-    axes: Sequence[int] | None,
-    weaker: Callable[[torch.Tensor, int], torch.Tensor],
-) -> _LogitsFn:
-    """Guidance of c under ``cond``, u under the second half of ``both`` on the tokens that ``weaker`` leaves."""
-
-    def logits_fn(tokens: torch.Tensor, step: int) -> torch.Tensor:
-        if weights[step] == 0:
-            return model(tokens, cond, axes)
-        stronger, weak = model(torch.cat((tokens, weaker(tokens, step))), both, axes).float().chunk(2)
-        return stronger + weights[step] * (stronger - weak)
-
-    return logits_fn

@@ -5,6 +5,7 @@ Shapes: B batch, ... any number of token axes, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ def masked_cross_entropy(
     label_smoothing: float = 0.0,
     normalize: Normalize = "row",
     unmasked_weight: float = 0.0,
+    over_processes: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Cross-entropy over hidden tokens, with label smoothing.
 
@@ -31,6 +33,10 @@ def masked_cross_entropy(
     3. ``row``: sum(w CE) / sum(w) in each row, then the mean over rows (official MaskGIT: a row with few hidden tokens
        weighs as much as one with many); ``batch``: one sum over one sum (VampNet).
 
+    On several processes the gradients of equal shares of rows are averaged. For ``row`` that is the gradient of the whole
+    batch. A mean of ratios is not the ratio of the sums, so ``batch`` divides by the mean of the processes' weights
+    (``over_processes``): then the mean of the losses is the loss of the whole batch, on any number of processes.
+
     Args:
         logits: ``[B, ..., V]``; give the codebook slice to spend no probability on class ids.
         targets: long ``[B, ...]``.
@@ -38,6 +44,7 @@ def masked_cross_entropy(
         label_smoothing: eps in [0, 1).
         normalize: see 3.
         unmasked_weight: weight of visible tokens (1d-tokenizer uses 0.1).
+        over_processes: mean over processes of a scalar, for ``batch``; None on one process.
 
     Returns:
         scalar, nats.
@@ -60,7 +67,8 @@ def masked_cross_entropy(
     if normalize == "row":
         return ((cost * weight).sum(1) / weight.sum(1).clamp(min=1e-8)).mean()
     if normalize == "batch":
-        return (cost * weight).sum() / weight.sum().clamp(min=1e-8)
+        total = weight.sum() if over_processes is None else over_processes(weight.sum())
+        return (cost * weight).sum() / total.clamp(min=1e-8)
     raise ValueError(f"normalize: got {normalize!r}, expected 'row' or 'batch'")
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
+from maskgen.row_random import RandomRows, uniform
 from maskgen.schedules import get_schedule
 
 __all__ = ["Draw", "hide_exactly", "hide_independently", "random_mask", "sobol_ratios"]
@@ -26,7 +27,7 @@ def random_mask(
     draw: Draw = "exact",
     visible_codebooks: int = 0,
     ratio: torch.Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | RandomRows | None = None,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """A training mask: every row draws its own ratio r ~ U[0, 1), and gamma = max(schedule(r), min_ratio).
@@ -42,7 +43,7 @@ def random_mask(
         draw: see above.
         visible_codebooks: the first so many codebooks are never hidden and do not count in M.
         ratio: the r of each row, ``[B]`` in [0, 1], instead of drawing it.
-        generator: source of randomness on ``device``; torch's global one by default.
+        generator: source of randomness on ``device``, or a stream of rows; torch's global one by default.
         device: where the mask is made.
 
     Returns:
@@ -60,12 +61,12 @@ def random_mask(
         )
     rows, places = shape[0], shape[1] * (shape[2] - visible_codebooks)
     if ratio is None:
-        ratio = torch.rand(rows, generator=generator, device=device)
+        ratio = uniform((rows,), generator, device)
     if ratio.shape != (rows,):
         raise ValueError(f"ratio: got shape {tuple(ratio.shape)}, expected one ratio for each of the {rows} rows")
     gamma = get_schedule(schedule)(ratio, torch.full_like(ratio, places)).clamp(min=min_ratio)
     if draw == "bernoulli":
-        chances = torch.rand(rows, places, generator=generator, device=device)
+        chances = uniform((rows, places), generator, device)
         mask = hide_independently(gamma, chances)
         # Given that none is hidden, the smallest chance is at every place equally often.
         nearest = F.one_hot(chances.argmin(1), places).bool()
@@ -79,18 +80,20 @@ def random_mask(
     return F.pad(mask.view(rows, shape[1], -1), (visible_codebooks, 0))
 
 
-def hide_exactly(counts: torch.Tensor, places: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+def hide_exactly(
+    counts: torch.Tensor, places: int, *, generator: torch.Generator | RandomRows | None = None
+) -> torch.Tensor:
     """Hide exactly ``counts[b]`` of ``places`` in row b, uniformly at random.
 
     Args:
         counts: long ``[B]``, each in [0, places].
         places: M.
-        generator: source of randomness on the device of ``counts``.
+        generator: source of randomness on the device of ``counts``, or a stream of rows.
 
     Returns:
         bool ``[B, M]``.
     """
-    scores = torch.rand(len(counts), places, generator=generator, device=counts.device)
+    scores = uniform((len(counts), places), generator, counts.device)
     order = scores.argsort(dim=-1)
     chosen = torch.arange(places, device=counts.device) < counts[:, None]
     return torch.zeros_like(chosen).scatter(1, order, chosen)

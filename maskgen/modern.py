@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from maskgen.attention import AttentionBackend, attend, check_backend
 from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.places import FeatureMemory, LayerMemory, Prepared, take
 from maskgen.positions import apply_rotary, coordinates, rotary_angles
-from maskgen.precision import Linear, linear_swiglu
-from maskgen.transformer import MaskedTransformer, task_ids
+from maskgen.precision import Linear, linear, linear_float32, linear_swiglu
+from maskgen.transformer import PartialTransformer, task_ids
 
 __all__ = ["ModernBlock", "ModernConfig", "ModernTransformer"]
 
@@ -76,7 +77,7 @@ class ModernConfig:
         check_backend(self.attention)
 
 
-class ModernTransformer(MaskedTransformer):
+class ModernTransformer(PartialTransformer):
     """K embeddings are summed at a place; K heads predict it."""
 
     def __init__(self, config: ModernConfig) -> None:
@@ -103,13 +104,34 @@ class ModernTransformer(MaskedTransformer):
         Raises:
             ValueError: N is not the product of the axes, another number of codebooks, or task ids for a model without tasks.
         """
+        # In training a block makes its modulation itself: its weights may be there only while it runs (FSDP).
+        label, shared = self._given(cond, tokens, axes)
+        return self.logits_at(tokens, Prepared(rows=(label,) * (len(self.blocks) + 1), shared=shared))
+
+    @property
+    def is_partial(self) -> bool:
+        """See ``PartialTransformer``."""
+        return len(self.blocks) > 0 and type(self).forward is ModernTransformer.forward
+
+    def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
+        """See ``PartialTransformer``: the modulations of all blocks and of the head; positions and rotary angles."""
+        label, shared = self._given(cond, tokens, axes)
+        modulations = []
+        for block in self.blocks:
+            assert isinstance(block, ModernBlock)
+            modulations.append(block.modulation(label)[:, None])
+        return Prepared(rows=(*modulations, self.final_modulation(label)[:, None]), shared=shared)
+
+    def _given(
+        self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """What the modulations are made of, ``[B, D]``; the positions ``[N, D]`` with cos and sin of the rotary angles."""
         grid = tuple(self.config.axes if axes is None else axes)
         if tokens.ndim != 3 or tokens.shape[1] != torch.Size(grid).numel() or tokens.shape[2] != self.num_codebooks:
             raise ValueError(
                 f"tokens: got {tuple(tokens.shape)}, expected [B, {torch.Size(grid).numel()}, {self.num_codebooks}] "
                 f"for the grid {grid}"
             )
-        offsets = torch.arange(self.num_codebooks, device=tokens.device) * (self.vocab_size + 1)
         label = self.label_embedding(self._label_rows(cond, tokens))
         task = task_ids(self, cond, tokens)
         if self.task_embedding is not None:
@@ -118,14 +140,45 @@ class ModernTransformer(MaskedTransformer):
         angles = rotary_angles(
             coordinates(grid, tokens.device), self.config.width // self.config.heads, self.config.rope_theta
         )
-        x = self.embedding(tokens + offsets).sum(2)
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        x = x + self.position(torch.cat((cos, sin), dim=-1))
-        for block in self.blocks:
-            x = block(x, label, cos, sin)
-        shift, scale = self.final_modulation(label)[:, None].chunk(2, dim=-1)
-        logits = self.head(self.final_norm(x) * (1 + scale) + shift)
+        cos, sin = angles.cos().to(label.dtype), angles.sin().to(label.dtype)
+        return label, (self.position(torch.cat((cos, sin), dim=-1)), cos, sin)
+
+    def logits_at(
+        self,
+        tokens: torch.Tensor,
+        prepared: Prepared,
+        places: torch.Tensor | None = None,
+        memory: FeatureMemory | None = None,
+    ) -> torch.Tensor:
+        """See ``PartialTransformer``."""
+        *modulations, final = prepared.rows
+        position, cos, sin = prepared.shared
+        if memory is not None and memory.places is not None:
+            tokens = take(tokens, memory.places)
+            position, cos, sin = (tensor[memory.places] for tensor in (position, cos, sin))
+        offsets = torch.arange(self.num_codebooks, device=tokens.device) * (self.vocab_size + 1)
+        x = self.embedding(tokens + offsets).sum(2) + position
+        if memory is None:
+            x = self.trunk(x, modulations[:-1], cos, sin)
+        else:
+            for index, block in enumerate(self.blocks[:-1]):
+                x = block(x, modulations[index], cos, sin, memory=memory.of_layer(index))
+        last = None if memory is None else memory.of_layer(len(self.blocks) - 1)
+        for block in self.blocks[-1:]:
+            x = block(x, modulations[-1], cos, sin, places, last)
+        ready = final if final.ndim == 3 else self.final_modulation(final)[:, None]
+        shift, scale = ready.chunk(2, dim=-1)
+        x = self.final_norm(x) * (1 + scale) + shift
+        logits = linear_float32(x, self.head.weight, self.head.bias)
         return logits.unflatten(-1, (self.num_codebooks, self.vocab_size))
+
+    def trunk(
+        self, x: torch.Tensor, modulations: Sequence[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        """All blocks but the last, ``[B, N, D]`` -> ``[B, N, D]``; arguments as of ``ModernBlock``, one modulation each."""
+        for block, modulation in zip(self.blocks[:-1], modulations, strict=True):
+            x = block(x, modulation, cos, sin)
+        return x
 
     def _label_rows(self, cond: Cond, tokens: torch.Tensor) -> torch.Tensor:
         if cond.labels is None:
@@ -165,15 +218,58 @@ class ModernBlock(nn.Module):
         self.down = Linear(hidden, width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, label: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """``x`` ``[B, N, D]``, ``label`` ``[B, D]``, ``cos`` and ``sin`` ``[N, D / H / 2]`` -> ``[B, N, D]``."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(label)[:, None].chunk(6, dim=-1)
-        x = x + gate_a * self.dropout(self.attention(self.attention_norm(x) * (1 + scale_a) + shift_a, cos, sin))
+    def forward(
+        self,
+        x: torch.Tensor,
+        modulation: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        at: torch.Tensor | None = None,
+        memory: LayerMemory | None = None,
+    ) -> torch.Tensor:
+        """One block.
+
+        Args:
+            x: ``[B, N, D]``.
+            modulation: ``[B, 1, 6 D]``, what ``self.modulation`` makes of the label; or the label, ``[B, D]``.
+            cos: ``[N, D / H / 2]``, or ``[B, N, D / H / 2]`` where rows have places of their own; as ``sin``.
+            sin: see ``cos``.
+            at: long ``[B, P]``, the places whose result is wanted, which still see all N; all by default.
+            memory: adds the keys and values of what is not in ``x``.
+
+        Returns:
+            ``[B, N, D]``, or ``[B, P, D]``.
+        """
+        ready = modulation if modulation.ndim == 3 else self.modulation(modulation)[:, None]
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = ready.chunk(6, dim=-1)
+        seen = self.attention_norm(x) * (1 + scale_a) + shift_a
+        rows = x if at is None else take(x, at)
+        x = rows + gate_a * self.dropout(self.attention(seen, cos, sin, at, memory))
         hidden = linear_swiglu(self.gate_and_up, self.mlp_norm(x) * (1 + scale_m) + shift_m)
         return x + gate_m * self.dropout(self.down(hidden))
 
-    def attention(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Self-attention with normalised queries and keys, ``[B, N, D]`` -> ``[B, N, D]``."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = apply_rotary(self.query_norm(q), cos, sin), apply_rotary(self.key_norm(k), cos, sin)
+    def attention(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        at: torch.Tensor | None = None,
+        memory: LayerMemory | None = None,
+    ) -> torch.Tensor:
+        """Self-attention with normalised queries and keys, ``[B, N, D]`` -> ``[B, N or P, D]``; see ``forward``."""
+        width = x.shape[-1]
+        if at is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        else:
+            weight = self.qkv.weight
+            k, v = linear(x, weight[width:]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            q = linear(take(x, at), weight[:width]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        if cos.ndim == 3:
+            cos, sin = cos[:, None], sin[:, None]  # a row's places are the same for all heads
+        k = apply_rotary(self.key_norm(k), cos, sin)
+        if at is not None:
+            cos, sin = (take(t[:, 0], at)[:, None] if t.ndim == 4 else t[at][:, None] for t in (cos, sin))
+        q = apply_rotary(self.query_norm(q), cos, sin)
+        if memory is not None:
+            k, v = memory.merge(k, v)
         return self.out(attend(q, k, v, backend=self.backend).transpose(1, 2).flatten(2))

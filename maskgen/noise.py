@@ -15,7 +15,9 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["Noise", "SeededNoise", "check_seeds"]
+from maskgen.places import take
+
+__all__ = ["Noise", "SeededNoise", "check_seeds", "sample_noise"]
 
 
 def _signed(word: int) -> int:
@@ -97,6 +99,36 @@ class SeededNoise:
     def _gumbel(self, stream: int, step: int, shape: Sequence[int]) -> torch.Tensor:
         # In float64 the devices' logarithms agree after rounding to float32, so equal bits stay equal numbers.
         return self.uniform(stream, step, shape).double().log_().neg_().log_().neg_().float()
+
+
+def sample_noise(noise: Noise, step: int, shape: Sequence[int], places: torch.Tensor | None = None) -> torch.Tensor:
+    """``noise.sample(step, shape)`` at some places, bit for bit.
+
+    Args:
+        noise: a source; of those that are not exactly ``SeededNoise``, all is made and the rest thrown away.
+        step: counted from 0.
+        shape: ``[B, N, ...]`` of the whole.
+        places: long ``[B, P]``, numbers below N; all if left out.
+
+    Returns:
+        Gumbel noise ``[B, P, ...]``, in new memory.
+    """
+    if places is None:
+        return noise.sample(step, shape)
+    if type(noise) is not SeededNoise:
+        return take(noise.sample(step, shape), places)
+    # Every number is a hash of its position in the item, so any part of an item can be had alone.
+    run = math.prod(shape[2:])  # numbers of a place
+    key = _mix(noise._keys + _signed((step + 1) * 0x9E3779B97F4A7C15 % (1 << 64)))
+    key = _mix(key + _signed(_SAMPLE * 0x9E3779B97F4A7C15 % (1 << 64)))
+    first = places * run
+    # A word holds two numbers, so a run of odd length begins in the middle of a word at every other place.
+    index = (first // 2 + 1)[:, :, None] + torch.arange((run + 1) // 2, device=places.device)
+    halves = _mix(key[:, None, None] + index * _GOLDEN).view(torch.int32)
+    bits = halves if run % 2 == 0 else torch.where((first % 2 == 0)[:, :, None], halves[..., :run], halves[..., 1:])
+    uniform = bits.bitwise_right_shift(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
+    gumbel = uniform.double().log_().neg_().log_().neg_().float()
+    return gumbel.reshape(*places.shape, *shape[2:])
 
 
 def _mix(words: torch.Tensor) -> torch.Tensor:

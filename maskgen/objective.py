@@ -15,10 +15,12 @@ from torch import distributed, nn
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.data import Batch, Source
+from maskgen.distributed import mean_over_processes
+from maskgen.flops import training_flops
 from maskgen.loss import Normalize, masked_accuracy, masked_cross_entropy
 from maskgen.masking import Draw, random_mask, sobol_ratios
 from maskgen.schedules import get_schedule
-from maskgen.trainer import Objective
+from maskgen.training_objective import Objective
 from maskgen.transformer import MaskedTransformer
 
 __all__ = ["MaskedModeling", "MaskingSettings"]
@@ -112,7 +114,7 @@ class MaskedModeling(Objective):
         settings = self.settings
         tokens, labels = batch["tokens"], batch.get("labels")
         if labels is not None and settings.label_dropout:
-            dropped = torch.rand(len(labels), device=labels.device) < settings.label_dropout
+            dropped = self.rows.rand((len(labels),), labels.device) < settings.label_dropout
             labels = labels.masked_fill(dropped, NO_LABEL)
         mask = random_mask(
             tokens.shape,
@@ -121,6 +123,7 @@ class MaskedModeling(Objective):
             draw=settings.draw,
             visible_codebooks=settings.visible_codebooks,
             ratio=self._ratios(step * len(tokens), len(tokens), tokens.device),
+            generator=self.rows,
             device=tokens.device,
         )
         logits = modules["model"](tokens.masked_fill(mask, self.model.vocab_size), Cond(labels=labels))
@@ -132,6 +135,7 @@ class MaskedModeling(Objective):
             label_smoothing=settings.label_smoothing,
             normalize=settings.normalize,
             unmasked_weight=settings.unmasked_weight,
+            over_processes=mean_over_processes,
         )
         return loss, {"accuracy": masked_accuracy(logits.detach(), tokens, mask)}
 
@@ -144,6 +148,10 @@ class MaskedModeling(Objective):
     def units(self, batch: Batch) -> int:
         """Tokens in the batch."""
         return batch["tokens"].numel()
+
+    def flops(self, batch: Batch) -> float:
+        """Of a model whose operations are known by its config; see ``maskgen.flops``."""
+        return training_flops(self.model, len(batch["tokens"]))
 
     @torch.no_grad()
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["Linear", "fast_matmul", "linear", "linear_gelu", "linear_swiglu"]
+__all__ = ["Linear", "fast_matmul", "linear", "linear_float32", "linear_gelu", "linear_swiglu"]
 
 _fast = False  # inside ``fast_matmul`` on the CPU
 
@@ -61,6 +61,15 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return F.linear(x, weight, bias)
+
+
+def linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``linear`` with a float32 result where the layers before run in a half type: logits are sums of many terms, and bf16
+    has three digits.
+    """
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    return linear(x, weight, bias)
 
 
 class Linear(nn.Linear):
@@ -115,6 +124,8 @@ def linear_swiglu(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 def _is_fast(x: torch.Tensor) -> bool:
+    if torch.compiler.is_compiling():  # the compiler does not know oneDNN's operator by that name, and fuses by itself
+        return False
     plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return _fast and plain and not torch.is_grad_enabled()
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from maskgen.noise import Noise, SeededNoise, check_seeds
-from maskgen.schedules import Schedule, get_schedule, mask_counts, step_ratio
+from maskgen.asking import Asking
+from maskgen.noise import Noise, SeededNoise, check_seeds, sample_noise
+from maskgen.plan import Plan, plan_steps
+from maskgen.schedules import get_schedule
 from maskgen.selection import CriticFn, Selection, Selector
 from maskgen.selectors import get_selector
 from maskgen.temperatures import Temperature, choice_weights, temperatures
@@ -32,7 +34,9 @@ class SampleStep:
     Attributes:
         step: counted from 0.
         steps: how many there are.
-        drawn: the complete guess of this step, long ``[B, N, K]``, before anything is hidden again.
+        drawn: the complete guess of this step, long ``[B, N, K]``, before anything is hidden again. Where keys and values
+            are used again (``Prediction.reusing``) the orders ``random`` and ``halton`` draw what they keep only; then id 0
+            stands at places that are still hidden.
         mask: bool ``[B, N, K]``, what is hidden after this step.
         confidence: float ``[B, N, K]``, log-probability of each drawn token; 0 at known places.
     """
@@ -101,69 +105,128 @@ def sample(
     selector = get_selector(select) if isinstance(select, str) else select
     _check(tokens, mask, steps, start_step)
     heats, weights = temperatures(temperature, steps), choice_weights(choice_temperature, steps)
-    if (noise is None) == (seeds is None):
-        raise ValueError("sample: give either seeds (one integer an item) or noise")
-    source = noise or SeededNoise(check_seeds(seeds or [], len(tokens)), tokens.device)
-    start = mask.flatten(1)
-    planned, shares = _planned(gamma, start.sum(1), steps)
-    before, item_noise = torch.ones_like(shares[0]), None  # nothing is decided before the first step that is run
-    drawn, settled = tokens, torch.zeros(mask.shape, device=mask.device)
-    for step in range(start_step, steps):
-        last = step == steps - 1
-        current = torch.where(mask, tokens, drawn)  # ``tokens`` still holds the mask id wherever anything can be hidden
-        logits = logits_fn(current, step).float()
-        exponent = 1.0 if last else selector.exponent(weights[step])
-        drawn, log_probs, logits = _draw(logits, current, mask, heats[step], exponent, source, step)
-        settled = torch.where(mask, log_probs, settled)
-        unknown = (start if selector.revises else mask.flatten(1)).sum(1)
-        ranking = source.choice(step, mask.shape).flatten(1)
-        item_noise = ranking[:, :1] if item_noise is None else item_noise
-        seen = Selection(
+    source = _source(seeds, noise, tokens)
+    watched = callback is not None
+    every = getattr(logits_fn, "reuse", 1)  # steps between whole ones count, too
+    plan = plan_steps(mask, gamma, selector, steps=steps, start_step=start_step, watched=watched or every > 1)
+    work = _Work(
+        tokens, mask, steps, selector, heats, weights, source, plan, Asking(logits_fn, selector, plan, watched)
+    )
+    return _decode(work, callback)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What stays the same over the steps, see ``sample``; ``heats`` and ``weights`` are the temperatures of each step."""
+
+    tokens: torch.Tensor
+    start: torch.Tensor
+    steps: int
+    selector: Selector
+    heats: Sequence[float]
+    weights: Sequence[float]
+    noise: Noise
+    plan: Plan
+    ask: Asking
+
+    def seen(
+        self, step: int, mask: torch.Tensor, before: torch.Tensor, ranking: torch.Tensor, item_noise: torch.Tensor
+    ) -> Selection:
+        """A step before its draw; what comes with the draw is empty."""
+        start, nothing = self.start.flatten(1), torch.zeros(mask.shape, device=mask.device).flatten(1)
+        unknown = (start if self.selector.revises else mask.flatten(1)).sum(1)
+        return Selection(
             step=step,
-            steps=steps,
-            drawn=drawn.flatten(1),
-            log_probs=log_probs.flatten(1),
-            settled=settled.flatten(1),
-            logits=logits.flatten(1, 2),
+            steps=self.steps,
+            drawn=self.tokens.flatten(1),
+            log_probs=nothing,
+            settled=nothing,
+            logits=nothing[:, :0, None],
             mask=mask.flatten(1),
             start=start,
-            counts=torch.minimum(unknown - 1, planned[step]).clamp(min=1),
-            shares=(before, shares[step]),
+            counts=torch.minimum(unknown - 1, self.plan.planned[step]).clamp(min=1),
+            shares=(before, self.plan.shares[step]),
             noise=ranking,
             item_noise=item_noise,
-            weight=weights[step],
-            scores=None if last or selector.critic is None else _scores(selector.critic, drawn, step),
+            weight=self.weights[step],
         )
-        mask, before = selector.hide(seen).view_as(mask), shares[step]
+
+
+def _decode(work: _Work, callback: Callable[[SampleStep], None] | None) -> torch.Tensor:
+    """All steps of the plan."""
+    tokens, mask, selector = work.tokens, work.start, work.selector
+    before, item_noise = (
+        torch.ones_like(work.plan.shares[0]),
+        None,
+    )  # nothing is decided before the first step that is run
+    drawn, settled = tokens, torch.zeros(mask.shape, device=mask.device)
+    for step in work.plan.run:
+        last = step == work.steps - 1
+        current = torch.where(mask, tokens, drawn)  # ``tokens`` still holds the mask id wherever anything can be hidden
+        ranking = work.noise.choice(step, mask.shape).flatten(1)
+        item_noise = ranking[:, :1] if item_noise is None else item_noise
+        seen = work.seen(step, mask, before, ranking, item_noise)
+        ahead = work.ask.is_ahead and not last
+        wanted = mask & ~selector.hide(seen).view_as(mask) if ahead else mask
+        logits, places = work.ask(current, wanted, step, last)
+        sharper = (work.heats[step], 1.0 if last else selector.exponent(work.weights[step]))
+        drawn, log_probs, logits = _draw(logits.float(), current, wanted, places, *sharper, work.noise, step)
+        settled = torch.where(mask, log_probs, settled)
+        if ahead:
+            mask = mask & ~(wanted if places is None else wanted & _among(places, mask))
+        else:
+            seen = replace(
+                seen,
+                drawn=drawn.flatten(1),
+                log_probs=log_probs.flatten(1),
+                settled=settled.flatten(1),
+                logits=logits.flatten(1, 2),
+                at=None if places is None else _cells(places, mask.shape[2]),
+                scores=None if last or selector.critic is None else _scores(selector.critic, drawn, step),
+            )
+            mask = selector.hide(seen).view_as(mask)
+        before = work.plan.shares[step]
         if callback is not None:
-            callback(SampleStep(step, steps, drawn, mask, log_probs))
+            callback(SampleStep(step, work.steps, drawn.masked_fill(mask, 0) if ahead else drawn, mask, log_probs))
         if selector.adaptive and not bool(mask.any()):
             break
     return drawn
 
 
-def _planned(gamma: Schedule, total: torch.Tensor, steps: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """What the schedule hides after each step, whatever is drawn: counts ``[B]``, at least 1, and shares ``[B, 1]``."""
-    ratios = [step_ratio(step, steps).to(total.device) for step in range(steps)]
-    counts = [mask_counts(gamma, ratio, total, total + 1) for ratio in ratios]
-    return counts, [gamma(ratio, total).expand(len(total))[:, None] for ratio in ratios]
+def _source(seeds: Sequence[int] | None, noise: Noise | None, tokens: torch.Tensor) -> Noise:
+    if (noise is None) == (seeds is None):
+        raise ValueError("sample: give either seeds (one integer an item) or noise")
+    return noise or SeededNoise(check_seeds(seeds or [], len(tokens)), tokens.device)
+
+
+def _cells(places: torch.Tensor, codebooks: int) -> torch.Tensor:
+    """Places ``[B, P]`` with the codebooks of each side by side, ``[B, P K]``."""
+    return (places[:, :, None] * codebooks + torch.arange(codebooks, device=places.device)).flatten(1)
+
+
+def _among(places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Bool ``[B, N, 1]``, what was asked for: if more places than that tie with the cut of an order, the others wait."""
+    return torch.zeros_like(mask[..., 0]).scatter(1, places, True)[..., None]
 
 
 def _draw(
     logits: torch.Tensor,
     tokens: torch.Tensor,
-    mask: torch.Tensor,
+    wanted: torch.Tensor,
+    places: torch.Tensor | None,
     temperature: float,
     exponent: float,
     noise: Noise,
     step: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw an id for every hidden token from p^exponent, p the softmax of logits / temperature.
+    """Draw an id for every wanted token from p^exponent, p the softmax of logits / temperature.
+
+    Logits are of ``places`` ``[B, P]``, or of all N; the noise is one pass over them.
 
     Returns:
-        Ids and log p of them (0 where known), both ``[B, N, K]``, and the logits of p.
+        Ids and log p of them (0 where not wanted), both ``[B, N, K]``, and the logits of p.
     """
-    if logits.shape[:-1] != tokens.shape:
+    if places is None and logits.shape[:-1] != tokens.shape:
         raise ValueError(
             f"logits_fn returned {tuple(logits.shape)}, expected [B, N, K, V] with [B, N, K] = {tuple(tokens.shape)}"
         )
@@ -173,9 +236,14 @@ def _draw(
         drawn = logits.argmax(-1)
     else:
         sharpened = logits if exponent == 1 else logits * exponent
-        drawn = noise.sample(step, logits.shape).add_(sharpened).argmax(-1)
+        gumbel = sample_noise(noise, step, (*tokens.shape, logits.shape[-1]), places)
+        drawn = gumbel.add_(sharpened).argmax(-1)
     log_probs = logits.gather(-1, drawn[..., None]).squeeze(-1) - logits.logsumexp(-1)
-    return torch.where(mask, drawn, tokens), log_probs.masked_fill(~mask, 0.0), logits
+    if places is not None:
+        index = places[:, :, None].expand_as(drawn)
+        drawn = tokens.scatter(1, index, drawn)
+        log_probs = torch.zeros(tokens.shape, device=tokens.device).scatter(1, index, log_probs)
+    return torch.where(wanted, drawn, tokens), log_probs.masked_fill(~wanted, 0.0), logits
 
 
 def _scores(critic: CriticFn, drawn: torch.Tensor, step: int) -> torch.Tensor:

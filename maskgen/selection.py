@@ -1,6 +1,6 @@
 """What a selector is, and what it sees.
 
-Shapes: B batch, M = N x K places of a row with the codebooks of a token side by side, V vocabulary.
+Shapes: B batch, M = N x K places of a row with the codebooks of a token side by side, L of them, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class Selection:
         drawn: long ``[B, M]``, the complete guess of this step.
         log_probs: float ``[B, M]``, log-probability of each freshly drawn token; 0 at places that were not hidden.
         settled: the same, but at decided places that of their last draw; 0 at places that were given.
-        logits: float ``[B, M, V]``, of the distribution that ``log_probs`` are of.
+        logits: float ``[B, M, V]``, of the distribution that ``log_probs`` are of; for a selector that is ``bounded``
+            maybe only ``[B, L, V]``, those of the places ``at``, among them all that are hidden; for one that is ``blind``
+            maybe nothing, ``[B, 0, V]``.
         mask: bool ``[B, M]``, hidden before this step.
         start: bool ``[B, M]``, hidden when decoding began: what a selector may hide at all.
         counts: long ``[B]``, how many the schedule hides after this step, at least 1: at most one fewer than there are
@@ -37,6 +39,7 @@ class Selection:
         item_noise: float ``[B, 1]``, Gumbel noise of the item, the same at every step.
         weight: of ``noise`` at this step.
         scores: float ``[B, M]``, what the critic said of ``drawn``; None at the last step and without a critic.
+        at: long ``[B, L]``, places of ``logits``; None where they are all M in their order.
     """
 
     step: int
@@ -53,6 +56,11 @@ class Selection:
     item_noise: torch.Tensor
     weight: float
     scores: torch.Tensor | None = None
+    at: torch.Tensor | None = None
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """Numbers of the places of ``logits``, ``[B, L]``, as ``[B, M]``; 0 at other places."""
+        return values if self.at is None else values.new_zeros(self.mask.shape).scatter(1, self.at, values)
 
 
 def _plain(weight: float) -> float:
@@ -70,6 +78,12 @@ class Selector:
             after every step.
         chooses_first: whether ``hide`` looks at neither ``drawn``, ``log_probs``, ``settled`` nor ``scores``, so that only
             the places it keeps need a draw.
+        bounded: whether ``hide`` never hides more than ``counts``, and reads ``logits`` through ``Selection.spread``; then
+            the sampler may predict fewer places than there are.
+        blind: whether, besides, ``hide`` looks at no ``logits`` either, keeps exactly what is not in ``counts`` but for
+            ties, and takes nothing back; then the sampler may ask it before the model, and predict what it keeps.
+        ties: how many more places a ``blind`` order keeps at most, because they tie with the cut. Seeded noise has 2^23
+            values: more than 4 of 4,096 places tie once in 10^13 steps (and then wait for the next step).
         exponent: tokens are drawn from p to the power of ``exponent(weight)``, at the last step from p itself.
         critic: scores the drawn tokens at every step but the last.
     """
@@ -78,5 +92,8 @@ class Selector:
     revises: bool = False
     adaptive: bool = False
     chooses_first: bool = False
+    bounded: bool = False
+    blind: bool = False
+    ties: int = 4
     exponent: Callable[[float], float] = _plain
     critic: CriticFn | None = None

@@ -68,7 +68,7 @@ def get_selector(name: str, *, axes: Sequence[int] | None = None, critic: Critic
                 f"select: {name!r} needs a critic, a model that scores tokens, and got none; train one with `maskgen train "
                 "critic`, or choose another order"
             )
-        return Selector(hide=select_critic, revises=True, critic=critic)
+        return Selector(hide=select_critic, revises=True, bounded=True, critic=critic)
     return _without_needs(name)
 
 
@@ -85,9 +85,9 @@ def check_selector(name: str) -> None:
 def _without_needs(name: str) -> Selector:
     """The selectors that need neither a grid nor a model."""
     named = {
-        "confidence": Selector(hide=select_confidence),
-        "random": Selector(hide=select_random, chooses_first=True),
-        "moment": Selector(hide=select_moment, chooses_first=True, exponent=_moment),
+        "confidence": Selector(hide=select_confidence, bounded=True),
+        "random": Selector(hide=select_random, chooses_first=True, bounded=True, blind=True),
+        "moment": Selector(hide=select_moment, chooses_first=True, bounded=True, exponent=_moment),
     }
     if name in named:
         return named[name]
@@ -138,7 +138,7 @@ def halton_selector(axes: Sequence[int]) -> Selector:
         late = ((turns - skipped) % cells)[:, :, None] * len(codebooks) + codebooks
         return hide_least_confident(-late.flatten(1).double(), seen.mask, seen.counts)
 
-    return Selector(hide=hide, chooses_first=True)
+    return Selector(hide=hide, chooses_first=True, bounded=True, blind=True, ties=0)
 
 
 def select_moment(seen: Selection) -> torch.Tensor:
@@ -151,7 +151,8 @@ def select_moment(seen: Selection) -> torch.Tensor:
     of ``confidence``, and the last step, which chooses no places, draws from p itself, as MaskGIT's does.
     """
     log_p, weight = seen.logits.log_softmax(-1), seen.weight
-    score = weight * ((_moment(weight) * log_p).logsumexp(-1) + seen.noise) if weight else log_p.amax(-1)
+    chance = (_moment(weight) * log_p).logsumexp(-1) if weight else log_p.amax(-1)
+    score = weight * (seen.spread(chance) + seen.noise) if weight else seen.spread(chance)
     return hide_least_confident(score, seen.mask, seen.counts)
 
 
@@ -181,7 +182,7 @@ def entropy_selector(bound: float) -> Selector:
         raise ValueError(f"entropy: got a bound of {bound}, expected a finite number of nats, 0 or more")
 
     def hide(seen: Selection) -> torch.Tensor:
-        entropy = torch.special.entr(seen.logits.softmax(-1)).sum(-1)
+        entropy = seen.spread(torch.special.entr(seen.logits.softmax(-1)).sum(-1))
         score = (seen.weight * seen.noise - entropy).masked_fill(~seen.mask, -torch.inf)
         order = score.argsort(dim=1, descending=True, stable=True)
         ordered = entropy.double().gather(1, order)
@@ -190,7 +191,7 @@ def entropy_selector(bound: float) -> Selector:
         kept = torch.maximum(allowed, seen.mask.sum(1) - seen.counts)
         return seen.mask & (order.argsort(dim=1) >= kept[:, None])
 
-    return Selector(hide=hide, adaptive=True, chooses_first=True)
+    return Selector(hide=hide, adaptive=True, chooses_first=True, bounded=True)
 
 
 def select_critic(seen: Selection) -> torch.Tensor:

@@ -7,120 +7,35 @@ uninterrupted one.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import itertools
-import json
 import math
-import signal
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from maskgen.checkpoint import atomic_file, save_module
+from maskgen.averaging import AveragedWeights
+from maskgen.blocks import checkpoint_blocks, compile_blocks
+from maskgen.checkpoint import save_module
 from maskgen.data import Batch, Source, item_seed, training_batches
+from maskgen.distributed import is_sharded, make_accelerator, mean_over_processes, prepare, shard
 from maskgen.optim import OptimizerSettings, adamw, learning_rate, warm_average
 from maskgen.precision import fast_matmul
+from maskgen.row_random import RandomRows
+from maskgen.stopping import Interrupted, StopRequest, stop_signals
+from maskgen.training_guard import Guard
+from maskgen.training_log import RunLog, Work
+from maskgen.training_objective import Metrics, Objective
+from maskgen.training_settings import GuardSettings, TrainSettings
 from maskgen.training_state import TrainingState
 
-__all__ = ["Interrupted", "Objective", "TrainSettings", "Trainer"]
+__all__ = ["GuardSettings", "Interrupted", "Objective", "OptimizerSettings", "TrainSettings", "Trainer"]
 
-Metrics = dict[str, torch.Tensor]
-
-
-class Interrupted(Exception):  # noqa: N818 (not an error: the run was asked to stop and saved itself)
-    """Training was asked to stop (Ctrl-C or SIGTERM) and has saved a checkpoint; start it again to go on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """How long, how wide, how often.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: examples a step over all processes and accumulation, a multiple of both.
-        optimizer: see ``OptimizerSettings``.
-        ema_decay: of the averaged weights, warmed up as (1 + n) / (10 + n).
-        seed: of data order, masks, dropout and initialisation.
-        accumulation: micro-batches a step.
-        mixed_precision: Accelerate's ``no``, ``bf16`` or ``fp16``.
-        workers: data loader processes.
-        log_every: steps between log lines.
-        validate_every: steps between validations; 0 = only at the end.
-        show_every: steps between samples; 0 = only at the end.
-        checkpoint_every: steps between checkpoints; 0 = only at the end.
-        keep_last: how many checkpoints stay.
-        tracker: an Accelerate tracker by name, as ``tensorboard``; None = only ``log.jsonl``.
-    """
-
-    steps: int = 100_000
-    batch_size: int = 256
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    ema_decay: float = 0.999
-    seed: int = 42
-    accumulation: int = 1
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    workers: int = 0
-    log_every: int = 50
-    validate_every: int = 1000
-    show_every: int = 5000
-    checkpoint_every: int = 1000
-    keep_last: int = 2
-    tracker: str | None = "tensorboard"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_every", "keep_last"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulation {self.accumulation}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay: got {self.ema_decay}, expected 0 <= decay < 1")
-
-
-class Objective(ABC):
-    """What a stage trains. ``model`` is what gets averaged, validated and exported; a stage may train more players.
-
-    Args:
-        model: a module built from a ``config`` dataclass.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def players(self) -> dict[str, nn.Module]:
-        """Everything trained, by name, in the order of their updates; each has an optimiser of its own."""
-        return {"model": self.model}
-
-    def state(self) -> nn.Module | None:
-        """Buffers to keep in checkpoints that no player owns (for instance moving averages)."""
-        return None
-
-    @abstractmethod
-    def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
-    ) -> tuple[torch.Tensor, Metrics]:
-        """Loss of one player on one micro-batch and what to log; ``modules`` are the players as Accelerate wrapped them."""
-
-    @abstractmethod
-    def units(self, batch: Batch) -> int:
-        """Tokens in a micro-batch, for the throughput."""
-
-    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Numbers of the averaged model; ``score`` (lower is better) decides which weights are the best."""
-        return {}
-
-    def show(self, model: nn.Module, folder: Path, step: int) -> None:  # noqa: B027 (optional)
-        """Write pictures, clips or sounds of the averaged model into ``folder``."""
+_DROPOUT = 0xD209  # keeps what layers draw apart from what rows draw
 
 
 class Trainer:
@@ -135,52 +50,62 @@ class Trainer:
         settings: see ``TrainSettings``.
         out: folder of the run; a run found there goes on where it stopped.
         title: shown in the progress bar.
+
+    Raises:
+        ValueError: something the devices here cannot do, or an unknown tracker; see ``maskgen.distributed``.
+        ImportError: the tracker's package is not installed.
     """
 
     def __init__(
         self, objective: Objective, source: Source, settings: TrainSettings, out: Path, *, title: str = "train"
     ) -> None:
         self.objective, self.source, self.settings, self.out, self.title = objective, source, settings, out, title
+        self.accelerator = make_accelerator(settings, out)
         out.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision,
-            gradient_accumulation_steps=settings.accumulation,
-            log_with=settings.tracker,
-            project_dir=str(out),
-            cpu=not torch.cuda.is_available(),
-            # Buffers are constants or each process's own: sending them before every forward would write into tensors
-            # that the backward of an earlier forward still needs (a discriminator sees real and generated images).
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
         if settings.tracker:
             self.accelerator.init_trackers("logs")
-        players = objective.players()
-        # One optimiser a player; prepared together so that wrappers such as DDP know both.
-        optimizers = [adamw(module, settings.optimizer) for module in players.values()]
-        prepared = self.accelerator.prepare(*players.values(), *optimizers)
-        self.modules = dict(zip(players, prepared, strict=False))
-        self.optimizers = dict(zip(players, prepared[len(players) :], strict=True))
-        self.ema = AveragedModel(
-            self.accelerator.unwrap_model(self.modules["model"]),
-            multi_avg_fn=warm_average(settings.ema_decay),
-            use_buffers=True,
-        )
-        self.ema.requires_grad_(False).eval()
+        players, device = objective.players(), self.accelerator.device
+        self.ema = AveragedWeights(
+            players["model"], warm_average(settings.ema_decay)
+        )  # before anything wraps the model
+        if settings.gradient_checkpointing:
+            checkpoint_blocks(players["model"])
+        if settings.compile:
+            compile_blocks(players["model"])
+        # One optimiser a player.
+        optimizers = {name: adamw(module, settings.optimizer) for name, module in players.items()}
+        self.modules, self.optimizers = prepare(self.accelerator, players, optimizers)
+        if is_sharded(self._model()):
+            self.ema.shard(lambda module: shard(self.accelerator, module))
+        else:
+            self.ema.module.to(device)
+        # Of a short run, most of its steps are too many.
+        most = min(settings.guard.most_in_a_row, settings.steps // 2 + 1)
+        guard = dataclasses.replace(settings.guard, most_in_a_row=most)
+        self.guards = nn.ModuleDict({name: Guard(guard) for name in players}).to(device)
+        extra = objective.state()
         self.state = TrainingState(
-            self.accelerator, out / "checkpoints", settings.keep_last, self.ema, objective.state()
+            self.accelerator,
+            out / "checkpoints",
+            settings.keep_last,
+            modules=self.modules,
+            optimizers=self.optimizers,
+            buffers={"ema": self.ema, "guard": self.guards} | ({} if extra is None else {"extra": extra}),
         )
+        self._rows = torch.Generator(device)
+        self._log_file = RunLog(self.accelerator, out / "log.jsonl")
 
     def fit(self) -> nn.Module:
         """Train to the last step, or go on to it; returns the averaged model.
 
         Raises:
             Interrupted: asked to stop; a checkpoint was saved.
-            FloatingPointError: the loss is not finite; the last checkpoint stays.
+            FloatingPointError: too many steps in a row were not finite; the last checkpoint stays.
         """
         settings = self.settings
         start = self.state.resume()
-        self._forget_after(start)
-        batches = self._batches(start)
+        self._log_file.forget_after(start)
+        self._say_what_changed(start)
         bar = tqdm(
             total=settings.steps,
             initial=start,
@@ -188,59 +113,89 @@ class Trainer:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        with _stop_signals() as stop, fast_matmul(self.accelerator.device), bar:
-            sums: dict[str, float | torch.Tensor] = {}
-            for step in range(start, settings.steps):
-                metrics, tokens = self._step(batches, step)
-                self.ema.update_parameters(self.accelerator.unwrap_model(self.modules["model"]))
-                _add(sums, metrics, tokens)
-                bar.update()
-                last = step + 1 == settings.steps
-                if last or (step + 1) % settings.log_every == 0:
-                    self._log(step + 1, sums, bar)
-                if last or _due(step, settings.validate_every):
-                    self._validate(step + 1)
-                if last or _due(step, settings.show_every):
-                    self._show(step + 1)
-                if last or stop or _due(step, settings.checkpoint_every):
-                    self._require_finite(step + 1, metrics)
-                    self.state.save(step + 1)
-                if stop and not last:
-                    raise Interrupted(f"{self.title}: stopped after step {step + 1} and saved; run it again to go on")
+        try:
+            with stop_signals(self.accelerator.device) as stop, fast_matmul(self.accelerator.device), bar:
+                self._steps(start, stop, bar)
+            self.state.wait()
+        finally:
+            self.state.close()
         averaged = self._export(self.out)
         self.accelerator.end_training()  # also ends the process group, so it comes last
         return averaged
 
-    def _step(self, batches: Iterator[Batch], step: int) -> tuple[Metrics, int]:
+    def _steps(self, start: int, stop: StopRequest, bar: Any) -> None:
+        """The loop itself."""
+        settings, work = self.settings, Work()
+        batches = self._batches(start)
+        for step in range(start, settings.steps):
+            self._step(batches, step, work)
+            self.ema.update_parameters(self._model())
+            bar.update()
+            last, stopped = step + 1 == settings.steps, stop.agreed()
+            if last or (step + 1) % settings.log_every == 0:
+                self._log(step + 1, work, bar)
+                work = Work()
+            if last or _due(step, settings.validate_every):
+                self._validate(step + 1)
+            if last or _due(step, settings.show_every):
+                self._show(step + 1)
+            self.state.check()
+            if last or stopped or _due(step, settings.checkpoint_every):
+                self._require_progress(step + 1)
+                self.state.save(step + 1)
+            if stopped and not last:
+                self.state.wait()
+                self.accelerator.wait_for_everyone()  # whoever leaves first takes the others down
+                raise Interrupted(f"{self.title}: stopped after step {step + 1} and saved; run it again to go on")
+
+    def _step(self, batches: Iterator[Batch], step: int, work: Work) -> None:
         """One optimiser step of every player."""
-        accelerator, settings = self.accelerator, self.settings
-        # Masks and dropout are a function of (seed, step, rank): nothing before this step can disturb them.
-        torch.manual_seed(item_seed(settings.seed, step * accelerator.num_processes + accelerator.process_index))
+        accelerator, settings, objective = self.accelerator, self.settings, self.objective
+        rank, world = accelerator.process_index, accelerator.num_processes
+        # All randomness is a function of (seed, step): nothing before this step can disturb it. What objectives draw
+        # belongs to rows of the batch; what layers draw (dropout), to processes.
+        self._rows.manual_seed(item_seed(settings.seed, step))
+        objective.rows = RandomRows(self._rows, rank, world)
+        torch.manual_seed(item_seed(settings.seed ^ _DROPOUT, step * world + rank))
         lr = learning_rate(settings.optimizer, step, settings.steps)
         metrics: Metrics = {}
-        tokens = 0
-        for batch in itertools.islice(batches, settings.accumulation):
+        skips: list[torch.Tensor] = []
+        for batch in itertools.islice(work.batches(batches), settings.accumulation):
             moved = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            tokens += self.objective.units(moved) * accelerator.num_processes
+            work.count(moved, objective)
             with accelerator.accumulate(*self.modules.values()):
-                for name, module in self.modules.items():
+                for name in self.modules:
                     with accelerator.autocast():
-                        loss, terms = self.objective.loss(name, self.modules, moved, step)
+                        loss, terms = objective.loss(name, self.modules, moved, step)
                     accelerator.backward(loss)
-                    optimizer = self.optimizers[name]
-                    if accelerator.sync_gradients and settings.optimizer.grad_clip:
-                        norm = accelerator.clip_grad_norm_(module.parameters(), settings.optimizer.grad_clip)
-                        terms = {"grad_norm": norm, **terms}
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    terms = {"loss": loss.detach(), **terms}
-                    for key, value in terms.items():
-                        key = key if name == "model" else f"{name}/{key}"
-                        share = 1 if key.endswith("grad_norm") else settings.accumulation
-                        metrics[key] = metrics.get(key, 0) + value / share
-        return metrics, tokens
+                    prefix = "" if name == "model" else f"{name}/"
+                    for key, value in {"loss": loss, **terms}.items():
+                        metrics[prefix + key] = metrics.get(prefix + key, 0) + value.detach() / settings.accumulation
+                    if accelerator.sync_gradients:
+                        norm, skip = self._update(name, metrics[f"{prefix}loss"], lr)
+                        metrics[f"{prefix}grad_norm"] = norm
+                        skips.append(skip)
+        work.add(metrics, torch.stack(skips).amax(0))
+
+    def _update(self, name: str, loss: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """One player's step, unless its guard says no; the gradient's norm and the verdict."""
+        optimizer, guard = self.optimizers[name], self.guards[name]
+        assert isinstance(guard, Guard)
+        limit = self.settings.optimizer.grad_clip or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.modules[name].parameters(), limit)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        skip = guard.judge(loss, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.optimizer.skip = skip
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm, skip
+
+    def _model(self) -> nn.Module:
+        """The trained model inside its wrappers."""
+        module: nn.Module = self.accelerator.unwrap_model(self.modules["model"])
+        return module
 
     def _batches(self, step: int) -> Iterator[Batch]:
         settings, accelerator = self.settings, self.accelerator
@@ -255,93 +210,65 @@ class Trainer:
             workers=settings.workers,
         )
 
-    def _log(self, step: int, sums: dict[str, float | torch.Tensor], bar: Any) -> None:
-        """Mean over interval and processes, to the bar, the log file and the trackers; then the interval starts anew."""
-        count, tokens = float(sums.pop("count")), float(sums.pop("tokens"))
-        means = torch.tensor([float(value) / count for value in sums.values()], device=self.accelerator.device)
-        values = dict(zip(sums, self.accelerator.reduce(means, reduction="mean").tolist(), strict=True))
-        sums.clear()
-        self._require_finite(step, values)
-        seconds = bar.format_dict["elapsed"]
-        rate = tokens / max(1e-9, seconds - getattr(self, "_logged_at", 0.0))
-        self._logged_at = seconds
+    def _log(self, step: int, work: Work, bar: Any) -> None:
+        """Means and rates of an interval, to the bar, the log file and the tracker."""
+        means, speed = work.means(self.accelerator), work.speed(self.accelerator, self.settings.mixed_precision)
+        skipped = sum(int(guard.skipped) for guard in self.guards.values() if isinstance(guard, Guard))
+        if skipped:
+            speed["skipped_steps"] = skipped
         lr = learning_rate(self.settings.optimizer, step - 1, self.settings.steps)
-        self._write({"step": step, "lr": lr, "tokens_per_second": rate, **values})
-        bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s")
+        self._log_file.write({"step": step, "lr": lr, **speed, **means})
+        loss = f"loss {means['loss']:.3f}" if "loss" in means else "every step skipped"
+        bar.set_postfix_str(f"{loss}, {speed['tokens_per_second']:,.0f} tokens/s")
+        self._require_progress(step)
 
-    def _require_finite(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
-        """Before a log line and before a checkpoint: spoilt weights must not push out good ones."""
-        wrong = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}
-        if wrong:
-            raise FloatingPointError(
-                f"{self.title}: step {step}: not finite: {wrong}; lower the learning rate or use mixed_precision=no. "
-                f"The last checkpoint is whole: {self.out / 'checkpoints'}"
-            )
+    def _require_progress(self, step: int) -> None:
+        """At log lines and before checkpoints: a run that only skips must end, and say so."""
+        for name, guard in self.guards.items():
+            assert isinstance(guard, Guard)
+            if guard.too_many():
+                raise FloatingPointError(
+                    f"{self.title}: step {step}: {int(guard.most_in_a_row)} steps in a row of {name!r} were skipped, "
+                    "because loss or gradient were not finite or far above the usual; lower the learning rate or use "
+                    f"mixed_precision=no. The last checkpoint is whole: {self.out / 'checkpoints'}"
+                )
 
     def _validate(self, step: int) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), self.accelerator.autocast():
             numbers = self.objective.validate(self.ema.module, self.accelerator.device)
-        if not numbers or not self.accelerator.is_main_process:
+        if not numbers:
             return
-        self._write({"step": step, **{f"validation/{name}": value for name, value in numbers.items()}})
-        if numbers.get("score", math.inf) < self.state.best_score:
-            self.state.best_score = numbers["score"]
-            save_module(self.ema.module, self.out / "best")
+        self._log_file.write({"step": step, **{f"validation/{name}": value for name, value in numbers.items()}})
+        # One answer for all processes: what follows needs each of them where weights are sharded.
+        score = torch.tensor(numbers.get("score", math.inf), dtype=torch.float64, device=self.accelerator.device)
+        best = float(mean_over_processes(score))
+        if best < self.state.best_score:
+            self.state.best_score = best
+            self._export(self.out / "best")
 
     def _show(self, step: int) -> None:
+        averaged = self.ema.whole()
         if self.accelerator.is_main_process:
             with torch.no_grad():
-                self.objective.show(self.ema.module, self.out / "samples", step)
+                self.objective.show(averaged.to(self.accelerator.device), self.out / "samples", step)
+        self.ema.put_away()
 
     def _export(self, folder: Path) -> nn.Module:
+        averaged = self.ema.whole()
         if self.accelerator.is_main_process:
-            save_module(self.ema.module, folder)
+            save_module(averaged, folder)
         self.accelerator.wait_for_everyone()
-        return self.ema.module
+        return averaged
 
-    def _write(self, line: dict[str, float]) -> None:
-        if self.accelerator.is_main_process:
-            with (self.out / "log.jsonl").open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line) + "\n")
-        self.accelerator.log({name: value for name, value in line.items() if name != "step"}, step=int(line["step"]))
-
-    def _forget_after(self, step: int) -> None:
-        """Drop log lines of steps that a killed run made after its last checkpoint: they are about to be made again."""
-        path = self.out / "log.jsonl"
-        if not self.accelerator.is_main_process or not path.is_file():
-            return
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        if kept != lines:
-            with atomic_file(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def _add(sums: dict[str, Any], metrics: Metrics, tokens: int) -> None:
-    """Sums stay on the device: reading them out every step would stall it."""
-    for name, value in metrics.items():
-        sums[name] = sums.get(name, 0) + value.detach()
-    sums["count"] = sums.get("count", 0) + 1
-    sums["tokens"] = sums.get("tokens", 0) + tokens
+    def _say_what_changed(self, start: int) -> None:
+        """A run may go on with another number of processes; what that means is said once."""
+        before, now = self.state.written_by, self.accelerator.num_processes
+        if start and before != now and self.accelerator.is_main_process:
+            tqdm.write(
+                f"{self.title}: step {start} was saved by {before} process(es), now there are {now}: weights, optimiser, "
+                "averages, data order and masks go on as they were; dropout draws other numbers, sums round differently"
+            )
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and (step + 1) % every == 0
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that fills when SIGINT or SIGTERM arrives, so that the loop can finish its step and save."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    previous = {}
-    with contextlib.suppress(ValueError):  # signals can be set in the main thread only; elsewhere the caller stops us
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

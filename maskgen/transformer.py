@@ -17,9 +17,10 @@ from torch import nn
 
 from maskgen.attention import AttentionBackend, attend, check_backend
 from maskgen.conditioning import NO_LABEL, Cond
-from maskgen.precision import Linear, linear, linear_gelu
+from maskgen.places import FeatureMemory, LayerMemory, Prepared, take
+from maskgen.precision import Linear, linear_float32, linear_gelu
 
-__all__ = ["BertBlock", "BertConfig", "BertTransformer", "MaskedTransformer", "task_ids"]
+__all__ = ["BertBlock", "BertConfig", "BertTransformer", "MaskedTransformer", "PartialTransformer", "task_ids"]
 
 
 class MaskedTransformer(nn.Module, ABC):
@@ -35,6 +36,50 @@ class MaskedTransformer(nn.Module, ABC):
     @abstractmethod
     def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
         """Logits ``[B, N, K, V]`` of tokens ``[B, N, K]`` (V where hidden); ``axes``: grid, the trained one by default."""
+
+
+class PartialTransformer(MaskedTransformer):
+    """A model that can leave out what the sampler does not ask for, and prepare its conditions once a call.
+
+    ``forward(tokens, cond, axes)`` is ``logits_at(tokens, prepare(cond, tokens, axes))``. A subclass with a forward of its
+    own is run by that.
+
+    Attributes:
+        is_static: whether the trunk was compiled for fixed numbers of rows (``maskgen.acceleration``), so that the sampler
+            does not vary them.
+    """
+
+    is_static: bool = False
+
+    @property
+    @abstractmethod
+    def is_partial(self) -> bool:
+        """Whether the methods of this class may stand in for ``forward``."""
+
+    @abstractmethod
+    def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
+        """What depends on the conditions and the grid alone; of ``tokens`` ``[B, N, K]`` only shape and device count.
+
+        Raises:
+            ValueError: see ``forward``.
+        """
+
+    @abstractmethod
+    def logits_at(
+        self,
+        tokens: torch.Tensor,
+        prepared: Prepared,
+        places: torch.Tensor | None = None,
+        memory: FeatureMemory | None = None,
+    ) -> torch.Tensor:
+        """Logits ``[B, P, K, V]`` of some places: after the last keys and values nothing else is computed.
+
+        Args:
+            tokens: long ``[B, N, K]``, V where hidden.
+            prepared: see ``prepare``.
+            places: long ``[B, P]``, numbers below N; all N in their order if left out.
+            memory: keys and values to use again, see ``FeatureMemory``; ``places`` then count within its ``places``.
+        """
 
 
 # Rows at the end of MAGVIT's multi-task table: the mask last, then a separator and the task prompts going down.
@@ -86,7 +131,7 @@ class BertConfig:
         check_backend(self.attention)
 
 
-class BertTransformer(MaskedTransformer):
+class BertTransformer(PartialTransformer):
     """Post-norm encoder with learned positions and a tied head.
 
     The table holds V codes, the classes, the null class if any, and last the mask (official MaskGIT: 1024 + 1000 + 1 rows).
@@ -129,22 +174,60 @@ class BertTransformer(MaskedTransformer):
         logits = self.table_logits(self.table_ids(tokens, cond, axes), self.vocab_size)
         return logits[:, self.prefix :, None]
 
+    @property
+    def is_partial(self) -> bool:
+        """See ``PartialTransformer``; a model of a single block, which no one trains, is run as it is."""
+        return len(self.blocks) > 1 and type(self).forward is BertTransformer.forward
+
+    def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
+        """See ``PartialTransformer``: the rows of the prefix."""
+        self._check_grid(tokens, axes)
+        return Prepared(rows=(self._prefix_ids(cond, tokens),))
+
+    def logits_at(
+        self,
+        tokens: torch.Tensor,
+        prepared: Prepared,
+        places: torch.Tensor | None = None,
+        memory: FeatureMemory | None = None,
+    ) -> torch.Tensor:
+        """See ``PartialTransformer``."""
+        ids = torch.cat((prepared.rows[0], self._grid_ids(tokens)), dim=1)
+        if memory is None or memory.places is None:
+            x = self.embed(ids)
+        else:
+            rows = memory.rows(self.prefix)
+            x = self.word_embedding(ids.gather(1, rows)) + self.position_embedding(rows)
+        if places is not None:
+            return self.head_logits(x, self.vocab_size, places + self.prefix, memory)[:, :, None]
+        return self.head_logits(x, self.vocab_size, None, memory)[:, self.prefix :, None]
+
     def table_ids(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
         """The sequence as rows of the table, long ``[B, S]``: what ``table_logits`` takes. Arguments as in ``forward``."""
+        self._check_grid(tokens, axes)
+        return torch.cat((self._prefix_ids(cond, tokens), self._grid_ids(tokens)), dim=1)
+
+    def _check_grid(self, tokens: torch.Tensor, axes: Sequence[int] | None) -> None:
         expected = torch.Size(self.config.axes).numel()
         if tokens.shape[1:] != (expected, 1) or (axes is not None and tuple(axes) != tuple(self.config.axes)):
             raise ValueError(
                 f"tokens: got {tuple(tokens.shape)} on a grid {axes}, expected [B, {expected}, 1] on {self.config.axes}; "
                 "this family has learned positions and one codebook (use maskgen.modern for others)"
             )
+
+    def _grid_ids(self, tokens: torch.Tensor) -> torch.Tensor:
         ids = tokens.squeeze(-1)
-        ids = torch.where(ids == self.vocab_size, self.mask_row, ids)
-        if self._has_class:
-            ids = torch.cat((self._class_rows(cond, len(ids), ids.device)[:, None], ids), dim=1)
+        return torch.where(ids == self.vocab_size, self.mask_row, ids)
+
+    def _prefix_ids(self, cond: Cond, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows of the task and the class, long ``[B, prefix]``."""
+        parts = []
         task = task_ids(self, cond, tokens)
         if task is not None:
-            ids = torch.cat((self.mask_row - _FIRST_PROMPT - task[:, None], ids), dim=1)
-        return ids
+            parts.append(self.mask_row - _FIRST_PROMPT - task)
+        if self._has_class:
+            parts.append(self._class_rows(cond, len(tokens), tokens.device))
+        return torch.stack(parts, dim=1) if parts else tokens.new_zeros(len(tokens), 0)
 
     def table_logits(self, ids: torch.Tensor, columns: int | None = None) -> torch.Tensor:
         """The official forward: rows of the table in, logits over the table's first ``columns`` rows (all by default) out.
@@ -162,13 +245,31 @@ class BertTransformer(MaskedTransformer):
         """Rows of the table plus learned positions, before the norm: ``[B, S']`` -> ``[B, S', D]``."""
         return self.word_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
 
-    def head_logits(self, x: torch.Tensor, columns: int | None = None) -> torch.Tensor:
-        """What comes after ``embed``: ``[B, S', D]`` -> ``[B, S', columns]``."""
-        x = self.dropout(self.embedding_norm(x))
-        for block in self.blocks:
-            x = block(x)
+    def head_logits(
+        self,
+        x: torch.Tensor,
+        columns: int | None = None,
+        at: torch.Tensor | None = None,
+        memory: FeatureMemory | None = None,
+    ) -> torch.Tensor:
+        """What comes after ``embed``: ``[B, S', D]`` -> ``[B, S', columns]``, or only the rows ``at`` ``[B, P]`` of it."""
+        if memory is None:
+            x = self.trunk(x)
+        else:
+            x = self.embedding_norm(x)
+            for index, block in enumerate(self.blocks[:-1]):
+                x = block(x, memory=memory.of_layer(index, self.prefix))
+        for block in self.blocks[-1:]:
+            x = block(x, at, None if memory is None else memory.of_layer(len(self.blocks) - 1, self.prefix))
         x = self.head_norm(linear_gelu(self.head, x))
-        return linear(x, self.word_embedding.weight[:columns], self.head_bias[:columns])
+        return linear_float32(x, self.word_embedding.weight[:columns], self.head_bias[:columns])
+
+    def trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """From ``embed`` to the last block, which is not in it: ``[B, S', D]`` -> ``[B, S', D]``."""
+        x = self.dropout(self.embedding_norm(x))
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return x
 
     def _class_rows(self, cond: Cond, batch: int, device: torch.device) -> torch.Tensor:
         if cond.labels is None:
@@ -211,16 +312,39 @@ class BertBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[B, S, D]`` -> ``[B, S, D]``."""
-        x = self.attention_norm(self.dropout(self.attention(x)) + x)
-        return self.mlp_norm(self.dropout(self.contract(linear_gelu(self.expand, x))) + x)
+    def forward(
+        self, x: torch.Tensor, at: torch.Tensor | None = None, memory: LayerMemory | None = None
+    ) -> torch.Tensor:
+        """``[B, S, D]`` -> ``[B, S, D]``, or ``[B, P, D]`` of the rows ``at`` ``[B, P]`` alone, which still see all S."""
+        rows = x if at is None else take(x, at)
+        x = self.attention_norm(self.dropout(self.attention(x, rows, memory)) + rows)
+        return self.mlp_norm(self.dropout(self.feed_forward(x)) + x)
 
-    def attention(self, x: torch.Tensor) -> torch.Tensor:
-        """Multi-head self-attention with its output projection, ``[B, S, D]`` -> ``[B, S, D]``."""
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., D]`` -> ``[..., D]``."""
+        hidden: torch.Tensor = self.contract(linear_gelu(self.expand, x))
+        return hidden
+
+    def attention(
+        self, x: torch.Tensor, rows: torch.Tensor | None = None, memory: LayerMemory | None = None
+    ) -> torch.Tensor:
+        """Multi-head attention with its output projection.
+
+        Args:
+            x: ``[B, S, D]``, what is seen.
+            rows: ``[B, P, D]``, what asks; ``x`` itself if left out.
+            memory: adds the keys and values of what is not in ``x``.
+
+        Returns:
+            ``[B, P, D]``.
+        """
+        asking = x if rows is None else rows
         q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+            layer(seen).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, seen in ((self.query, asking), (self.key, x), (self.value, x))
         )
+        if memory is not None:
+            k, v = memory.merge(k, v)
         dropout = self.dropout_p if self.training else 0.0
         return self.out(attend(q, k, v, backend=self.backend, dropout=dropout).transpose(1, 2).flatten(2))
 

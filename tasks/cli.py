@@ -1,7 +1,7 @@
 """The ``maskgen`` command: every sub-command is a typed function, read by jsonargparse.
 
 ``--config FILE`` reads YAML, ``--print_config`` writes it, ``--a.b value`` overrides one value. Mistakes of the user end
-in one line and status 2; an interrupted training in status 75 (run the same command to go on).
+in one line and status 2; an interrupted training, or data out of reach, in status 75 (run the same command to go on).
 """
 
 from __future__ import annotations
@@ -20,15 +20,21 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 import maskgen.modern
 import maskgen.published.vampnet
 import maskgen.tasks.audio_data
+import maskgen.tasks.cifar10
 import maskgen.tasks.datasets
+import maskgen.tasks.hub_images
+import maskgen.tasks.image_shards
 import maskgen.tasks.melodies
 import maskgen.tasks.moving_digits
+import maskgen.tasks.token_shards
 import maskgen.tasks.video_data
 import maskgen.tokenizers.vq3d  # noqa: F401
+from maskgen.data import DataUnavailable
 from maskgen.tasks import audio_commands, commands, evaluate_commands, video_commands
 from maskgen.tasks.demo import demo
 from maskgen.tasks.demo_audio import demo_audio
 from maskgen.tasks.demo_video import demo_video
+from maskgen.tasks.tokenize_data import tokenize_data
 from maskgen.tasks.train import train_tokenizer, train_transformer
 from maskgen.tasks.train_classifier import train_classifier
 from maskgen.tasks.train_codec import train_codec
@@ -52,6 +58,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "train critic": train_critic,
     "train video-tokenizer": train_video_tokenizer,
     "train video-transformer": train_video_transformer,
+    "tokenize": tokenize_data,
     "generate": commands.generate_command,
     "inpaint": commands.inpaint_command,
     "outpaint": commands.outpaint_command,
@@ -166,6 +173,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(argv)
     except Interrupted as stopped:
         print(f"maskgen: {stopped}", file=sys.stderr)  # noqa: T201
+        sys.exit(_TEMPORARY_FAILURE)
+    except DataUnavailable as gone:
+        print(f"maskgen: {_one_line(_reason(gone))}", file=sys.stderr)  # noqa: T201
         sys.exit(_TEMPORARY_FAILURE)
     except KeyboardInterrupt:
         print("maskgen: interrupted", file=sys.stderr)  # noqa: T201

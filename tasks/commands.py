@@ -58,7 +58,7 @@ def generate_command(
 
     Args:
         model: model folder, published name or Hub repository.
-        labels: class numbers or names, separated by commas; ``all`` for every class. A video model may have none.
+        labels: class numbers or names, separated by commas; ``all`` for every class. A model may have none.
         count: images or videos for each label.
         per_class: images for each label of an evaluation set, instead of ``count``: written as they come, without a grid;
             run the same command again to go on after an interruption, under ``accelerate launch`` to share the work.
@@ -87,7 +87,7 @@ def generate_command(
     if each < 1:
         raise ValueError(f"{'count' if per_class is None else 'per_class'}: got {each}, expected at least 1")
     wanted = list(range(pipe.transformer.num_classes)) if labels == "all" else pipe.class_ids(_split(labels))
-    wanted = wanted or (pipe.class_ids(None) if video else [])
+    wanted = wanted or pipe.class_ids(None)
     ids = [label for label in wanted for _ in range(each)]
     chosen = pipe.sampling(sampling, steps, guidance)
     if state is not None:
@@ -318,10 +318,12 @@ def _generate(
         write_clips(pipe, model, ids, seeds, chosen, out, batch_size)
         return
     with ProgressBar(chosen.steps * -(-len(ids) // max(1, batch_size))) as callback:
-        images = generate(pipe, ids, seeds=seeds, sampling=chosen, batch_size=batch_size, callback=callback)
+        # Without classes there is nothing to choose; ``ids`` then say so for each picture.
+        labels = ids if pipe.transformer.num_classes else None
+        images = generate(pipe, labels, seeds=seeds, sampling=chosen, batch_size=batch_size, callback=callback)
     items = []
     for label, seed, image in zip(ids, seeds, images, strict=True):
-        name = image_name(label, seed)
+        name = image_name(label, seed) if labels is not None else f"seed-{seed:08d}.png"
         save_image(image, out / name)
         items.append({"file": name, "label": label, "seed": seed})
     save_image(image_grid(images, min(len(images), 10)), out / "grid.png")

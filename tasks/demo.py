@@ -20,12 +20,11 @@ from maskgen.tasks.demo_pictures import draw_pictures
 from maskgen.tasks.features import pixel_features
 from maskgen.tasks.generate import generate
 from maskgen.tasks.media import to_tensor
-from maskgen.tasks.metrics_manifold import neighbour_distances
+from maskgen.tasks.metrics_manifold import copies
+from maskgen.tasks.metrics_reconstruction import CodeUse, frame_psnr
 from maskgen.tasks.metrics_scores import classifier_scores, within_class_variance
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.report import write_report
-from maskgen.tokenizers.reconstruction import psnr
-from maskgen.tokenizers.usage import codebook_usage
 
 __all__ = ["demo"]
 
@@ -107,21 +106,20 @@ def _measure(pipe: Pipeline, train: TensorSource, test: TensorSource, sets: list
     train_codes = pipe.encode(train.tensors["images"]).cpu()
     rebuilt_train = pixel_features(pipe.decode(train_codes))
     rebuilt = pipe.decode(pipe.encode(test.tensors["images"]))
-    error = (rebuilt - test.tensors["images"]).square().flatten(1).mean(1)
-    usage = codebook_usage(train_codes, pipe.tokenizer.vocab_size)
+    use = CodeUse(pipe.tokenizer.vocab_size)
+    use.update(train_codes)
     real_variance = within_class_variance(real, labels)
-    near, floor = neighbour_distances(np.concatenate(made), real), neighbour_distances(held_out, real)
+    near = copies(*map(torch.from_numpy, (np.concatenate(made), held_out, real)))
     return {
         **scores,
         "cas_over_real": scores["cas"] / scores["cas_real"],
         "variance_ratio": float(np.mean([within_class_variance(one, labels) for one in made])) / real_variance,
-        "reconstruction_psnr": float(psnr(error).mean()),
+        "reconstruction_psnr": float(frame_psnr(test.tensors["images"], rebuilt).mean()),
         "reconstruction_variance_ratio": within_class_variance(rebuilt_train, labels) / real_variance,
-        "codebook_usage": usage.share,
-        "codebook_perplexity": usage.perplexity,
-        "neighbour_generated_to_train": float(np.median(near)),
-        "neighbour_test_to_train": float(np.median(floor)),
-        "copies": float((near < np.quantile(floor, 0.01)).mean()),
+        **{name: metric.value for name, metric in use.metrics().items()},
+        "neighbour_generated_to_train": near.generated,
+        "neighbour_test_to_train": near.held_out,
+        "copies": near.share,
         "generated": len(sets[0]),
         "generated_sets": len(sets),
         "sampling_steps": pipe.config.sampling.steps,

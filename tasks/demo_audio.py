@@ -13,24 +13,22 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from maskgen.checkpoint import read_json, write_json
 from maskgen.tasks.demo_audio_pictures import Filled, draw_sounds
 from maskgen.tasks.demo_parts import Clock, config_file, say, train_stages
-from maskgen.tasks.infill import infill
+from maskgen.tasks.evaluation_gaps import GapScores, GapSettings, fill_gap, middle_gap
 from maskgen.tasks.melodies import Melodies
+from maskgen.tasks.metrics_audio import SoundScores
+from maskgen.tasks.metrics_reconstruction import CodeUse
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.report import write_report
-from maskgen.tasks.sound_features import log_mel_distance
 from maskgen.tokenizers.audio import AudioTokenizer
-from maskgen.tokenizers.usage import codebook_usage
 
 __all__ = ["demo_audio"]
 
-_GAP = 0.125  # of a clip, in its middle
-_CROSSFADE = 0.01  # seconds
+_GAP = GapSettings(loudness=None)  # the melodies were trained on as loud as they are
 _INTRODUCTION = (
     "A small codec turned synthesised melodies into tokens, and a masked-token transformer learned to predict hidden "
     "tokens from visible ones. The melodies below were never heard in training. Every bar repeats, so a gap has a right "
@@ -102,46 +100,28 @@ def _held_out(out: Path) -> Tensor:
 
 def _fill_gaps(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor) -> list[Filled]:
     """Fill an eighth of each melody ``[M, C, S]`` in its middle, on whole frames."""
-    rate, (hop,) = codec.sample_rate, codec.stride
-    samples = melodies.shape[-1]
-    length = max(1, round(_GAP * samples / hop)) * hop
-    start = (samples - length) // 2 // hop * hop
-    results = []
-    for seed, melody in enumerate(melodies):
-        # The melodies were trained on as loud as they are, hence no loudness.
-        (result,) = infill(
-            pipe,
-            melody,
-            rate,
-            start=start / rate,
-            stop=(start + length) / rate,
-            seeds=[seed],
-            crossfade=_CROSSFADE,
-            loudness=None,
-        )
-        results.append(Filled(melody, result, start, start + length, rate))
-    return results
+    gap = middle_gap(melodies.shape[-1], _GAP.share, codec.stride[0])
+    return [
+        Filled(melody, fill_gap(pipe, melody, gap, seed=seed, settings=_GAP), gap, codec.sample_rate)
+        for seed, melody in enumerate(melodies)
+    ]
 
 
 def _measure(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor, filled: list[Filled]) -> dict[str, Any]:
     """Every number of ``metrics.json`` but the times."""
     codes = pipe.encode(melodies)
     rebuilt = pipe.decode(codes)[..., : melodies.shape[-1]]
-    begin, end, rate = filled[0].start, filled[0].stop, filled[0].sample_rate
-    margin = round(_CROSSFADE * rate) + 1
-    gap = slice(begin, end)
-    distances = torch.zeros(len(filled), 4)
-    kept = torch.zeros(len(filled))
-    for row, (one, again) in enumerate(zip(filled, rebuilt, strict=True)):
-        truth = one.original[:, gap]
-        tries = (one.result[:, gap], torch.zeros_like(truth), one.repeated()[:, gap], again[:, gap])
-        distances[row] = torch.tensor([log_mel_distance(guess, truth, rate) for guess in tries])
-        outside = torch.ones(one.original.shape[-1], dtype=torch.bool)
-        outside[begin - margin : end + margin] = False
-        kept[row] = torch.equal(one.result[:, outside], one.original[:, outside])
-    made, silence, repeated, bound = distances.mean(0).tolist()
-    whole = [log_mel_distance(again, melody, rate) for again, melody in zip(rebuilt, melodies, strict=True)]
-    usage = codebook_usage(codes.cpu(), codec.vocab_size)
+    gaps = GapScores(codec.sample_rate, ("log_mel",), _GAP.crossfade)
+    for one, again in zip(filled, rebuilt, strict=True):
+        gaps.update(one.original, one.result, again, one.gap)
+    whole, use = SoundScores(codec.sample_rate, ("log_mel",)), CodeUse(codec.vocab_size)
+    whole.update(melodies, rebuilt)
+    use.update(codes)
+    found = {name: metric.value for name, metric in gaps.metrics().items()}
+    made, silence, repeated, bound = (
+        found[f"gap_log_mel_{name}"] for name in ("filled", "silence", "repeated", "codec")
+    )
+    begin, end = filled[0].gap
     bits = (codec.vocab_size - 1).bit_length() * pipe.transformer.num_codebooks
     return {
         "gap_filled": made,
@@ -150,11 +130,10 @@ def _measure(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor, filled: li
         "gap_codec": bound,
         "filled_over_silence": made / silence,
         "filled_over_repeated": made / repeated,
-        "kept_identical": float(kept.mean()),
-        "gap_seconds": (end - begin) / rate,
-        "codec_distance": sum(whole) / len(whole),
-        "codebook_usage": usage.share,
-        "codebook_perplexity": usage.perplexity,
+        "kept_identical": found["gap_kept_identical"],
+        "gap_seconds": (end - begin) / codec.sample_rate,
+        "codec_distance": whole.metrics()["log_mel"].value,
+        **{name: metric.value for name, metric in use.metrics().items()},
         "bits_per_second": float(codec.frame_rate) * bits,
         "melodies": len(filled),
         "sampling_steps": pipe.config.sampling.steps,

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from maskgen.tasks.evaluation_gaps import repeated, silenced
 from maskgen.tasks.infill import continue_audio, loop, vary
 from maskgen.tasks.media import save_image
 from maskgen.tasks.pipeline import Pipeline
@@ -30,34 +31,19 @@ class Filled:
     Attributes:
         original: float ``[C, S]``.
         result: float ``[C, S]``.
-        start: first sample of the gap.
-        stop: sample behind the gap.
+        gap: its first sample, and one past its last.
         sample_rate: samples a second.
     """
 
     original: Tensor
     result: Tensor
-    start: int
-    stop: int
+    gap: tuple[int, int]
     sample_rate: int
 
     @property
     def mark(self) -> tuple[float, float]:
         """The gap in seconds."""
-        return self.start / self.sample_rate, self.stop / self.sample_rate
-
-    def silent(self) -> Tensor:
-        """The melody with silence in the gap."""
-        sound = self.original.clone()
-        sound[:, self.start : self.stop] = 0
-        return sound
-
-    def repeated(self) -> Tensor:
-        """The melody with the sound before the gap played once more in it."""
-        sound = self.original.clone()
-        length = self.stop - self.start
-        sound[:, self.start : self.stop] = sound[:, self.start - length : self.start]
-        return sound
+        return self.gap[0] / self.sample_rate, self.gap[1] / self.sample_rate
 
 
 def draw_sounds(pipe: Pipeline, filled: list[Filled], folder: Path) -> list[Figure]:
@@ -75,12 +61,15 @@ def draw_sounds(pipe: Pipeline, filled: list[Filled], folder: Path) -> list[Figu
     for number, one in enumerate(filled[:_SHOWN], start=1):
         rows = {
             "original": (one.original, "What had been there."),
-            "gap": (one.silent(), "What the model is given: the gap, framed, is hidden from it."),
+            "gap": (silenced(one.original, one.gap), "What the model is given: the gap, framed, is hidden from it."),
             "filled": (
                 one.result,
                 "The gap filled. Outside of it and of a short cross-fade every sample is the original's.",
             ),
-            "repeated": (one.repeated(), "For comparison: what came before the gap, played once more."),
+            "repeated": (
+                repeated(one.original, one.gap),
+                "For comparison: what came before the gap, played once more.",
+            ),
         }
         for name, (sound, caption) in rows.items():
             title = f"Melody {number}: a gap filled" if name == "original" else ""
@@ -103,7 +92,7 @@ def _varied(pipe: Pipeline, one: Filled, folder: Path) -> list[Figure]:
     (other,) = vary(pipe, one.original, rate, period=4, seeds=[0], loudness=None)
     caption = "Every fourth frame of tokens is kept, all others are decided anew."
     figures = [_figure(folder / "varied", "A variation", caption, other, one)]
-    seam = (one.stop - one.start) / rate
+    seam = (one.gap[1] - one.gap[0]) / rate
     (closed,) = loop(pipe, one.original, rate, seam=seam, seeds=[0], loudness=None)
     twice = torch.cat((closed, closed), dim=1)
     middle = one.original.shape[-1] / rate

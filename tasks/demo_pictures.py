@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from maskgen.data import TensorSource
 from maskgen.sampler import SampleStep
+from maskgen.tasks.features import pixel_features
 from maskgen.tasks.generate import generate
 from maskgen.tasks.inpaint import inpaint
 from maskgen.tasks.media import image_grid, save_gif, save_image, to_images
@@ -141,7 +142,7 @@ def _swaps(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
 
 def _neighbours(generated: torch.Tensor, train: TensorSource, folder: Path) -> Figure:
     chosen = generated[torch.linspace(0, len(generated) - 1, 10).long()]
-    small, known = (F.avg_pool2d(images, 4).flatten(1) for images in (chosen, train.tensors["images"]))
+    small, known = (torch.from_numpy(pixel_features(images)) for images in (chosen, train.tensors["images"]))
     alike = train.tensors["images"][nearest(small, known)[1]]
     path = _save(to_images(torch.cat((chosen, alike))), 10, folder / "neighbours.png")
     return Figure("Does it copy?", path, "Above: generated digits. Below: the training digit nearest to each.")

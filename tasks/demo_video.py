@@ -13,20 +13,19 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from maskgen.checkpoint import read_json, write_json
 from maskgen.tasks.demo_parts import Clock, config_file, say, train_stages
 from maskgen.tasks.demo_video_pictures import Predicted, draw_clips
+from maskgen.tasks.features import centred_features
+from maskgen.tasks.metrics_reconstruction import CodeUse, clip_psnr, frame_psnr
+from maskgen.tasks.metrics_scores import Labels, read_classes
 from maskgen.tasks.moving_digits import MovingDigits
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.report import write_report
 from maskgen.tasks.video import complete_clips
-from maskgen.tokenizers.reconstruction import psnr
-from maskgen.tokenizers.usage import codebook_usage
 
 __all__ = ["demo_video", "read_digits"]
 
@@ -39,7 +38,8 @@ _INTRODUCTION = (
     "the rest. No digit below was seen in training."
 )
 _NOTES = {
-    "psnr_predicted": f"dB, frames predicted from {_GIVEN} given ones against the true ones: mean over frames and clips",
+    "psnr_predicted": f"dB, frames predicted from {_GIVEN} given ones against the true ones: of the squared error over all "
+    "predicted frames of a clip, mean over clips",
     "psnr_repeated": "the same for keeping the last frame that was given",
     "psnr_gain": "psnr_predicted - psnr_repeated; the goal is 3 or more",
     "psnr_tokenizer": "the same frames through the tokenizer and back: no prediction by these tokens can be expected above",
@@ -114,32 +114,31 @@ def _measure(pipe: Pipeline, data: MovingDigits, video: Tensor, labels: Tensor, 
     """Every number of ``metrics.json`` but the times."""
     codes = torch.cat([pipe.encode(part).cpu() for part in video.split(_PART)])
     rebuilt = torch.cat([pipe.decode(part) for part in codes.split(_PART)])[:, :, : video.shape[2]]
-    repeated = torch.cat((video[:, :, :_GIVEN], video[:, :, _GIVEN - 1 : _GIVEN].expand_as(video)), dim=2)
-    repeated = repeated[:, :, : video.shape[2]]
+    repeated = video.clone()
+    repeated[:, :, _GIVEN:] = video[:, :, _GIVEN - 1 : _GIVEN]
 
     def after(clips: Tensor) -> float:
-        error = (clips - video)[:, :, _GIVEN:].square().mean((1, 3, 4))
-        return float(psnr(error).mean())
+        return float(clip_psnr(video[:, :, _GIVEN:], clips[:, :, _GIVEN:]).mean())
 
     last = {"digit_kept": predicted, "digit_read_in_truth": video, "digit_read_through_tokenizer": rebuilt}
     read = read_digits(data, [clips[:, :, -1] for clips in last.values()])
-    usage = codebook_usage(codes, pipe.tokenizer.vocab_size)
+    use = CodeUse(pipe.tokenizer.vocab_size)
+    use.update(codes)
     return {
         "psnr_predicted": after(predicted),
         "psnr_repeated": after(repeated),
         "psnr_gain": after(predicted) - after(repeated),
         "psnr_tokenizer": after(rebuilt),
         **{name: float((found == labels.numpy()).mean()) for name, found in zip(last, read, strict=True)},
-        "psnr_reconstruction": float(psnr((rebuilt - video).square().mean((1, 3, 4))).mean()),
-        "codebook_usage": usage.share,
-        "codebook_perplexity": usage.perplexity,
+        "psnr_reconstruction": float(frame_psnr(video, rebuilt).mean()),
+        **{name: metric.value for name, metric in use.metrics().items()},
         "clips": len(video),
         "given_frames": _GIVEN,
         "sampling_steps": pipe.config.sampling.steps,
     }
 
 
-def read_digits(data: MovingDigits, frames: list[Tensor]) -> list[np.ndarray[Any, Any]]:
+def read_digits(data: MovingDigits, frames: list[Tensor]) -> list[Labels]:
     """What a classifier reads in frames; it was trained on the true training digits, cut out as these are.
 
     Args:
@@ -149,26 +148,9 @@ def read_digits(data: MovingDigits, frames: list[Tensor]) -> list[np.ndarray[Any
     Returns:
         Digits ``[M]`` of each.
     """
-    from sklearn.svm import SVC
-
     train = data.train()
     batch = train.batch(range(len(train)), range(len(train)))
     shown = batch["video"][:, :, :: max(1, data.size[0] // 4)]
-    features = _centred(shown.transpose(1, 2).flatten(0, 1), data.digit_size)
-    judge = SVC(C=10).fit(features, batch["labels"].repeat_interleave(shown.shape[2]).numpy())
-    return [judge.predict(_centred(part, data.digit_size)) for part in frames]
-
-
-def _centred(frames: Tensor, side: int) -> np.ndarray[Any, Any]:
-    """The square around what is lit, wherever that lies in ``[M, 3, S, S]``, at half the resolution: ``[M, features]``."""
-    grey = frames.mean(1).clamp(0, 1)
-    grey = torch.where(grey > 0.1, grey, 0.0)  # a faint glow anywhere would pull the centre
-    size = grey.shape[-1]
-    places = (torch.arange(size) + 0.5) / size * 2 - 1
-    total = grey.sum((1, 2)).clamp(min=1e-6)
-    row, column = ((grey.sum(axis) * places).sum(1) / total for axis in (2, 1))
-    inside = (torch.arange(side) + 0.5) / size * 2 - side / size
-    grid = torch.stack(torch.meshgrid(inside, inside, indexing="ij")[::-1], dim=-1)
-    grid = grid[None] + torch.stack((column, row), dim=-1)[:, None, None]
-    cut = F.grid_sample(grey[:, None], grid, align_corners=False, padding_mode="zeros")
-    return F.avg_pool2d(cut, 2).flatten(1).numpy()
+    features = centred_features(shown.transpose(1, 2).flatten(0, 1), data.digit_size)
+    labels = batch["labels"].repeat_interleave(shown.shape[2]).numpy()
+    return read_classes((features, labels), [centred_features(part, data.digit_size) for part in frames], strength=10)

@@ -19,11 +19,12 @@ from maskgen.tasks.command_parts import load_model
 from maskgen.tasks.convert import cache_folder
 from maskgen.tasks.evaluation import evaluate_samples, open_target
 from maskgen.tasks.evaluation_models import evaluate_model
+from maskgen.tasks.evaluation_pairs import PICTURES, SOUNDS
 from maskgen.tasks.evaluation_report import write_evaluation
 from maskgen.tasks.evaluation_set import process_state
-from maskgen.tasks.evaluation_settings import Evaluation, EvaluationSettings
+from maskgen.tasks.evaluation_settings import OF_FEATURES, Evaluation, EvaluationSettings
 from maskgen.tasks.evaluation_tokenizers import evaluate_tokenizer, find_tokenizer
-from maskgen.tasks.features import FeatureExtractor
+from maskgen.tasks.features import FeatureExtractor, LogMelFeatures, Modality, modality_named
 from maskgen.tasks.features_inception import InceptionFeatures
 from maskgen.tasks.pipeline import Sampling
 from maskgen.tasks.processes import Processes
@@ -63,7 +64,8 @@ def evaluate_samples_command(
         reference: a folder, a .zip or an .npz of real samples, or an .npz of statistics (mu, sigma).
         data: instead, a data set by class_path: its training half is the reference, its test half held out.
         held_out: real test samples: for CAS, and for the floor that real data set.
-        features: extractor by class_path; Inception of torch-fidelity if left out.
+        features: extractor by class_path, for samples of other modalities than images, too; Inception of torch-fidelity if
+            left out.
         protocol: adm, clean-fid or torch-fidelity.
         settings: what is measured, on how many samples.
         out: folder for evaluation.json, evaluation.html and pictures/.
@@ -71,10 +73,12 @@ def evaluate_samples_command(
         device: as cpu or cuda:1; chosen by itself if left out.
     """
     state = process_state(device)
-    place = _device(device, state)
-    chosen, rules = features or InceptionFeatures(), find_protocol(protocol)
-    target = open_target(reference, data, held_out, chosen, frames=settings.frames)
-    made = open_samples(samples, chosen.modality, settings.frames)
+    place, rules = _device(device, state), find_protocol(protocol)
+    modality: Modality = "image" if features is None else features.modality
+    settings.check_measures(f"a set of {modality} samples", (*OF_FEATURES, *(["cas"] if modality == "image" else [])))
+    made = open_samples(samples, modality, settings.frames)
+    target = open_target(reference, data, held_out, modality, frames=settings.frames)
+    chosen = _features(features, modality, settings)
     team = Processes(state, out / ".parts")
     result = evaluate_samples(
         made,
@@ -113,10 +117,12 @@ def evaluate_model_command(
         reference: a folder, a .zip or an .npz of real samples, or an .npz of statistics (mu, sigma).
         data: instead, a data set by class_path: its training half is the reference, its test half held out.
         held_out: real test samples: for CAS, for the floor that real data set, and what a task completes.
-        features: extractor by class_path; Inception of torch-fidelity if left out.
+        features: extractor by class_path. If left out, Inception of torch-fidelity for images, log-mel features for sound;
+            video needs I3D, whose weights are not downloaded.
         protocol: adm, clean-fid or torch-fidelity.
         sampling: all sampling settings, instead of the model's own.
-        task: of a video model, as FP5: complete held-out clips instead of generating.
+        task: complete what is held out instead of generating, and compare with the truth: of a video model, as FP5; of an
+            audio model infill, which fills a gap (settings.gap).
         settings: what is measured, on how many samples (settings.count).
         out: folder for samples/, evaluation.json, evaluation.html and pictures/.
         cache: folder of references that were computed; among the cached models if left out.
@@ -124,8 +130,16 @@ def evaluate_model_command(
     """
     state = process_state(device)
     pipe = load_model(model, str(state.device) if state.num_processes > 1 and device is None else device)
-    chosen, rules = features or InceptionFeatures(), find_protocol(protocol)
-    target = open_target(reference, data, held_out, chosen, frames=settings.frames)
+    rules, modality = find_protocol(protocol), modality_named(pipe.modality)
+    able = [*OF_FEATURES, *(["cas"] if modality == "image" else []), "masked", *(_pairs(modality) if task else ())]
+    settings.check_measures(f"a model of {modality}{'' if task else ' without a task'}", able)
+    target = open_target(
+        *(reference, data, held_out, modality),
+        frames=settings.frames,
+        whole=pipe.config.signal_size[0] if modality == "video" else None,
+        needed=settings.needs_real,
+    )
+    chosen = _features(features, modality, settings)
     result = evaluate_model(
         pipe,
         model,
@@ -140,7 +154,7 @@ def evaluate_model_command(
         task=task,
         data=data,
     )
-    made = FileSamples(out / "samples", chosen.modality, settings.frames)
+    made = FileSamples(out / "samples", modality, settings.frames) if settings.needs_samples else None
     _write(result, made, target.real, out, settings, state.num_processes)
 
 
@@ -165,7 +179,7 @@ def evaluate_tokenizer_command(
         data: instead, a data set by class_path.
         split: which half of it.
         features: extractor by class_path, for the Frechet distance of rebuilt and original. If left out, Inception for
-            images; for video and sound that distance is left out.
+            images and log-mel features for sound; for video that distance is left out.
         protocol: adm, clean-fid or torch-fidelity.
         settings: what is measured, on how many signals (settings.count, or all there are).
         out: folder for rebuilt/, evaluation.json, evaluation.html and pictures/.
@@ -175,12 +189,12 @@ def evaluate_tokenizer_command(
     state = process_state(device)
     place = _device(device, state)
     found, rules = find_tokenizer(tokenizer), find_protocol(protocol)
-    originals = _originals(samples, data, split, found.modality, settings.frames)
+    modality = modality_named(found.modality)
+    originals = _originals(samples, data, split, modality, settings.frames)
+    settings.check_measures(f"a tokenizer of {modality}", ("fid", *_pairs(modality), "codes"))
     chosen = features
-    if chosen is None and found.modality == "image" and settings.wants("fid"):
-        chosen = InceptionFeatures()
-    if chosen is None and settings.asks("fid"):
-        raise ValueError(f"features: got none, but fid of {found.modality} needs an extractor; name one by class_path")
+    if settings.wants("fid") and (modality != "video" or settings.asks("fid")):
+        chosen = _features(features, modality, settings)
     result = evaluate_tokenizer(
         found,
         str(tokenizer),
@@ -228,12 +242,13 @@ def evaluate_reference_command(
         raise ValueError(f"out: got {out}, expected the name of an .npz file")
     state = process_state(device)
     place = _device(device, state)
+    named = "image" if data is None else data.modality
+    modality = modality_named(named) if features is None else features.modality
     if kind == "batch":
-        modality = features.modality if features is not None else data.modality if data is not None else "image"
         if state.is_main_process:
             _write_batch(_originals(samples, data, split, modality, settings.frames), out, settings)
         return
-    chosen, rules = features or InceptionFeatures(), find_protocol(protocol)
+    chosen, rules = features or _usual(modality), find_protocol(protocol)
     team = Processes(state, out.parent / f".{out.stem}-parts")
     reference = cached_reference(
         _originals(samples, data, split, chosen.modality, settings.frames),
@@ -252,11 +267,33 @@ def evaluate_reference_command(
         print(f"{reference.samples} samples, {reference.gaussian.width} features in {out}")  # noqa: T201
 
 
+def _features(
+    given: FeatureExtractor | None, modality: Modality, settings: EvaluationSettings
+) -> FeatureExtractor | None:
+    """The extractor that was named, or the usual one of a modality; None where nothing needs any."""
+    return _usual(modality) if given is None and settings.needs_features else given
+
+
+def _usual(modality: Modality) -> FeatureExtractor:
+    if modality == "video":
+        raise ValueError(
+            "features: got none, and FVD's I3D cannot be downloaded by itself: put MAGVIT's i3d_k400.flax or pytorch-i3d's "
+            "rgb_imagenet.pt somewhere and give --features maskgen.tasks.i3d.I3DFeatures --features.weights FILE, or name "
+            "measures without features in settings.metrics"
+        )
+    return InceptionFeatures() if modality == "image" else LogMelFeatures()
+
+
+def _pairs(modality: str) -> tuple[str, ...]:
+    """Measures of a result against the truth."""
+    return SOUNDS if modality == "audio" else PICTURES
+
+
 def _references(cache: Path | None) -> Path:
     return cache_folder() / "references" if cache is None else cache.expanduser()
 
 
-def _originals(samples: Path | None, data: SignalData | None, split: str, modality: str, frames: int) -> SampleSet:
+def _originals(samples: Path | None, data: SignalData | None, split: str, modality: Modality, frames: int) -> SampleSet:
     if (samples is None) == (data is None):
         raise ValueError(
             f"samples: give either a place of real samples (--samples) or a data set (--data); got "
@@ -265,7 +302,7 @@ def _originals(samples: Path | None, data: SignalData | None, split: str, modali
     if data is not None:
         return DataSamples(data, split, frames)
     assert samples is not None
-    return open_samples(samples, modality, frames)  # type: ignore[arg-type]
+    return open_samples(samples, modality, frames)
 
 
 def _write_batch(samples: SampleSet, out: Path, settings: EvaluationSettings) -> None:
@@ -302,7 +339,7 @@ def _device(device: str | None, state: PartialState) -> str:
 
 def _write(
     result: Evaluation | None,
-    samples: SampleSet,
+    samples: SampleSet | None,
     real: SampleSet | None,
     out: Path,
     settings: EvaluationSettings,
@@ -313,6 +350,8 @@ def _write(
     write_evaluation(result, samples, real, out, settings=settings, processes=processes)
     for name, metric in result.metrics.items():
         print(f"{name}: {metric}")  # noqa: T201
+    for one in result.masked:
+        print(f"masked {one.ratio:.0%}: loss {one.loss} nats, accuracy {one.accuracy}")  # noqa: T201
     for line in result.warnings:
         print(f"warning: {line}")  # noqa: T201
     print(f"evaluation.json and evaluation.html in {out}")  # noqa: T201

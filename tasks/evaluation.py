@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
-from maskgen.tasks.evaluation_cas import CasScores, cas_scores
-from maskgen.tasks.evaluation_measures import feature_metrics, floor_metrics, nearest_shown, warnings_of
+from maskgen.tasks.evaluation_cas import CasScores, cas_scores, check_labels
+from maskgen.tasks.evaluation_measures import check_enough, feature_metrics, floor_metrics, nearest_shown, warnings_of
 from maskgen.tasks.evaluation_settings import Evaluation, EvaluationSettings
 from maskgen.tasks.extraction import FeatureSet, extract
-from maskgen.tasks.features import FeatureExtractor
+from maskgen.tasks.features import FeatureExtractor, Modality
 from maskgen.tasks.processes import Processes
 from maskgen.tasks.protocols import Protocol
 from maskgen.tasks.references import Reference, cached_reference, check_size, is_statistics, read_statistics
 from maskgen.tasks.sample_arrays import array_names
-from maskgen.tasks.sample_sets import DataSamples, SampleSet, open_samples
+from maskgen.tasks.sample_sets import DataSamples, SampleSet, Subset, open_samples
 from maskgen.tasks.signal_data import SignalData
 from maskgen.tasks.training_runs import Say
 
-__all__ = ["Clock", "Target", "evaluate_samples", "find_reference", "open_target"]
+__all__ = ["Clock", "Target", "can_judge", "evaluate_samples", "evenly", "find_reference", "open_target"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +41,24 @@ class Target:
         real: real data; None where only statistics are known.
         statistics: an ``.npz`` with the Gaussian of real data.
         held_out: real test data, for CAS and for the floor: what real data score against the reference.
+        truth: the same for a task to complete: clips with as many frames as the model has.
     """
 
     real: SampleSet | None = None
     statistics: Path | None = None
     held_out: SampleSet | None = None
+    truth: SampleSet | None = None
 
 
 def open_target(
     reference: Path | None,
     data: SignalData | None,
     held_out: Path | None,
-    extractor: FeatureExtractor,
+    modality: Modality,
     *,
     frames: int = 16,
+    whole: int | None = None,
+    needed: bool = True,
 ) -> Target:
     """Real data by their place, or the halves of a data set.
 
@@ -62,33 +66,40 @@ def open_target(
         reference: folder, ``.zip`` or ``.npz`` of real samples, or an ``.npz`` of statistics.
         data: instead, a data set: its training half is the reference, its test half held out.
         held_out: place of held-out samples.
-        extractor: of the same modality.
+        modality: of all of them.
         frames: of video, see ``EvaluationSettings``.
+        whole: frames of the clips that a task completes; ``frames`` if left out.
+        needed: whether there must be a reference.
 
     Raises:
         FileNotFoundError, ValueError: neither or both, nothing there, or another modality.
     """
-    if (reference is None) == (data is None):
+    if (reference is None) == (data is None) and (needed or data is not None):
         raise ValueError(
             "reference: give either a place of real samples or statistics (--reference), or a data set (--data); got "
             f"{'neither' if data is None else 'both'}"
         )
-    test = None if held_out is None else open_samples(held_out, extractor.modality, frames)
+
+    def test(count: int) -> SampleSet | None:
+        if held_out is not None:
+            return open_samples(held_out, modality, count)
+        return None if data is None or data.test() is None else DataSamples(data, "test", count)
+
+    kept, truth = test(frames), test(whole or frames)
     if data is not None:
-        if test is None and data.test() is not None:
-            test = DataSamples(data, "test", frames)
-        return Target(real=DataSamples(data, "train", frames), held_out=test)
-    assert reference is not None
+        return Target(real=DataSamples(data, "train", frames), held_out=kept, truth=truth)
+    if reference is None:
+        return Target(held_out=kept, truth=truth)
     statistics = reference if is_statistics(reference) else None
     batch = statistics is None or "arr_0" in array_names(reference)
-    real = open_samples(reference, extractor.modality, frames) if batch else None
-    return Target(real=real, statistics=statistics, held_out=test)
+    real = open_samples(reference, modality, frames) if batch else None
+    return Target(real=real, statistics=statistics, held_out=kept, truth=truth)
 
 
 def evaluate_samples(
     samples: SampleSet,
     target: Target,
-    extractor: FeatureExtractor,
+    extractor: FeatureExtractor | None,
     protocol: Protocol,
     *,
     settings: EvaluationSettings,
@@ -104,7 +115,7 @@ def evaluate_samples(
     Args:
         samples: what is measured.
         target: what it is measured against.
-        extractor: what makes features.
+        extractor: what makes features; None where no number of features is wanted.
         protocol: how images are resized, and the settings of each measure.
         settings: what is measured.
         team: the processes.
@@ -120,42 +131,110 @@ def evaluate_samples(
     Raises:
         ValueError: what cannot be measured; see the head of ``maskgen.tasks.extraction`` and of ``references``.
     """
-    clock = Clock()
-    shared = _shared(protocol, settings, device)
-    reference = find_reference(target, extractor, protocol, settings, team=team, cache=cache, device=device)
-    clock("reference")
-    found = extract(samples, extractor, resize=protocol.resize, team=team, name="samples", **shared)
-    clock("features")
-    real = target.held_out
-    floor = None
-    if real is not None and settings.metrics != ("cas",):
-        floor = cached_reference(
-            real, extractor, resize=protocol.resize, team=team, cache=cache, name="held-out", **shared
-        )
-    clock("floor")
-    if found is None or reference is None:  # not the first process
-        return None
-    check_size(found.shape, samples.name, reference)
+    clock, warnings = Clock(), list[str]()
+    # What shows before the work is said before the work.
+    judged = can_judge(samples.labels, samples.class_names, samples.name, target, settings, warnings)
+    if target.real is not None and samples.modality != "audio":
+        check_size(_first_shape(samples), samples.name, _first_shape(target.real), target.real.name)
     result = Evaluation(
         subject=subject or {"kind": "samples", "name": samples.name},
         protocol=protocol,
-        extractor=extractor.identity(),
-        reference=_describe(reference, target),
-        counts={"samples": found.samples, "vectors": found.gaussian.count, "features": found.gaussian.width},
-        skipped=_named_skipped(found, reference),
+        counts={"samples": len(samples)},
+        shown=[(number, None) for number in evenly(len(samples), settings.shown)],
+        warnings=warnings,
     )
+    if extractor is not None:
+        left_out = _measure_features(
+            *(result, samples, target, extractor, settings, clock), team=team, cache=cache, device=device
+        )
+    if not team.main:
+        return None
+    if judged:
+        sides = {"samples": samples, "real": target.real, "held_out": target.held_out}
+        if extractor is not None:
+            sides = {name: _without(side, left_out.get(name, [])) for name, side in sides.items()}
+        result.cas = _cas(sides, settings, out / "cas", team, device, say)
+        result.metrics |= result.cas.metrics
+        clock("cas")
+    result.seconds = clock.seconds
+    return result
+
+
+def can_judge(
+    labels: list[int] | None,
+    names: tuple[str, ...],
+    name: str,
+    target: Target,
+    settings: EvaluationSettings,
+    warnings: list[str],
+) -> bool:
+    """Whether the classification accuracy score can be taken; why not, if labels were there, is said in ``warnings``.
+
+    Args:
+        labels: classes of the samples.
+        names: one a class, or none.
+        name: of the samples.
+        target: see ``evaluate_samples``.
+        settings: whether it is wanted, or asked for by name.
+        warnings: of the report; added to.
+
+    Raises:
+        ValueError: it was asked for by name and cannot be taken.
+    """
+    sides = (target.real, target.held_out)
+    if not settings.wants("cas") or any(side is not None and side.modality != "image" for side in sides):
+        return False
+    try:
+        check_labels(labels, names, name, *sides)
+    except ValueError as error:
+        if settings.asks("cas"):
+            raise
+        if labels and all(side is not None and side.labels for side in sides):
+            warnings.append(f"cas: left out ({error})")
+        return False
+    return True
+
+
+def _measure_features(
+    result: Evaluation,
+    samples: SampleSet,
+    target: Target,
+    extractor: FeatureExtractor,
+    settings: EvaluationSettings,
+    clock: Clock,
+    *,
+    team: Processes,
+    cache: Path,
+    device: torch.device | str,
+) -> dict[str, list[int]]:
+    """Put every number of features into the result of the first process; numbers of the unreadable, by side."""
+    protocol = result.protocol
+    shared = _shared(protocol, settings, device)
+    reference = find_reference(target, extractor, protocol, settings, team=team, cache=cache, device=device)
+    if reference is not None and samples.modality != "audio":
+        check_enough(len(samples), reference, extractor, settings)
+    clock("reference")
+    found = extract(samples, extractor, resize=protocol.resize, team=team, name="samples", **shared)
+    clock("features")
+    floor = None
+    if target.held_out is not None:
+        shared |= {"resize": protocol.resize, "team": team, "cache": cache}
+        floor = cached_reference(target.held_out, extractor, name="held-out", **shared)
+    clock("floor")
+    if found is None or reference is None:  # not the first process
+        return {}
+    check_size(found.shape, samples.name, reference.shape, reference.name)
+    result.extractor, result.reference = extractor.identity(), _describe(reference, target)
+    result.counts = {"samples": found.samples, "vectors": found.gaussian.count, "features": found.gaussian.width}
+    result.skipped = _named_skipped(found, reference)
     result.metrics, result.curve = feature_metrics(found, reference, extractor, protocol, settings)
     if floor is not None:
         result.floor, result.floor_curve = floor_metrics(floor, reference, extractor, protocol, settings)
     result.shown = nearest_shown(found, reference, settings.shown)
-    result.warnings = warnings_of(found, reference, extractor, protocol, settings)
+    result.warnings += warnings_of(found, reference, extractor, protocol, settings)
     clock("metrics")
-    if settings.wants("cas") and extractor.modality == "image":
-        result.cas = _cas(samples, target, settings, out / "cas", team, device, say)
-        result.metrics |= result.cas.metrics if result.cas else {}
-        clock("cas")
-    result.seconds = clock.seconds
-    return result
+    skipped = {"samples": found.skipped, "real": reference.skipped, "held_out": () if floor is None else floor.skipped}
+    return {name: [index for index, _ in rows] for name, rows in skipped.items()}
 
 
 class Clock:
@@ -242,27 +321,19 @@ def _named_skipped(found: FeatureSet, reference: Reference) -> dict[str, list[st
 
 
 def _cas(
-    samples: SampleSet,
-    target: Target,
+    sides: dict[str, SampleSet | None],
     settings: EvaluationSettings,
     out: Path,
     team: Processes,
     device: torch.device | str,
     say: Say,
-) -> CasScores | None:
-    """The score, or None where nobody asked for it and something it needs is missing."""
-    sides = {"samples": samples, "reference": target.real, "held_out": target.held_out}
-    missing = [name for name, side in sides.items() if side is None or side.labels is None]
-    real, held_out = target.real, target.held_out
-    if missing or real is None or held_out is None:
-        if settings.asks("cas"):
-            raise ValueError(
-                "metrics: cas needs labelled samples, labelled real data and labelled held-out data; got no labels or "
-                f"nothing for {', '.join(missing)}"
-            )
-        return None
+) -> CasScores:
+    made, real, held_out = sides.values()
+    assert made is not None, "there are samples"
+    assert real is not None, "it was found to be there"
+    assert held_out is not None, "it was found to be there"
     return cas_scores(
-        samples,
+        made,
         real,
         held_out,
         settings=settings.cas,
@@ -272,3 +343,22 @@ def _cas(
         draws=settings.draws,
         say=say,
     )
+
+
+def evenly(count: int, shown: int) -> list[int]:
+    """Numbers of at most ``shown`` evenly spaced samples."""
+    return sorted({number * count // shown for number in range(shown)}) if shown else []
+
+
+def _first_shape(samples: SampleSet) -> tuple[int, ...]:
+    """Of the first sample; () if it cannot be read."""
+    (sample,) = samples.read(0, 1)
+    return () if isinstance(sample, str) else tuple(sample.shape)
+
+
+def _without(samples: SampleSet | None, left_out: list[int]) -> SampleSet | None:
+    """What could be read: a classifier cannot be trained on the rest."""
+    if samples is None or not left_out:
+        return samples
+    gone = set(left_out)
+    return Subset(samples, [index for index in range(len(samples)) if index not in gone])

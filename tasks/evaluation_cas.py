@@ -32,7 +32,7 @@ from maskgen.tasks.train_classifier import CLASSIFIER_SETTINGS, train_classifier
 from maskgen.tasks.training_runs import Say
 from maskgen.trainer import Interrupted, TrainSettings
 
-__all__ = ["CasScores", "CasSettings", "cas_scores"]
+__all__ = ["CasScores", "CasSettings", "cas_scores", "check_labels"]
 
 _STOPPED = 75  # how `maskgen train` ends when it was asked to stop
 _LAUNCHER = (
@@ -110,13 +110,12 @@ def cas_scores(
         Interrupted: the training was asked to stop; the same command goes on.
     """
     names = class_names(reference)
-    sources = {}
-    for what, one in (("generated", samples), ("real", reference), ("test", held_out)):
-        sources[what] = LabelledSource(one, flip=settings.flip and what != "test")
-        check_classes(sources[what].labels.numpy(), f"{one.name}: its images")
-    _check_alike(
-        sources, names, {what: one.name for what, one in zip(sources, (samples, reference, held_out), strict=True)}
-    )
+    check_labels(samples.labels, samples.class_names, samples.name, reference, held_out)
+    sources = {
+        what: LabelledSource(one, flip=settings.flip and what != "test")
+        for what, one in (("generated", samples), ("real", reference), ("test", held_out))
+    }
+    _check_sizes(sources)
     said: dict[str, Any] = {}
     test = _place(held_out, out)
     for what, one in (("generated", samples), ("real", reference)):
@@ -139,16 +138,59 @@ def cas_scores(
     return CasScores(metrics=metrics, class_names=names, per_class=next(shares), per_class_real=next(shares))
 
 
-def _check_alike(sources: dict[str, LabelledSource], names: tuple[str, ...], told: dict[str, str]) -> None:
-    for what, source in sources.items():
-        if source.size != sources["real"].size:
+def check_labels(
+    made: list[int] | None,
+    made_names: tuple[str, ...],
+    name: str,
+    reference: SampleSet | None,
+    held_out: SampleSet | None,
+) -> None:
+    """Refuse what no such score can be taken of, as far as labels show it; they are known before there are samples.
+
+    Args:
+        made: classes of the samples.
+        made_names: one a class, or none.
+        name: of the samples.
+        reference: real training data.
+        held_out: real test data.
+
+    Raises:
+        ValueError: a side or its labels are missing, have a single class, or other classes than the reference.
+    """
+    sides = {
+        "samples": (made, made_names, name),
+        "reference": (reference.labels, reference.class_names, reference.name) if reference else (None, (), ""),
+        "held_out": (held_out.labels, held_out.class_names, held_out.name) if held_out else (None, (), ""),
+    }
+    missing = [side for side, (labels, _, _) in sides.items() if not labels]
+    if missing or reference is None:
+        raise ValueError(
+            "metrics: cas needs labelled samples, labelled real data and labelled held-out data; got no labels or nothing "
+            f"for {', '.join(missing)}"
+        )
+    known = class_names(reference)
+    for labels, names, what in sides.values():
+        assert labels is not None
+        check_classes(np.asarray(labels), f"{what}: its images")
+        if max(labels) >= len(known):
             raise ValueError(
-                f"CAS: {told[what]} has images of {source.size} pixels, but {told['real']} of {sources['real'].size}; "
-                "resize one of them"
+                f"CAS: {what} has the class {max(labels)}, but {reference.name} only 0 to {len(known) - 1}"
             )
-        if int(source.labels.max()) >= len(names):
+        if names and reference.class_names and names != reference.class_names:
+            other = sorted(set(names) ^ set(reference.class_names))
             raise ValueError(
-                f"CAS: {told[what]} has the class {int(source.labels.max())}, but {told['real']} only 0 to {len(names) - 1}"
+                f"CAS: the folders of {what} are not those of {reference.name} (such as {', '.join(other[:3])}); expected "
+                "the same classes in both"
+            )
+
+
+def _check_sizes(sources: dict[str, LabelledSource]) -> None:
+    real = sources["real"]
+    for source in sources.values():
+        if source.size != real.size:
+            raise ValueError(
+                f"CAS: {source.samples.name} has images of {source.size} pixels, but {real.samples.name} of {real.size}; "
+                "resize one of them"
             )
 
 
@@ -210,6 +252,7 @@ def _train(
     environment = {
         name: value for name, value in os.environ.items() if name not in _LAUNCHER and "TORCHELASTIC" not in name
     }
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # sums over other numbers of threads round otherwise
     command = [sys.executable, "-m", "maskgen", "train", "classifier", f"--config={path}"]
     done = subprocess.run(command, env=environment, check=False)
     if done.returncode == _STOPPED:

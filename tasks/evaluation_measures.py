@@ -149,11 +149,14 @@ def floor_metrics(
     assert floor.owners is not None
     count, width = floor.gaussian.count, floor.gaussian.width
     names = [name for name in ("fid", "kid", "prdc", "is") if settings.wants(name)]
-    small = {"fid": count <= width and not settings.allow_few, "prdc": count <= max(_CURVE)}
-    small["is"] = floor.logits is None
-    if reference.features is None:
-        small |= {"kid": True, "prdc": True}
-    kept = tuple(name for name in names if not small.get(name))
+    fewest = 0 if reference.features is None else min(len(floor.features), len(reference.features))
+    small = {
+        "fid": count <= width and not settings.allow_few,
+        "kid": fewest < 2,
+        "prdc": fewest <= max(protocol.neighbours, _DENSITY),
+        "is": floor.logits is None,
+    }
+    kept = tuple(name for name in names if not small[name])
     found = FeatureSet(
         features=floor.features,
         owners=floor.owners,
@@ -225,12 +228,13 @@ def warnings_of(
         )
     if extractor.modality == "video" and found.shape[1] != 16:
         said.append(f"{name} of clips of {found.shape[1]} frames: published numbers are of 16")
-    if reference.features is not None and settings.wants("kid"):
-        size = min(len(found.features), len(reference.features))
-        if size < protocol.kid_size:
-            said.append(
-                f"{_KERNEL[extractor.modality]}: subsets of {size} samples, the protocol's are of {protocol.kid_size}"
-            )
+    size = 0 if reference.features is None else min(len(found.features), len(reference.features))
+    if settings.wants("kid") and 0 < size < protocol.kid_size:
+        said.append(
+            f"{_KERNEL[extractor.modality]}: subsets of {size} samples, the protocol's are of {protocol.kid_size}"
+        )
+    if settings.wants("prdc") and 0 < size <= max(protocol.neighbours, _DENSITY):
+        said.append(f"precision, recall, density, coverage: left out, {size} samples are too few for their neighbours")
     for side, rows in (("samples", found.skipped), ("real samples", reference.skipped)):
         if rows:
             said.append(f"{len(rows)} {side} could not be read and were left out")

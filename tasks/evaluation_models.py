@@ -1,24 +1,20 @@
-"""Measuring a model: it makes samples, which are measured; and how well it predicts hidden tokens of held-out data.
-
-Shapes: B batch, T frames, H W pixels.
-"""
+"""Measuring a model: it makes samples, which are measured; and how well it predicts hidden tokens of held-out data."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
-from torch import Tensor
 
-from maskgen.tasks.evaluation import Clock, Target, evaluate_samples, find_reference
+from maskgen.tasks.evaluation import Clock, Target, can_judge, evaluate_samples, find_reference
 from maskgen.tasks.evaluation_measures import check_enough
-from maskgen.tasks.evaluation_samples import completing, described, even_labels, generating, write_samples
+from maskgen.tasks.evaluation_pairs import compare_clips, compare_gaps, pixel_measures, readable
+from maskgen.tasks.evaluation_samples import completing, described, even_labels, filling, generating, read_good
+from maskgen.tasks.evaluation_set import write_samples
 from maskgen.tasks.evaluation_settings import Evaluation, EvaluationSettings
-from maskgen.tasks.features import FeatureExtractor
-from maskgen.tasks.metrics import Metric
-from maskgen.tasks.metrics_reconstruction import PixelScores, perceptual_net
+from maskgen.tasks.features import FeatureExtractor, modality_named
 from maskgen.tasks.metrics_scores import MaskedScore, masked_scores
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from maskgen.tasks.processes import Processes
@@ -27,19 +23,22 @@ from maskgen.tasks.references import check_size
 from maskgen.tasks.sample_sets import FileSamples, SampleSet
 from maskgen.tasks.signal_data import SignalData
 from maskgen.tasks.token_sources import tokenize
+from maskgen.tasks.trained_tasks import named_task
 from maskgen.tasks.training_runs import fingerprint
+from maskgen.tasks.video_draw import trained
 from maskgen.tokenizers.audio import AudioTokenizer
 
-__all__ = ["evaluate_model", "pixel_measures"]
+__all__ = ["INFILL", "evaluate_model"]
 
-_PAIRED = ("psnr", "ssim", "lpips")
+INFILL = "infill"
+"""The task of an audio model: a gap in the middle of held-out sounds is filled."""
 
 
 def evaluate_model(
     pipe: Pipeline,
     name: str,
     target: Target,
-    extractor: FeatureExtractor,
+    extractor: FeatureExtractor | None,
     protocol: Protocol,
     *,
     settings: EvaluationSettings,
@@ -50,68 +49,112 @@ def evaluate_model(
     task: str | None = None,
     data: SignalData | None = None,
 ) -> Evaluation | None:
-    """Generate, or complete held-out clips, then measure.
+    """Generate, or complete held-out clips or sounds, then measure.
 
     Args:
         pipe: the model.
         name: as it was named.
         target: what it is measured against.
-        extractor: what makes features.
+        extractor: what makes features; None where no number of features is wanted.
         protocol: how.
         settings: what, and on how many samples.
         state: this process among all.
         out: folder; the samples go into ``samples/`` below it.
         cache: folder of references.
         sampling: settings, instead of the model's own.
-        task: of a video model: complete held-out clips by this task instead of generating; their frames are also compared
-            with the true ones.
+        task: complete what is held out instead of generating: one of MAGVIT's tasks for a video model, ``infill`` for an
+            audio model. The results are also compared with the truth.
         data: for masked tokens, its test half.
 
     Returns:
         The evaluation on the first process, None on the others.
 
     Raises:
-        ValueError: a model of another modality than the features, a task without held-out clips, or what
+        ValueError: a model of another modality than the features, a task without held-out data, or what
             ``evaluate_samples`` refuses.
     """
-    if pipe.modality != extractor.modality:
+    if extractor is not None and pipe.modality != extractor.modality:
         raise ValueError(
             f"features: got {extractor.name} for {extractor.modality}, but the model's modality is {pipe.modality}"
         )
-    clock, team = Clock(), Processes(state, out / ".parts")
-    clips = _conditions(target, pipe, task)
-    count = settings.count if clips is None else min(settings.count, len(clips))
-    _check_first(pipe, target, extractor, protocol, settings, team, cache, count)  # not after days of sampling
-    warnings: list[str] = []
-    paired = None
-    if clips is not None:
-        paired = pixel_measures(settings, min(pipe.config.signal_size[1:]), warnings, pipe.device)
-    clock("reference")
-    shared: dict[str, Any] = {"settings": settings, "team": team}
-    chosen, place = pipe.sampling(sampling), out / "samples"
-    subject = _generate(pipe, name, clips, task, sampling=chosen, state=state, out=place, count=count, **shared)
-    clock("generate")
-    samples = FileSamples(place, extractor.modality, settings.frames)
-    shared |= {"out": out, "cache": cache, "device": pipe.device}
-    result = evaluate_samples(samples, target, extractor, protocol, subject=subject, **shared)
+    team, warnings = Processes(state, out / ".parts"), list[str]()
+    masked = _held_out(pipe, data, settings, warnings)
+    result: Evaluation | None = None
+    if settings.needs_samples:
+        result = _measure_samples(
+            *(pipe, name, target, extractor, protocol, warnings),
+            settings=settings,
+            sampling=pipe.sampling(sampling),
+            team=team,
+            out=out,
+            cache=cache,
+            task=task,
+        )
+    elif team.main:
+        parts = {"kind": "model", "name": name, "weights": _weights(pipe)}
+        result = Evaluation(subject=parts, protocol=protocol, counts={"samples": 0})
     if result is not None:
         later = Clock()
-        if clips is not None and paired is not None:
-            result.metrics |= _paired(clips, samples, count, settings, paired)
-            later("pairs")
-        if settings.wants("masked"):
-            result.masked = _masked(pipe, data, settings)
+        if masked is not None:
+            result.masked = _masked(pipe, masked, settings)
             later("masked")
         result.warnings += warnings
-        result.seconds = result.seconds | clock.seconds | later.seconds
+        result.seconds |= later.seconds
     team.close()
+    return result
+
+
+def _measure_samples(
+    pipe: Pipeline,
+    name: str,
+    target: Target,
+    extractor: FeatureExtractor | None,
+    protocol: Protocol,
+    warnings: list[str],
+    *,
+    settings: EvaluationSettings,
+    sampling: Sampling,
+    team: Processes,
+    out: Path,
+    cache: Path,
+    task: str | None,
+) -> Evaluation | None:
+    """Everything that needs samples."""
+    clock = Clock()
+    truth = _conditions(target, pipe, task, settings, team, warnings)
+    count = settings.count if truth is None else min(settings.count, len(truth))
+    _check_first(pipe, target, extractor, protocol, settings, team, cache, count)  # not after days of sampling
+    pixels = None
+    if truth is not None and pipe.modality == "video":
+        pixels = pixel_measures(settings, min(pipe.config.signal_size[1:]), warnings, pipe.device)
+    clock("reference")
+    shared: dict[str, Any] = {"settings": settings, "team": team}
+    place = out / "samples"
+    subject = _generate(pipe, name, truth, task, sampling=sampling, out=place, count=count, **shared)
+    clock("generate")
+    samples = FileSamples(place, modality_named(pipe.modality), settings.frames)
+    more: dict[str, Any] = {"out": out, "cache": cache, "device": pipe.device, "subject": subject}
+    result = evaluate_samples(samples, target, extractor, protocol, **shared, **more)
+    if result is not None:
+        result.seconds |= clock.seconds
+    if truth is not None and task is not None:
+        later = Clock()
+        whole = FileSamples(place, samples.modality, pipe.config.signal_size[0])  # as many frames as were made
+        if pipe.modality == "audio":
+            found = compare_gaps(pipe, truth, whole, count=count, **shared)
+        else:
+            found = {} if pixels is None else compare_clips(pipe, truth, whole, task, pixels, count=count, **shared)
+        later("pairs")
+        if result is not None:
+            result.metrics |= found
+            result.seconds |= later.seconds
     return result
 
 
 def _check_first(
     pipe: Pipeline,
     target: Target,
-    extractor: FeatureExtractor,
+    extractor: FeatureExtractor | None,
     protocol: Protocol,
     settings: EvaluationSettings,
     team: Processes,
@@ -119,6 +162,9 @@ def _check_first(
     count: int,
 ) -> None:
     """Compute the reference, and refuse what could not be measured against it."""
+    can_judge(even_labels(pipe, count), (), "model", target, settings, [])
+    if extractor is None:
+        return
     reference = find_reference(
         target, extractor, protocol, settings, team=team, cache=cache, device=pipe.device, name="first"
     )
@@ -126,31 +172,34 @@ def _check_first(
         return
     size = pipe.config.signal_size
     shape = (3, *size) if pipe.modality == "image" else (3, min(size[0], settings.frames), *size[1:])
-    check_size(shape, "model", reference)
+    check_size(shape, "model", reference.shape, reference.name)
     check_enough(count, reference, extractor, settings)
 
 
 def _generate(
     pipe: Pipeline,
     name: str,
-    clips: SampleSet | None,
+    truth: SampleSet | None,
     task: str | None,
     *,
     settings: EvaluationSettings,
     sampling: Sampling,
     team: Processes,
-    state: PartialState,
     out: Path,
     count: int,
 ) -> dict[str, Any]:
     """Make the samples that are not there yet; what the report says about them."""
-    parts = (pipe.tokenizer, pipe.transformer, pipe.fine)
-    told: dict[str, Any] = {"model": name, "weights": "-".join(fingerprint(part) for part in parts if part is not None)}
-    labels = even_labels(pipe, count) if clips is None else (clips.labels or [])[:count]
+    told: dict[str, Any] = {"model": name, "weights": _weights(pipe)}
+    labels = even_labels(pipe, count) if truth is None else (truth.labels or [])[:count]
     make = generating(pipe, labels, settings.seed, sampling)
-    if clips is not None and task is not None:
-        make = completing(pipe, clips, task, settings.seed, sampling, paste=settings.paste)
-        told |= {"video_task": task, "paste": settings.paste, "clips": team.share("clips", clips.digest)}
+    if truth is not None and task is not None:
+        told |= {"completed": task, "truth": team.share("truth", truth.digest)}
+        if pipe.modality == "audio":
+            make = filling(pipe, truth, settings.seed, sampling, settings.gap)
+            told |= {"gap": dataclasses.asdict(settings.gap)}
+        else:
+            make = completing(pipe, truth, task, settings.seed, sampling, paste=settings.paste)
+            told |= {"paste": settings.paste}
     codec, description = pipe.tokenizer, described(pipe, sampling, **told)
     write_samples(
         make,
@@ -162,82 +211,76 @@ def _generate(
         batch_size=settings.batch_size,
         sample_rate=codec.sample_rate if isinstance(codec, AudioTokenizer) else 0,
         description=description,
-        state=state,
+        state=team.state,
     )
     subject = {"kind": "model", "name": name, "count": count, "seeds": [settings.seed, settings.seed + count - 1]}
     return subject | {key: value for key, value in description.items() if key != "model"}
 
 
-def pixel_measures(
-    settings: EvaluationSettings, smallest: int, warnings: list[str], device: torch.device | str = "cpu"
-) -> PixelScores | None:
-    """PSNR, SSIM and LPIPS as far as they are wanted and can be had; what is left out is said in ``warnings``.
-
-    Args:
-        settings: what is wanted.
-        smallest: shorter side of the pictures, in pixels.
-        warnings: of the report; added to.
-        device: where the network of LPIPS runs.
-
-    Raises:
-        ConnectionError, ImportError, ValueError: a measure that was named and cannot be taken.
-    """
-    measures = [name for name in _PAIRED if settings.wants(name)]
-    if "ssim" in measures and smallest < 11 and not settings.asks("ssim"):
-        measures.remove("ssim")
-        warnings.append(f"ssim: left out, its window of 11 pixels is larger than pictures of {smallest}")
-    network = None
-    if "lpips" in measures:
-        try:
-            network = perceptual_net(settings.lpips).to(device)
-        except (ConnectionError, ImportError) as error:
-            if settings.asks("lpips"):
-                raise
-            measures.remove("lpips")
-            warnings.append(f"lpips: left out ({error})")
-    return PixelScores(measures, network) if measures else None
+def _weights(pipe: Pipeline) -> str:
+    return "-".join(fingerprint(part) for part in (pipe.tokenizer, pipe.transformer, pipe.fine) if part is not None)
 
 
-def _conditions(target: Target, pipe: Pipeline, task: str | None) -> SampleSet | None:
-    """The clips that a task completes."""
+def _conditions(
+    target: Target,
+    pipe: Pipeline,
+    task: str | None,
+    settings: EvaluationSettings,
+    team: Processes,
+    warnings: list[str],
+) -> SampleSet | None:
+    """What a task completes: held-out clips or sounds that can be read."""
     if task is None:
         return None
-    pipe.require("video", "task")
-    if target.held_out is None:
-        raise ValueError("task: needs held-out clips to complete; give --held_out, or --data with a test half")
-    return target.held_out
+    if pipe.modality == "audio":
+        if task != INFILL:
+            raise ValueError(f"task: got {task!r}, but an audio model does {INFILL} only")
+    else:
+        pipe.require("video", "task")
+        trained(pipe).check([named_task(task).kind], task)
+    source = target.truth or target.held_out
+    if source is None:
+        what = "sounds" if pipe.modality == "audio" else "clips"
+        raise ValueError(f"task: needs held-out {what} to complete; give --held_out, or --data with a test half")
+    shared: dict[str, Any] = {"team": team, "name": "truth", "batch_size": settings.batch_size}
+    truth, skipped = readable(source, broken=settings.broken, **shared)
+    size = pipe.config.signal_size
+    if pipe.modality == "video" and tuple(read_good(truth, 0).shape[1:]) != tuple(size):
+        raise ValueError(
+            f"task: {source.name} has clips of {list(read_good(truth, 0).shape[1:])} (frames, height, width), expected the "
+            f"model's {list(size)}; maskgen.tasks.video_data.VideoFolder as --data brings them to it"
+        )
+    if skipped:
+        warnings.append(f"{len(skipped)} of the held-out samples could not be read and were left out")
+    return truth
 
 
-def _paired(
-    clips: SampleSet, samples: SampleSet, count: int, settings: EvaluationSettings, scores: PixelScores
-) -> dict[str, Metric]:
-    """Frame by frame against the truth; given frames count, as in the published numbers."""
-    for start in range(0, count, settings.batch_size):
-        stop = min(start + settings.batch_size, count)
-        truth, made = (_stack(one.read(start, stop)) for one in (clips, samples))
-        scores.update(truth, made)
-    return scores.metrics(draws=settings.draws)
-
-
-def _stack(samples: list[Tensor | str]) -> Tensor:
-    broken = [sample for sample in samples if isinstance(sample, str)]
-    if broken:
-        raise ValueError(broken[0])
-    return torch.stack([sample for sample in samples if isinstance(sample, Tensor)]).float() / 255
-
-
-def _masked(pipe: Pipeline, data: SignalData | None, settings: EvaluationSettings) -> list[MaskedScore]:
-    """On the test half of a data set, which the tokenizer turns into tokens."""
-    source = None if data is None else data.test()
-    if data is None or source is None:
+def _held_out(
+    pipe: Pipeline, data: SignalData | None, settings: EvaluationSettings, warnings: list[str]
+) -> SignalData | None:
+    """Data whose test half the model can be measured on; what is wrong with it shows before there are samples."""
+    if not settings.wants("masked"):
+        return None
+    told = ""
+    if data is None or data.test() is None:
         if settings.asks("masked"):
             raise ValueError("metrics: masked needs held-out data of the model's size; give --data with a test half")
-        return []
+        return None
     if tuple(data.size) != tuple(pipe.config.signal_size) or data.modality != pipe.modality:
-        raise ValueError(
+        told = (
             f"data: got {data.modality} of size {tuple(data.size)}, but the model's is {pipe.modality} of "
-            f"{tuple(pipe.config.signal_size)}; leave masked out of settings.metrics, or give data of that size"
+            f"{tuple(pipe.config.signal_size)}"
         )
+        if settings.asks("masked"):
+            raise ValueError(f"{told}; leave masked out of settings.metrics, or give data of that size")
+        warnings.append(f"masked tokens: left out ({told})")
+    return None if told else data
+
+
+def _masked(pipe: Pipeline, data: SignalData, settings: EvaluationSettings) -> list[MaskedScore]:
+    """On the test half of a data set, which the tokenizer turns into tokens."""
+    source = data.test()
+    assert source is not None, "it was found to be there"
     tokens = tokenize(source, pipe.tokenizer, key=data.key).tensors
     labels = tokens.get("labels") if pipe.transformer.num_classes else None
     return masked_scores(

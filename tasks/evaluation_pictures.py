@@ -29,19 +29,23 @@ _PLOT, _MARGIN = 320, 36
 _BAR, _MOST_NAMES = 16, 40
 
 
-def draw_evaluation(result: Evaluation, samples: SampleSet, real: SampleSet | None, folder: Path) -> list[Figure]:
+def draw_evaluation(
+    result: Evaluation, samples: SampleSet | None, real: SampleSet | None, folder: Path
+) -> list[Figure]:
     """Draw and save all pictures that the evaluation has something to show for.
 
     Args:
         result: the evaluation.
-        samples: what was measured.
+        samples: what was measured; None where nothing was made.
         real: the real side; None where only statistics are known.
         folder: where the pictures go.
 
     Returns:
         The pictures, in the order of the page.
     """
-    figures = [*_samples(result, samples, folder), *_neighbours(result, samples, real, folder)]
+    figures = (
+        [] if samples is None else [*_samples(result, samples, folder), *_neighbours(result, samples, real, folder)]
+    )
     if result.curve:
         points = [("samples", _MADE, _points(result.curve, result.protocol.neighbours))]
         points += [("held-out real data", _REAL, _points(result.floor_curve, result.protocol.neighbours))]

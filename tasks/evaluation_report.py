@@ -29,7 +29,7 @@ _MEANING = {
     "fad": "Frechet audio distance to the reference; lower is better",
     "kid": "squared kernel distance, unbiased; lower is better",
     "kvd": "squared kernel distance, unbiased; lower is better",
-    "kad": "squared kernel distance, unbiased; lower is better",
+    "kad": "squared kernel distance with KID's cubic kernel, unbiased; published KAD has a Gaussian one; lower is better",
     "infinity": "what infinitely many samples would have",
     "inception_score": "higher is better",
     "precision": "share of samples among real data",
@@ -48,6 +48,7 @@ _MEANING = {
     "log_mel": "dB, 0 for equal sounds",
     "stft": "0 for equal sounds",
     "si_sdr": "dB, higher is better",
+    "gap_kept_identical": "share of sounds that came back bit for bit outside of the gap and its cross-fade",
 }
 
 
@@ -111,7 +112,7 @@ def as_json(result: Evaluation, settings: EvaluationSettings, processes: int) ->
 
 def write_evaluation(
     result: Evaluation,
-    samples: SampleSet,
+    samples: SampleSet | None,
     real: SampleSet | None,
     out: Path,
     *,
@@ -122,7 +123,7 @@ def write_evaluation(
 
     Args:
         result: the evaluation.
-        samples: what was measured.
+        samples: what was measured; None where nothing was made.
         real: the real side, if there is more than statistics.
         out: folder.
         settings: what was asked for.

@@ -1,44 +1,30 @@
-"""Samples that a model makes to be measured: pictures, clips and sounds, resumable and shared by several processes.
+"""What makes samples of a model to be measured: from nothing, or by completing real clips and sounds.
 
-As ``evaluation_set``, for every modality: sample i has seed ``first seed + i``; samples are made in blocks that start at
-multiples of ``batch_size``; a block is always made whole, so no sample depends on interruptions or on the number of
-processes.
-
-Shapes: T frames, H W pixels, C channels, S samples of sound.
+See ``evaluation_set`` for how they are written. Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
-from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from maskgen.checkpoint import read_json, write_json
+from maskgen.tasks.evaluation_gaps import GapSettings, fill_gap, middle_gap
 from maskgen.tasks.generate import generate
-from maskgen.tasks.media import save_image
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from maskgen.tasks.sample_sets import SampleSet
-from maskgen.tasks.sound import save_sound
+from maskgen.tasks.sound import resample, to_channels
 from maskgen.tasks.video import complete_clips, generate_video
 from maskgen.tokenizers.audio import AudioTokenizer
 
-__all__ = ["Make", "completing", "described", "even_labels", "generating", "write_samples"]
+__all__ = ["Make", "codec_sound", "completing", "described", "even_labels", "filling", "generating", "read_good"]
 
 Make = Callable[[Sequence[int]], list[Any]]
 """Sample numbers in, as many samples out: a PIL image, frames uint8 ``[T, H, W, 3]`` or a sound float ``[C, S]`` each."""
-
-_QUIET = 2  # seconds before the progress bar shows
-_SUFFIX = {"image": ".png", "video": ".png", "audio": ".wav"}
 
 
 def even_labels(pipe: Pipeline, count: int) -> list[int]:
@@ -84,11 +70,7 @@ def completing(
     """
 
     def make(numbers: Sequence[int]) -> list[Any]:
-        read = [sample for number in numbers for sample in clips.read(number, number + 1)]
-        broken = [sample for sample in read if isinstance(sample, str)]
-        if broken:
-            raise ValueError(f"{broken[0]}; take it out of {clips.name}")
-        batch = torch.stack([sample for sample in read if isinstance(sample, Tensor)]).float() / 255
+        batch = torch.stack([read_good(clips, number) for number in numbers]).float() / 255
         labels = (
             None if clips.labels is None or not pipe.transformer.num_classes else [clips.labels[n] for n in numbers]
         )
@@ -99,74 +81,58 @@ def completing(
     return make
 
 
-def write_samples(
-    make: Make,
-    count: int,
-    out: Path,
-    *,
-    modality: str,
-    labels: Sequence[int] = (),
-    seed: int = 0,
-    batch_size: int = 64,
-    sample_rate: int = 0,
-    description: dict[str, Any] | None = None,
-    state: PartialState,
-) -> int:
-    """Make samples that are not there yet, and a ``manifest.json`` that names them all.
-
-    Pictures are PNG. Clips are PNG as well, lossless, their frames one above the other. Sounds are WAV of float samples.
+def filling(pipe: Pipeline, sounds: SampleSet, seed: int, sampling: Sampling, gap: GapSettings) -> Make:
+    """Fill a gap in the middle of real sounds.
 
     Args:
-        make: see ``Make``.
-        count: how many samples the set has.
-        out: folder; what it already holds of this set is kept.
-        modality: "image", "video" or "audio".
-        labels: class of each sample, or none.
-        seed: of the first sample.
-        batch_size: samples of a block.
-        sample_rate: of sounds.
-        description: everything that decides what the samples are, plain values; a set with another one is refused.
-        state: this process among all.
+        pipe: an audio model.
+        sounds: of any length, rate and number of channels; they are brought to the codec's.
+        seed: of the first; each further one takes the next.
+        sampling: settings.
+        gap: where it is, and how it is filled.
+    """
+    codec = pipe.tokenizer
+    assert isinstance(codec, AudioTokenizer), "the modality is audio"
 
-    Returns:
-        Number of samples this process wrote.
+    def make(numbers: Sequence[int]) -> list[Any]:
+        found = []
+        for number in numbers:
+            sound = codec_sound(sounds, number, codec)
+            try:
+                place = middle_gap(sound.shape[-1], gap.share, codec.stride[0])
+            except ValueError as error:
+                raise ValueError(f"{sounds.name}, sound number {number}: {error}") from None
+            label = None if sounds.labels is None or not pipe.transformer.num_classes else sounds.labels[number]
+            found.append(fill_gap(pipe, sound, place, seed=seed + number, settings=gap, sampling=sampling, label=label))
+        return found
+
+    return make
+
+
+def read_good(samples: SampleSet, number: int) -> Tensor:
+    """A sample that has to be there.
 
     Raises:
-        ValueError: ``out`` holds another set.
+        ValueError: it cannot be read.
     """
-    items: list[dict[str, Any]] = []
-    for number in range(count):
-        named = {"label": int(labels[number])} if labels else {}
-        stem = f"label-{labels[number]:04d}_" if labels else ""
-        items.append({"file": f"{stem}seed-{seed + number:08d}{_SUFFIX[modality]}", **named, "seed": seed + number})
-    manifest = json.loads(json.dumps({"task": "generate", "modality": modality, **(description or {}), "items": items}))
-    place = out / "manifest.json"
-    complete, frames = _check_same_set(place, manifest)
-    blocks = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
-    missing = [block for block in blocks if not all((out / items[i]["file"]).is_file() for i in block)]
-    state.wait_for_everyone()  # all have looked before anyone writes, so all share the same list
-    complete = complete and not missing
-    if state.is_main_process and not complete:
-        write_json(place, {**manifest, "frames": frames, "complete": False})
-    mine, written = missing[state.process_index :: state.num_processes], 0
-    with tqdm(total=sum(map(len, mine)), desc="samples", disable=not state.is_local_main_process, delay=_QUIET) as bar:
-        for block in mine:
-            for number, sample in zip(block, make(block), strict=True):
-                path = out / items[number]["file"]
-                if not path.is_file():
-                    _save(sample, path, modality, sample_rate)
-                    written += 1
-            bar.update(len(block))
-    state.wait_for_everyone()
-    if state.is_main_process and not complete:
-        frames = _frames(out / items[0]["file"], description) if modality == "video" else 0
-        write_json(place, {**manifest, "frames": frames, "complete": True})
-    state.wait_for_everyone()
-    return written
+    (sample,) = samples.read(number, number + 1)
+    if isinstance(sample, str):
+        raise ValueError(f"{sample}; take it out of {samples.name}")
+    return sample
+
+
+def codec_sound(sounds: SampleSet, number: int, codec: AudioTokenizer) -> Tensor:
+    """A sound at a codec's rate and channels, float ``[C, S]``.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    sound = to_channels(read_good(sounds, number).float(), codec.channels)
+    return resample(sound, sounds.sample_rate(number), codec.sample_rate)
 
 
 def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]:
-    """What decides a model's samples, for ``write_samples``.
+    """What decides a model's samples, for ``evaluation_set.write_samples``.
 
     Args:
         pipe: the model.
@@ -175,37 +141,6 @@ def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]
     """
     size = list(pipe.config.signal_size)
     return {"sampling": dataclasses.asdict(sampling), "signal_size": size, **more}
-
-
-def _check_same_set(path: Path, manifest: dict[str, Any]) -> tuple[bool, int]:
-    """Refuse to mix samples of two sets in one folder; whether this one is complete, and the frames of its clips."""
-    if not path.is_file():
-        return False, 0
-    found = read_json(path)
-    before = found if isinstance(found, dict) else {}
-    changed = [name for name, value in manifest.items() if before.get(name) != value]
-    if "complete" not in before or changed:
-        what = ", ".join(changed) or "its manifest"
-        raise ValueError(
-            f"{path.parent}: holds other samples ({what} differ); name another folder or give the same settings"
-        )
-    return bool(before["complete"]), int(before.get("frames", 0))
-
-
-def _frames(first: Path, description: dict[str, Any] | None) -> int:
-    """Frames of a clip: how many of its height are in the strip."""
-    _, height, _ = (description or {})["signal_size"]
-    with Image.open(first) as strip:
-        return int(strip.height) // int(height)
-
-
-def _save(sample: Any, path: Path, modality: str, sample_rate: int) -> None:
-    if modality == "image":
-        save_image(sample, path)
-    elif modality == "video":
-        save_image(Image.fromarray(np.concatenate(list(sample))), path)
-    else:
-        save_sound(sample, path, sample_rate, bits=32)
 
 
 def _sounds(pipe: Pipeline, labels: list[int] | None, seeds: list[int], sampling: Sampling) -> list[Any]:

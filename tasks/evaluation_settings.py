@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from maskgen.tasks.evaluation_cas import CasScores, CasSettings
+from maskgen.tasks.evaluation_gaps import GapSettings
 from maskgen.tasks.metrics import Metric
 from maskgen.tasks.metrics_manifold import Overlap
 from maskgen.tasks.metrics_scores import MaskedScore
 from maskgen.tasks.protocols import Protocol
 from maskgen.tokenizers.losses import PerceptualNet
 
-__all__ = ["METRICS", "Evaluation", "EvaluationSettings"]
+__all__ = ["METRICS", "OF_FEATURES", "Evaluation", "EvaluationSettings"]
 
 METRICS = {
     "fid": "Frechet distance (FID, FVD or FAD) and its limit for many samples",
@@ -21,17 +23,19 @@ METRICS = {
     "prdc": "precision, recall, density, coverage",
     "cas": "classification accuracy score",
     "masked": "loss and accuracy of the model on masked tokens",
-    "psnr": "of reconstructions",
-    "ssim": "of reconstructions",
-    "lpips": "of reconstructions",
+    "psnr": "of reconstructions and of clips that a task completed",
+    "ssim": "of the same",
+    "lpips": "of the same",
     "codes": "usage and perplexity of the codebook",
-    "log_mel": "log-mel distance of reconstructed sound",
-    "stft": "multi-resolution STFT distance of reconstructed sound",
-    "si_sdr": "signal-to-distortion ratio of reconstructed sound",
+    "log_mel": "log-mel distance of reconstructed sound and of filled gaps",
+    "stft": "multi-resolution STFT distance of the same",
+    "si_sdr": "signal-to-distortion ratio of the same",
 }
 """Names of measures, as ``EvaluationSettings.metrics`` takes them."""
 
 _CLIP = 16  # frames of published FVD
+OF_FEATURES = ("fid", "kid", "is", "prdc")
+"""Those that need an extractor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +48,9 @@ class EvaluationSettings:
         seed: of the first sample; each further one takes the next. Also of masks.
         batch_size: samples at a time.
         frames: of video, the first so many; published FVD is of 16.
-        paste: whether what a task gives comes back as it was, and not in the model's version of it; published numbers are
-            of the latter (replace_condition_pixels of the official code).
+        paste: whether what a task of video gives comes back as it was, and not in the model's version of it; published
+            numbers are of the latter (replace_condition_pixels of the official code).
+        gap: which gap of held-out sounds is filled, for the task infill.
         allow_few: measure Frechet distances even of no more samples than there are features (published FVD of 256 clips).
         broken: share of the files that may be unreadable.
         draws: of bootstrap intervals.
@@ -62,6 +67,7 @@ class EvaluationSettings:
     batch_size: int = 64
     frames: int = _CLIP
     paste: bool = False
+    gap: GapSettings = field(default_factory=GapSettings)
     allow_few: bool = False
     broken: float = 0.01
     draws: int = 1000
@@ -90,6 +96,37 @@ class EvaluationSettings:
     def asks(self, name: str) -> bool:
         """Whether a measure was named, so that leaving it out would be an error."""
         return self.metrics is not None and name in self.metrics
+
+    def check_measures(self, what: str, able: Sequence[str]) -> None:
+        """Refuse measures that were named and mean nothing here.
+
+        Args:
+            what: is measured.
+            able: names of the measures it has.
+
+        Raises:
+            ValueError: naming the others.
+        """
+        foreign = [name for name in self.metrics or () if name not in able]
+        if foreign:
+            raise ValueError(
+                f"metrics: got {', '.join(foreign)}, but {what} is measured by {', '.join(able)}; leave the rest out"
+            )
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether anything that is wanted is a number of features."""
+        return any(map(self.wants, OF_FEATURES))
+
+    @property
+    def needs_real(self) -> bool:
+        """Whether anything that is wanted compares samples with a set of real ones."""
+        return self.needs_features or self.wants("cas")
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether anything that is wanted of a model needs samples of it."""
+        return any(self.wants(name) for name in METRICS if name not in ("masked", "codes"))
 
 
 @dataclass(kw_only=True)

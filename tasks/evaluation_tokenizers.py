@@ -16,9 +16,10 @@ from torch import Tensor
 
 from maskgen.checkpoint import load_module
 from maskgen.precision import fast_matmul
-from maskgen.tasks.evaluation import Clock, Target, evaluate_samples
-from maskgen.tasks.evaluation_models import pixel_measures
-from maskgen.tasks.evaluation_samples import Make, write_samples
+from maskgen.tasks.evaluation import Clock, Target, evaluate_samples, evenly
+from maskgen.tasks.evaluation_pairs import SOUNDS, join_scores, pixel_measures, readable
+from maskgen.tasks.evaluation_samples import Make, codec_sound, read_good
+from maskgen.tasks.evaluation_set import write_samples
 from maskgen.tasks.evaluation_settings import Evaluation, EvaluationSettings
 from maskgen.tasks.features import FeatureExtractor
 from maskgen.tasks.metrics import Metric
@@ -26,15 +27,13 @@ from maskgen.tasks.metrics_audio import SoundScores
 from maskgen.tasks.metrics_reconstruction import CodeUse, PixelScores
 from maskgen.tasks.processes import Processes
 from maskgen.tasks.protocols import Protocol
-from maskgen.tasks.sample_sets import FileSamples, SampleSet
-from maskgen.tasks.sound import resample, to_channels
+from maskgen.tasks.sample_sets import FileSamples, SampleSet, Subset
 from maskgen.tasks.training_runs import fingerprint
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
 __all__ = ["evaluate_tokenizer", "find_tokenizer"]
 
-_SOUNDS = ("log_mel", "stft", "si_sdr")
 _DISTANCES = ("fid", "fvd", "fad")
 
 
@@ -93,14 +92,12 @@ def evaluate_tokenizer(
             f"tokenizer: its modality is {tokenizer.modality}, but {originals.name} holds samples of {originals.modality}"
         )
     clock, team = Clock(), Processes(state, out / ".parts")
+    batches: dict[str, Any] = {"team": team, "name": "originals", "batch_size": settings.batch_size}
+    originals, skipped = readable(originals, broken=settings.broken, **batches)
     count = min(settings.count, len(originals))
     rebuilder = _Rebuilder(tokenizer.to(device).eval(), originals, torch.device(device))
-    told = {
-        "tokenizer": name,
-        "weights": fingerprint(tokenizer),
-        "originals": team.share("originals", originals.digest),
-    }
-    warnings: list[str] = []
+    told = {"tokenizer": name, "weights": fingerprint(tokenizer), "originals": team.share("digest", originals.digest)}
+    warnings = [f"{len(skipped)} originals could not be read and were left out"] if skipped else []
     size = [] if originals.modality == "audio" else list(rebuilder.original(0).shape[1:])
     scores = _scores(rebuilder, size, settings, warnings)  # before the work: a network that is missing shows now
     write_samples(
@@ -120,7 +117,7 @@ def evaluate_tokenizer(
     if extractor is not None and settings.wants("fid"):
         kept = dataclasses.replace(settings, metrics=("fid",))
         shared: dict[str, Any] = {"settings": kept, "team": team, "out": out, "cache": cache, "device": device}
-        target = Target(real=_First(originals, count))
+        target = Target(real=Subset(originals, range(count)))
         result = evaluate_samples(rebuilt, target, extractor, protocol, subject=subject, **shared)
     elif team.main:
         result = Evaluation(subject=subject, protocol=protocol, counts={"samples": count})
@@ -130,7 +127,8 @@ def evaluate_tokenizer(
         result.metrics = {f"r{key}": metric for key, metric in result.metrics.items()} | compared
         result.warnings = [f"r{line}" if line.startswith(_DISTANCES) else line for line in result.warnings] + warnings
         result.seconds = result.seconds | clock.seconds
-        result.shown = [(number, number) for number in _evenly(count, settings.shown)]
+        result.skipped |= {"originals": [reason for _, reason in skipped]} if skipped else {}
+        result.shown = [(number, number) for number in evenly(count, settings.shown)]
     team.close()
     return result
 
@@ -148,13 +146,9 @@ class _Rebuilder:
         Raises:
             ValueError: it cannot be read.
         """
-        (sample,) = self.originals.read(number, number + 1)
-        if isinstance(sample, str):
-            raise ValueError(f"{sample}; take it out of {self.originals.name}")
-        if not isinstance(self.tokenizer, AudioTokenizer):
-            return sample.float() / 255
-        mono = to_channels(sample.float(), self.tokenizer.channels)
-        return resample(mono, self.originals.sample_rate(number), self.sample_rate)
+        if isinstance(self.tokenizer, AudioTokenizer):
+            return codec_sound(self.originals, number, self.tokenizer)
+        return read_good(self.originals, number).float() / 255
 
     @torch.no_grad()
     def codes(self, signal: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -191,38 +185,13 @@ class _Rebuilder:
         return made
 
 
-class _First(SampleSet):
-    """The first samples of a set."""
-
-    def __init__(self, samples: SampleSet, count: int) -> None:
-        self.modality, self.name, self._samples, self._count = samples.modality, samples.name, samples, count
-        self.labels = None if samples.labels is None else samples.labels[:count]
-
-    def __len__(self) -> int:
-        return self._count
-
-    def read(self, start: int, stop: int) -> list[Tensor | str]:
-        return self._samples.read(start, min(stop, self._count))
-
-    def digest(self) -> str:
-        return f"{self._samples.digest()}-{self._count}"
-
-    def sample_rate(self, index: int) -> int:
-        return self._samples.sample_rate(index)
-
-
-def _evenly(count: int, shown: int) -> list[int]:
-    """Numbers of evenly spaced samples."""
-    return sorted({number * count // shown for number in range(shown)}) if shown else []
-
-
 def _scores(
     rebuilder: _Rebuilder, size: list[int], settings: EvaluationSettings, warnings: list[str]
 ) -> PixelScores | SoundScores | None:
     """What pairs are compared by; None for nothing."""
     if rebuilder.originals.modality != "audio":
         return pixel_measures(settings, min(size[-2:]), warnings, rebuilder.device)
-    names = [name for name in _SOUNDS if settings.wants(name)]
+    names = [name for name in SOUNDS if settings.wants(name)]
     return SoundScores(rebuilder.sample_rate, names) if names else None
 
 
@@ -245,21 +214,12 @@ def _compare(
         if use is not None:
             codes.append(rebuilder.codes(batch)[0].cpu().flatten(0, 1))
         if scores is not None:
-            read = [sample for sample in rebuilt.read(numbers.start, numbers.stop) if isinstance(sample, Tensor)]
-            again = torch.stack(read)
+            again = torch.stack([read_good(rebuilt, number) for number in numbers])
             scores.update(batch, again if sounds else again.float() / 255)
-    tensors = {} if scores is None else scores.values()
+    found = {} if scores is None else join_scores(scores, order, team=team, name="pairs", draws=settings.draws)
     empty = torch.zeros(0, rebuilder.tokenizer.num_codebooks, dtype=torch.long)
-    mine = {**tensors, "order": torch.tensor(order, dtype=torch.long), "codes": torch.cat([empty, *codes])}
-    parts = [part for part, _ in team.gather("compare", mine, None)]
-    if not parts:
-        return {}
-    sorted_by = torch.cat([part["order"] for part in parts]).argsort()
-    found: dict[str, Metric] = {}
-    if scores is not None:
-        scores.load({name: torch.cat([part[name] for part in parts])[sorted_by] for name in tensors})
-        found |= scores.metrics(draws=settings.draws)
-    if use is not None:
+    parts = [part for part, _ in team.gather("codes", {"codes": torch.cat([empty, *codes])}, None)]
+    if use is not None and parts:
         use.update(torch.cat([part["codes"] for part in parts])[None])
         found |= {name: dataclasses.replace(metric, count=count) for name, metric in use.metrics().items()}
     return found

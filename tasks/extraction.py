@@ -10,6 +10,7 @@ Shapes: M feature vectors, F features, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from maskgen.tasks.protocols import Resize, resize_images
 from maskgen.tasks.sample_sets import SampleSet
 from maskgen.tasks.sound import resample, to_channels
 
-__all__ = ["FeatureSet", "Skipped", "extract"]
+__all__ = ["FeatureSet", "Skipped", "check_share", "extract", "mixed_sizes"]
 
 Skipped = list[tuple[int, str]]
 _QUIET = 2  # seconds before a progress bar shows: a mistake that is found at once is one line
@@ -131,7 +132,7 @@ class _Reader:
         for index, sample in zip(block, self.samples.read(block.start, block.stop), strict=True):
             if isinstance(sample, str):
                 self.skipped.append((index, sample))
-                _check_share(self.skipped, self.samples, self.broken)
+                check_share(self.skipped, self.samples, self.broken, so_far=True)
             else:
                 self._check_shape(index, sample)
                 good.append((index, sample))
@@ -188,7 +189,7 @@ class _Reader:
         if self.shape is None:
             self.shape, self.first = shape, index
         if shape != self.shape:
-            raise _mixed(self.samples, self.first, self.shape, index, shape)
+            raise mixed_sizes(self.samples, self.first, self.shape, index, shape)
 
     def _kept(self, owners: Tensor) -> Tensor:
         """Evenly spaced samples: those at which floor(i most / M) moves on."""
@@ -200,11 +201,11 @@ def _join(parts: list[Part], samples: SampleSet, broken: float) -> FeatureSet:
     """The parts of all processes as one set, in the order of the samples."""
     tensors, told = [part for part, _ in parts], [said for _, said in parts]
     skipped = sorted((int(index), str(reason)) for said in told for index, reason in said["skipped"])
-    _check_share(skipped, samples, broken)
+    check_share(skipped, samples, broken)
     seen = sorted((said["first"], tuple(said["shape"])) for said in told if said["shape"] is not None)
     for first, shape in seen[1:]:
         if shape != seen[0][1]:
-            raise _mixed(samples, *seen[0], first, shape)
+            raise mixed_sizes(samples, *seen[0], first, shape)
     filled = [part for part in tensors if "features" in part]
     if not filled:
         raise ValueError(f"{samples.name}: got no samples that can be read")
@@ -232,17 +233,31 @@ def _join(parts: list[Part], samples: SampleSet, broken: float) -> FeatureSet:
     )
 
 
-def _mixed(samples: SampleSet, first: int, shape: tuple[int, ...], other: int, found: tuple[int, ...]) -> ValueError:
+def mixed_sizes(
+    samples: SampleSet, first: int, shape: tuple[int, ...], other: int, found: tuple[int, ...]
+) -> ValueError:
+    """What is said of samples of different sizes: number and shape of two of them."""
     return ValueError(
         f"{samples.name}: got samples of different sizes: {list(shape[1:])} (number {first}) and {list(found[1:])} (number "
         f"{other}); expected one size, resize them first"
     )
 
 
-def _check_share(skipped: Skipped, samples: SampleSet, broken: float) -> None:
+def check_share(skipped: Sequence[tuple[int, str]], samples: SampleSet, broken: float, *, so_far: bool = False) -> None:
+    """Refuse a set of which too much cannot be read.
+
+    Args:
+        skipped: number and reason of each.
+        samples: the set.
+        broken: share of it that may be unreadable.
+        so_far: whether there may be more of them.
+
+    Raises:
+        ValueError: more than that, naming some.
+    """
     if len(skipped) > broken * len(samples):
         named = "; ".join(reason for _, reason in skipped[:_NAMED])
+        counted = f"{'at least ' if so_far else ''}{len(skipped)} of {len(samples)} samples"
         raise ValueError(
-            f"{samples.name}: {len(skipped)} of {len(samples)} samples cannot be read, expected at most a share of "
-            f"{broken:g} (settings.broken): {named}"
+            f"{samples.name}: {counted} cannot be read, expected at most a share of {broken:g} (settings.broken): {named}"
         )

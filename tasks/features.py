@@ -28,13 +28,17 @@ __all__ = [
     "FeatureBatch",
     "FeatureExtractor",
     "LogMelFeatures",
+    "Modality",
     "ModuleFeatures",
     "PixelFeatures",
+    "centred_features",
+    "modality_named",
     "pixel_features",
     "weights_digest",
 ]
 
 Modality = Literal["image", "video", "audio"]
+"""What samples are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,19 @@ class FeatureExtractor(ABC):
     def to(self, device: torch.device | str) -> FeatureExtractor:
         """Move to a device; returns itself. Extractors without weights have nothing to move."""
         return self
+
+
+def modality_named(name: str) -> Modality:
+    """A modality by the name that tokenizers, models and data sets give it.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    known: tuple[Modality, ...] = ("image", "video", "audio")
+    for modality in known:
+        if modality == name:
+            return modality
+    raise ValueError(f"modality: got {name!r}, expected image, video or audio")
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -256,3 +273,29 @@ def pixel_features(images: Tensor, side: int = 8) -> NDArray[np.float64]:
     """
     small: NDArray[np.float64] = PixelFeatures(side).embed(images).features.double().numpy()
     return small
+
+
+def centred_features(frames: Tensor, side: int) -> NDArray[np.float64]:
+    """The square around what is lit, wherever that lies, at half the resolution: for things that move over black.
+
+    Args:
+        frames: float ``[M, 3, H, W]`` in [0, 1].
+        side: pixels of the square; its middle is the centre of the light.
+
+    Returns:
+        ``[M, (side // 2) ** 2]`` in [0, 1].
+    """
+    grey = frames.mean(1).clamp(0, 1)
+    grey = torch.where(grey > 0.1, grey, 0.0)  # a faint glow anywhere would pull the centre
+    total = grey.sum((1, 2)).clamp(min=1e-6)
+    grids = []
+    for axis in (2, 1):  # x comes first where grids are sampled
+        size = grey.shape[axis]
+        places = (torch.arange(size) + 0.5) / size * 2 - 1
+        centre = (grey.sum(3 - axis) * places).sum(1) / total
+        grids.append(centre[:, None] + (torch.arange(side) + 0.5) / size * 2 - side / size)
+    across, down = grids
+    grid = torch.stack((across[:, None].expand(-1, side, -1), down[:, :, None].expand(-1, -1, side)), dim=-1)
+    cut = F.grid_sample(grey[:, None], grid, align_corners=False, padding_mode="zeros")
+    found: NDArray[np.float64] = F.avg_pool2d(cut, 2).flatten(1).double().numpy()
+    return found

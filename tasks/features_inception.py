@@ -107,8 +107,10 @@ def _fetch() -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=True)
-    except OSError as error:
+        # Its name ends in the beginning of its hash: a login page in its place is no network either.
+        digest = path.stem.rpartition("-")[2]
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=digest, progress=True)
+    except (OSError, RuntimeError) as error:
         raise ConnectionError(
             f"cannot download the weights of Inception ({error}): put {URL_INCEPTION_V3} into {path.parent}, give the file "
             "as features.weights, or name other features (maskgen.tasks.classifier.ClassifierFeatures: your own network)"

@@ -233,7 +233,8 @@ def kernel_distance(
         seed: of the draws.
 
     Returns:
-        The mean; its interval is one standard deviation of the subsets on both sides, as the field reports it.
+        The mean; its interval is one standard deviation of the subsets on both sides, as the field reports it. Where a
+        subset is all there is, all subsets are the same, so there is one, and no interval.
 
     Raises:
         ValueError: fewer than two samples on a side, or two widths.
@@ -243,6 +244,8 @@ def kernel_distance(
     size = min(size, len(features), len(reference))
     if size < 2 or subsets < 1:
         raise ValueError(f"KID: got subsets of {size} samples, {subsets} of them; expected at least 2 and at least 1")
+    whole = size == len(features) == len(reference)
+    subsets = 1 if whole else subsets
     draw = np.random.RandomState(seed)  # torch-fidelity's generator
     found = np.empty(subsets)
     for number in range(subsets):
@@ -254,10 +257,10 @@ def kernel_distance(
     return Metric(
         value=mean,
         count=len(features),
-        low=mean - spread,
-        high=mean + spread,
-        interval=f"one standard deviation of {subsets} subsets on both sides",
-        note=f"{subsets} subsets of {size} samples, seed {seed}",
+        low=None if whole else mean - spread,
+        high=None if whole else mean + spread,
+        interval="" if whole else f"one standard deviation of {subsets} subsets on both sides",
+        note=f"{subsets} subset{'' if whole else 's'} of {size} samples, seed {seed}",
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from maskgen.tasks.metrics import Metric, bootstrap
 from maskgen.tasks.metrics_frechet import check_features
 
-__all__ = ["Overlap", "nearest", "neighbour_distances", "overlap"]
+__all__ = ["Copies", "Overlap", "copies", "nearest", "overlap"]
 
 _BLOCK = 1024  # rows of a block of distances
 _SLACK = 1e-9  # a point on the rim of a ball is in it, however its distance was rounded
@@ -135,10 +135,38 @@ def nearest(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     return (features.double().cpu() - reference.double().cpu()[places]).square().sum(1).sqrt(), places
 
 
-def neighbour_distances(features: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Euclidean distance of each sample to its nearest neighbour in ``reference``, ``[M]``; see ``nearest``."""
-    distances: NDArray[np.float64] = nearest(torch.from_numpy(features), torch.from_numpy(reference))[0].numpy()
-    return distances
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Whether samples are copies of what the model was trained on.
+
+    Attributes:
+        generated: median distance of a sample to the nearest training one.
+        held_out: the same for held-out real ones; copies would be far nearer.
+        share: of samples that are nearer to a training one than the nearest hundredth of the held-out ones.
+    """
+
+    generated: float
+    held_out: float
+    share: float
+
+
+def copies(features: Tensor, held_out: Tensor, reference: Tensor) -> Copies:
+    """How near samples are to the training data, beside how near real data are that the model has not seen.
+
+    Args:
+        features: ``[M, F]`` of the samples.
+        held_out: ``[H, F]`` of real ones that were not trained on.
+        reference: ``[R, F]`` of the training data.
+
+    Raises:
+        ValueError: two widths, or nothing on a side.
+    """
+    made, kept = (nearest(side, reference)[0].numpy() for side in (features, held_out))
+    return Copies(
+        generated=float(np.median(made)),
+        held_out=float(np.median(kept)),
+        share=float((made < np.quantile(kept, 0.01)).mean()),
+    )
 
 
 def _centred(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from maskgen.tokenizers.losses import Perceptual, PerceptualNet
 from maskgen.tokenizers.reconstruction import psnr
 from maskgen.tokenizers.usage import codebook_usage
 
-__all__ = ["CodeUse", "PixelScores", "perceptual_net", "ssim"]
+__all__ = ["CodeUse", "PixelScores", "clip_psnr", "frame_psnr", "perceptual_net", "ssim"]
 
 _SMALLEST = 11  # pixels of SSIM's window
 _MEASURES = ("psnr", "ssim", "lpips")
@@ -40,6 +40,51 @@ def perceptual_net(net: PerceptualNet = "alex") -> Perceptual:
         raise ConnectionError(f"{told}, or leave lpips out of settings.metrics") from None
     except ImportError:
         raise ImportError('LPIPS needs the package lpips: pip install "maskgen[train]"') from None
+
+
+def frame_psnr(original: Tensor, rebuilt: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture or frame, as 8-bit pictures: what people see, and what is saved.
+
+    Args:
+        original: float ``[B, 3, H, W]`` or ``[B, 3, T, H, W]`` in [0, 1].
+        rebuilt: the same shape.
+
+    Returns:
+        dB, at most 120, ``[B]`` or ``[B, T]``.
+
+    Raises:
+        ValueError: two shapes.
+    """
+    _check_pair(original, rebuilt)
+    return psnr((_eight_bit(original) - _eight_bit(rebuilt)).square().mean((1, -2, -1)))
+
+
+def clip_psnr(original: Tensor, rebuilt: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio of the mean squared error of each clip, as 8-bit pictures.
+
+    Over the frames together: where things come back to where they were, one frame of a repeated picture is infinitely good,
+    and a mean over frames would be made of that.
+
+    Args:
+        original: float ``[B, 3, T, H, W]`` in [0, 1].
+        rebuilt: the same shape.
+        counted: bool, which pixels count, a shape that expands to theirs; all by default.
+
+    Returns:
+        dB, at most 120, ``[B]``.
+
+    Raises:
+        ValueError: two shapes, or a clip of which nothing counts.
+    """
+    _check_pair(original, rebuilt)
+    squares = (_eight_bit(original) - _eight_bit(rebuilt)).square().flatten(1)
+    if counted is None:
+        return psnr(squares.mean(1))
+    weights = counted.expand_as(original).flatten(1)
+    number = weights.sum(1)
+    if int(number.min()) == 0:
+        raise ValueError("reconstruction: got a clip of which no pixel counts, expected at least one")
+    return psnr((squares * weights).sum(1) / number)
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -105,14 +150,10 @@ class PixelScores:
         Raises:
             ValueError: two shapes.
         """
-        if original.shape != rebuilt.shape or original.ndim not in (4, 5):
-            raise ValueError(
-                f"reconstruction: got shapes {tuple(original.shape)} and {tuple(rebuilt.shape)}, expected equal ones, "
-                "[B, 3, H, W] or [B, 3, T, H, W]"
-            )
-        first, second = (_frames((tensor.float().clamp(0, 1) * 255).round() / 255) for tensor in (original, rebuilt))
+        _check_pair(original, rebuilt)
+        first, second = (_frames(_eight_bit(tensor)) for tensor in (original, rebuilt))
         each = {
-            "psnr": lambda: psnr((first - second).square().flatten(1).mean(1)),
+            "psnr": lambda: frame_psnr(original, rebuilt),
             "ssim": lambda: ssim(first, second),
             "lpips": lambda: self._distances(first, second),
         }
@@ -186,6 +227,18 @@ class CodeUse:
             "codebook_usage": Metric(value=usage.share, count=count, note=note),
             "codebook_perplexity": Metric(value=usage.perplexity, count=count, note=note),
         }
+
+
+def _check_pair(original: Tensor, rebuilt: Tensor) -> None:
+    if original.shape != rebuilt.shape or original.ndim not in (4, 5):
+        raise ValueError(
+            f"reconstruction: got shapes {tuple(original.shape)} and {tuple(rebuilt.shape)}, expected equal ones, "
+            "[B, 3, H, W] or [B, 3, T, H, W]"
+        )
+
+
+def _eight_bit(signal: Tensor) -> Tensor:
+    return (signal.float().clamp(0, 1) * 255).round() / 255
 
 
 def _frames(signal: Tensor) -> Tensor:

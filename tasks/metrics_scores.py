@@ -30,6 +30,7 @@ __all__ = [
     "inception_score",
     "masked_scores",
     "per_class_accuracy",
+    "read_classes",
     "within_class_variance",
 ]
 
@@ -148,6 +149,25 @@ def classifier_scores(
     }
 
 
+def read_classes(real: tuple[Features, Labels], others: Sequence[Features], *, strength: float = 1.0) -> list[Labels]:
+    """What a classifier (scikit-learn's SVC) that was trained on real samples reads in others.
+
+    Args:
+        real: features ``[M, F]`` and labels ``[M]`` it is trained on.
+        others: features ``[M, F]`` each.
+        strength: its C; more follows the training data closer.
+
+    Returns:
+        The class of each, ``[M]``.
+
+    Raises:
+        ValueError: training samples of a single class.
+        ImportError: without scikit-learn.
+    """
+    judge = _fit(real, "the real samples", strength)
+    return [judge.predict(features) for features in others]
+
+
 def within_class_variance(features: Features, labels: Labels) -> float:
     """Variance around the class mean, summed over features and averaged over classes."""
     return float(np.mean([features[labels == label].var(axis=0).sum() for label in np.unique(labels)]))
@@ -256,10 +276,10 @@ def _token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return loss, logits.argmax(-1) == tokens
 
 
-def _fit(samples: tuple[Features, Labels], what: str) -> Any:
+def _fit(samples: tuple[Features, Labels], what: str, strength: float = 1.0) -> Any:
     try:
         from sklearn.svm import SVC
     except ImportError:
         raise ImportError('the classifier comes with scikit-learn: pip install "maskgen[eval]"') from None
     check_classes(samples[1], what)
-    return SVC().fit(*samples)
+    return SVC(C=strength).fit(*samples)

@@ -23,7 +23,7 @@ from maskgen.tasks.video_data import VideoData
 __all__ = ["DigitClips", "MovingDigits"]
 
 _SPEEDS = (1 / 32, 2 / 32)  # sides of the frame a frame: a digit moves on in every one, and crosses it in less than 32
-_DIRECTIONS = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1) if down or across]  # pixels a frame
+_DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # pixels a frame, of digits on a grid
 
 
 class MovingDigits(VideoData):
@@ -38,8 +38,9 @@ class MovingDigits(VideoData):
         size: S.
         digits: D; where digits overlap, the brighter pixel shows.
         digit_size: P.
-        whole: digits move by a whole pixel a frame, in one of eight directions, instead of by one or two at any angle: equal
-            motion then looks equal at every place, which a small tokenizer learns sooner.
+        grid: if above 0, digits start at multiples of so many pixels and move by one pixel a frame along a row or a column,
+            instead of from anywhere by one or two at any angle. With a tokenizer's stride as the grid, equal motion makes
+            equal tokens at every place, and small models learn in minutes; the frame less the digit is a multiple of it.
         labels: whether clips of one digit are labelled with it; clips of several never are.
         seed: of everything that is drawn, besides the examples' seeds.
 
@@ -55,7 +56,7 @@ class MovingDigits(VideoData):
         digits: int = 1,
         digit_size: int = 16,
         *,
-        whole: bool = False,
+        grid: int = 0,
         labels: bool = True,
         seed: int = 0,
     ) -> None:
@@ -64,8 +65,13 @@ class MovingDigits(VideoData):
                 f"MovingDigits: got frames {frames}, digits {digits}, digit_size {digit_size}, size {size}; expected 1 or "
                 "more frames and digits, and a digit of at least 8 pixels that is smaller than the frame"
             )
+        if grid < 0 or (grid and (size - digit_size) % grid):
+            raise ValueError(
+                f"MovingDigits: got grid {grid}, size {size}, digit_size {digit_size}; expected 0, or a divisor of "
+                "size - digit_size"
+            )
         self.size, self.digits, self.digit_size, self.seed = (frames, size, size), digits, digit_size, seed
-        self.whole = whole
+        self.grid = grid
         found = Digits(digit_size)
         self._names = found.class_names if labels and digits == 1 else ()
         kept = found.train()
@@ -124,8 +130,8 @@ class DigitClips:
         found: list[tuple[int, tuple[float, float, float, float]]] = []
         for number in range(self.data.digits):
             digit = draw.randrange(len(self)) if number else index
-            if self.data.whole:
-                start: tuple[float, float] = draw.randint(0, room), draw.randint(0, room)
+            if grid := self.data.grid:
+                start: tuple[float, float] = grid * draw.randint(0, room // grid), grid * draw.randint(0, room // grid)
                 found.append((digit, (*start, *draw.choice(_DIRECTIONS))))
                 continue
             angle, speed = draw.uniform(0, 2 * math.pi), side * draw.uniform(*_SPEEDS)

@@ -31,10 +31,15 @@ class Processes:
     Args:
         state: see ``maskgen.tasks.evaluation_set.process_state``.
         folder: for the parts; emptied first, gone after ``close``.
+
+    Attributes:
+        rank: number of this process.
+        count: how many there are.
+        main: whether this is the first.
     """
 
     def __init__(self, state: PartialState, folder: Path) -> None:
-        self._state, self._folder = state, folder
+        self.state, self._folder = state, folder
         self.rank, self.count = state.process_index, state.num_processes
         self.main = state.is_main_process
         if self.count > 1:
@@ -45,7 +50,7 @@ class Processes:
 
     def wait(self) -> None:
         """Until all have come here."""
-        self._state.wait_for_everyone()
+        self.state.wait_for_everyone()
 
     def blocks(self, count: int, size: int) -> Iterator[range]:
         """This process's share of ``count`` items in blocks of ``size``; blocks do not depend on the number of processes."""

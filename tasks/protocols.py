@@ -24,14 +24,16 @@ Resize = Literal["tf1-bilinear", "pil-bicubic"]
 class Protocol:
     """One way to measure generated images, in every detail that moves the numbers.
 
-    In all of them images are 8-bit before anything else, values rounded to the nearest; the Frechet distance is taken of
-    plain means and of covariances divided by M - 1, in float64.
+    The features of precision and recall are those of the extractor, as in ADM's evaluator; the paper's own, and
+    torch-fidelity's unless it is told otherwise, are of VGG-16 and give other numbers.
 
     Attributes:
         name: what it is called here.
         source: whose it is.
         resize: how images reach the extractor's size: ``tf1-bilinear`` without half-pixel offset and low-pass filter, or
-            ``pil-bicubic`` with one, on float channels and without rounding or clipping afterwards.
+            ``pil-bicubic`` with one, on float channels, clipped to the 8-bit range afterwards and not rounded.
+        quantisation: what is done to images before that.
+        statistics: what the Frechet distance is taken of.
         count: samples that published numbers are made of.
         splits: parts of the Inception score.
         split_size: samples of a part instead.
@@ -46,6 +48,8 @@ class Protocol:
     name: str
     source: str
     resize: Resize
+    quantisation: str = "8 bits a value, rounded to nearest"
+    statistics: str = "means, and covariances over M - 1, in float64"
     count: int = 50_000
     splits: int = 10
     split_size: int | None = None
@@ -97,7 +101,7 @@ def resize_images(images: Tensor, size: tuple[int, int] | None, rule: Resize) ->
         rule: see ``Protocol``.
 
     Returns:
-        float32 ``[B, 3, *size]`` in [0, 1]; bicubic overshoot goes beyond.
+        float32 ``[B, 3, *size]`` in [0, 1].
     """
     values = images.float()
     if size is None or tuple(images.shape[-2:]) == tuple(size):
@@ -107,4 +111,5 @@ def resize_images(images: Tensor, size: tuple[int, int] | None, rule: Resize) ->
     height, width = size
     planes = values.flatten(0, 1).cpu().numpy()
     resized = [np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC)) for plane in planes]
-    return torch.from_numpy(np.stack(resized)).unflatten(0, images.shape[:2]).to(images.device) / 255
+    whole = np.stack(resized).clip(0, 255)  # bicubic overshoots, and clean-fid 0.1.35 clips
+    return torch.from_numpy(whole).unflatten(0, images.shape[:2]).to(images.device) / 255

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
-from maskgen.tasks.extraction import FeatureSet, Skipped, extract
+from maskgen.tasks.extraction import FeatureSet, Skipped, check_share, extract
 from maskgen.tasks.features import FeatureExtractor
 from maskgen.tasks.metrics_frechet import Gaussian
 from maskgen.tasks.processes import Processes
@@ -39,7 +39,7 @@ __all__ = [
     "write_statistics",
 ]
 
-_FORMAT = "maskgen-reference-1"
+_FORMAT = "maskgen-reference-2"  # 1: before clean-fid's clipping, and without the frames of clips
 _INCEPTION = "inception-v3-2015-12-05-"  # what statistics that name no extractor were made by
 
 
@@ -115,7 +115,11 @@ def cached_reference(
     found = team.share(f"{name}-lookup", look_up)
     path = Path(found["path"])
     if found["there"]:
-        return _read(path) if team.main else None
+        if not team.main:
+            return None
+        kept = _read(path)
+        check_share(kept.skipped, samples, settings.get("broken", 1.0))
+        return kept
     made = extract(samples, extractor, resize=resize, team=team, name=name, **settings)
     if made is None:
         return None
@@ -147,6 +151,8 @@ def read_statistics(path: Path, extractor: FeatureExtractor, resize: Resize) -> 
     mu, sigma = arrays["mu"], arrays["sigma"]
     if mu is None or sigma is None or mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(f"{path}: got no statistics, expected mu [F] and sigma [F, F]")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError(f"{path}: got statistics that are not finite; compute them anew from the data")
     told = {name: "" if (found := arrays[name]) is None else str(found) for name in ("extractor", "resize", "name")}
     identity = extractor.identity()
     made_by = told["extractor"] or f"{_INCEPTION}... of {len(mu)} features"
@@ -193,21 +199,22 @@ def write_statistics(path: Path, reference: Reference) -> None:
     )
 
 
-def check_size(shape: tuple[int, ...], name: str, reference: Reference) -> None:
+def check_size(shape: tuple[int, ...], name: str, real: tuple[int, ...], reference: str) -> None:
     """Refuse samples of another size than the real ones: blur of resizing would be measured, not the model.
 
     Args:
         shape: of a sample; () if it is not known.
         name: of the samples.
-        reference: the real side.
+        real: shape of a real one; () if it is not known.
+        reference: name of the real ones.
 
     Raises:
         ValueError: naming both sizes.
     """
-    if shape and reference.shape and shape != reference.shape:
+    if shape and real and shape != real:
         raise ValueError(
-            f"{name}: samples of size {list(shape[1:])}, but the reference {reference.name} has "
-            f"{list(reference.shape[1:])}; resize one of them, and say so where you report the number"
+            f"{name}: samples of size {list(shape[1:])}, but the reference {reference} has {list(real[1:])}; resize one of "
+            "them, and say so where you report the number"
         )
 
 

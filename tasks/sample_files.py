@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -63,16 +64,20 @@ class Shelf:
             every = (path.relative_to(self.root).as_posix() for path in _walk(self.root))
         else:
             every = (info.filename for info in self._zip().infolist() if not info.is_dir())
-        suffixes = _SUFFIXES[modality]
+        suffixes, seen = _SUFFIXES[modality], list(every)
         found = sorted(
             name
-            for name in every
+            for name in seen
             if PurePosixPath(name).suffix.lower() in suffixes
             and not any(part.startswith(".") for part in PurePosixPath(name).parts)
         )
         if not found:
+            others = [
+                other for other, ends in _SUFFIXES.items() if any(PurePosixPath(n).suffix.lower() in ends for n in seen)
+            ]
+            told = f" (it holds {' and '.join(others)}: name features of that kind)" if others else ""
             raise ValueError(
-                f"{self.root}: no {modality} files found; expected names that end in {', '.join(sorted(suffixes))}"
+                f"{self.root}: no {modality} files found{told}; expected names that end in {', '.join(sorted(suffixes))}"
             )
         return found
 
@@ -170,7 +175,8 @@ def read_picture(shelf: Shelf, name: str) -> Tensor:
         with Image.open(io.BytesIO(content)) as opened:
             picture = np.asarray(load_image(opened))
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
+        told = re.sub(r" <[^>]*>$", "", " ".join(str(error).split()))  # Pillow names the buffer in memory
+        reason = told or type(error).__name__
         raise ValueError(f"{shelf.told(name)}: no picture, or a damaged one ({reason[:120]})") from None
     return torch.from_numpy(picture.copy()).permute(2, 0, 1).contiguous()
 
@@ -206,7 +212,7 @@ def read_clip(shelf: Shelf, name: str, frames: int) -> Tensor:
     path = shelf.path(name)
     if path is None:
         raise ValueError(f"{shelf.root}: got an archive, expected a folder of video files; unpack it")
-    with VideoFile(path) as file:
+    with VideoFile(path, reader="pyav") as file:  # which refuses frames that the decoder had to guess
         found = file.read(range(min(frames, file.frames)))
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(found, -1, 0)))
 

@@ -11,20 +11,22 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from maskgen.data import Source
-from maskgen.tasks.datasets import FolderSource, ShiftedSource
-from maskgen.tasks.features import Modality
+from maskgen.tasks.cifar10 import PixelSource
+from maskgen.tasks.datasets import ShiftedSource
+from maskgen.tasks.features import Modality, modality_named
+from maskgen.tasks.image_sources import PictureSource
 from maskgen.tasks.sample_arrays import open_array
 from maskgen.tasks.sample_files import Shelf, manifest_items, read_clip, read_picture, read_sound, read_strip
+from maskgen.tasks.sample_pictures import PlainPictures
 from maskgen.tasks.signal_data import AudioData, SignalData
 
-__all__ = ["ArraySamples", "DataSamples", "FileSamples", "Sample", "SampleSet", "open_samples"]
+__all__ = ["ArraySamples", "DataSamples", "FileSamples", "Sample", "SampleSet", "Subset", "open_samples"]
 
 Sample = Tensor | str
 """A sample, or why it cannot be read."""
@@ -103,7 +105,7 @@ class FileSamples(SampleSet):
 
     def digest(self) -> str:
         """See ``SampleSet``."""
-        return self._shelf.digest(self._names)
+        return self._shelf.digest(self._names) + _first_frames(self.modality, self.frames)
 
     def sample_rate(self, index: int) -> int:
         """See ``SampleSet``."""
@@ -168,10 +170,10 @@ class ArraySamples(SampleSet):
 
     def digest(self) -> str:
         """See ``SampleSet``."""
-        found = hashlib.sha256(f"{self._array.shape} {self.labels is not None}".encode())
+        found = hashlib.sha256(f"{self._array.shape} {self.labels}".encode())
         for first in range(0, len(self), 256):
             found.update(np.ascontiguousarray(self._array[first : first + 256]).data)
-        return found.hexdigest()[:16]
+        return found.hexdigest()[:16] + _first_frames(self.modality, self.frames)
 
 
 class DataSamples(SampleSet):
@@ -192,11 +194,12 @@ class DataSamples(SampleSet):
             raise ValueError(
                 f"data: {type(data).__name__} has no held-out examples; name some, or use its training half"
             )
-        modality: Any = data.modality
-        self.modality, self.name, self.frames = modality, f"{type(data).__name__} ({split})", frames
+        self.modality, self.name = modality_named(data.modality), f"{type(data).__name__} ({split})"
+        self.frames = frames
         self.class_names, self._data, self._source = data.class_names, data, _plain(source)
+        self._pictures = PlainPictures(source) if isinstance(source, PictureSource) else None
         if data.class_names:
-            self.labels = _labels(self._source)
+            self.labels = _labels(self._source) if self._pictures is None else self._pictures.labels()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -204,6 +207,8 @@ class DataSamples(SampleSet):
     def read(self, start: int, stop: int) -> list[Sample]:
         """See ``SampleSet``."""
         indices = range(start, min(stop, len(self)))
+        if self._pictures is not None:
+            return self._pictures.read(indices)
         signal = self._source.batch(indices, indices)[self._data.key]
         if self.modality == "audio":
             return list(signal)
@@ -213,7 +218,9 @@ class DataSamples(SampleSet):
 
     def digest(self) -> str:
         """See ``SampleSet``."""
-        found = hashlib.sha256(json.dumps([self.name, len(self)]).encode())
+        found = hashlib.sha256(json.dumps([self.name, len(self), self.labels]).encode())
+        if self._pictures is not None:
+            return hashlib.sha256(found.digest() + self._pictures.digest().encode()).hexdigest()[:16]
         for first in range(0, len(self), 64):
             for sample in self.read(first, first + 64):
                 assert isinstance(sample, Tensor)
@@ -223,6 +230,35 @@ class DataSamples(SampleSet):
     def sample_rate(self, index: int) -> int:
         """See ``SampleSet``."""
         return self._data.sample_rate if isinstance(self._data, AudioData) else 0
+
+
+class Subset(SampleSet):
+    """Some samples of a set, in an order of their own.
+
+    Args:
+        samples: the set.
+        indices: numbers of its samples.
+    """
+
+    def __init__(self, samples: SampleSet, indices: Sequence[int]) -> None:
+        self.modality, self.name, self.class_names = samples.modality, samples.name, samples.class_names
+        self.labels = None if samples.labels is None else [samples.labels[index] for index in indices]
+        self._samples, self._indices = samples, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, start: int, stop: int) -> list[Sample]:
+        """See ``SampleSet``."""
+        return [self._samples.read(index, index + 1)[0] for index in self._indices[start:stop]]
+
+    def digest(self) -> str:
+        """See ``SampleSet``."""
+        return hashlib.sha256(f"{self._samples.digest()} {list(self._indices)}".encode()).hexdigest()[:16]
+
+    def sample_rate(self, index: int) -> int:
+        """See ``SampleSet``."""
+        return self._samples.sample_rate(self._indices[index])
 
 
 def open_samples(path: Path, modality: Modality, frames: int = 16) -> SampleSet:
@@ -245,18 +281,19 @@ def open_samples(path: Path, modality: Modality, frames: int = 16) -> SampleSet:
     return found
 
 
+def _first_frames(modality: Modality, frames: int) -> str:
+    """What a hash of clips says beside their contents: how many frames of each were taken."""
+    return f"-{frames}" if modality == "video" else ""
+
+
 def _plain(source: Source) -> Source:
     """The same examples without augmentation: a random crop is another picture than the one that the papers measure."""
     if isinstance(source, ShiftedSource):
         return source.source
-    if isinstance(source, FolderSource):
-        return FolderSource(source.files, source.size, augment=False, flip=False)
-    return source
+    return PixelSource(source.pixels, source.labels) if isinstance(source, PixelSource) else source
 
 
 def _labels(source: Source) -> list[int]:
-    if isinstance(source, FolderSource):
-        return [label for _, label in source.files]
     found: list[int] = []
     for first in range(0, len(source), 256):
         indices: Sequence[int] = range(first, min(first + 256, len(source)))

@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from maskgen.acceleration import accelerated
 from maskgen.codebook_order import sample_by_codebook
 from maskgen.commit import commit_guided_logits, commit_logits, sample_commit
 from maskgen.conditioning import Cond
 from maskgen.critic import critic_scores
 from maskgen.filters import filtered_logits
 from maskgen.guidance import GuidanceRamp, guided_logits, model_logits, self_guided_logits
+from maskgen.prediction import Prediction
 from maskgen.published.halton_sampler import halton_order, rolled_orders, sample_halton
 from maskgen.published.maskbit_sampler import MaskBitRamp, maskbit_guided_logits, sample_maskbit
 from maskgen.published.onedtok_sampler import onedtok_guidance, sample_onedtok
@@ -76,13 +78,17 @@ def decide(
         ValueError: guidance that the model was not trained for, or a selector without the model it needs.
     """
     check_guidance(model, sampling)
+    model = accelerated(model, compiled=sampling.compile, bfloat16=sampling.bfloat16)
+    if critic is not None:
+        critic = accelerated(critic, compiled=sampling.compile, bfloat16=sampling.bfloat16)
     loops = {"halton": _halton, "onedtok": _onedtok, "maskbit": _maskbit, "vampnet": _vampnet, "codebook": _codebook}
     loops |= {"commit": _commit}
     if (loop := loops.get(sampling.sampler)) is not None:
         return loop(model, cond, tokens, mask, sampling, axes, seeds, callback)
     scores = _scores(model, critic, cond, sampling, axes)
+    prediction = _guided(model, cond, sampling, axes, seeds)
     return sample(
-        _filtered(_guided(model, cond, sampling, axes, seeds), sampling),
+        _filtered(prediction if sampling.reuse == 1 else prediction.reusing(sampling.reuse), sampling),
         tokens,
         mask,
         steps=sampling.steps,
@@ -98,7 +104,9 @@ def decide(
 
 def _filtered(logits_fn: LogitsFn, sampling: Sampling) -> LogitsFn:
     keep = sampling.keep()
-    return logits_fn if keep is None else filtered_logits(logits_fn, keep)
+    if keep is None:
+        return logits_fn
+    return logits_fn.filtered(keep) if isinstance(logits_fn, Prediction) else filtered_logits(logits_fn, keep)
 
 
 def check_guidance(model: MaskedTransformer, sampling: Sampling) -> None:
@@ -130,7 +138,7 @@ def _scores(
 
 def _guided(
     model: MaskedTransformer, cond: Cond, sampling: Sampling, axes: Sequence[int], seeds: Sequence[int]
-) -> LogitsFn:
+) -> Prediction:
     if not sampling.guidance:
         return model_logits(model, cond, axes)
     scale, steps, ramp = sampling.guidance, sampling.steps, sampling.guidance_ramp
@@ -331,7 +339,14 @@ def _commit(
     logits_fn = commit_logits(model, cond, axes)
     if sampling.guidance:
         logits_fn = commit_guided_logits(
-            model, cond, scale=sampling.guidance, steps=sampling.steps, ramp=sampling.guidance_ramp, axes=axes
+            model,
+            cond,
+            scale=sampling.guidance,
+            steps=sampling.steps,
+            ramp=sampling.guidance_ramp,
+            power=sampling.guidance_power,
+            interval=sampling.guidance_interval,
+            axes=axes,
         )
     return sample_commit(
         logits_fn,

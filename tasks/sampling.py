@@ -40,7 +40,7 @@ class Sampling:
         guidance_ramp: how the scale grows over the steps, see ``maskgen.guidance.guidance_weight``.
         guidance_power: exponent of the ramp ``power-cosine``, and of ``cosine`` with ``onedtok`` and ``maskbit``.
         guidance_interval: the part of the progress, in [0, 1], that is guided at all; this and the next three are for the
-            samplers ``maskgit``, ``halton``, ``vampnet`` and ``codebook``.
+            samplers ``maskgit``, ``halton``, ``vampnet`` and ``codebook``, this one for ``commit`` as well.
         guidance_from: what the guidance pushes away from: the prediction without a class (``unconditional``), that for the
             class ``negative_label`` (``label``), or that of the same model which sees fewer decided tokens (``self``).
         negative_label: a class number, for ``guidance_from: label``.
@@ -54,6 +54,11 @@ class Sampling:
         typical_min_tokens: keep so many typical tokens at least.
         sample_cutoff: share of the steps after which ``vampnet`` takes the most likely tokens.
         batch_counts: whether ``vampnet`` plans from the whole batch, as official; then items depend on their batch.
+        compile: run the model through ``torch.compile``, which takes a minute when a number of rows is first seen; see
+            docs/samplers.md for this and the next two, and ``maskgen.acceleration``.
+        bfloat16: run the model in bf16, with float32 logits: other samples, of the same quality.
+        reuse: with ``maskgit``, compute all places only every so many steps; 1 is exact, see
+            ``maskgen.prediction.Prediction.reusing``.
         codebook_steps: steps of each codebook where the sampler is ``codebook``, as (20, 10, 10, 10); () means ``steps`` for
             each.
     """
@@ -78,6 +83,9 @@ class Sampling:
     typical_min_tokens: int = 64
     sample_cutoff: float = 1.0
     batch_counts: bool = False
+    compile: bool = False
+    bfloat16: bool = False
+    reuse: int = 1
     codebook_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -94,6 +102,8 @@ class Sampling:
             )
         if self.steps < 1:
             raise ValueError(f"steps: got {self.steps}, expected at least 1")
+        if self.reuse < 1:
+            raise ValueError(f"reuse: got {self.reuse}, expected at least 1 (every step computes all places)")
         if any(steps < 1 for steps in self.codebook_steps):
             raise ValueError(
                 f"codebook_steps: got {self.codebook_steps}, expected numbers of at least 1, one a codebook"
@@ -124,6 +134,10 @@ class Sampling:
         if self.select in NEEDS_CRITIC:
             raise ValueError(
                 f"select: {self.select!r} works with the sampler 'maskgit' only, got sampler {self.sampler!r}"
+            )
+        if self.reuse > 1:
+            raise ValueError(
+                f"reuse: got {self.reuse} with the sampler {self.sampler!r}, works with 'maskgit' only; use 1"
             )
         for name in ("temperature", "choice_temperature"):
             if isinstance(getattr(self, name), str):

@@ -1,16 +1,17 @@
 """What both training stages need of a data set, whatever its modality.
 
-Shapes: B batch, C channels, S samples.
+Shapes: B batch, C channels, S samples, H W pixels.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 from maskgen.data import Source
 
-__all__ = ["AudioData", "SignalData"]
+__all__ = ["AudioData", "ImageData", "SignalData"]
 
 
 class SignalData(ABC):
@@ -38,6 +39,20 @@ class SignalData(ABC):
     @abstractmethod
     def test(self) -> Source | None:
         """Held-out examples, never augmented; None if there are none."""
+
+    def log_skipped(self, path: Path) -> None:  # noqa: B027 (optional)
+        """Name examples that turn out broken in this file, one JSON line each; data that skip none write none.
+
+        All processes of a run add to the same file, and a run that goes on reads what it holds.
+        """
+
+
+class ImageData(SignalData):
+    """A labelled image data set; batches hold ``images`` float ``[B, 3, H, W]`` in [0, 1] and ``labels`` long ``[B]``."""
+
+    modality: ClassVar[str] = "image"
+    key: ClassVar[str] = "images"
+    size: tuple[int, int]
 
 
 class AudioData(SignalData):

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from maskgen.checkpoint import load_module, write_json
-from maskgen.data import Source, TensorSource
 from maskgen.objective import MaskedModeling, MaskingSettings
 from maskgen.published.vampnet import VampNetTransformer
 from maskgen.tasks.datasets import ImageData
@@ -26,8 +25,10 @@ from maskgen.tasks.media import image_grid, save_image, to_images
 from maskgen.tasks.model_checks import check_codec
 from maskgen.tasks.pipeline import Pipeline, PipelineConfig, Sampling
 from maskgen.tasks.signal_data import AudioData, SignalData
-from maskgen.tasks.token_sources import cached_tokens, first_codebooks, tokenize
+from maskgen.tasks.skipped import count_skipped
+from maskgen.tasks.token_shards import TokenShards
 from maskgen.tasks.training_runs import Say, copy_files, describe, fingerprint, finished_before
+from maskgen.tasks.training_tokens import check_shards, doing, training_tokens
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.training import ReconstructionSettings, VQGANTraining
@@ -35,9 +36,10 @@ from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskgen.trainer import Trainer, TrainSettings
 from maskgen.transformer import MaskedTransformer
 
-__all__ = ["Stage", "tokenize", "train_tokenizer", "train_transformer"]
+__all__ = ["Stage", "train_tokenizer", "train_transformer"]
 
 Stage = Literal["coarse", "fine"]
+Show = Callable[[nn.Module, Path, int], None]
 _SHOWN = 2  # sounds a run writes now and then
 
 
@@ -76,11 +78,13 @@ def train_tokenizer(
     if finished_before(out, description, "tokenizer", say):
         return out
     torch.manual_seed(settings.seed)
+    data.log_skipped(out / "skipped.jsonl")
     objective = VQGANTraining(VQGAN(tokenizer), loss, held_out=data.test(), show=_show_reconstructions(data))
     trainer = Trainer(objective, data.train(), settings, out, title="tokenizer")
     # Only now: what was refused above leaves no run behind that would forbid other settings.
     write_json(out / "run.json", {**description, "finished": False})
     trainer.fit()
+    _tell_skipped(out, "tokenizer", say)
     write_json(out / "run.json", {**description, "finished": True})
     return out
 
@@ -106,7 +110,7 @@ def train_transformer(
     Args:
         tokenizer: folder of the tokenizer, of an earlier ``train_tokenizer`` for instance.
         transformer: the model to train; its weights start anew from ``settings.seed``.
-        data: images or sounds to train on.
+        data: images or sounds to train on, or their tokens as ``maskgen tokenize`` wrote them.
         masking: what is hidden and what it costs.
         settings: how long and how wide.
         out: the model folder to make: ``tokenizer/``, ``transformer/`` and ``pipeline.json``.
@@ -122,7 +126,8 @@ def train_transformer(
 
     Raises:
         FileNotFoundError: no tokenizer there, or for ``fine`` no model.
-        ValueError: the transformer does not fit the tokenizer or the data, or ``out`` holds a run with other settings.
+        ValueError: the transformer does not fit the tokenizer or the data, the tokens are another tokenizer's, or ``out``
+            holds a run with other settings.
     """
     if not (tokenizer / "config.json").is_file():
         raise FileNotFoundError(
@@ -130,9 +135,11 @@ def train_transformer(
             f"`maskgen train {'codec' if isinstance(data, AudioData) else 'tokenizer'}`"
         )
     codes = load_module(tokenizer, Tokenizer)  # type: ignore[type-abstract]
+    identity = fingerprint(codes)
+    check_shards(data, identity, views)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
-    parts = {"tokenizer": fingerprint(codes), "transformer": transformer, "data": data, "masking": masking}
+    parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking}
     description = describe(**parts, settings=settings, sampling=sampling, views=views)
     run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
     if finished_before(run, description, title, say):
@@ -143,21 +150,21 @@ def train_transformer(
         model.set_code_tables(codes.code_tables())
     codes.to("cuda" if torch.cuda.is_available() else "cpu")  # where all signals are encoded
     config = PipelineConfig(signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling())
-    kind = "images" if data.modality == "image" else "sounds"
-    say(f"{title}: tokenizing {len(data.train())} {kind}, {views} view(s) each")
-    held_out = _tokens(codes, data.test(), data.key, out / "tokens" / "test.safetensors", model.num_codebooks)
-    show = _show_samples(codes, config)
-    if isinstance(codes, AudioTokenizer):
-        show = _show_sounds(codes, config, data, masking.visible_codebooks)
+    data.log_skipped(run / "skipped.jsonl")
+    say(f"{title}: {doing(data, views)}")
+    kept, depth = out / "tokens", model.num_codebooks
+    held_out = training_tokens(codes, data.test(), data.key, kept / "test.safetensors", depth)
+    show = _show(codes, config, data, masking.visible_codebooks)
     objective = MaskedModeling(model, masking, held_out=held_out, show=show)
     passes = {"views": views, "seed": settings.seed}
-    tokens = _tokens(codes, data.train(), data.key, out / "tokens" / "train.safetensors", model.num_codebooks, **passes)
+    tokens = training_tokens(codes, data.train(), data.key, kept / "train.safetensors", depth, **passes)
     assert tokens is not None
     trainer = Trainer(objective, tokens, settings, run, title=title)
     write_json(run / "run.json", {**description, "finished": False})
     if coarse is None:
         copy_files(tokenizer, out / "tokenizer")
     trainer.fit()
+    _tell_skipped(run, title, say)
     trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
     if coarse is None:
         Pipeline(codes, trained, config).save_pretrained(out)
@@ -166,17 +173,6 @@ def train_transformer(
         Pipeline(codes, coarse.transformer, config, fine=trained).save_pretrained(out)
     write_json(run / "run.json", {**description, "finished": True})
     return out
-
-
-def _tokens(
-    tokenizer: Tokenizer, source: Source | None, key: str, cache: Path, codebooks: int, views: int = 1, seed: int = 0
-) -> TensorSource | None:
-    """Tokens of a source, if there is one; those of sound come from the file ``cache`` if they can."""
-    if source is None:
-        return None
-    if not isinstance(tokenizer, AudioTokenizer):
-        return tokenize(source, tokenizer, key=key, views=views, seed=seed)
-    return first_codebooks(cached_tokens(source, tokenizer, cache, key=key, views=views, seed=seed), codebooks)
 
 
 def _kept_codebooks(tokenizer: Tokenizer, codebooks: int | None, stage: Stage) -> int:
@@ -225,8 +221,9 @@ def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: Signa
     if tokenizer.modality != data.modality:
         raise ValueError(f"data: got {data.modality} data, but the tokenizer's modality is {tokenizer.modality}")
     channels = 3
-    if isinstance(tokenizer, AudioTokenizer) and isinstance(data, AudioData):
+    if isinstance(tokenizer, AudioTokenizer):
         channels = tokenizer.channels
+    if isinstance(tokenizer, AudioTokenizer) and isinstance(data, AudioData):
         sound, codec = (data.sample_rate, data.channels), (tokenizer.sample_rate, channels)
         if sound != codec:
             raise ValueError(
@@ -250,7 +247,20 @@ def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: Signa
         raise ValueError(f"the transformer does not fit the tokenizer and the data: {'; '.join(wrong)}")
 
 
-def _show_reconstructions(data: ImageData) -> Callable[[nn.Module, Path, int], None]:
+def _show(codes: Tokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show | None:
+    """What a run writes now and then; nothing for sounds of which only the tokens are there."""
+    if not isinstance(codes, AudioTokenizer):
+        return _show_samples(codes, config)
+    return None if isinstance(data, TokenShards) else _show_sounds(codes, config, data, visible)
+
+
+def _tell_skipped(run: Path, title: str, say: Say) -> None:
+    count = count_skipped(run / "skipped.jsonl")
+    if count:
+        say(f"{title}: {count} broken examples were skipped, see {run / 'skipped.jsonl'}")
+
+
+def _show_reconstructions(data: ImageData) -> Show:
     def show(model: nn.Module, folder: Path, step: int) -> None:
         source = data.test() or data.train()
         count = min(8, len(source))
@@ -263,21 +273,20 @@ def _show_reconstructions(data: ImageData) -> Callable[[nn.Module, Path, int], N
     return show
 
 
-def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Callable[[nn.Module, Path, int], None]:
+def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
         device = next(model.parameters()).device
         pipe = Pipeline(tokenizer, model, config, device)
-        columns = min(10, model.num_classes)
-        labels = [index for _ in range(4) for index in range(columns)]
-        save_image(image_grid(generate(pipe, labels), columns), folder / f"samples-{step:08d}.png")
+        columns = min(10, model.num_classes) or 10
+        labels = [index for _ in range(4) for index in range(columns)] if model.num_classes else None
+        pictures = generate(pipe, labels, seeds=range(4 * columns))
+        save_image(image_grid(pictures, columns), folder / f"samples-{step:08d}.png")
 
     return show
 
 
-def _show_sounds(
-    codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int
-) -> Callable[[nn.Module, Path, int], None]:
+def _show_sounds(codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show:
     """Writes some sounds once as they were, and at every showing with their middle third filled by the model."""
 
     def show(model: nn.Module, folder: Path, step: int) -> None:

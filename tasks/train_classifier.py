@@ -118,6 +118,7 @@ def train_classifier(
     if finished_before(out, description, "classifier", say):
         return out
     torch.manual_seed(settings.seed)
+    data.log_skipped(out / "skipped.jsonl")
     trainer = Trainer(
         ClassifierTraining(Classifier(config), data.test()), data.train(), settings, out, title="classifier"
     )

@@ -12,13 +12,12 @@ import torch
 
 from maskgen.checkpoint import load_module, write_json
 from maskgen.critic import CriticModeling, CriticSettings, SelfCriticModeling, check_critic
-from maskgen.data import Source, TensorSource
 from maskgen.objective import MaskingSettings
 from maskgen.published.vampnet import VampNetTransformer
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.signal_data import AudioData, SignalData
-from maskgen.tasks.token_sources import cached_tokens, first_codebooks, tokenize
 from maskgen.tasks.training_runs import Say, describe, fingerprint, finished_before
+from maskgen.tasks.training_tokens import check_shards, doing, training_tokens
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.trainer import Trainer, TrainSettings
 from maskgen.transformer import MaskedTransformer
@@ -70,11 +69,12 @@ def train_critic(
     """
     pipe = Pipeline.from_pretrained(model, device="cpu")
     _check(pipe, data, kind, critic, masking, model.resolve() == out.resolve())
-    generator, judged = pipe.transformer, judging or CriticSettings()
+    generator, judged, identity = pipe.transformer, judging or CriticSettings(), fingerprint(pipe.tokenizer)
+    check_shards(data, identity, views)
     start = critic or generator
     parts = {
         "generator": fingerprint(generator),
-        "tokenizer": fingerprint(pipe.tokenizer),
+        "tokenizer": identity,
         "critic": start,
         "data": data,
     }
@@ -84,9 +84,12 @@ def train_critic(
     if finished_before(run, description, title, say):
         return out
     torch.manual_seed(settings.seed)
-    say(f"{title}: tokenizing {len(data.train())} examples, {views} view(s) each")
-    held_out = _tokens(pipe, data.test(), data.key, out / "tokens" / "test.safetensors")
-    tokens = _tokens(pipe, data.train(), data.key, out / "tokens" / "train.safetensors", views, settings.seed)
+    say(f"{title}: {doing(data, views)}")
+    pipe.tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
+    kept, depth = out / "tokens", generator.num_codebooks
+    held_out = training_tokens(pipe.tokenizer, data.test(), data.key, kept / "test.safetensors", depth)
+    passes = {"views": views, "seed": settings.seed}
+    tokens = training_tokens(pipe.tokenizer, data.train(), data.key, kept / "train.safetensors", depth, **passes)
     assert tokens is not None
     objective: CriticModeling | SelfCriticModeling
     trained = _begun(start, generator, pipe)
@@ -125,19 +128,6 @@ def _write(pipe: Pipeline, run: Path, out: Path, kind: CriticKind, same_folder: 
     # A critic of an earlier training judged another generator than the one that has just learnt to judge itself.
     transformer, critic = (pipe.transformer, trained) if kind == "separate" else (trained, None)
     Pipeline(pipe.tokenizer, transformer, pipe.config, "cpu", fine=pipe.fine, critic=critic).save_pretrained(out)
-
-
-def _tokens(
-    pipe: Pipeline, source: Source | None, key: str, cache: Path, views: int = 1, seed: int = 0
-) -> TensorSource | None:
-    """Tokens of a source, if there is one; those of sound come from the file ``cache`` if they can."""
-    if source is None:
-        return None
-    pipe.tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
-    if not isinstance(pipe.tokenizer, AudioTokenizer):
-        return tokenize(source, pipe.tokenizer, key=key, views=views, seed=seed)
-    tokens = cached_tokens(source, pipe.tokenizer, cache, key=key, views=views, seed=seed)
-    return first_codebooks(tokens, pipe.transformer.num_codebooks)
 
 
 def _check(

@@ -20,6 +20,7 @@ import numpy as np
 from maskgen.commit import Prompt
 from maskgen.tasks.media import load_image
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.video_backends import Reader
 from maskgen.tasks.video_draw import Drawing, clip_size, trained
 from maskgen.tasks.video_edits import Piece, between_pieces, painted_pieces, predicted_pieces, predicted_total
 from maskgen.tasks.video_files import VIDEO_SUFFIXES, VideoFile, save_video, to_frames
@@ -37,6 +38,8 @@ __all__ = [
     "write_pieces",
 ]
 
+# Refuses frames whose contents the decoder had to guess, and is as fast as decord from frame to frame.
+_READER: Reader = "pyav"
 _FRAME_RATE = Fraction(8)  # of results, where nothing says another
 
 
@@ -191,7 +194,7 @@ def outpaint_file(
     pipe.require("video", "outpainting")
     trained(pipe).check([Prompt.OUTPAINTING], "outpainting")
     size, options = clip_size(pipe)[1:], clip or ClipOptions()
-    with VideoFile(path) as file:
+    with VideoFile(path, reader=_READER) as file:
         places, rate = _places(file, options)
         task, fit = outpainting((file.height, file.width), pads, region, size)
         source = FileFrames(file, size, places, fit)
@@ -232,7 +235,7 @@ def output_rate(pipe: Pipeline) -> Fraction:
 @contextlib.contextmanager
 def _opened(pipe: Pipeline, path: str | Path, clip: ClipOptions) -> Iterator[tuple[FileFrames, Fraction]]:
     """A part of a file at the model's size, and its frame rate."""
-    with VideoFile(path) as file:
+    with VideoFile(path, reader=_READER) as file:
         places, rate = _places(file, clip)
         yield FileFrames(file, clip_size(pipe)[1:], places), rate
 

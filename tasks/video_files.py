@@ -174,12 +174,16 @@ class VideoFile:
             ValueError: a rate out of range, or less video than asked for.
         """
         rate = check_frame_rate(frame_rate, self.name)
-        there = math.ceil((self.duration - start) * rate - 1e-6) if start >= 0 and math.isfinite(start) else 0
+        if not 0 <= start < self.duration:
+            raise ValueError(
+                f"{self.name}: got a start at {start:g} s, expected 0 to {self.duration:g} s: so long it lasts"
+            )
+        there = max(1, math.ceil((self.duration - start) * rate - 1e-6))
         wanted = there if count is None else count
         if not 1 <= wanted <= there:
             raise ValueError(
-                f"{self.name}: got {wanted} frames from {start:g} s on at {float(rate):g} a second, expected 1 to "
-                f"{max(there, 0)}: it lasts {self.duration:g} s"
+                f"{self.name}: got {wanted} frames from {start:g} s on at {float(rate):g} a second, expected 1 to {there}: "
+                f"it lasts {self.duration:g} s"
             )
         # Stamps are rounded to ticks: a frame that begins within a thousandth of a second is the one that is meant.
         moments = start + np.arange(wanted) / float(rate) + min(1e-3, 0.1 / float(rate))

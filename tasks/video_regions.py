@@ -156,7 +156,7 @@ def open_mask(path: Path, source: MemoryFrames | FileFrames, size: tuple[int, in
         FileNotFoundError, ValueError, OSError: there is no such file, it is damaged, or does not fit the clip.
     """
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return FileMask(VideoFile(path), source, size)
+        return FileMask(VideoFile(path, reader="pyav"), source, size)
     return MemoryMask(load_mask(path, (source.given[1], source.given[0])), source, size)
 
 

@@ -1,6 +1,7 @@
-"""Clips as tokens to train on, for several tasks at once: those of the clip itself, and those of each task's condition.
+"""Clips as tokens to train on, each with the condition of one task.
 
-Everything is encoded once, before training. Of a condition only the tokens that the model is shown are kept.
+Everything is encoded once, before training. Encoding is what costs, so a clip is not encoded for every task: each view of it
+has one, drawn by weight, and more views show more of both.
 
 Shapes: B batch, M examples (views x clips), N tokens, K codebooks, V vocabulary, n tokens that a condition shows.
 """
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from maskgen.commit import Prompt
 from maskgen.conditioning import NO_LABEL
@@ -37,23 +39,21 @@ class TaskTokens:
     Attributes:
         prompt: see ``maskgen.commit.Prompt``.
         places: long ``[n]``, the places in the grid that show the condition.
-        tokens: integers ``[M, n, K]``, what stands there.
         class_conditional: whether the class is given, too.
-        weight: how often the task is drawn, in proportion to the others.
     """
 
     prompt: int
     places: torch.Tensor
-    tokens: torch.Tensor
     class_conditional: bool
-    weight: float = 1.0
 
 
 class CommitSource:
-    """Examples for ``maskgen.commit_objective.CommitModeling``; which task an example is for is drawn from its seed.
+    """Examples for ``maskgen.commit_objective.CommitModeling``.
 
     Args:
         tokens: integers ``[M, N, K]``, of the clips.
+        conditions: integers ``[M, N, K]``, of their conditions; what stands outside of a task's places does not matter.
+        chosen: long ``[M]``, which of ``tasks`` each example is for.
         tasks: one or more.
         labels: long ``[M]``, for class-conditional tasks.
 
@@ -61,34 +61,43 @@ class CommitSource:
         ValueError: no tasks, numbers of examples that differ, or class-conditional tasks without labels.
     """
 
-    def __init__(self, tokens: torch.Tensor, tasks: Sequence[TaskTokens], labels: torch.Tensor | None = None) -> None:
-        lengths = {len(tokens), *(len(task.tokens) for task in tasks), *([] if labels is None else [len(labels)])}
+    def __init__(
+        self,
+        tokens: torch.Tensor,
+        conditions: torch.Tensor,
+        chosen: torch.Tensor,
+        tasks: Sequence[TaskTokens],
+        labels: torch.Tensor | None = None,
+    ) -> None:
+        lengths = {len(part) for part in (tokens, conditions, chosen, labels) if part is not None}
         if not tasks or not len(tokens) or len(lengths) > 1:
             raise ValueError(f"CommitSource: got {len(tasks)} tasks and lengths {sorted(lengths)}, expected one length")
         self.by_class = any(task.class_conditional for task in tasks)
         if self.by_class and labels is None:
             raise ValueError("CommitSource: got class-conditional tasks, but no labels; the data must have classes")
-        self.tokens, self.tasks, self.labels = tokens, list(tasks), labels
+        self.tokens, self.conditions, self.chosen, self.labels = tokens, conditions, chosen, labels
+        self._prompts = torch.tensor([task.prompt for task in tasks])
+        self._given = torch.tensor([task.class_conditional for task in tasks])
+        self._shown = torch.zeros(len(tasks), tokens.shape[1], 1, dtype=torch.bool)
+        for shown, task in zip(self._shown, tasks, strict=True):
+            shown[task.places] = True
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
-        """``tokens``, ``condition`` and ``known`` ``[B, N, K]``; ``task`` and, for classes, ``labels`` ``[B]``."""
+        """``tokens``, ``condition`` and ``known`` ``[B, N, K]``; ``task`` and, for classes, ``labels`` ``[B]``.
+
+        Nothing is drawn: ``seeds`` do not matter.
+        """
         rows = torch.as_tensor(indices)
-        chosen = draw_tasks([task.weight for task in self.tasks], seeds)
-        tokens = self.tokens[rows].long()
-        condition, known = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
-        prompts = torch.tensor([task.prompt for task in self.tasks])
-        for number, task in enumerate(self.tasks):
-            mine = (chosen == number).nonzero()
-            condition[mine, task.places] = task.tokens[rows[mine[:, 0]]].long()
-            known[mine, task.places] = True
-        batch = {"tokens": tokens, "condition": condition, "known": known, "task": prompts[chosen]}
+        tokens, chosen = self.tokens[rows].long(), self.chosen[rows]
+        known = self._shown[chosen].expand_as(tokens)
+        condition = torch.where(known, self.conditions[rows].long(), 0)
+        batch = {"tokens": tokens, "condition": condition, "known": known, "task": self._prompts[chosen]}
         if self.by_class:
             assert self.labels is not None, "see __init__"
-            given = torch.tensor([task.class_conditional for task in self.tasks])[chosen]
-            batch["labels"] = torch.where(given, self.labels[rows], NO_LABEL)
+            batch["labels"] = torch.where(self._given[chosen], self.labels[rows], NO_LABEL)
         return batch
 
 
@@ -102,7 +111,7 @@ def commit_tokens(
     seed: int = 0,
     path: Path | None = None,
 ) -> CommitSource:
-    """All clips of a source as tokens, and the conditions of each task.
+    """All clips of a source as tokens, and the condition of one task for each.
 
     Args:
         source: batches with ``video`` and, where there are classes, ``labels``.
@@ -110,8 +119,8 @@ def commit_tokens(
         tasks: weights by name, see ``maskgen.tasks.trained_tasks.named_task``; generation is without a class if there are
             none.
         inpainting_prompt: see ``maskgen.tasks.trained_tasks.TrainedTasks``.
-        views: passes over the source, each with seeds of its own.
-        seed: of the augmentation.
+        views: passes over the source, each with seeds and tasks of its own.
+        seed: of the augmentation and of the tasks.
         path: a file that keeps the tokens, so that a run that goes on does not encode everything again; one of another
             tokenizer, other data, tasks, views or seed is made anew. None keeps them in memory only.
 
@@ -123,32 +132,32 @@ def commit_tokens(
     if views < 1:
         raise ValueError(f"views: got {views}, expected at least 1")
     named = {name: named_task(name) for name in tasks}
-    distinct = list(dict.fromkeys(map(_padding_of, named.values())))
+    conditions, weights = [_padding_of(task) for task in named.values()], list(tasks.values())
     wanted = {
         "weights": fingerprint(tokenizer),
         "data": probe(source, "video"),
-        "conditions": ", ".join(map(repr, distinct)),
+        "conditions": ", ".join(f"{task!r} x {weight}" for task, weight in zip(conditions, weights, strict=True)),
         "views": str(views),
         "seed": str(seed),
     }
+    seeds = range(seed, seed + views * len(source))
+    chosen = draw_tasks(weights, seeds)
     found = read_tokens(path) if path is not None and path.is_file() else ({}, {})
-    tensors = found[0] if found[1] == wanted else _encode(source, tokenizer, distinct, views, seed)
+    tensors = found[0] if found[1] == wanted else _encode(source, tokenizer, conditions, chosen, seeds)
     if path is not None and found[1] != wanted:
         write_tokens(tensors, path, vocab_size=tokenizer.vocab_size, metadata=wanted)
     example = source.batch([0], [seed])["video"]
     cells = TokenCells.of(tokenizer, example.shape)
-    parts, classes = [], "labels" in tensors
-    for name, task in named.items():
-        alike = _padding_of(task)
-        part = TaskTokens(
+    classes = "labels" in tensors
+    parts = [
+        TaskTokens(
             prompt=task.prompt(inpainting_prompt=inpainting_prompt),
-            places=_places(alike, example, cells),
-            tokens=tensors[f"condition_{distinct.index(alike)}"],
+            places=alike.condition(example, cells).tokens.flatten().nonzero()[:, 0],
             class_conditional=task.class_conditional and (classes or task.region != "none"),
-            weight=tasks[name],
         )
-        parts.append(part)
-    return CommitSource(tensors["tokens"], parts, tensors.get("labels"))
+        for task, alike in zip(named.values(), conditions, strict=True)
+    ]
+    return CommitSource(tensors["tokens"], tensors["conditions"], chosen, parts, tensors.get("labels"))
 
 
 def _padding_of(task: VideoTask) -> VideoTask:
@@ -156,31 +165,34 @@ def _padding_of(task: VideoTask) -> VideoTask:
     return dataclasses.replace(task, kind=Prompt.FULL_GENERATION, class_conditional=False)
 
 
-def _places(task: VideoTask, clip: torch.Tensor, cells: TokenCells) -> torch.Tensor:
-    return task.condition(clip, cells).tokens.flatten().nonzero()[:, 0]
-
-
 @torch.no_grad()
 def _encode(
-    source: Source, tokenizer: VideoTokenizer, conditions: Sequence[VideoTask], views: int, seed: int
+    source: Source,
+    tokenizer: VideoTokenizer,
+    conditions: Sequence[VideoTask],
+    chosen: torch.Tensor,
+    seeds: Sequence[int],
 ) -> dict[str, torch.Tensor]:
-    """``tokens`` ``[M, N, K]``, ``condition_0`` ``[M, n, K]`` ... in small integers, and ``labels`` if there are any."""
+    """``tokens`` and ``conditions`` ``[M, N, K]`` in small integers, and ``labels`` if there are any."""
     device = next((weight.device for weight in tokenizer.parameters()), torch.device("cpu"))  # a toy has no weights
     small = torch.int16 if tokenizer.vocab_size <= 1 << 15 else torch.int32
-    count = max(1, min(_MOST, _PIXELS // math.prod(source.batch([0], [seed])["video"].shape[2:])))
+    count = max(1, min(_MOST, _PIXELS // math.prod(source.batch([0], [seeds[0]])["video"].shape[2:])))
     parts: list[Batch] = []
     with fast_matmul(device):
-        for view in range(views):
-            for first in range(0, len(source), count):
-                indices = range(first, min(first + count, len(source)))
-                batch = source.batch(indices, [seed + view * len(source) + index for index in indices])
-                clips = batch["video"].to(device)
-                cells = TokenCells.of(tokenizer, clips.shape)
-                part = {"tokens": tokenizer.encode(clips).to("cpu", small)}
-                for number, task in enumerate(conditions):
-                    condition = task.condition(clips, cells)
-                    shown = condition.tokens.flatten().cpu()
-                    made = tokenizer.encode(condition.clip).cpu() if shown.any() else part["tokens"]
-                    part[f"condition_{number}"] = made[:, shown].to(small)
-                parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
+        for first in tqdm(range(0, len(seeds), count), desc="tokenize", unit="batch", disable=None):
+            examples = range(first, min(first + count, len(seeds)))
+            batch = source.batch(
+                [example % len(source) for example in examples], [seeds[number] for number in examples]
+            )
+            clips = batch["video"].to(device)
+            cells = TokenCells.of(tokenizer, clips.shape)
+            tokens = tokenizer.encode(clips)
+            made = torch.zeros_like(tokens)
+            for number in chosen[first : first + count].unique().tolist():
+                mine = (chosen[first : first + count] == number).nonzero()[:, 0].to(device)
+                condition = conditions[number].condition(clips[mine], cells)
+                if condition.tokens.any():
+                    made[mine] = tokenizer.encode(condition.clip)
+            part = {"tokens": tokens.to("cpu", small), "conditions": made.to("cpu", small)}
+            parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

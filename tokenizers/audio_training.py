@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from maskgen.data import Batch, Source
 from maskgen.tokenizers.audio_codec import AudioCodec, AudioCodecOutput
 from maskgen.tokenizers.audio_losses import SpectralLoss, si_sdr
+from maskgen.tokenizers.codebook_care import rows_of_all
 from maskgen.tokenizers.usage import codebook_usage
+from maskgen.tokenizers.whole_batch import mean_over_processes
 from maskgen.trainer import Objective
 
 __all__ = ["CodecLossSettings", "CodecTraining"]
@@ -151,7 +153,8 @@ class CodecTraining(Objective):
             return audio
         # On whole frames, as they are when a whole sound is encoded.
         (hop,) = self.model.stride
-        starts = (hop * torch.randint((audio.shape[-1] - length) // hop + 1, (len(audio),))).tolist()
+        places = (audio.shape[-1] - length) // hop + 1
+        starts = (hop * (self.rows.rand((len(audio),), audio.device) * places).long()).tolist()
         return torch.stack([sound[:, start : start + length] for sound, start in zip(audio, starts, strict=True)])
 
     @torch.no_grad()
@@ -162,7 +165,7 @@ class CodecTraining(Objective):
             used = torch.zeros_like(self._counts.used[level]) if all_of_them else self._counts.used[level]
             dead = (used == 0).nonzero()[:, 0].to(rest.device)
             if len(dead):
-                self.model.replace_codes(level, dead, rest[torch.randint(len(rest), (len(dead),))])
+                self.model.replace_codes(level, dead, rows_of_all(rest, len(dead), self.rows.generator))
             table = self.model.code_tables()[level]
             rest = rest - table[torch.cdist(rest, table).argmin(1)]
         self._counts.used.zero_()
@@ -177,5 +180,7 @@ class _Counts(nn.Module):
         self.register_buffer("used", torch.zeros(codebooks, codes))
 
     def add(self, codes: Tensor) -> None:
+        """Of all processes: their codebooks must stay the same."""
         rows = codes.flatten(0, 1).t()
-        self.used.scatter_add_(1, rows, torch.ones_like(rows, dtype=self.used.dtype))
+        counts = torch.zeros_like(self.used).scatter_add_(1, rows, torch.ones_like(rows, dtype=self.used.dtype))
+        self.used += mean_over_processes(counts)

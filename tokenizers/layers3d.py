@@ -79,6 +79,8 @@ def pad_axis(x: Tensor, axis: int, before: int, after: int, mode: Padding) -> Te
     """
     if not before and not after:
         return x
+    if mode == "edge":  # copies of views: quicker than the sums below
+        return torch.cat([*[x.narrow(axis, 0, 1)] * before, x, *[x.narrow(axis, -1, 1)] * after], dim=axis)
     pieces = [x]
     for rows, first in zip(_padding_rows(x.shape[axis], before, after, mode), (True, False), strict=True):
         if len(rows):
@@ -267,18 +269,22 @@ class Upsample3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, C, T * time_stride, 2 H, 2 W]."""
-        if self.conv.border != "zeros":
+        if self.conv.border not in ("zeros", "edge"):
             for axis, times in zip((2, 3, 4), (self.time_stride, 2, 2), strict=True):
                 x = x.repeat_interleave(times, dim=axis)
             out: Tensor = self.conv(x)
             return out
-        kernel = self.conv.weight.flip(2, 3, 4).transpose(0, 1)
+        kernel, strides = self.conv.weight.flip(2, 3, 4).transpose(0, 1), (self.time_stride, 2, 2)
+        cut = [side // 2 for side in self.conv.kernel_size]
+        if self.conv.border == "edge":  # what a cell more on each side becomes is cut off again
+            for axis, cells in enumerate(tuple(cut), start=2):
+                x = pad_axis(x, axis, cells, cells, "edge")
+            cut = [cells * (1 + stride) for cells, stride in zip(cut, strides, strict=True)]
         for axis in (2, 3, 4) if self.time_stride == 2 else (3, 4):
             # Taps k0, k1, k2 over pairs of equal cells: k0, k0 + k1, k1 + k2, k2.
             pad = [0] * (2 * (kernel.ndim - 1 - axis))
             kernel = F.pad(kernel, (*pad, 0, 1)) + F.pad(kernel, (*pad, 1, 0))
-        in_time = self.conv.kernel_size[0] // 2
-        return F.conv_transpose3d(x, kernel, self.conv.bias, (self.time_stride, 2, 2), (in_time, 1, 1))
+        return F.conv_transpose3d(x, kernel, self.conv.bias, strides, cut)
 
 
 class DeconvUpsample3D(nn.Module):

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.tokenizers.whole_batch import mean_over_processes, whole_mean
+
 __all__ = [
     "EntropyKind",
     "GANKind",
@@ -154,8 +156,9 @@ def entropy_loss(affinity: Tensor, kind: EntropyKind = "softmax", temperature: f
     """Confident rows, evenly used codes: mean entropy of a row minus entropy of the mean row.
 
     With p = softmax(affinity / temperature): mean_i H(p_i) - H(mean_i p_i), at least -log V. "argmax" puts a
-    straight-through one-hot in the place of p. The mean runs over the rows given, i.e. the local batch. Both 1e-5 of
-    the official code are kept: one is a shift that softmax does not see, the other bounds the logarithm.
+    straight-through one-hot in the place of p. Both 1e-5 of the official code are kept: one is a shift that softmax does
+    not see, the other bounds the logarithm. On several processes the mean p is that of the whole batch (the official code
+    takes each device's own, so that the same batch on more devices is another loss).
 
     Args:
         affinity: [..., V], larger is closer; for a codebook the negative squared distance.
@@ -180,7 +183,7 @@ def entropy_loss(affinity: Tensor, kind: EntropyKind = "softmax", temperature: f
         target = probs - (probs - hard).detach()
     else:
         raise _unknown(kind, "'softmax' or 'argmax'")
-    mean = target.mean(dim=0)
+    mean = whole_mean(target.mean(dim=0))
     mean_entropy = -(mean * (mean + 1e-5).log()).sum()
     row_entropy = -(target * log_probs).sum(dim=-1).mean()
     return row_entropy - mean_entropy
@@ -190,8 +193,7 @@ class LeCam(nn.Module):
     """Regulariser against a discriminator that memorises (Tseng et al. 2021, "Regularizing GANs under limited data").
 
     mean relu(D(real) - ema_fake)^2 + mean relu(ema_real - D(fake))^2, where the two running means start at 0 and are
-    buffers, so a resumed run goes on where it stopped. Each process keeps its own running means: in a multi-process run
-    hand ``update`` the gathered logits.
+    buffers, so a resumed run goes on where it stopped. On several processes they are means over the whole batch.
 
     Args:
         decay: of the running means, in [0, 1).
@@ -216,8 +218,8 @@ class LeCam(nn.Module):
             real_logits: logits of real images, any shape.
             fake_logits: logits of generated images, any shape.
         """
-        self.ema_real.lerp_(real_logits.float().mean(), 1 - self.decay)
-        self.ema_fake.lerp_(fake_logits.float().mean(), 1 - self.decay)
+        self.ema_real.lerp_(mean_over_processes(real_logits.float().mean()), 1 - self.decay)
+        self.ema_fake.lerp_(mean_over_processes(fake_logits.float().mean()), 1 - self.decay)
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """The penalty against the running means as they stand; nothing is updated.
@@ -237,7 +239,7 @@ class LeCam(nn.Module):
 class Perceptual(nn.Module):
     """LPIPS distance (Zhang et al. 2018) through the `lpips` package; frozen, always in eval mode.
 
-    The official MaskGIT used ResNet-50 features, whose weights were not released; LPIPS is what the field uses instead.
+    The official MaskGIT used ResNet-50 features (see ``perceptual_resnet``); LPIPS is what the field uses instead.
 
     Args:
         net: backbone: "vgg" (usual for training), "alex" or "squeeze".

@@ -56,6 +56,7 @@ class Magvit2Training(AdversarialTraining):
             key=key,
             discriminator=discriminator,
             lecam=self.lecam,
+            care=None,
             held_out=held_out,
             validation=settings.validation,
             show=show,

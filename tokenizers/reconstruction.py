@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.data import Batch, Source
+from maskgen.tokenizers.codebook_care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.usage import codebook_usage
 from maskgen.trainer import Objective
 
@@ -34,6 +35,7 @@ class AdversarialTraining(Objective):
         key: name of the signal in a batch.
         discriminator: judges signals; None trains without.
         lecam: running means to keep in checkpoints.
+        care: of the codebook; None only watches it.
         held_out: signals for validation.
         validation: how many of them a validation takes at most.
         show: called as ``show(model, folder, step)`` to write reconstructions while training.
@@ -46,12 +48,14 @@ class AdversarialTraining(Objective):
         key: str,
         discriminator: nn.Module | None,
         lecam: nn.Module | None,
+        care: CodebookCare | None,
         held_out: Source | None,
         validation: int,
         show: Callable[[nn.Module, Path, int], None] | None,
     ) -> None:
         super().__init__(model)
         self.key, self.discriminator, self._lecam = key, discriminator, lecam
+        self.care = CodebookCare(model, CodebookSettings()) if care is None else care
         self.held_out, self.validation, self._show = held_out, validation, show
         self._fake: Tensor | None = None
 
@@ -62,8 +66,10 @@ class AdversarialTraining(Objective):
         return {"model": self.model, "discriminator": self.discriminator}
 
     def state(self) -> nn.Module | None:
-        """LeCam's running means."""
-        return self._lecam
+        """LeCam's running means, and which codes were used since the last look where unused ones are revived."""
+        if not self.care.keeps_state:
+            return self._lecam
+        return nn.ModuleDict({"care": self.care} | ({} if self._lecam is None else {"lecam": self._lecam}))
 
     def loss(
         self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
@@ -72,11 +78,10 @@ class AdversarialTraining(Objective):
         if player == "discriminator":
             assert self._fake is not None, "the generator plays first"
             return self._discriminator_loss(modules["discriminator"], batch[self.key], self._fake, step)
+        self.care.begin(batch[self.key], step, self.rows.generator)
         loss, terms, fake, codes = self._generator_loss(modules, batch[self.key], step)
         self._fake = fake.detach()
-        usage = codebook_usage(codes, self.model.vocab_size)
-        terms["codebook_perplexity"] = loss.new_tensor(usage.perplexity)
-        terms["codebook_usage"] = loss.new_tensor(usage.share)
+        terms = terms | self.care.watch(codes)
         return loss, {name: term.detach() for name, term in terms.items()}
 
     @abstractmethod

@@ -1,5 +1,8 @@
 """Stage 1: train a tokenizer to reconstruct (Esser et al. 2021, arXiv 2012.09841; MaskGIT's weights of the terms).
 
+With ``gan_adaptive`` the adversary's weight is Esser et al.'s: ``gan_weight`` times how much stronger the reconstruction
+pulls at the last layer.
+
 Shapes: B batch, H W pixels.
 """
 
@@ -13,56 +16,78 @@ from typing import Literal
 from torch import Tensor, nn
 
 from maskgen.data import Source
+from maskgen.tokenizers.codebook_care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.discriminator import DiscriminatorConfig, StyleGANDiscriminator
 from maskgen.tokenizers.losses import (
     GANKind,
     LeCam,
-    Perceptual,
-    PerceptualNet,
     discriminator_loss,
     generator_loss,
     l1_loss,
     l2_loss,
     r1_penalty,
 )
+from maskgen.tokenizers.perceptual_resnet import PerceptualKind, build_perceptual
 from maskgen.tokenizers.reconstruction import AdversarialTraining, crop_like, frozen
 from maskgen.tokenizers.vqgan import VQGAN, VQGANOutput
+from maskgen.tokenizers.whole_batch import adaptive_weight
 
 __all__ = ["ReconstructionSettings", "VQGANTraining"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionSettings:
-    """Terms of the stage-1 loss; the defaults are official MaskGIT's, with LPIPS in place of its unreleased ResNet-50.
+    """Terms of the stage-1 loss; the defaults are official MaskGIT's, with LPIPS in place of its ResNet-50.
 
     Attributes:
         pixel: ``l2`` or ``l1``.
         pixel_weight: of the pixel term.
-        perceptual: LPIPS backbone, or None for no perceptual term.
+        perceptual: ``vgg``, ``alex`` or ``squeeze`` for LPIPS, ``resnet50`` (official: pooled features, see
+            ``perceptual_resnet``), ``resnet50-logits``, or None for no perceptual term.
         perceptual_weight: of that term.
         gan_weight: of the adversarial term; 0 trains no discriminator.
+        gan_adaptive: see the head of this file; official is a fixed weight.
         gan_start: steps before the adversarial game begins.
         gan: form of the adversarial losses.
         r1_weight: gradient penalty on real images; 0 turns it off.
         lecam_weight: LeCam regularisation; 0 turns it off.
+        entropy_boost: see ``maskgen.tokenizers.codebook_care.CodebookSettings``, as the next three.
+        entropy_boost_steps: see there.
+        revive_every: see there.
+        revive_last: see there.
         discriminator: sizes of the discriminator.
     """
 
     pixel: Literal["l2", "l1"] = "l2"
     pixel_weight: float = 1.0
-    perceptual: PerceptualNet | None = "vgg"
+    perceptual: PerceptualKind | None = "vgg"
     perceptual_weight: float = 0.1
     gan_weight: float = 0.1
+    gan_adaptive: bool = False
     gan_start: int = 0
     gan: GANKind = "non-saturating"
     r1_weight: float = 10.0
     lecam_weight: float = 0.0
+    entropy_boost: float = 0.0
+    entropy_boost_steps: int = 2000
+    revive_every: int = 0
+    revive_last: int = 100_000
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:
         for name in ("pixel_weight", "perceptual_weight", "gan_weight", "gan_start", "r1_weight", "lecam_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or more")
+        self.codebook()
+
+    def codebook(self) -> CodebookSettings:
+        """What is done for the codebook."""
+        return CodebookSettings(
+            entropy_boost=self.entropy_boost,
+            entropy_boost_steps=self.entropy_boost_steps,
+            revive_every=self.revive_every,
+            revive_last=self.revive_last,
+        )
 
 
 class VQGANTraining(AdversarialTraining):
@@ -76,6 +101,10 @@ class VQGANTraining(AdversarialTraining):
         settings: see ``ReconstructionSettings``.
         held_out: images for validation.
         show: called as ``show(model, folder, step)`` to write reconstructions while training.
+
+    Raises:
+        ValueError: help for a codebook that the model's quantizer does not have.
+        ConnectionError: no weights for the perceptual term.
     """
 
     def __init__(
@@ -88,12 +117,13 @@ class VQGANTraining(AdversarialTraining):
     ) -> None:
         self.settings = settings
         self.lecam = LeCam() if settings.gan_weight and settings.lecam_weight else None
-        self.perceptual = Perceptual(settings.perceptual) if settings.perceptual else None
+        self.perceptual = build_perceptual(settings.perceptual) if settings.perceptual else None
         super().__init__(
             model,
             key="images",
             discriminator=StyleGANDiscriminator(settings.discriminator) if settings.gan_weight else None,
             lecam=self.lecam,
+            care=CodebookCare(model, settings.codebook()),
             held_out=held_out,
             validation=512,
             show=show,
@@ -115,7 +145,11 @@ class VQGANTraining(AdversarialTraining):
             with frozen(modules["discriminator"]) as judge:
                 assert judge is not None
                 terms["gan"] = generator_loss(judge(fake), settings.gan)
-            loss = loss + settings.gan_weight * terms["gan"]
+            weight: float | Tensor = settings.gan_weight
+            if settings.gan_adaptive:
+                fidelity = loss - out.quantized.loss
+                terms["gan_weight"] = weight = weight * adaptive_weight(fidelity, terms["gan"], self.model.last_layer)
+            loss = loss + weight * terms["gan"]
         return loss, terms, fake, out.quantized.codes
 
     def _discriminator_loss(

@@ -5,7 +5,6 @@ Shapes: B batch, T frames, H W pixels, t h w token grid.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 
 from maskgen.data import Source
+from maskgen.tokenizers.codebook_care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.discriminator3d import (
     ClipDiscriminator,
     FrameDiscriminator,
@@ -23,17 +23,17 @@ from maskgen.tokenizers.discriminator3d import (
 from maskgen.tokenizers.losses import (
     GANKind,
     LeCam,
-    Perceptual,
-    PerceptualNet,
     discriminator_loss,
     generator_loss,
     l1_loss,
     l2_loss,
     r1_penalty,
 )
+from maskgen.tokenizers.perceptual_resnet import PerceptualKind, build_perceptual
 from maskgen.tokenizers.quantize import Quantized
 from maskgen.tokenizers.reconstruction import AdversarialTraining, crop_like, frozen
 from maskgen.tokenizers.video import VideoTokenizer
+from maskgen.tokenizers.whole_batch import adaptive_weight, whole_mean
 
 __all__ = ["VideoReconstructionSettings", "VideoTokenizerTraining"]
 
@@ -45,9 +45,11 @@ class VideoReconstructionSettings:
     Attributes:
         pixel: ``l2`` (official) or ``l1``.
         pixel_weight: of the pixel term.
-        perceptual: LPIPS backbone, applied to every frame, or None for no perceptual term.
+        perceptual: of every frame: ``vgg``, ``alex`` or ``squeeze`` for LPIPS, ``resnet50-logits`` (official, see
+            ``perceptual_resnet``), ``resnet50``, or None for no perceptual term.
         perceptual_weight: of that term.
         gan_weight: of the adversarial term; 0 trains no discriminator.
+        gan_adaptive: times how much stronger the reconstruction pulls at the last layer (Esser et al. 2021); officially not.
         gan_start: steps before the adversarial game begins.
         gan: form of the adversarial losses.
         r1_weight: gradient penalty on real clips; 0 turns it off.
@@ -55,15 +57,18 @@ class VideoReconstructionSettings:
         lecam_decay: of its running means.
         entropy_boost: the quantizer's entropy term starts this many times stronger, and falls back to its weight in a line.
         entropy_boost_steps: how long that takes.
+        revive_every: see ``maskgen.tokenizers.codebook_care.CodebookSettings``.
+        revive_last: see there.
         discriminator: what judges, and its sizes.
         validation: how many held-out clips a validation takes at most.
     """
 
     pixel: Literal["l2", "l1"] = "l2"
     pixel_weight: float = 1.0
-    perceptual: PerceptualNet | None = "vgg"
+    perceptual: PerceptualKind | None = "vgg"
     perceptual_weight: float = 0.1
     gan_weight: float = 0.1
+    gan_adaptive: bool = False
     gan_start: int = 0
     gan: GANKind = "non-saturating"
     r1_weight: float = 10.0
@@ -71,6 +76,8 @@ class VideoReconstructionSettings:
     lecam_decay: float = 0.999
     entropy_boost: float = 0.0
     entropy_boost_steps: int = 2000
+    revive_every: int = 0
+    revive_last: int = 100_000
     discriminator: VideoDiscriminatorConfig = field(default_factory=VideoDiscriminatorConfig)
     validation: int = 64
 
@@ -82,6 +89,16 @@ class VideoReconstructionSettings:
         for name in ("entropy_boost_steps", "validation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 or more")
+        self.codebook()
+
+    def codebook(self) -> CodebookSettings:
+        """What is done for the codebook."""
+        return CodebookSettings(
+            entropy_boost=self.entropy_boost,
+            entropy_boost_steps=self.entropy_boost_steps,
+            revive_every=self.revive_every,
+            revive_last=self.revive_last,
+        )
 
 
 class _Pass(Protocol):
@@ -107,7 +124,9 @@ class VideoTokenizerTraining(AdversarialTraining):
         show: called as ``show(model, folder, step)`` to write reconstructions while training.
 
     Raises:
-        ValueError: when the entropy term shall start stronger and the model has no ``quantizer`` with one.
+        ValueError: help for a codebook that the model's quantizer does not have, or an adaptive weight for a model without a
+            ``last_layer``.
+        ConnectionError: no weights for the perceptual term.
     """
 
     def __init__(
@@ -118,23 +137,21 @@ class VideoTokenizerTraining(AdversarialTraining):
         held_out: Source | None = None,
         show: Callable[[nn.Module, Path, int], None] | None = None,
     ) -> None:
+        if settings.gan_adaptive and not hasattr(model, "last_layer"):
+            raise ValueError(f"gan_adaptive: {type(model).__name__} has no last_layer to measure at; set it to false")
         self.settings = settings
         self.lecam = LeCam(settings.lecam_decay) if settings.gan_weight and settings.lecam_weight else None
-        self.perceptual = Perceptual(settings.perceptual) if settings.perceptual else None
+        self.perceptual = build_perceptual(settings.perceptual) if settings.perceptual else None
         super().__init__(
             model,
             key="video",
             discriminator=build_video_discriminator(settings.discriminator) if settings.gan_weight else None,
             lecam=self.lecam,
+            care=CodebookCare(model, settings.codebook()),
             held_out=held_out,
             validation=settings.validation,
             show=show,
         )
-        if settings.entropy_boost:
-            quantizer = getattr(getattr(model, "quantizer", None), "config", None)
-            self._entropy_weight = float(getattr(quantizer, "entropy_weight", 0.0))
-            if not self._entropy_weight or getattr(quantizer, "kind", None) in ("fsq", "rvq"):
-                raise ValueError("entropy_boost: the model's quantizer has no entropy term; set it to 0")
 
     def _errors(self, difference: Tensor) -> Tensor:
         """Of each frame, ``[B, T]``."""
@@ -144,8 +161,6 @@ class VideoTokenizerTraining(AdversarialTraining):
         self, modules: Mapping[str, nn.Module], signal: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
         settings = self.settings
-        if settings.entropy_boost:
-            self._set_entropy_weight(step)
         out: _Pass = modules["model"](signal)
         fake = crop_like(out.reconstruction, signal)
         pixel = (l2_loss if settings.pixel == "l2" else l1_loss)(fake, signal)
@@ -158,7 +173,11 @@ class VideoTokenizerTraining(AdversarialTraining):
             with frozen(modules["discriminator"]) as judge:
                 assert judge is not None
                 terms["gan"] = generator_loss(judge(fake), settings.gan)
-            loss = loss + settings.gan_weight * terms["gan"]
+            weight: float | Tensor = settings.gan_weight
+            if settings.gan_adaptive:
+                fidelity = loss - out.quantized.loss
+                terms["gan_weight"] = weight = weight * adaptive_weight(fidelity, terms["gan"], self.model.last_layer)
+            loss = loss + weight * terms["gan"]
         return loss, terms, fake, out.quantized.codes
 
     def _discriminator_loss(
@@ -177,18 +196,10 @@ class VideoTokenizerTraining(AdversarialTraining):
             loss = loss + terms["r1"]
         if self.lecam is not None:
             lecam = self.lecam.to(signal.device)
-            terms["lecam"] = lecam(terms["real"], terms["fake"])
+            terms["lecam"] = lecam(whole_mean(terms["real"]), whole_mean(terms["fake"]))
             loss = loss + settings.lecam_weight * terms["lecam"]
             lecam.update(real, made)
         return loss, {name: term.detach() for name, term in terms.items()}
-
-    def _set_entropy_weight(self, step: int) -> None:
-        """Times 1 + boost * max(0, 1 - step / steps); the quantizer reads its settings at every pass."""
-        settings = self.settings
-        left = max(0.0, 1 - step / settings.entropy_boost_steps)
-        quantizer = self.model.quantizer
-        weight = self._entropy_weight * (1 + settings.entropy_boost * left)
-        quantizer.config = dataclasses.replace(quantizer.config, entropy_weight=weight)
 
 
 def _frames(video: Tensor) -> Tensor:

@@ -138,10 +138,10 @@ class ImageBertBlock(BertBlock):
         )
         super().__init__(sizes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, D]`` -> ``[B, S, D]``."""
-        x = self.attention_norm(self.dropout(self.attention(x)) + x)
-        return self.mlp_norm(self.dropout(self.contract(F.gelu(self.expand(x)))) + x)
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """``[..., D]`` -> ``[..., D]``."""
+        hidden: Tensor = self.contract(F.gelu(self.expand(x)))
+        return hidden
 
 
 def prefixed_rows(config: OneDTokConfig, tokens: Tensor, cond: Cond, axes: Sequence[int] | None) -> Tensor:

@@ -1,6 +1,7 @@
 """COMMIT's decoding against a slow reference, and what must hold whatever the model says."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from maskgen.commit import (
 )
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.filters import TokenFilter
+from maskgen.guidance import guidance_weight
 from maskgen.noise import SeededNoise
 from maskgen.sampler import SampleStep
 from maskgen.testing import OracleModel, UniformModel
@@ -278,9 +280,29 @@ def test_guidance_of_weight_zero_runs_the_conditional_half_alone() -> None:
         logits_fn = commit_guided_logits(model, cond, scale=scale, steps=3, ramp=ramp, axes=(3, 2))  # type: ignore[arg-type]
         sample_commit(logits_fn, blank, blank.bool(), mask_id=4, steps=3, seeds=[1, 2])
         assert rows == expected
+    rows.clear()
+    logits_fn = commit_guided_logits(model, cond, scale=1.0, steps=3, interval=(0.2, 0.7), axes=(3, 2))
+    sample_commit(logits_fn, blank, blank.bool(), mask_id=4, steps=3, seeds=[1, 2])
+    assert rows == [2, 4, 2]
     sample_commit(commit_logits(model, cond, (3, 2)), blank, blank.bool(), mask_id=4, steps=1, seeds=[1, 2])
     with pytest.raises(ValueError, match="guidance: got -1.0, expected 0"):
         commit_guided_logits(model, cond, scale=-1.0, steps=3)
+    with pytest.raises(ValueError, match="guidance power: got 0.0, expected a finite number over 0"):
+        commit_guided_logits(model, cond, scale=1.0, steps=3, power=0.0)
+
+
+def test_the_exponent_of_the_ramp_reaches_the_logits() -> None:
+    def model(tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
+        assert cond.labels is not None
+        return cond.labels[:, None, None, None].float().expand(-1, 6, 1, 4)
+
+    blank = torch.zeros(1, 6, 1, dtype=torch.long)
+    inputs = CommitInputs(blank, blank == 0, blank != 0, 4)
+    for power in (1.0, 2.5):
+        options: dict[str, Any] = {"scale": 2.0, "steps": 5, "ramp": "power-cosine", "power": power}
+        found = commit_guided_logits(model, Cond(labels=torch.tensor([3])), **options)(inputs, 1)
+        weight = guidance_weight("power-cosine", 2.0, 1, 5, power)
+        torch.testing.assert_close(found, torch.full((1, 6, 1, 4), 3 + weight * 4))  # no class is -1
 
 
 def test_inputs_are_left_alone_and_gradients_are_off() -> None:

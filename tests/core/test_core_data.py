@@ -1,6 +1,7 @@
 """The stream of training batches, and the float32 settings."""
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from itertools import chain
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import maskgen.precision
-from maskgen.data import Batch, TensorSource, item_seed, training_batches
+from maskgen.data import Batch, OrderedSource, TensorSource, item_seed, training_batches
 from maskgen.precision import Linear, fast_matmul, linear_gelu, linear_swiglu
 
 
@@ -59,6 +60,30 @@ def test_every_example_comes_once_an_epoch(size: int, batch: int, seed: int) -> 
     if size > 7:
         assert epochs[0] != epochs[1] != epochs[2]
         assert epochs[0] != list(range(size))
+
+
+class Backwards(Recorder):
+    """A source with an order of its own."""
+
+    def order(self, seed: int) -> torch.Tensor:
+        return (torch.arange(self.size).flip(0) + seed) % self.size
+
+
+@given(size=st.integers(1, 20), start=st.integers(0, 9), seed=st.integers(0, 100))
+def test_a_source_may_have_an_order_of_its_own(size: int, start: int, seed: int) -> None:
+    assert isinstance(Backwards(size), OrderedSource)
+    assert not isinstance(Recorder(size), OrderedSource)
+
+    def examples(start: int) -> list[int]:
+        batches = training_batches(Backwards(size), batch_size=4, seed=seed, start=start, stop=10)
+        return [example for batch in batches for example in batch["index"].tolist()]
+
+    whole = examples(0)
+    assert examples(start) == whole[4 * start :]
+    for first in range(0, 40 - size + 1, size):
+        epoch = whole[first : first + size]
+        assert sorted(epoch) == list(range(size))
+        assert all((before - after) % size == 1 % size for before, after in itertools.pairwise(epoch))
 
 
 def test_other_seeds_give_other_orders() -> None:

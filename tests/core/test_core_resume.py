@@ -63,6 +63,21 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, family: str, accumulation:
     assert not equal(weights(whole), weights(other))
 
 
+def test_resumed_with_another_optimiser(tmp_path: Path) -> None:
+    """What an optimiser keeps of a weight is not the checkpoint's business: Muon keeps a single momentum of matrices."""
+    changes = {"checkpoint_every": 2, "optimizer": {"muon_lr": 0.02, "warmup_steps": 2, "decay": "cosine"}}
+    whole = fit(modeling("modern"), tokens(), tmp_path / "whole", **changes)
+    with pytest.raises(CrashError):
+        fit(modeling("modern", crash_at=5), tokens(), tmp_path / "parts", **changes)
+    resumed = fit(modeling("modern"), tokens(), tmp_path / "parts", **changes)
+    assert equal(weights(whole), weights(resumed))
+    states = [
+        [run.optimizers["model"].state[weight] for weight in run.modules["model"].parameters()]
+        for run in (whole, resumed)
+    ]
+    assert all(equal(mine, yours) for mine, yours in zip(*states, strict=True))
+
+
 def test_what_happens_between_steps_does_not_disturb_them(tmp_path: Path) -> None:
     """Masks and dropout are a function of seed and step; validation may draw all the random numbers it likes."""
 
@@ -108,7 +123,7 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before(tmp_path: Path, m
 
     def full(*args: Any) -> None:
         calls.append(args)
-        if len(calls) == 2:
+        if len(calls) == 6:  # four files a checkpoint
             raise OSError(errno.ENOSPC, "No space left on device")
         real(*args)
 
@@ -138,7 +153,11 @@ def test_the_best_score_survives(tmp_path: Path) -> None:
     worse = fit(LineObjective(scores=[1.7]), points(), tmp_path, steps=4)
     assert worse.state.best_score == 1.5
     newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
-    assert json.loads((newest / "run.json").read_text(encoding="utf-8")) == {"step": 4, "best_score": 1.5}
+    assert json.loads((newest / "run.json").read_text(encoding="utf-8")) == {
+        "step": 4,
+        "best_score": 1.5,
+        "processes": 1,
+    }
 
 
 def test_longer_settings_go_on_from_the_end(tmp_path: Path) -> None:

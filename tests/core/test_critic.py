@@ -172,7 +172,7 @@ def test_a_model_learns_to_predict_and_to_judge_itself(tmp_path: Path) -> None:
     masking = MaskingSettings(label_smoothing=0.0, label_dropout=0.0)
     judging = CriticSettings(schedule="linear", temperature=20.0, label_dropout=0.0, equal_is_real=True)
     objective = SelfCriticModeling(model, masking, judging, held_out=source)
-    fit(objective, source, tmp_path, steps=200, batch_size=16, optimizer={"lr": 2e-3, "warmup_steps": 10})
+    fit(objective, source, tmp_path, steps=300, batch_size=16, optimizer={"lr": 2e-3, "warmup_steps": 10})
     last = lines(tmp_path)[-1]
     assert last["validation/accuracy"] > 0.7
     assert last["validation/critic_accuracy"] > 0.85

@@ -164,7 +164,7 @@ def test_print_config(configs: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), 'expected "subcommand" to be one of {train,evaluate,demo,generate'),
+        ((), 'expected "subcommand" to be one of {train,evaluate,demo,tokenize,generate'),
         (("generat",), "invalid choice: 'generat'"),
         (("train",), "{tokenizer,codec,classifier,transformer"),
         (("train", "tokenisers"), "invalid choice: 'tokenisers'"),

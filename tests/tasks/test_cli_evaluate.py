@@ -124,7 +124,7 @@ def test_one_line_for_each_mistake(sets: Path, capsys: pytest.CaptureFixture[str
         ),
         (("--reference", "large"), "made: samples of size [8, 8], but the reference large has [12, 12]; resize one"),
         (("--samples", "mixed"), "mixed: got samples of different sizes: [8, 8]"),
-        (("--samples", "broken"), "broken: 1 of 12 samples cannot be read, expected at most a share of 0.01"),
+        (("--samples", "broken"), "broken: at least 1 of 12 samples cannot be read, expected at most a share of 0.01"),
         (
             ("--reference", "inception.npz"),
             "inception.npz: statistics made by inception-v3-2015-12-05-... of 2048 features",
@@ -141,8 +141,11 @@ def test_one_line_for_each_mistake(sets: Path, capsys: pytest.CaptureFixture[str
         assert message in refused(capsys, *SAMPLES, *words, "--out", "out"), words
     (sets / "one").mkdir()
     (sets / "one" / "left").symlink_to(sets / "made" / "left")
-    line = refused(capsys, *SAMPLES, "--samples", "one", "--held-out", "test", *SHORT, "--out", "out")
+    one = (*SAMPLES, "--samples", "one", "--held-out", "test", *SHORT, "--out", "out")
+    line = refused(capsys, *one, "--settings.metrics", '["cas"]')
     assert line.startswith("CAS: one: its images have 1 class(es), expected at least 2")
+    run(*one)  # nobody asked for it: everything else is measured
+    assert "warning: cas: left out (CAS: one: its images have 1 class(es)" in capsys.readouterr().out
 
 
 def test_no_network(sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,10 @@ def test_a_broken_training_image_is_named(workers: int, configs: Path, capsys: p
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error
-    assert error.splitlines()[-1].startswith(f"maskgen: error: {configs}/data/dog/broken.png: got a damaged image")
+    assert error.splitlines()[-1].startswith(
+        f"maskgen: error: {configs}/data: 1 of 7 examples cannot be used, expected at most a share of 0.05 (broken): "
+        f"{configs}/data/dog/broken.png: got a damaged image"
+    )
 
 
 def test_interrupted_training(
@@ -163,7 +166,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 
     def full(*args: Any) -> None:
         calls.append(args)
-        if len(calls) == 2:
+        if len(calls) == 6:  # four files a checkpoint
             raise OSError(errno.ENOSPC, "No space left on device", str(args[1]))
         real(*args)
 
@@ -182,12 +185,12 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert Path("whole/model.safetensors").read_bytes() == Path("parts/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("limit", [50_000, 150_000], ids=["safetensors", "torch.save"])
+@pytest.mark.parametrize("limit", [50_000, 150_000], ids=["weights", "optimizer"])
 def test_a_disk_that_really_is_full(limit: int, configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A limit on the size of files; the libraries that write checkpoints have errors of their own for it."""
     run("train", "tokenizer", "--config", "tokenizer.yaml", "--out", "fits")
     kept = Path("fits/checkpoints/step-00000002")
-    assert (kept / "model.safetensors").stat().st_size < 150_000 < (kept / "optimizer.bin").stat().st_size
+    assert (kept / "model.safetensors").stat().st_size < 150_000 < (kept / "optimizer.safetensors").stat().st_size
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
     try:
@@ -202,7 +205,7 @@ def test_a_disk_that_really_is_full(limit: int, configs: Path, capsys: pytest.Ca
     assert not any(Path("out/checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "ema.safetensors", "run.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "ema.safetensors", "run.json"])
 def test_a_truncated_checkpoint(name: str, configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("train", "tokenizer", "--config", "tokenizer.yaml", "--out", "out")
     run(*words)

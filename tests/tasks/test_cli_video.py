@@ -19,9 +19,10 @@ from maskgen.checkpoint import save_module
 from maskgen.tasks.video_files import VideoFile, load_video, save_video
 from tests.support import make_tiny_pipeline, tiny_audio_pipeline
 from tests.tasks.commandline import files, refused, run
-from tests.tasks.video_samples import cut, moving, write, write_sound
+from tests.tasks.video_samples import PORTRAIT, cut, moving, spoil, write, write_empty, write_sound
 from tests.tasks.video_toys import LENGTH, SIDE, pipeline, tokenizer
 
+CORRUPTED = Path(__file__).resolve().parents[3] / "shared" / "data" / "corrupted.mp4"
 NAMES = ("FP2", "FI", "OPC", "IPC")
 FAST: dict[str, Any] = {
     "steps": 3,
@@ -222,6 +223,56 @@ def test_mistakes(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) 
     assert "interpolation: this model was trained on FP2; expected" in refused(
         capsys, "interpolate", "--model", "narrow", "--first", "a.mp4", "--last", "b.mp4"
     )
+
+
+def test_files_that_are_no_whole_videos(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each by the command line: one line that names the file and what is wrong with it, and nothing is written."""
+    write_sound(Path("sound.wav"))
+    write_sound(Path("cover.mp4"), cover=True)
+    write_empty(Path("zero.mp4"))
+    write_empty(Path("zero.mkv"))
+    Path("picture.mp4").write_bytes(Path("picture.png").read_bytes())
+    spoil(write(Path("spoilt.mp4"), moving(40)), 12)  # the contents of a key frame, in a container that is whole
+    for suffix, codec in ((".mkv", "libx264"), (".avi", "mpeg4")):
+        cut(write(Path(f"cut{suffix}"), moving(60), codec=codec), 0.7)
+    cut(write(Path("fast.mp4"), moving(60), container={"movflags": "faststart"}), 0.7)
+    told = {
+        "sound.wav": "sound.wav: no video in it (only audio)",
+        "cover.mp4": "cover.mp4: no video in it (only audio)",
+        "zero.mp4": "zero.mp4: no video in it",
+        "zero.mkv": "zero.mkv: no video file, cut off or damaged",
+        "picture.mp4": "picture.mp4: got a picture, expected a video",
+        "spoilt.mp4": "spoilt.mp4: damaged: frame 12 of 40 cannot be decoded",
+        "cut.mkv": "cut.mkv: cut off: ends",
+        "cut.avi": "cut.avi: cut off:",
+        "fast.mp4": "fast.mp4: damaged or cut off: frame",
+    }
+    if CORRUPTED.is_file():
+        told[str(CORRUPTED)] = "corrupted.mp4: damaged or cut off: frame 30 of 50 cannot be decoded"
+    for name, message in told.items():
+        words = ("predict-frames", "--model", model, "--video", name, "--steps", 1, "--out", "out")
+        assert message in refused(capsys, *words), name
+    late = ("predict-frames", "--model", model, "--video", "a.mp4", "--clip.start", 9, "--out", "out")
+    assert "a.mp4: got a start at 9 s, expected 0 to 2 s: so long it lasts" in refused(capsys, *late)
+    assert not Path("out").exists() or files(Path("out")) == []
+
+
+def test_files_that_only_look_wrong(model: Path, place: Path) -> None:
+    """Odd sizes, a phone held upright, a single frame: what is given comes out as players show it."""
+    write(Path("odd.mkv"), moving(12, 45, 63), pixels="yuv444p")
+    write(Path("phone.mp4"), moving(12, 48, 64), matrix=PORTRAIT)
+    write(Path("one.mp4"), moving(1))
+    for name, frames in (("odd.mkv", 12), ("phone.mp4", 12), ("one.mp4", 1)):
+        run("predict-frames", "--model", model, "--video", name, "--steps", 1, "--out", "out")
+        made, _ = load_video("out/predict-frames_seed-00000000.mp4")
+        with VideoFile(name) as file:
+            height, width = file.height, file.width
+            scale = SIDE / min(height, width)
+            source = file.read(size=(round(height * scale), round(width * scale)))
+        top, left = (source.shape[1] - SIDE) // 2, (source.shape[2] - SIDE) // 2
+        middle = source[:, top : top + SIDE, left : left + SIDE].astype(int)
+        assert np.abs(made[:frames] - middle).mean() < 16, name
+    assert (height, width) == (48, 64)
 
 
 def test_models_of_other_modalities(place: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,7 +187,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     library(tmp_path)
     (tmp_path / "cat" / "broken.png").write_bytes(b"not a picture")
     source = Folder(tmp_path, size=8).train()
-    with pytest.raises(ValueError, match=r"cat/broken\.png: got a file that is no image") as caught:
+    message = (
+        r"1 of 4 examples cannot be used, expected at most a share of 0.05 \(broken\): .*cat/broken\.png: got a file"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
         source.batch(range(len(source)), range(len(source)))
     assert "\n" not in str(caught.value)
 
@@ -221,3 +224,77 @@ def test_a_class_without_images_borrows_none(tmp_path: Path) -> None:
     test = data.test()
     assert test is not None
     assert [label for _, label in test.files] == [0]
+
+
+def test_random_resized_crops(tmp_path: Path) -> None:
+    """Parts of the picture of the wanted share, seen through a ramp: the range of values is the width of the part."""
+    ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "a" / "ramp.png")
+    source = Folder(tmp_path, size=16, crop="resized", min_scale=0.25, flip=False).train()
+    images = source.batch([0] * 60, range(60))["images"]
+    widths = images[:, 0, 8, -1] - images[:, 0, 8, 0]
+    assert images.shape == (60, 3, 16, 16)
+    assert widths.min() < 0.6 < 0.8 < widths.max()
+    assert torch.equal(source.batch([0], [17])["images"][0], images[17])
+    whole = Folder(tmp_path, size=16, crop="resized", min_scale=1.0).train().batch([0], [3])["images"]
+    assert whole.max() - whole.min() > 0.9
+
+
+def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:
+    source = Folder(library(tmp_path), size=8).train()
+    state = torch.get_rng_state()
+    source.batch([0, 1], [0, 1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_label_files(tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / "train" / f"{number}.png", seed=number)
+        picture(tmp_path / "test" / "deep" / f"{number}.png", seed=number)
+    label_file, test_file, names = (tmp_path / name for name in ("train.csv", "test.tsv", "names.txt"))
+    label_file.write_text("image,class\n0.png,zebra\n1.png,ant\n2.png,ant\n3.png,zebra\n", encoding="utf-8")
+    test_file.write_text("".join(f"deep/{n}.png\tzebra\n" for n in range(4)), encoding="utf-8")
+    names.write_text("Ant\nZebra\n", encoding="utf-8")
+    roots = {"root": tmp_path / "train", "test_root": tmp_path / "test"}
+    data = Folder(**roots, size=8, label_file=label_file, test_label_file=test_file)
+    test = data.test()
+    assert data.class_names == ("ant", "zebra")
+    assert test is not None
+    assert data.train().batch(range(4), range(4))["labels"].tolist() == [1, 0, 0, 1]
+    assert test.batch([0, 3], [0, 0])["labels"].tolist() == [1, 1]
+    named = Folder(**roots, size=8, label_file=label_file, test_label_file=test_file, names=str(names))
+    assert named.class_names == ("Ant", "Zebra")
+    label_file.write_text("0.png 1\n1.png 0\n2.png 0\n3.png 1\n", encoding="utf-8")
+    assert Folder(tmp_path / "train", size=8, label_file=label_file).class_names == ("0", "1")
+    with pytest.raises(ValueError, match="names: got 1000 from imagenet, expected 2"):
+        Folder(tmp_path / "train", size=8, label_file=label_file, names="imagenet")
+    with pytest.raises(ValueError, match="expected both or none with a test_root"):
+        Folder(**roots, label_file=label_file)
+    with pytest.raises(ValueError, match="label_file: got one with classes: false"):
+        Folder(tmp_path / "train", label_file=label_file, classes=False)
+    with pytest.raises(FileNotFoundError, match=r"label_file: got .*nowhere"):
+        Folder(tmp_path / "train", label_file=tmp_path / "nowhere")
+    test_file.write_text("".join(f"deep/{n}.png\tbee\n" for n in range(4)), encoding="utf-8")
+    label_file.write_text("0.png a\n1.png b\n2.png b\n3.png a\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"has classes \['bee'\] that the training images lack"):
+        Folder(**roots, label_file=label_file, test_label_file=test_file)
+
+
+@pytest.mark.filterwarnings("ignore:.* skipped so far")
+def test_the_next_picture_stands_in_for_a_broken_one(tmp_path: Path) -> None:
+    library(tmp_path)
+    (tmp_path / "cat" / "b.png").write_bytes(b"")
+    (tmp_path / "dog" / "z.jpg").write_text("no picture", encoding="utf-8")
+    source = Folder(tmp_path, size=8, broken=0.5).train()
+    names = [path.name for path, _ in source.files]
+    assert names == ["a.PNG", "b.png", "c.jpg", "b.png", "z.jpg"]
+    batch = source.batch([1, 4], [5, 6])
+    whole = source.batch([2, 0], [5, 6])
+    assert torch.equal(batch["images"], whole["images"])
+    assert batch["labels"].tolist() == [0, 0]
+    for broken in (tmp_path / "cat").iterdir():
+        broken.write_bytes(b"")
+    (tmp_path / "dog" / "deep" / "b.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="examples cannot be used, expected at most a share of 0.99"):
+        Folder(tmp_path, size=8, broken=0.99).train().batch([0], [0])

@@ -29,7 +29,7 @@ SETTINGS = {
 }
 DATA = {
     "class_path": "maskgen.tasks.moving_digits.MovingDigits",
-    "init_args": {"frames": 8, "size": 16, "digit_size": 8, "whole": True},
+    "init_args": {"frames": 8, "size": 16, "digit_size": 8, "grid": 4},
 }
 TOKENIZER: dict[str, Any] = {
     "tokenizer": {

@@ -49,7 +49,7 @@ def measure(tmp_path: Path, **changes: Any) -> Evaluation:
     place = changes.pop("samples", tmp_path / "made")
     extractor = changes.pop("extractor", Judge())
     target = open_target(
-        changes.pop("reference", tmp_path / "real"), None, changes.pop("held_out", None), extractor, frames=16
+        changes.pop("reference", tmp_path / "real"), None, changes.pop("held_out", None), extractor.modality, frames=16
     )
     found = evaluate_samples(
         open_samples(place, extractor.modality),
@@ -192,7 +192,7 @@ def test_what_was_named_and_cannot_be_measured(sets: Path) -> None:
     with pytest.raises(ValueError, match=r"made: samples of size \[8, 8\], but the reference .* has \[12, 12\]"):
         measure(sets, reference=pictures(sets / "large", 20, 0, side=12))
     with pytest.raises(ValueError, match=r"give either a place .* or a data set \(--data\); got neither"):
-        open_target(None, None, None, PIXELS)
+        open_target(None, None, None, "image")
     with pytest.raises(ValueError, match="metrics: got fidd, expected some of fid, kid"):
         EvaluationSettings(metrics=("fidd",))
     for changes, message in (({"count": 1}, "count: got 1"), ({"broken": 1.0}, "got broken 1.0")):

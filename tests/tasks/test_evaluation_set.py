@@ -4,24 +4,23 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
+import maskgen.tasks.evaluation_samples
 from maskgen.tasks.evaluation_set import image_name, process_state, write_evaluation_set
 from maskgen.tasks.generate import generate
 from maskgen.tasks.pipeline import Sampling
 from tests.support import tiny_pipeline
 from tests.tasks.commandline import files, pixels, refused, run
+from tests.tasks.evaluations import ONE_AT_A_TIME, together
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = [label for label in range(5) for _ in range(3)]  # 15 pictures, 4 blocks of 4
-ONE_AT_A_TIME = threading.Lock()  # processes do not share random state and precision settings, threads do
 NAMES = [image_name(label, 100 + i) for i, label in enumerate(IDS)]
 
 
@@ -32,35 +31,13 @@ def write(out: Path, **changes: Any) -> int:
     return write_evaluation_set(pipe, IDS, out, **(plain | changes))
 
 
+def replaced(monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]) -> None:
+    """Put something in place of ``generate``."""
+    monkeypatch.setattr(maskgen.tasks.evaluation_samples, "generate", make)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.png")}
-
-
-def together(count: int, work: Callable[[Any], None]) -> None:
-    """Run ``work`` as so many processes would, in threads, with a real barrier between them."""
-    barrier, failures = threading.Barrier(count, timeout=60), []
-
-    def one(index: int) -> None:
-        state = SimpleNamespace(
-            process_index=index,
-            num_processes=count,
-            is_main_process=index == 0,
-            is_local_main_process=False,
-            wait_for_everyone=barrier.wait,
-        )
-        try:
-            work(state)
-        except BaseException as error:
-            failures.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +60,7 @@ def test_the_set(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_any_number_of_processes(count: int, whole: Path, tmp_path: Path) -> None:
+def test_any_number_of_processes(count: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each picture is made once, and bit-equal, also with more processes than blocks."""
     made: list[int] = []
 
@@ -92,13 +69,14 @@ def test_any_number_of_processes(count: int, whole: Path, tmp_path: Path) -> Non
         with ONE_AT_A_TIME:
             return generate(*args, **kwargs)
 
-    together(count, lambda state: made.append(-write(tmp_path, state=state, make=make)))
+    replaced(monkeypatch, make)
+    together(count, lambda state: made.append(-write(tmp_path, state=state)))
     assert contents(tmp_path) == contents(whole)
     assert sorted(seed for seed in made if seed > 0) == list(range(100, 115))
     assert sum(number for number in made if number < 0) == -15
 
 
-def test_an_interrupted_set_goes_on(whole: Path, tmp_path: Path) -> None:
+def test_an_interrupted_set_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[int]] = []
 
     def stop(*args: Any, **kwargs: Any) -> Any:
@@ -107,19 +85,21 @@ def test_an_interrupted_set_goes_on(whole: Path, tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return generate(*args, **kwargs)
 
+    replaced(monkeypatch, stop)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, make=stop)
+        write(tmp_path)
     assert len(contents(tmp_path)) == 8
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["complete"] is False
     (tmp_path / NAMES[1]).unlink()
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in contents(tmp_path)}
     asked.clear()
-    assert together_written(tmp_path, watched(asked)) == 8
+    replaced(monkeypatch, watched(asked))
+    assert sum(together(2, lambda state: write(tmp_path, state=state))) == 8  # two finish what one had begun
     assert sorted(asked) == [[100, 101, 102, 103], [108, 109, 110, 111], [112, 113, 114]]  # 104 to 107 were there
     assert contents(tmp_path) == contents(whole)
     assert before == {name: (tmp_path / name).stat().st_mtime_ns for name in before}  # not one was written again
     asked.clear()
-    assert write(tmp_path, make=watched(asked)) == 0
+    assert write(tmp_path) == 0
     assert asked == []
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["complete"] is True
 
@@ -133,25 +113,18 @@ def watched(asked: list[list[int]]) -> Callable[..., Any]:
     return make
 
 
-def together_written(out: Path, make: Callable[..., Any]) -> int:
-    """Two processes finish what one had begun."""
-    written: list[int] = []
-    together(2, lambda state: written.append(write(out, state=state, make=make)))
-    return sum(written)
-
-
 def test_another_set_in_the_same_folder(whole: Path, tmp_path: Path) -> None:
     write(tmp_path)
     before = contents(tmp_path)
     for changes, what in (({"seed": 7}, "items"), ({"sampling": Sampling(steps=3)}, "sampling")):
-        with pytest.raises(ValueError, match=rf"holds other images \({what} differ\); name another folder"):
+        with pytest.raises(ValueError, match=rf"holds other samples \({what} differ\); name another folder"):
             write(tmp_path, **changes)
     assert write(tmp_path, batch_size=2) == 0
     assert contents(tmp_path) == before
     run_dir = tmp_path / "few"
     run_dir.mkdir()
     (run_dir / "manifest.json").write_text('{"task": "generate", "items": []}', encoding="utf-8")
-    with pytest.raises(ValueError, match="holds other images"):
+    with pytest.raises(ValueError, match="holds other samples"):
         write(run_dir)
     with pytest.raises(ValueError, match="got 15 images, batch_size 0; expected 1 or more of each"):
         write(tmp_path / "none", batch_size=0)
@@ -175,7 +148,7 @@ def test_the_command(model: Path, place: Path, capsys: pytest.CaptureFixture[str
     for words, message in (
         (("--per-class", 2, "--count", 2), "count: give either count"),
         (("--per-class", 0), "per_class: got 0, expected at least 1"),
-        (("--per-class", 3, "--out", "set"), "set: holds other images"),
+        (("--per-class", 3, "--out", "set"), "set: holds other samples"),
         (("--per-klass", 3), "--per_klass"),
     ):
         assert message in refused(capsys, *common, *words)

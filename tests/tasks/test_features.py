@@ -16,7 +16,14 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from maskgen.tasks.extraction import extract
-from maskgen.tasks.features import LogMelFeatures, ModuleFeatures, PixelFeatures, pixel_features
+from maskgen.tasks.features import (
+    LogMelFeatures,
+    ModuleFeatures,
+    PixelFeatures,
+    centred_features,
+    modality_named,
+    pixel_features,
+)
 from maskgen.tasks.features_inception import InceptionFeatures
 from maskgen.tasks.metrics_frechet import frechet_distance, kernel_distance
 from maskgen.tasks.processes import Processes
@@ -112,6 +119,13 @@ def test_weights_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert part in str(error.value)
     assert f"{tmp_path / 'hub' / 'checkpoints'}, give the file as features.weights, or name other" in str(error.value)
 
+    def login_page(*args: object, hash_prefix: str, **kwargs: object) -> None:
+        raise RuntimeError(f'invalid hash value (expected "{hash_prefix}", got "abc")')
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", login_page)
+    with pytest.raises(ConnectionError, match=r'expected "6726825d", got "abc"\)\): put https://github.com/toshas/'):
+        InceptionFeatures()
+
 
 def test_weights_in_the_cache_are_used(inception: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -140,13 +154,14 @@ def test_resize_of_tensorflow_1(size: tuple[int, int]) -> None:
 
 
 def test_resize_of_clean_fid() -> None:
-    """Pillow's bicubic filter on each channel as floats; nothing rounded or clipped."""
+    """Pillow's bicubic filter on each channel as floats, clipped and not rounded, as in its release 0.1.35."""
     images = torch.zeros(1, 3, 12, 12, dtype=torch.uint8)
     images[:, 1, :, 6:] = 255
     found = resize_images(images, (30, 40), "pil-bicubic")
     channel = Image.fromarray(images[0, 1].numpy().astype(np.float32)).resize((40, 30), Image.Resampling.BICUBIC)
-    torch.testing.assert_close(found[0, 1] * 255, torch.from_numpy(np.array(channel)))
-    assert found.max() > 1.01  # it overshoots at the edge
+    assert np.array(channel).max() > 257  # it overshoots at the edge
+    torch.testing.assert_close(found[0, 1] * 255, torch.from_numpy(np.array(channel).clip(0, 255)))
+    assert len(found[0, 1].unique()) > 3
     assert found[0, 0].abs().max() == 0
     assert resize_images(images, None, "pil-bicubic").shape == (1, 3, 12, 12)
 
@@ -209,6 +224,12 @@ def test_any_module(tmp_path: Path) -> None:
         ModuleFeatures(Other({})).embed(images)
 
 
+def test_modalities_by_name() -> None:
+    assert [modality_named(name) for name in ("image", "video", "audio")] == ["image", "video", "audio"]
+    with pytest.raises(ValueError, match="modality: got 'smell', expected image, video or audio"):
+        modality_named("smell")
+
+
 def test_pixels() -> None:
     images = torch.zeros(2, 3, 16, 16)
     images[0, :, :2, :2] = 1  # one cell of 8 x 8
@@ -224,6 +245,24 @@ def test_pixels() -> None:
     assert PixelFeatures(4).identity() == "pixels-4x4-grey"
     with pytest.raises(ValueError, match="side: got 0"):
         PixelFeatures(0)
+
+
+def test_centred_features() -> None:
+    """What moves over black gives the same features wherever it is, cut out around the middle of its light."""
+    shape = torch.rand(6, 4, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.2
+    frames = torch.zeros(3, 3, 24, 32)
+    for frame, (top, left) in zip(frames, ((2, 3), (10, 20), (17, 27)), strict=True):
+        frame[:, top : top + 6, left : left + 4] = shape
+    found = centred_features(frames, 8)
+    assert found.shape == (3, 16)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+    assert found[0].sum() * 4 == pytest.approx(float(shape.sum()), rel=1e-4)
+    faint = centred_features(frames + 0.05 * (frames == 0), 8)
+    np.testing.assert_allclose(faint, found, atol=1e-5)  # a glow does not count
+    wide = torch.zeros(1, 3, 16, 16)
+    wide[:, :, 4:8, 6:10] = 1
+    assert centred_features(wide, 4).tolist() == [[1, 1, 1, 1]]
 
 
 def test_sound() -> None:

@@ -117,7 +117,17 @@ def test_kid_by_its_formula() -> None:
     across = sum(kernel(x[i], y[j]) for i, j in pairs) / 49
     found = kernel_distance(x, y, subsets=1, size=1000)
     assert found.value == pytest.approx(within - 2 * across)
-    assert found.note == "1 subsets of 7 samples, seed 2020"
+    assert found.note == "1 subset of 7 samples, seed 2020"
+
+
+def test_kid_of_all_there_is_has_no_interval() -> None:
+    """Every subset would be the same one: its spread of nothing is no interval."""
+    x, y = draws(9, 3, 0), draws(9, 3, 1)
+    found = kernel_distance(x, y)
+    assert (found.low, found.high, found.interval) == (None, None, "")
+    assert found.note == "1 subset of 9 samples, seed 2020"
+    assert found.value == pytest.approx(kernel_distance(x, y, subsets=1, seed=5).value)
+    assert kernel_distance(x, draws(12, 3, 1)).low is not None
 
 
 def test_bootstrap() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 import maskgen.tasks.metrics_manifold
-from maskgen.tasks.metrics_manifold import nearest, neighbour_distances, overlap
+from maskgen.tasks.metrics_manifold import copies, nearest, overlap
 
 
 def draws(count: int, width: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -80,10 +80,17 @@ def test_nearest() -> None:
     assert nearest(far, far)[0].tolist() == [0] * 50  # a copy is at distance 0, not at the rounding of large products
 
 
-def test_neighbour_distances() -> None:
-    reference = np.array([[0.0, 0.0], [3.0, 4.0], [10.0, 0.0]])
-    found = neighbour_distances(np.array([[3.0, 4.0], [0.0, 1.0], [13.0, 4.0]]), reference)
-    assert found.tolist() == pytest.approx([0, 1, 5])
+def test_copies() -> None:
+    """By the definition: medians of nearest distances, and the share below the held-out ones' first hundredth."""
+    trained, kept = draws(80, 3, 0).double(), draws(50, 3, 1).double()
+    made = torch.cat((trained[:10] + 1e-6, draws(30, 3, 2).double()))
+    found = copies(made, kept, trained)
+    near, floor = (torch.cdist(side, trained).min(1).values.numpy() for side in (made, kept))
+    assert found.generated == pytest.approx(np.median(near))
+    assert found.held_out == pytest.approx(np.median(floor))
+    assert found.share == np.mean(near < np.quantile(floor, 0.01))
+    assert 0.25 <= found.share < 0.5
+    assert copies(kept, kept, trained).share <= 0.02
 
 
 def test_mistakes() -> None:

@@ -1,5 +1,6 @@
 """PSNR, SSIM, LPIPS and use of codes: closed forms, an independent SSIM, and what is said without a network."""
 
+import math
 from pathlib import Path
 from urllib.error import URLError
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskgen.tasks.metrics_reconstruction import CodeUse, PixelScores, perceptual_net, ssim
+from maskgen.tasks.metrics_reconstruction import CodeUse, PixelScores, clip_psnr, frame_psnr, perceptual_net, ssim
 from maskgen.tokenizers.losses import Perceptual
 
 
@@ -54,6 +55,29 @@ def test_psnr_in_closed_form() -> None:
     assert found.value == pytest.approx(sum(expected) / 2, abs=1e-3)  # of the PSNRs, not of the mean error
     assert found.count == 2
     assert scores.values()["psnr"].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_psnr_of_frames_and_of_parts_of_clips() -> None:
+    clip = torch.zeros(2, 3, 4, 8, 6)
+    other = clip.clone()
+    other[1, :, 2] = 0.2
+    other[1, :, 3, :4] = 0.2  # half of a frame
+    found = frame_psnr(clip, other)
+    half = 13.9794 + 3.0103
+    torch.testing.assert_close(found[1], torch.tensor([120.0, 120.0, 13.9794, half]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[0], torch.full((4,), 120.0))
+    torch.testing.assert_close(frame_psnr(clip[:, :, 2], other[:, :, 2]), found[:, 2])
+    whole = -10 * math.log10(0.04 * 1.5 / 4)  # one frame and a half of four
+    assert clip_psnr(clip, other).tolist() == pytest.approx([120, whole], abs=1e-3)
+    counted = torch.zeros(1, 1, 4, 8, 6, dtype=torch.bool)
+    counted[:, :, 2:, :4] = True
+    assert clip_psnr(clip, other, counted).tolist() == pytest.approx([120, 13.9794], abs=1e-3)
+    assert clip_psnr(clip, other, counted | True).tolist() == pytest.approx([120, whole], abs=1e-3)
+    with pytest.raises(ValueError, match="got a clip of which no pixel counts"):
+        clip_psnr(clip, other, counted & False)
+    for measure in (frame_psnr, clip_psnr):
+        with pytest.raises(ValueError, match="reconstruction: got shapes"):
+            measure(clip, other[:1])
 
 
 def test_pictures_are_compared_as_they_are_saved() -> None:

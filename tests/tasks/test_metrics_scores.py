@@ -16,6 +16,7 @@ from maskgen.tasks.metrics_scores import (
     inception_score,
     masked_scores,
     per_class_accuracy,
+    read_classes,
     within_class_variance,
 )
 from maskgen.testing import OracleModel, UniformModel
@@ -101,6 +102,18 @@ def test_a_missing_class_costs_its_share() -> None:
     kept = labels != 3
     scores = classifier_scores(blobs(80, 0), blobs(40, 1), (features[kept], labels[kept]))
     assert scores == {"cas": 0.75, "cas_real": 1.0, "label_agreement": 1.0}
+
+
+def test_reading_classes() -> None:
+    (features, labels), (others, truth) = blobs(80, 0), blobs(40, 1)
+    found = read_classes((features, labels), [others, others[::-1]], strength=10.0)
+    assert found[0].tolist() == truth.tolist()
+    assert found[1].tolist() == truth[::-1].tolist()
+    noisy = np.where(np.arange(80) < 8, (labels + 1) % 4, labels)
+    loose, strict = (read_classes((features, noisy), [features], strength=c)[0] for c in (0.1, 1e6))
+    assert (strict == noisy).mean() > (loose == noisy).mean()
+    with pytest.raises(ValueError, match=r"CAS: the real samples have 1 class\(es\)"):
+        read_classes((features, labels * 0), [others])
 
 
 def test_a_single_class_is_refused() -> None:

@@ -71,18 +71,18 @@ def test_digits_move_straight_and_bounce(data: MovingDigits) -> None:
     assert turned > count / 2
 
 
-def test_whole_pixels(data: MovingDigits) -> None:
-    source = MovingDigits(digit_size=20, whole=True).train()
-    seen = set()
-    for seed in range(40):
+def test_digits_on_a_grid() -> None:
+    source = MovingDigits(digit_size=20, grid=4).train()
+    ways, starts = set(), set()
+    for seed in range(100):
         ((_, (row, column, down, across)),) = source._draw(7, seed)
-        assert 0 <= row <= 12
-        assert 0 <= column <= 12
-        seen.add((down, across))
+        starts.add((row, column))
+        ways.add((down, across))
         places = torch.tensor(corners(source.batch([7], [seed])["video"])[0])
-        assert (places[1:] - places[:-1]).abs().max() == 1
-    assert len(seen) == 8
-    assert (0, 0) not in seen
+        assert (places[1:] - places[:-1]).abs().sum(1).eq(1).all(), "one pixel, along one axis"
+        assert ((places[::4] - places[0]) % 4 == 0).all(), "on the grid every 4 frames"
+    assert ways == {(0, 1), (0, -1), (1, 0), (-1, 0)}
+    assert starts == {(row, column) for row in (0, 4, 8, 12) for column in (0, 4, 8, 12)}
 
 
 def test_index_and_seed_alone_decide(data: MovingDigits) -> None:
@@ -152,6 +152,9 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ({"frames": 0}, {"digits": 0}, {"digit_size": 32}, {"digit_size": 7}):
         with pytest.raises(ValueError, match="expected 1 or more frames and digits, and a digit of at least 8 pixels"):
             MovingDigits(**wrong)
+    for grid in (-1, 3):
+        with pytest.raises(ValueError, match=f"got grid {grid}, size 32, digit_size 16; expected 0, or a divisor of"):
+            MovingDigits(grid=grid)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r'pip install "maskgen\[demo\]"'):
         MovingDigits()

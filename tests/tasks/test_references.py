@@ -11,7 +11,6 @@ import torch
 import maskgen.tasks.references
 from maskgen.tasks.extraction import FeatureSet, extract
 from maskgen.tasks.features import FeatureBatch, FeatureExtractor, PixelFeatures
-from maskgen.tasks.metrics_frechet import Gaussian
 from maskgen.tasks.processes import Processes
 from maskgen.tasks.references import (
     Reference,
@@ -165,6 +164,9 @@ def test_statistics_of_others(tmp_path: Path) -> None:
     np.savez(tmp_path / "small.npz", mu=np.zeros(64), sigma=np.eye(64))
     with pytest.raises(ValueError, match="of 64 features"):
         read_statistics(tmp_path / "small.npz", inception, "tf1-bilinear")
+    np.savez(tmp_path / "nan.npz", mu=np.zeros(2048), sigma=np.full((2048, 2048), np.nan))
+    with pytest.raises(ValueError, match=r"nan\.npz: got statistics that are not finite"):
+        read_statistics(tmp_path / "nan.npz", inception, "tf1-bilinear")
     np.savez(tmp_path / "wrong.npz", mu=np.zeros(3), sigma=np.eye(2))
     with pytest.raises(ValueError, match=r"got no statistics, expected mu \[F\] and sigma \[F, F\]"):
         read_statistics(tmp_path / "wrong.npz", Judged(), "tf1-bilinear")
@@ -174,10 +176,9 @@ def test_statistics_of_others(tmp_path: Path) -> None:
 
 
 def test_another_size_is_refused() -> None:
-    gaussian = Gaussian(mean=torch.zeros(1).double(), covariance=torch.ones(1, 1).double(), count=2)
-    real = Reference(name="real", data="", extractor="", resize="", gaussian=gaussian, shape=(3, 16, 16))
     with pytest.raises(
         ValueError, match=r"made: samples of size \[8, 8\], but the reference real has \[16, 16\]; resize"
     ):
-        check_size((3, 8, 8), "made", real)
-    check_size((), "made", real)
+        check_size((3, 8, 8), "made", (3, 16, 16), "real")
+    check_size((), "made", (3, 16, 16), "real")
+    check_size((3, 8, 8), "made", (), "real")

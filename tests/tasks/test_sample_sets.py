@@ -11,17 +11,31 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.data import TensorSource
-from maskgen.tasks.datasets import Digits, Folder
+from maskgen.tasks.cifar10 import PixelSource
+from maskgen.tasks.datasets import Digits, Folder, ImageData
 from maskgen.tasks.extraction import FeatureSet, extract
 from maskgen.tasks.features import LogMelFeatures, PixelFeatures
 from maskgen.tasks.moving_digits import MovingDigits
 from maskgen.tasks.processes import Processes
 from maskgen.tasks.sample_arrays import open_array, write_batch
 from maskgen.tasks.sample_data import SampleImages
-from maskgen.tasks.sample_sets import DataSamples, SampleSet, open_samples
+from maskgen.tasks.sample_sets import DataSamples, SampleSet, Subset, open_samples
 from maskgen.tasks.sound import save_sound
 from maskgen.tasks.video_files import save_video
 from tests.tasks.evaluations import arrays, pictures, single, together
+
+
+class Memory(ImageData):
+    """Augmented pixels in memory."""
+
+    size, class_names = (8, 8), ("left", "right")
+
+    def train(self) -> PixelSource:
+        pixels = torch.from_numpy(arrays(6, 0)).permute(0, 3, 1, 2).contiguous()
+        return PixelSource(pixels, torch.arange(6) % 2, flip=True, max_shift=2)
+
+    def test(self) -> None:
+        return None
 
 
 def read_all(samples: SampleSet) -> Tensor:
@@ -93,6 +107,34 @@ def test_batches(tmp_path: Path) -> None:
     assert torch.equal(read_all(video)[1, :, 5], channels_first(clips[1])[5])
     with pytest.raises(ValueError, match=r"adm\.npz: holds samples of image, but the features are of video"):
         open_samples(tmp_path / "adm.npz", "video")
+
+
+def test_what_a_hash_of_samples_depends_on(tmp_path: Path) -> None:
+    """How many frames are taken, and the labels: references and classifiers of others must not be reused."""
+    clips = np.stack([arrays(20, seed) for seed in range(3)])
+    np.savez(tmp_path / "clips.npz", clips)
+    for number in range(2):
+        save_video(clips[number], tmp_path / "videos" / f"{number}.mp4", 8)
+    for name in ("clips.npz", "videos"):
+        first, second, again = (open_samples(tmp_path / name, "video", frames).digest() for frames in (16, 8, 16))
+        assert first == again != second
+    np.savez(tmp_path / "one.npz", arrays(4, 0), np.array([0, 1, 0, 1]))
+    np.savez(tmp_path / "two.npz", arrays(4, 0), np.array([1, 0, 1, 0]))
+    assert open_samples(tmp_path / "one.npz", "image").digest() != open_samples(tmp_path / "two.npz", "image").digest()
+
+
+def test_subsets(tmp_path: Path) -> None:
+    samples = open_samples(pictures(tmp_path / "set", 7, 0), "image")
+    some = Subset(samples, [5, 0, 2])
+    assert (len(some), some.labels, some.class_names) == (3, [1, 0, 0], ("left", "right"))
+    assert torch.equal(read_all(some), read_all(samples)[[5, 0, 2]])
+    assert torch.equal(torch.stack(some.read(1, 9)), read_all(samples)[[0, 2]])  # type: ignore[arg-type]
+    assert some.digest() == Subset(samples, [5, 0, 2]).digest() != Subset(samples, [5, 2, 0]).digest()
+    save_sound(torch.zeros(1, 50), tmp_path / "sounds" / "a.wav", 1000)
+    save_sound(torch.zeros(1, 50), tmp_path / "sounds" / "b.wav", 2000)
+    sounds = Subset(open_samples(tmp_path / "sounds", "audio"), [1])
+    sounds.read(0, 1)
+    assert sounds.sample_rate(0) == 2000
 
 
 def test_batches_that_are_refused(tmp_path: Path) -> None:
@@ -183,6 +225,19 @@ def test_data_sets(tmp_path: Path) -> None:
     assert torch.equal(read_all(found), read_all(open_samples(folder, "image")))
     with pytest.raises(ValueError, match="Folder has no held-out examples"):
         DataSamples(Folder(folder, size=8), "test")
+    whole = found.digest()
+    assert (
+        whole
+        == DataSamples(Folder(folder, size=8), "train").digest()
+        != DataSamples(Folder(folder, 6), "train").digest()
+    )
+    (folder / "right" / "0003.png").write_bytes(b"x")  # training puts another in its place
+    broken = DataSamples(Folder(folder, size=8, broken=0.5), "train")
+    assert [isinstance(sample, str) for sample in broken.read(0, 6)] == [False] * 4 + [True, False]
+    assert broken.labels == [0, 0, 0, 1, 1, 1]
+    assert broken.digest() != whole
+    cifar = Memory()
+    assert torch.equal(read_all(DataSamples(cifar, "train")), cifar.train().pixels)  # moved and mirrored in training
     clips = DataSamples(MovingDigits(frames=6, size=16, digit_size=8), "test", frames=4)
     assert clips.read(3, 4)[0].shape == (3, 4, 16, 16)  # type: ignore[union-attr]
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # scripts, not a package
 
 import sampler_quality
-from sampler_quality import SETTINGS, Judge, contestants, markdown, measure, report
+from sampler_quality import SETTINGS, SPEED, Judge, contestants, cost_of, markdown, measure, report
 
 from maskgen.data import TensorSource
 from maskgen.tasks.datasets import Digits
 from maskgen.tasks.pipeline import Pipeline, Sampling
-from tests.support import tiny_pipeline
+from tests.support import oracle_pipeline, tiny_pipeline
 
 
 def digits(each: int) -> tuple[TensorSource, TensorSource]:
@@ -82,6 +83,36 @@ def test_a_line_counts_its_forwards(pipe: Pipeline, judge: Judge, name: str, for
     assert 0 <= row.cas <= 1
     assert row.frechet > 0
     assert row.sampling == dataclasses.asdict(dataclasses.replace(sampling, steps=3))
+
+
+def test_fast_ways_take_part_beside_their_exact_forms(pipe: Pipeline, judge: Judge) -> None:
+    everyone = contestants(pipe, speed=True)
+    assert list(everyone) == list(SPEED)
+    assert everyone["halton, reuse 4"] == dataclasses.replace(everyone["halton, exact"], reuse=4)
+    row = measure(pipe, judge, "halton, reuse 4", dataclasses.replace(everyone["halton, reuse 4"], steps=8), sets=1)
+    exact = cost_of(pipe, dataclasses.replace(everyone["halton, exact"], steps=8))
+    assert row.cost is not None
+    assert exact is not None
+    assert row.cost < 0.75 * exact
+    strict = oracle_pipeline(torch.zeros(64, 1, dtype=torch.long), null_class=False)
+    assert not any("guided" in name for name in contestants(strict, speed=True))
+
+
+def test_costs_in_whole_forwards(pipe: Pipeline) -> None:
+    def cost(**settings: Any) -> float:
+        found = cost_of(pipe, Sampling(**{"steps": 4, **settings}))
+        assert found is not None
+        return found
+
+    plain = cost()
+    assert 3 < plain < 4  # of the last of two layers only hidden places are computed
+    assert cost(select="halton") < plain
+    assert cost(select="remdm-cap") == pytest.approx(4, rel=0.05)  # all places, conditions prepared once
+    assert cost(guidance=1.0) == pytest.approx(2 * plain, rel=0.05)
+    half = cost(guidance=1.0, guidance_interval=(0.5, 1.0))
+    assert plain < half < 0.85 * cost(guidance=1.0)
+    assert cost(select="critic") > plain + 2.9
+    assert cost_of(pipe, Sampling(select="entropy:1")) is None
 
 
 def test_an_order_that_stops_early_is_cheaper(pipe: Pipeline, judge: Judge) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.acceleration import accelerated
 from maskgen.checkpoint import build_config
 from maskgen.conditioning import Cond
 from maskgen.critic import critic_scores
+from maskgen.filters import TokenFilter
 from maskgen.guidance import guided_logits, model_logits, self_guided_logits
 from maskgen.modern import ModernConfig, ModernTransformer
 from maskgen.sampler import sample
@@ -140,6 +142,25 @@ def test_temperatures_by_name(pipe: Pipeline) -> None:
     assert not torch.equal(fill(pipe, **words), fill(pipe))
 
 
+def test_speeds_by_name(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    cond = Cond(labels=torch.tensor(LABELS))
+    prediction = model_logits(pipe.transformer, cond)
+    for select, reuse in (("confidence", 2), ("halton", 3)):
+        chosen = get_selector(select, axes=pipe.axes)
+        found = fill(pipe, select=select, reuse=reuse, steps=9)
+        assert torch.equal(found, expected(pipe, prediction.reusing(reuse), select=chosen, steps=9))
+    half = accelerated(pipe.transformer, bfloat16=True)
+    assert torch.equal(fill(pipe, bfloat16=True), expected(pipe, model_logits(half, cond)))
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: 1 / 0)
+    with pytest.warns(UserWarning, match="compile: torch.compile does not work here .ZeroDivisionError: .*; going on"):
+        assert torch.equal(fill(pipe, compile=True), fill(pipe))
+    kept = {"top_k": 2, "guidance": 1.0}
+    filtered = guided_logits(pipe.transformer, cond, scale=1.0, steps=5).filtered(TokenFilter(top_k=2))
+    assert torch.equal(fill(pipe, **kept), expected(pipe, filtered))
+    with pytest.raises(ValueError, match="reuse: got 2, but OracleTransformer computes all places or none; use 1"):
+        fill(oracle_pipeline(torch.zeros(64, 1, dtype=torch.long)), reuse=2)
+
+
 def test_halton_by_codebook() -> None:
     """The order for one codebook of sound after the other, along its one axis."""
     pipe = tiny_audio_pipeline()
@@ -236,6 +257,8 @@ def test_the_commands_of_the_docs_parse() -> None:
         ({"negative_label": 3}, "negative_label: got 3 with guidance_from 'unconditional'"),
         ({"guidance_drop": 0.0}, "guidance_drop: got 0.0, expected a share over 0, at most 1"),
         ({"guidance_ramp": "steep"}, "guidance ramp: got 'steep'"),
+        ({"reuse": 0}, r"reuse: got 0, expected at least 1 \(every step computes all places\)"),
+        ({"reuse": 2, "sampler": "halton"}, "reuse: got 2 with the sampler 'halton', works with 'maskgit' only; use 1"),
     ],
 )
 def test_mistakes_are_explained(settings: dict[str, Any], message: str) -> None:

@@ -22,7 +22,8 @@ from maskgen.tasks.datasets import ImageData, ShiftedSource
 from maskgen.tasks.generate import generate
 from maskgen.tasks.media import to_tensor
 from maskgen.tasks.pipeline import Pipeline, Sampling
-from maskgen.tasks.train import tokenize, train_tokenizer, train_transformer
+from maskgen.tasks.token_sources import tokenize
+from maskgen.tasks.train import train_tokenizer, train_transformer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.quantize import QuantizerConfig
 from maskgen.tokenizers.toy import ToyTokenizer, ToyTokenizerConfig

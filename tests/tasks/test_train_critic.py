@@ -14,6 +14,8 @@ from maskgen.objective import MaskingSettings
 from maskgen.optim import OptimizerSettings
 from maskgen.tasks.generate import generate
 from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.token_shards import TokenShards
+from maskgen.tasks.tokenize_data import tokenize_data
 from maskgen.tasks.train_critic import train_critic
 from tests.tasks.commandline import refused, run
 from tests.tasks.test_train import Squares, settings, stage1, stage2, state
@@ -62,6 +64,23 @@ def test_into_another_folder_with_other_sizes(folder: Path, tmp_path: Path) -> N
     assert first.critic is None
     again = [image.tobytes() for image in generate(pipe, [0, 1, 2])]
     assert again == [image.tobytes() for image in generate(first, [0, 1, 2])]
+
+
+def test_on_token_shards(folder: Path, tmp_path: Path) -> None:
+    """The same weights as on the data that the shards were made of."""
+    shards = tokenize_data(tokenizer=folder / "tokenizer", data=Squares(), out=tmp_path / "tokens", views=2, seed=42)
+    on_data = train(folder, tmp_path / "data", views=2)
+    on_shards = train(folder, tmp_path / "shards", data=TokenShards(shards))
+    weights = [(out / "critic" / "model.safetensors").read_bytes() for out in (on_data, on_shards)]
+    assert weights[0] == weights[1]
+    with pytest.raises(ValueError, match=r"views: got 2, but the token shards hold 2 view\(s\) already"):
+        train(folder, tmp_path / "again", data=TokenShards(shards), views=2)
+    other = Pipeline.from_pretrained(folder, device="cpu")
+    with torch.no_grad():
+        next(iter(other.tokenizer.parameters())).add_(1)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="its tokens were made by the tokenizer"):
+        train(tmp_path / "other", tmp_path / "judged", data=TokenShards(shards))
 
 
 def test_a_critic_of_the_same_sizes_begins_as_a_copy(folder: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_it_learns_one_clip_by_heart(tmp_path: Path) -> None:
     """Each modality overfits one example: here prediction, interpolation and inpainting restore the clip."""
     data = Boxes(1, labels=False)
     chosen = settings(steps=150, batch_size=8, log_every=150, ema_decay=0.9)
-    stage2(toy(tmp_path / "toy"), tmp_path, data=data, transformer=model(width=48), settings=chosen)
+    stage2(toy(tmp_path / "toy"), tmp_path, data=data, transformer=model(width=48), settings=chosen, views=12)
     lines = [json.loads(line) for line in (tmp_path / "transformer/log.jsonl").read_text("utf-8").splitlines()]
     assert lines[-1]["validation/accuracy"] > 0.95
     pipe, clip = Pipeline.from_pretrained(tmp_path, device="cpu"), boxes(0)

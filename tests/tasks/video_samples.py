@@ -80,6 +80,15 @@ def write_sound(path: Path, cover: bool = False) -> Path:
     return path
 
 
+def write_empty(path: Path) -> Path:
+    """A file with a video stream and not a single frame in it."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
+        file.start_encoding()
+    return path
+
+
 def decoded(path: Path) -> Frames:
     """All frames, by the plainest loop over PyAV there is."""
     with av.open(str(path)) as file:

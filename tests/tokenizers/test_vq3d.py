@@ -65,7 +65,7 @@ def test_a_convolution_pads_before_it_convolves(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("time_stride", "flat"), [(1, False), (2, False), (1, True)])
-@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize("padding", ["zeros", "edge", "reflect"])
 def test_upsampling_is_nearest_neighbour_and_a_convolution(time_stride: int, flat: bool, padding: str) -> None:
     """The merged kernel gives the numbers of the two steps, and the gradients."""
     block = Upsample3D(3, time_stride, flat=flat, padding=padding)

@@ -1,0 +1,106 @@
+"""Some places of a grid instead of all: picking them, what is computed once for all steps, what may be used again.
+
+Shapes: B batch, N tokens, S sequence (a prefix, then the tokens), C and P some of them, D width, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["FeatureMemory", "LayerMemory", "Prepared", "first_places", "take"]
+
+
+def take(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """The rows ``at`` ``[B, P]`` of ``x`` ``[B, S, ...]``: ``[B, P, ...]``."""
+    index = at.reshape(*at.shape, *([1] * (x.ndim - 2)))
+    return x.gather(1, index.expand(*at.shape, *x.shape[2:]))
+
+
+def first_places(wanted: torch.Tensor, count: int, repeat: bool = False) -> torch.Tensor:
+    """Numbers of the places that are wanted, in their order, filled up to a fixed count.
+
+    The count does not depend on what stands in ``wanted``, so nothing waits for the device.
+
+    Args:
+        wanted: bool ``[B, N]``.
+        count: P, at most N; no fewer than are wanted in any row.
+        repeat: fill up with the first place again, so that a row has no others than it wants (and one, if it wants none),
+            whatever the count; else with unwanted places, no number twice.
+
+    Returns:
+        long ``[B, P]``.
+    """
+    places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    if not repeat:
+        return places
+    spare = torch.arange(count, device=wanted.device) >= wanted.sum(1, keepdim=True)
+    return torch.where(spare, places[:, :1], places)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model makes of its conditions and grid before the first step.
+
+    Attributes:
+        rows: tensors whose first axis is the batch.
+        shared: tensors that all rows share.
+    """
+
+    rows: tuple[torch.Tensor, ...]
+    shared: tuple[torch.Tensor, ...] = ()
+
+    def pick(self, index: torch.Tensor | slice) -> Prepared:
+        """The same for some rows of the batch."""
+        return Prepared(tuple(tensor[index] for tensor in self.rows), self.shared)
+
+
+class FeatureMemory:
+    """Keys and values of all layers, so that later steps compute some places only and see the others as they were.
+
+    This is approximate: what a place says to others depends on all tokens, those decided since included. After ReCAP
+    (plug-and-play context feature reuse, arXiv 2505.19089, read about, not run).
+
+    Attributes:
+        places: long ``[B, C]``, the places that a step computes anew, numbers may be repeated; None for all of them, which
+            fills the memory.
+    """
+
+    def __init__(self) -> None:
+        self.places: torch.Tensor | None = None
+        self._held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __len__(self) -> int:
+        """B, rows that it was filled for; 0 if it was not."""
+        return len(self._held[0][0]) if self._held else 0
+
+    def of_layer(self, layer: int, prefix: int = 0) -> LayerMemory:
+        """The part of one layer, whose sequence begins with ``prefix`` places that are not in the grid."""
+        return LayerMemory(self, layer, prefix)
+
+    def rows(self, prefix: int) -> torch.Tensor:
+        """What is computed anew of such a sequence, long ``[B, prefix + C]``; the prefix always is."""
+        assert self.places is not None, "asked for where all is computed"
+        first = torch.arange(prefix, device=self.places.device).expand(len(self.places), -1)
+        return torch.cat((first, self.places + prefix), dim=1)
+
+    def spread(self, index: torch.Tensor) -> None:
+        """Repeat rows: row i becomes what row ``index[i]`` was."""
+        self._held = {layer: (k[index], v[index]) for layer, (k, v) in self._held.items()}
+
+
+class LayerMemory:
+    """Keys and values of one layer; see ``FeatureMemory``."""
+
+    def __init__(self, memory: FeatureMemory, layer: int, prefix: int) -> None:
+        self._memory, self._layer, self._prefix = memory, layer, prefix
+
+    def merge(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put new keys and values ``[B, H, prefix + C, d]`` among those held; all of them, ``[B, H, S, d]``."""
+        held = self._memory._held
+        if self._memory.places is not None:
+            index = self._memory.rows(self._prefix)[:, None, :, None].expand(k.shape)
+            k, v = (old.scatter(2, index, new) for old, new in zip(held[self._layer], (k, v), strict=True))
+        held[self._layer] = (k, v)
+        return k, v

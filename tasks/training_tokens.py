@@ -1,0 +1,62 @@
+"""The tokens that a second stage trains on, wherever they are: made now, made before into a file, or in token shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskgen.data import Source
+from maskgen.tasks.signal_data import SignalData
+from maskgen.tasks.token_shards import TokenShards, TokenShardSource
+from maskgen.tasks.token_sources import cached_tokens, first_codebooks, tokenize
+from maskgen.tokenizers.audio import AudioTokenizer
+from maskgen.tokenizers.base import Tokenizer
+
+__all__ = ["check_shards", "doing", "training_tokens"]
+
+
+def training_tokens(
+    tokenizer: Tokenizer, source: Source | None, key: str, cache: Path, codebooks: int, *, views: int = 1, seed: int = 0
+) -> Source | None:
+    """Tokens of a source.
+
+    Args:
+        tokenizer: turns signals into tokens, on the device it is on.
+        source: signals, or tokens of shards; None has none.
+        key: name of the signals in its batches.
+        cache: file that tokens of sounds are kept in.
+        codebooks: how many codebooks are kept.
+        views: passes over the source, each with seeds of its own; shards have theirs already.
+        seed: of the augmentation.
+    """
+    if source is None:
+        return None
+    if isinstance(source, TokenShardSource):
+        return source.first_codebooks(codebooks)
+    if not isinstance(tokenizer, AudioTokenizer):
+        return tokenize(source, tokenizer, key=key, views=views, seed=seed)
+    return first_codebooks(cached_tokens(source, tokenizer, cache, key=key, views=views, seed=seed), codebooks)
+
+
+def check_shards(data: SignalData, identity: str, views: int) -> None:
+    """Refuse token shards of another tokenizer.
+
+    Args:
+        data: any; only ``TokenShards`` are looked at.
+        identity: fingerprint of the tokenizer.
+        views: what the user asks for, which shards cannot give.
+
+    Raises:
+        ValueError: another tokenizer's shards, or views asked of shards.
+    """
+    if not isinstance(data, TokenShards):
+        return
+    data.check(identity)
+    if views != 1:
+        raise ValueError(f"views: got {views}, but the token shards hold {data.views} view(s) already; leave it out")
+
+
+def doing(data: SignalData, views: int) -> str:
+    """What a user is told before it begins."""
+    if isinstance(data, TokenShards):
+        return f"reading tokens, {len(data.train())}"
+    return f"tokenizing {len(data.train())} {'images' if data.modality == 'image' else 'sounds'}, {views} view(s) each"
