@@ -45,13 +45,13 @@ def tokens() -> TensorSource:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_resumed_equals_uninterrupted(tmp_path: Path, family: str, accumulation: int) -> None:
+@pytest.mark.parametrize(("accumulation", "muon_lr"), [(1, 0.0), (2, 0.0), (1, 0.02)])
+def test_resumed_equals_uninterrupted(tmp_path: Path, family: str, accumulation: int, muon_lr: float) -> None:
     """With dropout, random masks, label dropout, learning-rate decay and averages."""
     changes = {
         "checkpoint_every": 2,
         "accumulation": accumulation,
-        "optimizer": {"decay": "cosine", "warmup_steps": 2, "weight_decay": 0.1},
+        "optimizer": {"decay": "cosine", "warmup_steps": 2, "weight_decay": 0.1, "muon_lr": muon_lr},
     }
     whole = fit(modeling(family), tokens(), tmp_path / "whole", **changes)
     with pytest.raises(CrashError):
