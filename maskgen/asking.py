@@ -45,9 +45,8 @@ class Asking:
                 "nothing back: 'confidence', 'random', 'halton', 'moment' and 'entropy'; use 1, or one of these"
             )
         self._first = True
-        self._recent: list[
-            torch.Tensor
-        ] = []  # with ``reuse``: places asked for since the last whole step, that included
+        # With ``reuse``: places asked for since the last whole step, that included.
+        self._recent: list[torch.Tensor] = []
 
     def __call__(
         self, tokens: torch.Tensor, wanted: torch.Tensor, step: int, last: bool

@@ -152,9 +152,7 @@ class Prediction:
             self._memory.places = asked.changed
             return self._partial.logits_at(tokens, prepared, asked.within, self._memory)
         memory = None
-        if (
-            asked.keep or asked.changed is not None
-        ):  # also where a memory is missing, for a half that was not run before
+        if asked.keep or asked.changed is not None:  # the latter: a half that was not run before has no memory yet
             memory = self._memory = FeatureMemory()
         found = distinct_rows(tokens, cond) if asked.share and not self._partial.is_static else None
         if found is None:

@@ -155,10 +155,7 @@ class _Work:
 def _decode(work: _Work, callback: Callable[[SampleStep], None] | None) -> torch.Tensor:
     """All steps of the plan."""
     tokens, mask, selector = work.tokens, work.start, work.selector
-    before, item_noise = (
-        torch.ones_like(work.plan.shares[0]),
-        None,
-    )  # nothing is decided before the first step that is run
+    before, item_noise = torch.ones_like(work.plan.shares[0]), None  # before the first step nothing is decided
     drawn, settled = tokens, torch.zeros(mask.shape, device=mask.device)
     for step in work.plan.run:
         last = step == work.steps - 1

@@ -65,9 +65,8 @@ class Trainer:
         if settings.tracker:
             self.accelerator.init_trackers("logs")
         players, device = objective.players(), self.accelerator.device
-        self.ema = AveragedWeights(
-            players["model"], warm_average(settings.ema_decay)
-        )  # before anything wraps the model
+        # Before anything wraps the model.
+        self.ema = AveragedWeights(players["model"], warm_average(settings.ema_decay))
         if settings.gradient_checkpointing:
             checkpoint_blocks(players["model"])
         if settings.compile:

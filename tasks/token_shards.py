@@ -117,13 +117,8 @@ class TokenShardSource:
     """
 
     def __init__(self, paths: Sequence[Path], count: int, size: int, tokenizer: str, codebooks: int = 0) -> None:
-        self.paths, self.count, self.size, self.tokenizer, self.codebooks = (
-            list(paths),
-            count,
-            size,
-            tokenizer,
-            codebooks,
-        )
+        self.paths, self.count, self.size = list(paths), count, size
+        self.tokenizer, self.codebooks = tokenizer, codebooks
         self._shards: list[tuple[np.ndarray, np.ndarray | None] | None] = [None] * len(self.paths)
 
     def __len__(self) -> int:
