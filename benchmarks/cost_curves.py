@@ -27,6 +27,7 @@ from meters import counted, free_memory, square_grid
 from svg import Line, lines
 
 from maskgen.conditioning import Cond
+from maskgen.first_step import forget
 from maskgen.guidance import model_logits
 from maskgen.modern import ModernConfig, ModernTransformer
 from maskgen.plan import plan_steps
@@ -130,6 +131,7 @@ def work_of(point: Point, config: ModernConfig, device: str) -> Callable[[], tor
 
     def work() -> torch.Tensor:
         with fast_matmul(device):
+            forget(model)  # each run pays for its first step
             return sample(model_logits(model, cond), tokens, mask, steps=point.steps, seeds=range(point.batch))
 
     return work

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from maskgen.first_step import weights_state
 from maskgen.transformer import MaskedTransformer, PartialTransformer
 
 __all__ = ["accelerated"]
@@ -36,10 +37,10 @@ def accelerated(model: MaskedTransformer, *, compiled: bool = False, bfloat16: b
     if not (compiled or bfloat16):
         return model
     # Weights that were trained or moved since make another model; a compiled one reads them where they are.
-    state = tuple((p.data_ptr(), p._version) for p in model.parameters()) if bfloat16 else ()
+    state = weights_state(model) if bfloat16 else ()
     key = (compiled, bfloat16, model.training)
     kept = _made.setdefault(model, {})
-    if key not in kept or getattr(kept[key], "_made_of", ()) != state:
+    if key not in kept or state is None or getattr(kept[key], "_made_of", ()) != state:
         made = copy.deepcopy(model).to(torch.bfloat16) if bfloat16 else copy.copy(model)
         if compiled:
             _compile(made)

@@ -4,7 +4,8 @@
 - What depends on the conditions alone is computed once a call (``PartialTransformer.prepare``).
 - Of the last layer and the head only the places that the sampler asks for are computed.
 - At the first step rows are often equal: same tokens, same conditions. Each is run once. Where everything is hidden that is
-  one row a class, and a single one for all unconditional halves.
+  one row a class, and a single one for all unconditional halves; those are kept for later calls (``maskgen.first_step``).
+- On a CPU a large batch is run in pieces, because large tensors cost more there than their arithmetic.
 
 Other models than ``PartialTransformer``, as any callable, are run whole.
 
@@ -16,15 +17,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
 from maskgen.conditioning import Cond
+from maskgen.first_step import RowKinds, known_rows, row_kinds
 from maskgen.places import FeatureMemory, Prepared
 from maskgen.transformer import PartialTransformer
 
-__all__ = ["Asked", "Prediction", "distinct_rows"]
+__all__ = ["Asked", "Prediction"]
+
+# Beyond 32 MiB glibc takes memory from the system and gives it back at every use: 8 to 11 % of the time of 8 and 16 rows
+# at 24 x 768. Half of that leaves room for tensors that a model makes wider than its weights.
+_PIECE_BYTES = 16 * 2**20
 
 _Model = Callable[[torch.Tensor, Cond, Sequence[int] | None], torch.Tensor]
 
@@ -86,6 +92,7 @@ class Prediction:
         self._partial = model if isinstance(model, PartialTransformer) and model.is_partial else None
         self._prepared: dict[tuple[bool, int, torch.device], Prepared] = {}
         self._memory = FeatureMemory()
+        self._width = 0
         self.reuse = 1
         """Every so many steps the sampler asks for everything, in between for what changed; 1 is exact."""
 
@@ -154,14 +161,70 @@ class Prediction:
         memory = None
         if asked.keep or asked.changed is not None:  # the latter: a half that was not run before has no memory yet
             memory = self._memory = FeatureMemory()
-        found = distinct_rows(tokens, cond) if asked.share and not self._partial.is_static else None
-        if found is None:
-            return self._partial.logits_at(tokens, prepared, asked.places, memory)
-        first, copies = found
-        logits = self._partial.logits_at(tokens[first], prepared.pick(first), None, memory)
+        kinds = None
+        if asked.share and not self._partial.is_static:
+            kinds = row_kinds(tokens, cond, self._partial.vocab_size, self._axes)
+        logits = None if kinds is None else self._first_step(self._partial, tokens, prepared, kinds, asked, memory)
+        return self._pieces(self._partial, tokens, prepared, asked.places, memory) if logits is None else logits
+
+    def _first_step(
+        self,
+        model: PartialTransformer,
+        tokens: torch.Tensor,
+        prepared: Prepared,
+        kinds: RowKinds,
+        asked: Asked,
+        memory: FeatureMemory | None,
+    ) -> torch.Tensor | None:
+        """Logits of one row of each kind that is not known yet, spread over all; None where nothing is gained by that."""
+        device = tokens.device
+        known = known_rows(model)
+        rows = [None if memory is not None else known.get(key) for key in kinds.keys]
+        missing = [kind for kind, row in enumerate(rows) if row is None]
+        if len(missing) == len(tokens) and (memory is not None or not any(kinds.hidden)):
+            return None
+        of = torch.tensor(kinds.of, device=device)
+        if missing:
+            at = torch.tensor([kinds.first[kind] for kind in missing], device=device)
+            found = self._pieces(model, tokens[at], prepared.pick(at), None, memory)
+            for kind, row in zip(missing, found, strict=True):
+                rows[kind] = row
+                if kinds.hidden[kind] and memory is None:
+                    known.put(kinds.keys[kind], row)
         if memory is not None:
-            memory.spread(copies)
-        return logits[copies] if asked.places is None else logits[copies[:, None], asked.places]
+            memory.spread(of)
+        logits = torch.stack([row for row in rows if row is not None])
+        return logits[of] if asked.places is None else logits[of[:, None], asked.places]
+
+    def _pieces(
+        self,
+        model: PartialTransformer,
+        tokens: torch.Tensor,
+        prepared: Prepared,
+        places: torch.Tensor | None,
+        memory: FeatureMemory | None,
+    ) -> torch.Tensor:
+        """``PartialTransformer.logits_at``, on a CPU some rows at a time."""
+        if tokens.device.type != "cpu" or memory is not None or model.is_static:
+            return model.logits_at(tokens, prepared, places, memory)
+        row = tokens.shape[1] * self._widest(model)
+        count = -(-len(tokens) // max(1, _PIECE_BYTES // row))
+        if count == 1:
+            return model.logits_at(tokens, prepared, places)
+        size = -(-len(tokens) // count)
+        parts = [slice(start, start + size) for start in range(0, len(tokens), size)]
+        return torch.cat(
+            [
+                model.logits_at(tokens[part], prepared.pick(part), None if places is None else places[part])
+                for part in parts
+            ]
+        )
+
+    def _widest(self, model: PartialTransformer) -> int:
+        """Bytes of the widest activation of a place, as the weights tell."""
+        if self._width == 0:
+            self._width = max(weight.shape[0] * weight.itemsize for weight in model.parameters() if weight.ndim == 2)
+        return self._width
 
     def _prepare(self, model: PartialTransformer, tokens: torch.Tensor, cond: Cond, doubled: bool) -> Prepared:
         """The conditions, once; the first half of both is that of a step without guidance."""
@@ -172,35 +235,3 @@ class Prediction:
             halved = None if both is None else both.pick(slice(rows))
             self._prepared[key] = halved or model.prepare(cond, tokens, self._axes)
         return self._prepared[key]
-
-
-def distinct_rows(tokens: torch.Tensor, cond: Cond) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Which rows are the same, tokens and conditions alike.
-
-    Args:
-        tokens: long ``[B, N, K]``.
-        cond: conditions of B rows.
-
-    Returns:
-        The first of each kind, long ``[U]``, and the kind of each row, long ``[B]``; None if no two rows are alike (or
-        nobody knows: tensors on the meta device hold nothing).
-    """
-    if len(tokens) < 2 or tokens.is_meta:
-        return None
-    parts = [tokens, *(part for item in fields(cond) if (part := getattr(cond, item.name)) is not None)]
-    numbers = [part.flatten(1) if part.ndim > 1 else part[:, None] for part in parts]
-    kinds = [
-        torch.unique(part.long() if part.dtype == torch.bool else part, dim=0, return_inverse=True)[1].tolist()
-        for part in numbers
-    ]
-    known: dict[tuple[int, ...], int] = {}
-    first: list[int] = []
-    copies: list[int] = []
-    for row, kind in enumerate(zip(*kinds, strict=True)):
-        if kind not in known:
-            known[kind] = len(first)
-            first.append(row)
-        copies.append(known[kind])
-    if len(first) == len(copies):
-        return None
-    return torch.tensor(first, device=tokens.device), torch.tensor(copies, device=tokens.device)

@@ -1,7 +1,6 @@
 """What the sampler leaves out changes no id: every path against a plain function of whole forwards on the same noise."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +17,11 @@ from maskgen.filters import top_k
 from maskgen.guidance import guidance_weights, guided_logits, model_logits, self_guided_logits
 from maskgen.noise import SeededNoise, sample_noise
 from maskgen.places import first_places, take
-from maskgen.prediction import distinct_rows
 from maskgen.sampler import SampleStep, sample
 from maskgen.selection import Selector
 from maskgen.selectors import get_selector
 from maskgen.transformer import BertTransformer, PartialTransformer
+from tests.core.scenes import LABELS, Watched, decode, model_of, scene
 from tests.core.toys import FAMILIES, shaken, transformer
 
 SELECTS = ["confidence", "random", "halton", "moment", "entropy:2", "critic", "remdm-cap:0.3", "span2"]
@@ -34,40 +33,6 @@ RUNS: list[tuple[str, int, int, dict[str, Any]]] = [  # kind of scene, steps, fi
     ("edit", 16, 0, {"scale": 2.0, "ramp": "linear"}),
     ("free", 4, 0, {"scale": 2.0, "interval": (0.3, 0.7)}),
 ]
-LABELS = (1, 1, 3, 1)
-
-
-@functools.cache
-def model_of(family: str, axes: tuple[int, ...], codebooks: int) -> PartialTransformer:
-    changes = {"num_codebooks": codebooks} if family == "modern" else {}
-    model = shaken(transformer(family, axes=axes, layers=3, **changes))
-    assert isinstance(model, PartialTransformer)
-    with torch.no_grad():  # weights with which labels and neighbours matter about as much as the noise does
-        for name, parameter in model.named_parameters():
-            if family == "bert":
-                parameter.mul_(2.0 if parameter.ndim > 1 else 1.0)
-            elif name == "embedding.weight" or "out.weight" in name:
-                parameter.mul_(4.0)
-            elif "query_norm" in name or "key_norm" in name:
-                parameter.mul_(2.0)
-    return model.requires_grad_(False)
-
-
-def scene(axes: tuple[int, ...], codebooks: int, seed: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Four rows. ``free``: all hidden. ``edit``: masks of their own, of one token and of none, too. ``same``: equal."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (4, math.prod(axes), codebooks)
-    known = torch.randint(11, shape, generator=generator)
-    mask = torch.rand(shape, generator=generator) < 0.6
-    if kind == "free":
-        mask = torch.ones_like(mask)
-    elif kind == "edit":
-        mask[1] = False
-        mask[2] = False
-        mask[2, 5, 0] = True
-    else:
-        known, mask = known[:1].expand(shape).clone(), mask[:1].expand(shape).clone()
-    return known.masked_fill(mask, 11), mask
 
 
 def plain(model: PartialTransformer, cond: Cond, weights: list[float], axes: tuple[int, ...]) -> Any:
@@ -161,57 +126,17 @@ def test_self_guidance_and_filters(family: str) -> None:
 # What is left out
 
 
-class Watched:
-    """A model whose partial forwards are noted as (rows, places asked for or None)."""
-
-    def __init__(self, model: PartialTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.model, self.asked, self.prepared = model, [], 0  # type: ignore[var-annotated]
-        real, prepare = model.logits_at, model.prepare
-
-        def logits_at(tokens: Tensor, prepared: Any, places: Any = None, memory: Any = None) -> Tensor:
-            self.asked.append((len(tokens), None if places is None else places.shape[1]))
-            return real(tokens, prepared, places, memory)
-
-        def prepared(*arguments: Any) -> Any:
-            self.prepared += 1
-            return prepare(*arguments)
-
-        monkeypatch.setattr(model, "logits_at", logits_at)
-        monkeypatch.setattr(model, "prepare", prepared)
-
-
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(model_of("bert", (3, 4), 1), monkeypatch)
-
-
-def decode(model: PartialTransformer, kind: str, guidance: dict[str, Any] | None = None, **options: Any) -> None:
-    tokens, mask = scene((3, 4), 1, 0, kind)
-    cond, steps = Cond(labels=torch.tensor(LABELS)), options["steps"]
-    prediction = guided_logits(model, cond, steps=steps, **guidance) if guidance else model_logits(model, cond)
-    sample(prediction, tokens, mask, seeds=[4, 5, 6, 7], **options)
-
-
-def test_the_first_step_runs_each_kind_of_row_once(watched: Watched) -> None:
-    decode(watched.model, "free", steps=2)
-    assert [rows for rows, _ in watched.asked] == [2, 4]
-    watched.asked.clear()
-    decode(watched.model, "free", {"scale": 1.0}, steps=2)
-    assert [rows for rows, _ in watched.asked] == [3, 8]  # two classes, and one row for all that have none
-    watched.asked.clear()
-    decode(watched.model, "same", steps=2)
-    assert [rows for rows, _ in watched.asked] == [2, 4]
-    watched.asked.clear()
-    decode(watched.model, "edit", steps=2)
-    assert [rows for rows, _ in watched.asked] == [4, 4]
 
 
 def test_conditions_are_prepared_once(watched: Watched) -> None:
     decode(watched.model, "free", steps=6)
     assert watched.prepared == 1
     decode(watched.model, "free", {"scale": 1.0, "ramp": "linear"}, steps=6)
-    assert watched.prepared <= 3  # the step of weight 0 comes first, with half the rows
-    assert [rows for rows, _ in watched.asked[6:]] == [2, 8, 8, 8, 8, 8]
+    assert watched.prepared <= 3  # the step of weight 0 comes first, with half the rows, which are known by now
+    assert [rows for rows, _ in watched.asked[6:]] == [8] * 5
 
 
 def test_only_open_places_are_predicted(watched: Watched) -> None:
@@ -229,12 +154,13 @@ def test_an_order_that_is_blind_predicts_what_it_keeps(monkeypatch: pytest.Monke
     tokens, mask = torch.full((2, 64, 1), 11), torch.ones(2, 64, 1, dtype=torch.bool)
     prediction = model_logits(watched.model, Cond(labels=torch.tensor([0, 1])))
     sample(prediction, tokens, mask, steps=8, schedule="linear", select="random", seeds=[1, 2])
-    assert watched.asked == [(2, 12)] * 7 + [(2, 8)]  # 8 a step, and room for ties but in the last
+    # 8 a step, and room for ties but in the last; the first one is whole, because it is kept for later calls
+    assert watched.asked == [(2, None)] + [(2, 12)] * 6 + [(2, 8)]
     watched.asked.clear()
     seen: list[SampleStep] = []
     sample(prediction, tokens, mask, steps=8, schedule="linear", select="random", seeds=[1, 2], callback=seen.append)
     assert all(int(step.drawn.max()) < 11 for step in seen)  # who watches sees whole guesses
-    assert watched.asked == [(2, None), *((2, 64 - 8 * step) for step in range(1, 8))]
+    assert watched.asked == [(2, 64 - 8 * step) for step in range(1, 8)]
 
 
 def test_steps_that_change_nothing_are_not_run(watched: Watched) -> None:
@@ -334,21 +260,6 @@ def test_noise_at_places_is_that_noise(vocab: int, codebooks: int, places: int, 
 def test_first_places() -> None:
     wanted = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]], dtype=torch.bool)
     assert first_places(wanted, 3).tolist() == [[1, 3, 4], [0, 1, 2]]
-
-
-def test_rows_are_the_same_where_tokens_and_conditions_are() -> None:
-    tokens = torch.tensor([1, 2, 1, 1, 1, 2])[:, None, None].expand(-1, 3, 1)
-    context = torch.zeros(6, 2, 2)
-    context[3, 1, 1] = 0.5
-    cond = Cond(labels=torch.tensor([4, 4, 4, 4, NO_LABEL, 4]), context=context, context_mask=context[..., 0] == 0)
-    found = distinct_rows(tokens, cond)
-    assert found is not None
-    assert [part.tolist() for part in found] == [[0, 1, 3, 4], [0, 1, 0, 2, 3, 1]]
-    assert distinct_rows(tokens[:2], cond.map(lambda part: part[:2])) is None
-    assert distinct_rows(tokens[:1], Cond()) is None
-    everyone = distinct_rows(tokens[:1].expand(3, -1, -1), Cond())
-    assert everyone is not None
-    assert everyone[0].tolist() == [0]
 
 
 def test_a_model_with_a_forward_of_its_own_is_run_by_it() -> None:

@@ -1,0 +1,143 @@
+"""The first step, at which rows are often equal: which are, and what is known of them from earlier calls.
+
+Where everything is hidden a row depends on its conditions alone. So its logits are kept as long as the weights stay what
+they are: the next call with that class finds them, and all guided calls share the row that has no class.
+
+Shapes: B batch, N tokens, K codebooks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import nn
+
+from maskgen.conditioning import Cond
+
+__all__ = ["KnownRows", "RowKinds", "forget", "known_rows", "row_kinds", "weights_state"]
+
+_MOST_BYTES = 64 * 2**20  # for one model; 64 classes at the size of ImageNet 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowKinds:
+    """Which rows of a batch are alike, tokens and conditions.
+
+    Attributes:
+        keys: one a kind, the same in every call.
+        first: the first row of each kind.
+        hidden: whether all tokens of each kind are hidden.
+        of: the kind of each row, B of them.
+    """
+
+    keys: list[bytes]
+    first: list[int]
+    hidden: list[bool]
+    of: list[int]
+
+
+def row_kinds(tokens: torch.Tensor, cond: Cond, mask_id: int, axes: Sequence[int] | None = None) -> RowKinds | None:
+    """Sort rows by what stands in them.
+
+    Args:
+        tokens: long ``[B, N, K]``.
+        cond: conditions of B rows.
+        mask_id: V, the id of a hidden token.
+        axes: token grid.
+
+    Returns:
+        The kinds, in the order in which they first come; None where nobody knows (tensors on the meta device hold nothing).
+    """
+    if tokens.is_meta:
+        return None
+    named = [("tokens", tokens)]
+    named += [(item.name, part) for item in fields(cond) if (part := getattr(cond, item.name)) is not None]
+    parts = [(f"{name} {tuple(part.shape[1:])} {part.dtype}", _bytes(part)) for name, part in named]
+    hidden = (tokens == mask_id).flatten(1).all(1).tolist()
+    kinds: dict[bytes, int] = {}
+    first: list[int] = []
+    of: list[int] = []
+    for row in range(len(tokens)):
+        digest = hashlib.blake2b(repr(axes and tuple(axes)).encode(), digest_size=32)
+        for name, rows in parts:
+            digest.update(name.encode())
+            digest.update(rows[row])
+        kind = kinds.setdefault(digest.digest(), len(kinds))
+        if kind == len(first):
+            first.append(row)
+        of.append(kind)
+    return RowKinds(keys=list(kinds), first=first, hidden=[hidden[row] for row in first], of=of)
+
+
+def _bytes(part: torch.Tensor) -> list[bytes]:
+    """The rows of a tensor as they lie in memory."""
+    rows = part.detach().reshape(len(part), -1).contiguous().cpu()
+    return [row.tobytes() for row in rows.view(torch.uint8).numpy()]
+
+
+class KnownRows:
+    """Logits ``[N, K, V]`` of rows, those used last; together they take at most 64 MiB.
+
+    Args:
+        state: the weights that made them, see ``weights_state``.
+    """
+
+    def __init__(self, state: tuple[tuple[int, int], ...]) -> None:
+        self.state = state
+        self._rows: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: bytes) -> torch.Tensor | None:
+        """The logits, if they are known."""
+        if key in self._rows:
+            self._rows.move_to_end(key)
+        return self._rows.get(key)
+
+    def put(self, key: bytes, logits: torch.Tensor) -> None:
+        """Keep a copy, and forget what was not used for longest."""
+        if logits.nbytes > _MOST_BYTES or key in self._rows:
+            return
+        self._rows[key] = logits.detach().clone()
+        self._bytes += logits.nbytes
+        while self._bytes > _MOST_BYTES:
+            self._bytes -= self._rows.popitem(last=False)[1].nbytes
+
+
+_known: weakref.WeakKeyDictionary[nn.Module, KnownRows] = weakref.WeakKeyDictionary()
+
+
+def known_rows(model: nn.Module) -> KnownRows:
+    """What is known of a model; nothing if its weights changed since, or if it cannot be told whether they did."""
+    state = weights_state(model)
+    if state is None or model.training or torch.is_grad_enabled():
+        return KnownRows(())
+    known = _known.get(model)
+    if known is None or known.state != state:
+        known = _known[model] = KnownRows(state)
+    return known
+
+
+def forget(model: nn.Module) -> None:
+    """Let go of what is known of a model, as if it had never been run."""
+    _known.pop(model, None)
+
+
+def weights_state(model: nn.Module) -> tuple[tuple[int, int], ...] | None:
+    """What changes whenever weights are trained, loaded or moved: place and version of each tensor.
+
+    None where torch does not count versions: under FSDP, which gathers weights behind our back, and in inference mode.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        from torch.distributed.fsdp import FSDPModule  # a second to import, of use here only
+
+        if any(isinstance(part, FSDPModule) for part in model.modules()):
+            return None
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_inference() for tensor in tensors):
+        return None
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
