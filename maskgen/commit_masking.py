@@ -14,11 +14,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from maskgen.commit import CommitInputs, hide_lowest
+from maskgen.row_random import RandomRows, shared_uniform, uniform
 from maskgen.schedules import get_schedule
 
 __all__ = [
@@ -67,7 +68,7 @@ def commit_mask(
     mode: ConditionMode = "commit",
     block: Sequence[int] = (),
     frame_by_frame: bool = False,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | RandomRows | None = None,
 ) -> torch.Tensor:
     """A training mask; see the head of this file.
 
@@ -79,7 +80,7 @@ def commit_mask(
         mode: in ``keep`` and ``replace`` known places are never hidden and do not count.
         block: hide whole blocks of this shape, one size an axis; see ``block_scores``.
         frame_by_frame: hide later frames first; see ``late_frames_first``.
-        generator: source of randomness on the device of ``known``; torch's global one by default.
+        generator: source of randomness on the device of ``known``, or a stream of rows; torch's global one by default.
 
     Returns:
         bool ``[B, N, K]``, True = hidden.
@@ -89,14 +90,14 @@ def commit_mask(
     """
     among = ~known if mode in ("keep", "replace") else torch.ones_like(known)
     total = among.flatten(1).sum(1)
-    place: dict[str, Any] = {"generator": generator, "device": known.device}
-    draws = torch.rand(1 if ratios == "batch" else len(known), **place).expand(len(known))
-    ratio = get_schedule(schedule)(draws, total)
-    scores = torch.rand(known.shape, **place)
+    rows, device = len(known), known.device
+    draws = shared_uniform((1,), generator, device) if ratios == "batch" else uniform((rows,), generator, device)
+    ratio = get_schedule(schedule)(draws.expand(rows), total)
+    scores = uniform(known.shape, generator, device)
     if block:
         offsets = list(itertools.product(*map(range, block)))
-        order = torch.randperm(len(offsets), **place).tolist()
-        ties = torch.rand(known.shape, **place)
+        order = shared_uniform((len(offsets),), generator, device).argsort().tolist()
+        ties = uniform(known.shape, generator, device)
         scores = block_scores(scores, axes, block, [offsets[index] for index in order], ties)
     if frame_by_frame:
         scores = late_frames_first(scores, axes)

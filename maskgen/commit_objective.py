@@ -19,6 +19,7 @@ from maskgen.commit_masking import CommitExample, ConditionMode, LossOn, check_b
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.data import Batch, Source
 from maskgen.loss import masked_accuracy, masked_cross_entropy
+from maskgen.row_random import RandomRows
 from maskgen.schedules import get_schedule
 from maskgen.trainer import Objective
 from maskgen.transformer import MaskedTransformer
@@ -32,7 +33,7 @@ class CommitSettings:
 
     Attributes:
         schedule: distribution of the mask ratio, see ``maskgen.schedules.get_schedule``.
-        ratios: one mask ratio for the whole batch (of each process), or one a ``row``.
+        ratios: one mask ratio for the whole batch, or one a ``row``.
         condition_mode: where the condition goes, see ``maskgen.commit_masking.ConditionMode``.
         loss_on: which places weigh, see ``maskgen.commit_masking.LossOn``.
         label_smoothing: eps of the target (1 - eps) one-hot + eps / V.
@@ -105,8 +106,9 @@ class CommitModeling(Objective):
         """Weighted cross-entropy of one batch; terms: see ``commit_loss``."""
         batch = self._checked(batch)
         if self.settings.condition_dropout:
-            batch = _without_conditions(batch, self.settings.condition_dropout)
-        example = self._example(batch, self._mask(batch["known"], self.settings.ratios))
+            dropped = self.rows.rand((len(batch["known"]),), batch["known"].device) < self.settings.condition_dropout
+            batch = _without_conditions(batch, dropped)
+        example = self._example(batch, self._mask(batch["known"], self.settings.ratios, self.rows))
         logits = modules["model"](example.inputs.tokens, self._cond(batch))
         return commit_loss(logits, example, label_smoothing=self.settings.label_smoothing)
 
@@ -149,7 +151,7 @@ class CommitModeling(Objective):
         return {**batch, "condition": tokens, "known": torch.zeros_like(tokens, dtype=torch.bool)}
 
     def _mask(
-        self, known: torch.Tensor, ratios: Literal["batch", "row"], generator: torch.Generator | None = None
+        self, known: torch.Tensor, ratios: Literal["batch", "row"], generator: torch.Generator | RandomRows
     ) -> torch.Tensor:
         settings = self.settings
         return commit_mask(
@@ -205,11 +207,9 @@ def commit_loss(
     return loss, terms | {"accuracy": masked_accuracy(logits.detach(), targets, hidden)}
 
 
-def _without_conditions(batch: Batch, share: float) -> Batch:
-    """The batch with so many rows turned into full generation without a class."""
-    known = batch["known"]
-    dropped = torch.rand(len(known), device=known.device) < share
-    changed = {"known": known & ~dropped.view(-1, 1, 1)}
+def _without_conditions(batch: Batch, dropped: torch.Tensor) -> Batch:
+    """The batch with the rows ``dropped`` bool ``[B]`` turned into full generation without a class."""
+    changed = {"known": batch["known"] & ~dropped.view(-1, 1, 1)}
     if "labels" in batch:
         changed["labels"] = batch["labels"].masked_fill(dropped, NO_LABEL)
     if "task" in batch:

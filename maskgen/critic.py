@@ -24,7 +24,9 @@ from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.data import Batch, Source
 from maskgen.guidance import TokenModel
 from maskgen.masking import random_mask
+from maskgen.noise import SeededNoise
 from maskgen.objective import MaskedModeling, MaskingSettings
+from maskgen.row_random import RandomRows
 from maskgen.schedules import get_schedule
 from maskgen.selection import CriticFn
 from maskgen.trainer import Objective
@@ -126,7 +128,7 @@ class CriticModeling(Objective):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Binary cross-entropy of one batch; terms: ``accuracy`` over all places."""
         generator = self.generator.to(batch["tokens"].device)
-        return _critic_loss(modules["model"], generator, batch, self.settings, self.model.vocab_size)
+        return _critic_loss(modules["model"], generator, batch, self.settings, self.model.vocab_size, self.rows)
 
     def units(self, batch: Batch) -> int:
         """Tokens in the batch."""
@@ -180,7 +182,7 @@ class SelfCriticModeling(MaskedModeling):
         """Masked cross-entropy + weight x binary cross-entropy; terms: ``accuracy`` and ``critic_accuracy``."""
         loss, terms = super().loss(player, modules, batch, step)
         model, settings = modules["model"], self.critic_settings
-        critic, critic_terms = _critic_loss(model, model, batch, settings, self.model.vocab_size)
+        critic, critic_terms = _critic_loss(model, model, batch, settings, self.model.vocab_size, self.rows)
         return loss + settings.weight * critic, terms | {"critic_accuracy": critic_terms["accuracy"]}
 
     @torch.no_grad()
@@ -202,14 +204,15 @@ def _check_dropout(settings: CriticSettings, generator: MaskedTransformer) -> No
 
 
 def _critic_loss(
-    critic: nn.Module, generator: nn.Module, batch: Batch, settings: CriticSettings, mask_id: int
+    critic: nn.Module, generator: nn.Module, batch: Batch, settings: CriticSettings, mask_id: int, rows: RandomRows
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     tokens, labels = batch["tokens"], batch.get("labels")
     if labels is not None and settings.label_dropout:
-        dropped = torch.rand(len(labels), device=labels.device) < settings.label_dropout
+        dropped = rows.rand((len(labels),), labels.device) < settings.label_dropout
         labels = labels.masked_fill(dropped, NO_LABEL)
-    mask = random_mask(tokens.shape, schedule=settings.schedule, device=tokens.device)
-    return _judged(critic, generator, tokens, mask, Cond(labels=labels), settings, mask_id)
+    mask = random_mask(tokens.shape, schedule=settings.schedule, generator=rows, device=tokens.device)
+    noise = SeededNoise(rows.seeds(len(tokens), tokens.device), tokens.device)
+    return _judged(critic, generator, tokens, mask, Cond(labels=labels), settings, mask_id, noise)
 
 
 def _judged(
@@ -220,26 +223,23 @@ def _judged(
     cond: Cond,
     settings: CriticSettings,
     mask_id: int,
-    random: torch.Generator | None = None,
+    noise: SeededNoise,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Fill the hidden places by one draw and ask the critic of every place whether its token is real."""
     with torch.no_grad():
         logits = generator(tokens.masked_fill(mask, mask_id), cond).float()
-        filled = torch.where(mask, _drawn(logits, settings.temperature, random), tokens)
+        filled = torch.where(mask, _drawn(logits, settings.temperature, noise), tokens)
     real = ~mask | (filled == tokens) if settings.equal_is_real else ~mask
     scores = token_scores(critic(filled, cond), filled)
     loss = F.binary_cross_entropy_with_logits(scores, real.float())
     return loss, {"accuracy": ((scores.detach() > 0) == real).float().mean()}
 
 
-def _drawn(logits: torch.Tensor, temperature: float, random: torch.Generator | None) -> torch.Tensor:
+def _drawn(logits: torch.Tensor, temperature: float, noise: SeededNoise) -> torch.Tensor:
     """One id a place from the softmax of logits / temperature, ``[B, N, K, V]`` -> ``[B, N, K]``."""
     if temperature == 0:
         return logits.argmax(-1)
-    where = logits.device if random is None else random.device
-    uniform = torch.rand(logits.shape, generator=random, device=where).to(logits.device)
-    # argmax of logits + Gumbel noise; a uniform 0 would make the noise -inf, which is never the largest.
-    return (logits / temperature - (-uniform.log()).log()).argmax(-1)
+    return (logits / temperature + noise.sample(0, logits.shape)).argmax(-1)
 
 
 def _validate(
@@ -260,6 +260,7 @@ def _validate(
         tokens, hidden = batch["tokens"][part].to(device), mask[part].to(device)
         labels = batch["labels"][part].to(device) if "labels" in batch else None
         cond = Cond(labels=labels)
-        loss, terms = _judged(critic, generator, tokens, hidden, cond, settings, mask_id, random)
+        noise = SeededNoise(part.tolist(), device)
+        loss, terms = _judged(critic, generator, tokens, hidden, cond, settings, mask_id, noise)
         totals += torch.stack((loss, terms["accuracy"])).cpu() * len(part) / count
     return float(totals[0]), float(totals[1])

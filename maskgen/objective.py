@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.data import Batch, Source
@@ -39,8 +39,8 @@ class MaskingSettings:
         unmasked_weight: weight of visible tokens in the loss.
         draw: how many are hidden at a ratio, see ``maskgen.masking.random_mask``.
         visible_codebooks: the first so many codebooks are always visible and cost nothing: what a fine stage is given.
-        ratios: ``uniform``, or ``sobol``: one scrambled sequence over the run (VampNet), a process with rank r taking
-            sobol_seed + r. Micro-batches of one step share their ratios, so it goes without accumulation.
+        ratios: ``uniform``, or ``sobol``: one scrambled sequence over the run (VampNet), one number a row of the
+            whole batch. Micro-batches of one step share their ratios, so it goes without accumulation.
         sobol_seed: see ``ratios``.
     """
 
@@ -142,8 +142,8 @@ class MaskedModeling(Objective):
     def _ratios(self, first: int, count: int, device: torch.device) -> torch.Tensor | None:
         if self.settings.ratios == "uniform":
             return None
-        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-        return sobol_ratios(self.settings.sobol_seed + rank, first, count).to(device)
+        start = (first * self.rows.world) + self.rows.rank * count
+        return sobol_ratios(self.settings.sobol_seed, start, count).to(device)
 
     def units(self, batch: Batch) -> int:
         """Tokens in the batch."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["RandomRows", "uniform"]
+__all__ = ["RandomRows", "shared_uniform", "uniform"]
 
 
 class RandomRows:
@@ -36,6 +36,12 @@ class RandomRows:
         whole = torch.rand(self.world * rows, *shape[1:], generator=self.generator, device=device)
         return whole[self.rank * rows : (self.rank + 1) * rows]
 
+    def seeds(self, rows: int, device: torch.device | str) -> list[int]:
+        """A seed in [0, 2^48) a row, for ``maskgen.noise.SeededNoise``: where rows need more than is cheap to draw."""
+        halves = (self.rand((rows, 2), device) * 2**24).long()
+        found: list[int] = (halves[:, 0] * 2**24 + halves[:, 1]).tolist()
+        return found
+
 
 def uniform(
     shape: Sequence[int], source: torch.Generator | RandomRows | None, device: torch.device | str
@@ -50,3 +56,10 @@ def uniform(
     if isinstance(source, RandomRows):
         return source.rand(shape, device)
     return torch.rand(*shape, generator=source, device=device)
+
+
+def shared_uniform(
+    shape: Sequence[int], source: torch.Generator | RandomRows | None, device: torch.device | str
+) -> torch.Tensor:
+    """Uniform numbers in [0, 1) that are the same on all processes, for what concerns the batch as a whole."""
+    return uniform(shape, source.generator if isinstance(source, RandomRows) else source, device)

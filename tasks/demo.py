@@ -85,7 +85,7 @@ def demo(
         metrics = _measure(pipe, train, test, sets)
     with clock("pictures"):
         say("demo: drawing pictures")
-        figures = draw_pictures(pipe, train, test, sets[0], out / "pictures")
+        figures = draw_pictures(pipe, train, test, sets[0], train.tensors["labels"], out / "pictures")
     metrics |= clock.metrics()
     write_json(out / "metrics.json", metrics)
     write_report(out / "report.html", "maskgen: handwritten digits", _INTRODUCTION, figures, metrics, _NOTES)

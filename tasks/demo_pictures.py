@@ -1,4 +1,4 @@
-"""The demo's pictures: what a masked-token model does, to look at.
+"""Pictures of a model of ten classes: what a masked-token model does, to look at.
 
 Shapes: B batch, N tokens, K codebooks, H W pixels.
 """
@@ -25,26 +25,31 @@ from maskgen.tasks.swap import swap_class
 
 __all__ = ["draw_pictures"]
 
-_SCALE = 2  # digits are small: shown at twice their size
+_SCALE = 2  # images are small: shown at twice their size
 _HIDDEN = (0.85, 0.45, 0.25)  # colour of what is hidden
 
 
 def draw_pictures(
-    pipe: Pipeline, train: TensorSource, test: TensorSource, generated: torch.Tensor, folder: Path
+    pipe: Pipeline,
+    train: TensorSource,
+    test: TensorSource,
+    generated: torch.Tensor,
+    labels: torch.Tensor,
+    folder: Path,
 ) -> list[Figure]:
     """Draw and save all pictures of the report.
 
     Args:
-        pipe: the trained model.
-        train: real digits it saw.
-        test: real digits it did not see; these are edited.
-        generated: float ``[M, 3, H, W]`` with the labels of ``train``.
+        pipe: the trained model, of ten classes.
+        train: real images it saw.
+        test: real images it did not see; these are edited.
+        generated: float ``[M, 3, H, W]``.
+        labels: their classes, long ``[M]``.
         folder: where the pictures go.
 
     Returns:
         The pictures, in the order of the report.
     """
-    labels = train.tensors["labels"]
     return [
         _classes(generated, labels, folder),
         *_trajectory(pipe, folder),
@@ -59,7 +64,7 @@ def draw_pictures(
 def _classes(generated: torch.Tensor, labels: torch.Tensor, folder: Path) -> Figure:
     rows = [generated[labels == label][:10] for label in range(10)]
     path = _save(to_images(torch.cat(rows)), 10, folder / "classes.png")
-    return Figure("Generated, one row a class", path, "Ten digits of each class, none of them selected.")
+    return Figure("Generated, one row a class", path, "Ten images of each class, none of them selected.")
 
 
 def _trajectory(pipe: Pipeline, folder: Path) -> list[Figure]:
@@ -71,8 +76,8 @@ def _trajectory(pipe: Pipeline, folder: Path) -> list[Figure]:
         guess = pipe.decode(step.drawn)
         frames.append(to_images(_hide(guess, step.mask.cpu(), pipe)))
     frames[-1] = final  # after the last step nothing is hidden any more
-    by_digit = [frame[index] for index in range(len(labels)) for frame in frames]
-    still = _save(by_digit, len(frames), folder / "trajectory.png")
+    by_image = [frame[index] for index in range(len(labels)) for frame in frames]
+    still = _save(by_image, len(frames), folder / "trajectory.png")
     moving = folder / "trajectory.gif"
     pages = [_enlarge(image_grid(frame, len(labels))) for frame in frames]
     save_gif([*pages, pages[-1], pages[-1]], moving, 0.5)
@@ -87,7 +92,7 @@ def _reconstructions(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure
     images = test.tensors["images"][:10]
     rebuilt = pipe.decode(pipe.encode(images))
     path = _save(to_images(torch.cat((images, rebuilt))), 10, folder / "reconstructions.png")
-    return Figure("Through the tokenizer and back", path, "Above: real test digits. Below: their tokens, decoded.")
+    return Figure("Through the tokenizer and back", path, "Above: real test images. Below: their tokens, decoded.")
 
 
 def _inpaintings(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
@@ -102,7 +107,7 @@ def _inpaintings(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
         seeds = range(seed, seed + len(labels))
         rows += inpaint(pipe, originals, [mask] * len(labels), label=labels, seeds=list(seeds))
     path = _save(rows, len(labels), folder / "inpainting.png")
-    caption = "Real test digits, their lower half masked, and three ways to fill it. The kept half is untouched."
+    caption = "Real test images, their lower half masked, and three ways to fill it. The kept half is untouched."
     return Figure("Inpainting", path, caption)
 
 
@@ -119,7 +124,7 @@ def _outpaintings(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
             for index, (image, label) in enumerate(zip(originals, labels, strict=True))
         ]
     path = _save(rows, len(labels), folder / "outpainting.png")
-    caption = "The left half of real test digits, extended to the right, three ways."
+    caption = "The left half of real test images, extended to the right, three ways."
     return Figure("Outpainting", path, caption)
 
 
@@ -135,7 +140,7 @@ def _swaps(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
         ]
     path = _save(rows, len(labels), folder / "swaps.png")
     caption = (
-        "Real test digits; below, a box of each repainted as the class 1, 3 and 5 further on. The top quarter stays."
+        "Real test images; below, a box of each repainted as the class 1, 3 and 5 further on. The top quarter stays."
     )
     return Figure("Class swaps", path, caption)
 
@@ -145,11 +150,11 @@ def _neighbours(generated: torch.Tensor, train: TensorSource, folder: Path) -> F
     small, known = (torch.from_numpy(pixel_features(images)) for images in (chosen, train.tensors["images"]))
     alike = train.tensors["images"][nearest(small, known)[1]]
     path = _save(to_images(torch.cat((chosen, alike))), 10, folder / "neighbours.png")
-    return Figure("Does it copy?", path, "Above: generated digits. Below: the training digit nearest to each.")
+    return Figure("Does it copy?", path, "Above: generated images. Below: the training image nearest to each.")
 
 
 def _one_each(test: TensorSource) -> tuple[torch.Tensor, list[int]]:
-    """The first test digit of each class."""
+    """The first test image of each class."""
     labels = test.tensors["labels"]
     first = [int((labels == label).nonzero()[0]) for label in range(10)]
     return test.tensors["images"][first], list(range(10))

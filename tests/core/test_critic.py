@@ -64,10 +64,10 @@ def agreement(tokens: Tensor) -> float:
 def test_a_critic_learns_and_makes_careless_draws_agree(tmp_path: Path) -> None:
     source, generator, critic = plain_rows(), Careless(), transformer("modern")
     objective = CriticModeling(critic, generator, CriticSettings(schedule="linear"), held_out=source)
-    fit(objective, source, tmp_path, steps=100, batch_size=16, optimizer={"lr": 4e-3, "warmup_steps": 10})
+    fit(objective, source, tmp_path, steps=150, batch_size=16, optimizer={"lr": 4e-3, "warmup_steps": 10})
     last = lines(tmp_path)[-1]
     # A quarter of the drawn tokens are the real ones by chance, and nobody can tell them: 7/8 is the most there is.
-    assert last["validation/accuracy"] > 0.75
+    assert last["validation/accuracy"] > 0.75, last
     assert last["validation/score"] < 0.55
     tokens = torch.full((24, 12, 1), 11)
     options: dict[str, Any] = {"steps": 32, "seeds": range(24), "choice_temperature": 0.0, "schedule": "linear"}

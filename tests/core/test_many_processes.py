@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from maskgen.checkpoint import load_module
+from maskgen.commit_objective import CommitModeling, CommitSettings
+from maskgen.critic import CriticModeling, CriticSettings, SelfCriticModeling
 from maskgen.data import TensorSource
 from maskgen.objective import MaskedModeling, MaskingSettings
-from maskgen.trainer import Interrupted
+from maskgen.trainer import Interrupted, Objective
 from maskgen.transformer import MaskedTransformer
+from tests.core.clips import four_clips
 from tests.core.many_processes import run_processes
 from tests.core.toys import fit, shaken, transformer
 
@@ -73,6 +76,37 @@ def test_a_ratio_of_sums_is_that_of_the_whole_batch(tmp_path: Path) -> None:
     assert run_processes(2, train, "modern", tmp_path / "two", masking) == [0, 0]
     one, two = (numbers(tmp_path / name, "loss")[0] for name in ("one", "two"))
     assert two == pytest.approx(one, rel=1e-5)
+
+
+def other(kind: str, out: Path) -> None:
+    """The other objectives: MAGVIT's, VampNet's mask ratios, both critics."""
+    bert, source = shaken(transformer("bert")).train(), tokens()
+    objective: Objective
+    if kind == "commit":
+        source = four_clips(6)
+        sizes = {"axes": (3, 4), "num_classes": 2, "num_tasks": 5}
+        model = shaken(transformer("bert", **sizes)).train()
+        settings = CommitSettings(condition_dropout=0.3, block=(1, 2), ratios="row" if "row" in out.parts else "batch")
+        objective = CommitModeling(model, settings, held_out=source)
+    elif kind == "sobol":
+        objective = MaskedModeling(bert, MaskingSettings(ratios="sobol"), held_out=source)
+    elif kind == "critic":
+        objective = CriticModeling(bert, shaken(transformer("bert")), CriticSettings(), held_out=source)
+    else:
+        objective = SelfCriticModeling(bert, MaskingSettings(), CriticSettings(), held_out=source)
+    fit(objective, source, out, optimizer=SCHEDULE, **{**CHANGES, "steps": 6})
+
+
+@pytest.mark.parametrize("kind", ["commit", "sobol", "critic", "self-critic"])
+def test_the_other_objectives(kind: str, tmp_path: Path) -> None:
+    folders = ["batch", "row"] if kind == "commit" else [""]
+    for folder in folders:
+        other(kind, tmp_path / folder / "one")
+        assert run_processes(2, other, kind, tmp_path / folder / "two") == [0, 0]
+        for mine, theirs in zip(
+            numbers(tmp_path / folder / "two", *CURVES), numbers(tmp_path / folder / "one", *CURVES), strict=True
+        ):
+            assert mine == pytest.approx(theirs, rel=1e-5)
 
 
 def accumulated(out: Path) -> None:

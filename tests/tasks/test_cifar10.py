@@ -9,25 +9,11 @@ import pytest
 import torch
 
 from maskgen.tasks.cifar10 import Cifar10
+from tests.tasks.cifar10_records import binary, records
 from tests.tasks.shard_samples import png
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def records(count: int, seed: int) -> bytes:
-    draw = np.random.default_rng(seed)
-    rows = draw.integers(0, 256, (count, 3073), dtype=np.uint8)
-    rows[:, 0] = np.arange(count) % 10
-    return rows.tobytes()
-
-
-def binary(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    for number in range(1, 6):
-        (folder / f"data_batch_{number}.bin").write_bytes(records(10, number))
-    (folder / "test_batch.bin").write_bytes(records(20, 9))
-    return folder
 
 
 def test_the_binary_version(tmp_path: Path) -> None:
