@@ -134,8 +134,8 @@ def maskgen_compiled(load: Load, models: Models) -> Job:
 
 
 def plain_loop(load: Load, models: Models) -> Job:
-    """The same model and loop on torch's default float32 product (MKL on this kind of CPU)."""
-    return _loop(load, models, lambda steps: on_default_path(model_logits(models.bert, load.cond)))
+    """The same model, whole, in the same loop on torch's default float32 product (MKL on this kind of CPU)."""
+    return _loop(load, models, lambda steps: on_default_path(lambda tokens, step: models.bert(tokens, load.cond)))
 
 
 def naive(load: Load, models: Models) -> Job:

@@ -41,7 +41,7 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
         out: folder of the run.
 
     Raises:
-        ValueError: more processes than GPUs, a precision this device lacks, FSDP1, Muon under FSDP2, or an unknown tracker.
+        ValueError: more processes than GPUs, a precision this device lacks or the launcher contradicts, FSDP1, Muon under FSDP2, or an unknown tracker.
         ImportError: the tracker's package is not installed.
     """
     _check_devices()
@@ -100,11 +100,17 @@ def _check_devices() -> None:
 
 
 def _check_precision(precision: str) -> None:
-    """Refuse a precision that the device computes in slowly or not at all.
+    """Refuse a precision that the device computes in slowly or not at all, or another than the launcher was told.
 
     Raises:
-        ValueError: fp16 on a CPU, bf16 on a GPU without it.
+        ValueError: fp16 on a CPU, bf16 on a GPU without it, two that differ.
     """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" is also what a launcher says that was told nothing
+    if launched not in ("no", precision):
+        raise ValueError(
+            f"mixed_precision: the launcher says {launched}, the run's settings say {precision}; give "
+            f"--settings.mixed_precision {launched}, or launch with --mixed_precision no"
+        )
     on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     if precision == "fp16" and not on_gpu:
         raise ValueError("mixed_precision: got fp16, which needs a GPU; use bf16 or no on the CPU")

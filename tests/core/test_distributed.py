@@ -37,6 +37,9 @@ def test_precisions_that_a_device_lacks(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(ValueError, match="mixed_precision: got fp16, which needs a GPU; use bf16 or no on the CPU"):
         fit(LineObjective(), points(), tmp_path / "run", mixed_precision="fp16")
     assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match=r"the launcher says bf16, the run's settings say no; give --settings\."):
+        make_accelerator(settings(), tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
