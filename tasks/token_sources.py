@@ -1,18 +1,23 @@
-"""Signals as tokens to train on: in memory, and for sound and video also on disk, because encoding hours of it takes long.
+"""Signals as tokens to train on: in memory, and on disk for a run that goes on, because encoding them takes long.
 
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm.auto import tqdm
 
 from maskgen.checkpoint import atomic_file
 from maskgen.data import Batch, Source, TensorSource
@@ -22,6 +27,8 @@ from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
 __all__ = ["cached_tokens", "first_codebooks", "probe", "read_tokens", "tokenize", "write_tokens"]
+
+_QUIET = 2  # seconds before the progress bar shows
 
 
 @torch.no_grad()
@@ -51,25 +58,28 @@ def tokenize(
         raise ValueError(f"views: got {views}, expected at least 1")
     device = next((weight.device for weight in tokenizer.parameters()), torch.device("cpu"))  # a toy has no weights
     parts: list[Batch] = []
-    with fast_matmul(device):
-        for view in range(views):
-            for first in range(0, len(source), batch_size):
-                indices = range(first, min(first + batch_size, len(source)))
-                seeds = [seed + view * len(source) + index for index in indices]
-                batch = source.batch(indices, seeds)
-                part = {"tokens": tokenizer.encode(batch[key].to(device)).cpu()}
-                parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
+    blocks = [range(first, min(first + batch_size, len(source))) for first in range(0, len(source), batch_size)]
+    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+    with fast_matmul(device), tqdm(total=views * len(source), desc="tokens", disable=quiet, delay=_QUIET) as bar:
+        for view, indices in itertools.product(range(views), blocks):
+            seeds = [seed + view * len(source) + index for index in indices]
+            batch = source.batch(indices, seeds)
+            part = {"tokens": tokenizer.encode(batch[key].to(device)).cpu()}
+            parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
+            bar.update(len(indices))
     return TensorSource(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 def cached_tokens(
-    source: Source, codec: AudioTokenizer, path: Path, *, key: str = "audio", views: int = 1, seed: int = 0
+    source: Source, tokenizer: Tokenizer, path: Path, *, key: str, views: int = 1, seed: int = 0
 ) -> TensorSource:
     """``tokenize`` with all codebooks, kept in a file, so that a run that goes on does not encode everything again.
 
+    Of several processes on a machine one encodes, and the others wait for its file.
+
     Args:
         source: see ``tokenize``.
-        codec: the codec; its ``identity()`` and a fingerprint of its weights are written into the file.
+        tokenizer: see ``tokenize``; its name and a fingerprint of its weights are written into the file.
         path: the file, written whole or not at all. One of other data, views or seed is made anew.
         key: see ``tokenize``.
         views: see ``tokenize``.
@@ -79,28 +89,33 @@ def cached_tokens(
         See ``tokenize``.
 
     Raises:
-        ValueError: the file holds the tokens of another codec, or is damaged.
+        ValueError: the file holds the tokens of another tokenizer, or is damaged.
     """
+    weights = fingerprint(tokenizer)
+    named = tokenizer.identity() if isinstance(tokenizer, AudioTokenizer) else f"{type(tokenizer).__name__}-{weights}"
     wanted = {
-        "tokenizer": codec.identity(),
-        "weights": fingerprint(codec),
+        "tokenizer": named,
+        "weights": weights,
         "data": probe(source, key),
         "views": str(views),
         "seed": str(seed),
     }
-    found = read_tokens(path) if path.is_file() else None
-    if found is not None:
-        tensors, written = found
-        if written.get("tokenizer") != wanted["tokenizer"]:
-            raise ValueError(
-                f"{path}: holds tokens of the codec {written.get('tokenizer', 'unknown')}, but this one is "
-                f"{wanted['tokenizer']}; choose another output folder or delete this file"
-            )
-        if written == wanted:
-            return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
-    made = tokenize(source, codec, key=key, views=views, seed=seed)
-    write_tokens(made.tensors, path, vocab_size=codec.vocab_size, metadata=wanted)
-    return made
+    path.parent.mkdir(parents=True, exist_ok=True)
+    alone = os.environ.get("LOCAL_WORLD_SIZE", "1") == "1"
+    with contextlib.nullcontext() if alone else FileLock(path.with_name(f".{path.name}.lock")):
+        found = read_tokens(path) if path.is_file() else None
+        if found is not None:
+            tensors, written = found
+            if written.get("tokenizer") != wanted["tokenizer"]:
+                raise ValueError(
+                    f"{path}: holds tokens of {written.get('tokenizer', 'an unknown tokenizer')}, but this one is "
+                    f"{wanted['tokenizer']}; choose another output folder or delete this file"
+                )
+            if written == wanted:
+                return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
+        made = tokenize(source, tokenizer, key=key, views=views, seed=seed)
+        write_tokens(made.tensors, path, vocab_size=tokenizer.vocab_size, metadata=wanted)
+        return made
 
 
 def first_codebooks(source: TensorSource, codebooks: int) -> TensorSource:

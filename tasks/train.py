@@ -105,7 +105,7 @@ def train_transformer(
 ) -> Path:
     """Stage 2: train a masked-token transformer on a tokenizer's codes.
 
-    For sound, the tokens are kept in ``tokens/`` of the model folder, for a run that goes on and for the fine stage.
+    The tokens are kept in ``tokens/`` of the model folder, for a run that goes on and for the fine stage of sound.
 
     Args:
         tokenizer: folder of the tokenizer, of an earlier ``train_tokenizer`` for instance.

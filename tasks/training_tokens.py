@@ -7,8 +7,7 @@ from pathlib import Path
 from maskgen.data import Source
 from maskgen.tasks.signal_data import SignalData
 from maskgen.tasks.token_shards import TokenShards, TokenShardSource
-from maskgen.tasks.token_sources import cached_tokens, first_codebooks, tokenize
-from maskgen.tokenizers.audio import AudioTokenizer
+from maskgen.tasks.token_sources import cached_tokens, first_codebooks
 from maskgen.tokenizers.base import Tokenizer
 
 __all__ = ["check_shards", "doing", "training_tokens"]
@@ -23,7 +22,7 @@ def training_tokens(
         tokenizer: turns signals into tokens, on the device it is on.
         source: signals, or tokens of shards; None has none.
         key: name of the signals in its batches.
-        cache: file that tokens of sounds are kept in.
+        cache: file that tokens are kept in.
         codebooks: how many codebooks are kept.
         views: passes over the source, each with seeds of its own; shards have theirs already.
         seed: of the augmentation.
@@ -32,8 +31,6 @@ def training_tokens(
         return None
     if isinstance(source, TokenShardSource):
         return source.first_codebooks(codebooks)
-    if not isinstance(tokenizer, AudioTokenizer):
-        return tokenize(source, tokenizer, key=key, views=views, seed=seed)
     return first_codebooks(cached_tokens(source, tokenizer, cache, key=key, views=views, seed=seed), codebooks)
 
 

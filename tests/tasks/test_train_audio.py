@@ -294,28 +294,28 @@ def test_tokens_on_disk(tmp_path: Path) -> None:
     first = load_module(toy(tmp_path / "toy"), ToyAudioTokenizer)
     plain = tokenize(data.train(), first, key="audio", views=2)
     for _ in range(2):  # made, then read
-        found = cached_tokens(data.train(), first, path, views=2)
+        found = cached_tokens(data.train(), first, path, key="audio", views=2)
         assert found.tensors.keys() == {"tokens", "labels"}
         for name, tensor in plain.tensors.items():
             assert found.tensors[name].dtype == torch.long
             assert torch.equal(found.tensors[name], tensor)
     written = path.read_bytes()
     for changes in ({"views": 1}, {"seed": 5}):  # another request of the same codec: made anew
-        cached_tokens(data.train(), first, path, **{"views": 2, **changes})
+        cached_tokens(data.train(), first, path, key="audio", **{"views": 2, **changes})
         assert path.read_bytes() != written
     shifted = Tones(labels=True, shift=1.0)
-    found = cached_tokens(shifted.train(), first, path, views=2)
+    found = cached_tokens(shifted.train(), first, path, key="audio", views=2)
     assert torch.equal(
         found.tensors["tokens"], tokenize(shifted.train(), first, key="audio", views=2).tensors["tokens"]
     )
     kept = path.read_bytes()
     other = load_module(toy(tmp_path / "other", sample_rate=RATE + 1), ToyAudioTokenizer)
-    with pytest.raises(ValueError, match=r"holds tokens of the codec ToyAudioTokenizer-800-4-\w+, but this one is Toy"):
-        cached_tokens(data.train(), other, path)
+    with pytest.raises(ValueError, match=r"holds tokens of ToyAudioTokenizer-800-4-\w+, but this one is Toy"):
+        cached_tokens(data.train(), other, path, key="audio")
     assert path.read_bytes() == kept
     path.write_bytes(kept[:20])
     with pytest.raises(ValueError, match=r"tokens\.safetensors: truncated or not a file of tokens .*; delete it"):
-        cached_tokens(data.train(), first, path)
+        cached_tokens(data.train(), first, path, key="audio")
 
 
 def test_vampnets_transformer_gets_the_codecs_vectors(tmp_path: Path) -> None:
