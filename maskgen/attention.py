@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
+from maskgen.precision import attention
+
 __all__ = ["AttentionBackend", "attend", "check_backend"]
 
 AttentionBackend = Literal["sdpa", "xformers", "eager"]
@@ -51,7 +53,7 @@ def attend(
         ``[B, H, S, D]``.
     """
     if backend == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return attention(q, k, v, dropout=dropout)
     if backend == "xformers":
         check_backend(backend)
         from xformers.ops import memory_efficient_attention

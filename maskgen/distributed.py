@@ -41,7 +41,8 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
         out: folder of the run.
 
     Raises:
-        ValueError: more processes than GPUs, a precision this device lacks or the launcher contradicts, FSDP1, Muon under FSDP2, or an unknown tracker.
+        ValueError: more processes than GPUs, a precision this device lacks or the launcher contradicts, FSDP1, Muon under
+            FSDP2, or an unknown tracker.
         ImportError: the tracker's package is not installed.
     """
     _check_devices()
@@ -105,7 +106,9 @@ def _check_precision(precision: str) -> None:
     Raises:
         ValueError: fp16 on a CPU, bf16 on a GPU without it, two that differ.
     """
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" is also what a launcher says that was told nothing
+    launched = os.environ.get(
+        "ACCELERATE_MIXED_PRECISION", "no"
+    )  # "no" is also what a launcher says that was told nothing
     if launched not in ("no", precision):
         raise ValueError(
             f"mixed_precision: the launcher says {launched}, the run's settings say {precision}; give "

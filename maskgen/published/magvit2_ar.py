@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskgen.checkpoint import check_state
+from maskgen.precision import attention
 
 __all__ = [
     "PUBLISHED",
@@ -231,7 +232,7 @@ class _Block(nn.Module):
         if cache is not None:
             k, v = cache.add(k, v)
         assert q.shape[2] in (1, k.shape[2])
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+        mixed = attention(q, k, v, causal=q.shape[2] > 1)
         x = x + F.dropout(self.wo(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
         y = self.ffn_norm(x)
         return x + F.dropout(self.w2(F.silu(self.w1(y)) * self.w3(y)), self.dropout, self.training)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from maskgen.precision import Linear, linear_gelu
+from maskgen.precision import Linear, attention, linear_gelu
 
 __all__ = ["BUCKETS", "VampNetBlock", "VampNetConfig", "relative_buckets"]
 
@@ -109,7 +108,7 @@ class VampNetBlock(nn.Module):
         )
         dropout = self.dropout_p if self.training else 0.0
         # Not ``maskgen.attention.attend``: a bias is what torch's kernels take as ``attn_mask`` and not every back-end can.
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
+        attended = attention(q, k, v, mask=bias.to(q.dtype), dropout=dropout)
         return self.out(attended.transpose(1, 2).flatten(2))
 
 

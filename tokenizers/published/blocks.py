@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.precision import attention
 from maskgen.tokenizers.layers import Upsample, group_norm
 
 __all__ = ["AttentionBlock", "Decoder", "Downsample", "Encoder", "Level", "Middle", "NetworkConfig", "ResidualBlock"]
@@ -112,7 +113,7 @@ class AttentionBlock(nn.Module):
         y = self.norm(x)
         # [B, C, H, W] -> [B, 1 head, H * W, C]; the default scale is 1 / sqrt(C)
         q, k, v = (to(y).flatten(2).transpose(1, 2).unsqueeze(1) for to in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        mixed = attention(q, k, v).squeeze(1)
         return x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
 
 
