@@ -153,7 +153,7 @@ def attention(
     """
     options: dict[str, Any] = {"attn_mask": mask, "is_causal": causal}
     # With dropout torch has no fused kernel for CPUs, and compilers bring their own.
-    if not _medium or dropout or q.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or dropout or not (_medium and all(map(_is_plain, (q, k, v)))):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, **options)
     if torch.is_grad_enabled() and mask is None and _has_fused_attention() and q.numel() and k.numel():
         fused: torch.Tensor = _FusedAttention.apply(q, k, v, causal)  # type: ignore[no-untyped-call]
@@ -203,8 +203,12 @@ def _has_fused_attention() -> bool:
 def _is_fast(x: torch.Tensor) -> bool:
     if torch.compiler.is_compiling():  # the compiler does not know oneDNN's operator by that name, and fuses by itself
         return False
-    plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return _fast and plain and not torch.is_grad_enabled()
+    return _fast and _is_plain(x) and not torch.is_grad_enabled()
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    """Whether it is computed with in float32 on the CPU."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 @cache
