@@ -14,10 +14,9 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from maskgen.noise import Noise, SeededNoise
-from maskgen.precision import Linear, linear_gelu
+from maskgen.precision import Linear, attention, linear_gelu
 from maskgen.transformer import BertConfig
 
 __all__ = ["Autoregressive", "CausalBlock", "Decoding", "Mode", "flops_of", "sample_autoregressive"]
@@ -53,7 +52,7 @@ class CausalBlock(nn.Module):
             keys, values = cache
             keys[:, :, at : at + 1], values[:, :, at : at + 1] = k, v
             k, v = keys[:, :, : at + 1], values[:, :, : at + 1]
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        attended = attention(q, k, v, causal=cache is None)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.contract(linear_gelu(self.expand, self.mlp_norm(x)))
 
