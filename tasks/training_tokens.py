@@ -35,7 +35,7 @@ def training_tokens(
 
 
 def check_shards(data: SignalData, identity: str, views: int) -> None:
-    """Refuse token shards of another tokenizer.
+    """Refuse token shards of another tokenizer, and views that nobody can give.
 
     Args:
         data: any; only ``TokenShards`` are looked at.
@@ -43,8 +43,10 @@ def check_shards(data: SignalData, identity: str, views: int) -> None:
         views: what the user asks for, which shards cannot give.
 
     Raises:
-        ValueError: another tokenizer's shards, or views asked of shards.
+        ValueError: another tokenizer's shards, views asked of shards, or none at all.
     """
+    if views < 1:
+        raise ValueError(f"views: got {views}, expected at least 1")
     if not isinstance(data, TokenShards):
         return
     data.check(identity)
