@@ -51,6 +51,14 @@ def test_rows_in_which_all_is_hidden_are_kept_for_later_calls(watched: Watched) 
         watched.model.head.bias.mul_(1.0)  # as a step of training, or loading, would
     decode(watched.model, "free", steps=2)
     assert [rows for rows, _ in watched.asked] == [2, 4]
+    watched.asked.clear()
+    decode(watched.model, "free", steps=2)
+    assert [rows for rows, _ in watched.asked] == [4]
+    watched.asked.clear()
+    watched.model.head.bias.data.add_(1e-3)  # which leaves no trace in torch's count of changes
+    decode(watched.model, "free", steps=2)
+    assert [rows for rows, _ in watched.asked] == [2, 4]
+    watched.model.head.bias.data.sub_(1e-3)
 
 
 def test_what_is_known_changes_no_id(watched: Watched) -> None:
@@ -80,6 +88,10 @@ def test_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert known.get(b"a") is not None
         known.put(b"d", torch.zeros(10))
         assert [known.get(key) is not None for key in (b"a", b"b", b"d")] == [True, False, True]
+        assert known_rows(model) is known
+        hook = model.register_forward_hook(lambda *seen: None)
+        assert known_rows(model) is not known
+        hook.remove()
         assert known_rows(model) is known
     assert known_rows(model) is not known  # gradients would be lost
     with torch.inference_mode():
