@@ -33,7 +33,7 @@ def test_overfits_one_batch_and_decoding_restores_it(tmp_path: Path, family: str
         objective,
         source,
         tmp_path,
-        steps=120,
+        steps=180,
         log_every=10,
         optimizer={"lr": 5e-3, "warmup_steps": 20, "decay": "cosine"},
     )
@@ -158,7 +158,7 @@ def test_several_codebooks(tmp_path: Path) -> None:
     source = TensorSource(tokens=tokens, condition=(tokens + 1) % V, known=known.expand(2, 12, 3))
     objective = CommitModeling(model, CommitSettings(label_smoothing=0.0))
     assert objective.units(source.tensors) == 72
-    fit(objective, source, tmp_path, steps=120, batch_size=2, optimizer={"lr": 1e-2, "warmup_steps": 20})
+    fit(objective, source, tmp_path, steps=180, batch_size=2, optimizer={"lr": 1e-2, "warmup_steps": 20})
     final = sample_commit(
         commit_logits(model.eval(), Cond()),
         source.tensors["condition"],
