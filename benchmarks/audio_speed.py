@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import default_matmul, machine, processor_seconds, seconds, sustained_matmul
+from measuring import machine, processor_seconds, seconds, sustained_matmul
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from maskgen.conditioning import Cond
 from maskgen.guidance import model_logits
-from maskgen.precision import fast_matmul
+from maskgen.precision import default_matmul, fast_matmul
 from maskgen.published.vampnet import VampNetConfig, VampNetTransformer
 from maskgen.published.vampnet_sampler import sample_vampnet
 from maskgen.tokenizers.audio import AudioTokenizer

@@ -17,10 +17,10 @@ import torch
 from contestants import Contestant
 from goals import Goal
 from loads import Job, LeftOutError, Load, Models
-from measuring import default_matmul, seconds
+from measuring import seconds
 from meters import best_matmul, count_units, free_memory, peak_memory, spread
 
-from maskgen.precision import fast_matmul
+from maskgen.precision import default_matmul, fast_matmul
 
 __all__ = ["Row", "Verdict", "measure_load", "plan", "verdicts"]
 

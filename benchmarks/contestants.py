@@ -21,7 +21,7 @@ from baselines.amused import MISSING, amused_forward, is_installed, sample_amuse
 from baselines.autoregressive import Decoding, Mode
 from baselines.naive import TorchDraws, naive_logits, sample_naive
 from loads import Job, LeftOutError, Load, Models, cache_memory, eager_memory, guided_memory, loop_memory, pixel_memory
-from measuring import default_matmul, seconds
+from measuring import seconds
 from meters import module_bytes
 
 from maskgen.acceleration import accelerated
@@ -30,7 +30,7 @@ from maskgen.first_step import forget
 from maskgen.guidance import guided_logits, model_logits
 from maskgen.noise import SeededNoise
 from maskgen.plan import plan_steps
-from maskgen.precision import fast_matmul
+from maskgen.precision import default_matmul, fast_matmul
 from maskgen.prediction import Asked, Prediction
 from maskgen.sampler import LogitsFn, sample
 from maskgen.schedules import get_schedule

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = [
     "count_flops",
-    "default_matmul",
     "machine",
     "matmul_peak",
     "processor_seconds",
@@ -53,17 +51,6 @@ def sustained_matmul(device: str) -> float:
     torch.mm(a, a)
     count = 30 if device == "cpu" else 200
     return count * 2 * 2048**3 / processor_seconds(lambda: [torch.mm(a, a) for _ in range(count)], device)
-
-
-@contextlib.contextmanager
-def default_matmul() -> Iterator[None]:
-    """Torch's own choice of product, which the peers run on."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def matmul_peak(device: str) -> float:

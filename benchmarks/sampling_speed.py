@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import count_flops, default_matmul, machine, matmul_peak, seconds, sustained_matmul
+from measuring import count_flops, machine, matmul_peak, seconds, sustained_matmul
 
 from maskgen.conditioning import Cond
 from maskgen.first_step import forget
 from maskgen.guidance import model_logits
 from maskgen.modern import ModernConfig, ModernTransformer
-from maskgen.precision import fast_matmul
+from maskgen.precision import default_matmul, fast_matmul
 from maskgen.sampler import sample
 from maskgen.tasks.generate import generate
 from maskgen.tasks.pipeline import Pipeline, PipelineConfig, Sampling

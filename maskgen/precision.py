@@ -23,7 +23,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["Linear", "attention", "fast_matmul", "linear", "linear_float32", "linear_gelu", "linear_swiglu"]
+__all__ = [
+    "Linear",
+    "attention",
+    "default_matmul",
+    "fast_matmul",
+    "linear",
+    "linear_float32",
+    "linear_gelu",
+    "linear_swiglu",
+]
 
 _fast = False  # inside ``fast_matmul`` on the CPU
 _medium = False  # inside it, where it has switched products to oneDNN
@@ -158,7 +167,7 @@ def attention(
     if torch.is_grad_enabled() and mask is None and _has_fused_attention() and q.numel() and k.numel():
         fused: torch.Tensor = _FusedAttention.apply(q, k, v, causal)  # type: ignore[no-untyped-call]
         return fused
-    with _default_products():
+    with default_matmul():
         return F.scaled_dot_product_attention(q, k, v, **options)
 
 
@@ -167,7 +176,7 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-        with _default_products():
+        with default_matmul():
             out, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
         ctx.causal = causal
         ctx.save_for_backward(q, k, v, out, log_sums)
@@ -176,7 +185,7 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        with _default_products():
+        with default_matmul():
             found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 *grads, *ctx.saved_tensors, 0.0, ctx.causal
             )
@@ -184,7 +193,8 @@ class _FusedAttention(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def _default_products() -> Iterator[None]:
+def default_matmul() -> Iterator[None]:
+    """Torch's own choice of float32 product inside the block, whatever is set around it."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
