@@ -23,6 +23,7 @@ from measuring import machine, matmul_peak, seconds
 
 from maskgen.data import TensorSource
 from maskgen.flops import training_flops
+from maskgen.heap import kept_heap
 from maskgen.modern import ModernConfig, ModernTransformer
 from maskgen.objective import MaskedModeling, MaskingSettings
 from maskgen.precision import fast_matmul
@@ -147,7 +148,7 @@ def passes_alone(
         loss.backward()
         model.zero_grad()
 
-    with fast_matmul(device):
+    with fast_matmul(device), kept_heap(device):  # as the trainer
         work()
         alone = statistics.median(seconds(work, device) for _ in range(3))
         peak = _bf16_peak() if precision == "bf16" and device == "cuda" else matmul_peak(device)

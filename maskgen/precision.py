@@ -4,8 +4,8 @@ torch sends float32 products to MKL; oneDNN is up to twice as fast on AMD CPUs a
 ``torch.set_float32_matmul_precision("medium")`` selects. On CPUs with AMX that setting really computes in bfloat16, so
 a small probe decides: it is used only where its error is that of float32.
 
-At inference two more costs go away: ``linear`` adds the bias inside oneDNN's product (torch first copies the bias to every
-row of the result), and ``linear_gelu`` needs one exponential where torch's kernel takes a slow hyperbolic tangent.
+``linear`` adds the bias inside oneDNN's product (torch first copies the bias to every row of the result). At inference
+``linear_gelu`` needs one exponential where torch's kernel takes a slow hyperbolic tangent.
 
 torch's fused attention obeys the setting, too, but cuts its products into blocks too small for oneDNN: ``attention`` runs it
 on MKL, which takes 2/3 of the time at 257 places of 12 heads, and a sixth at 64 places of 4 (backward likewise).
@@ -62,7 +62,7 @@ def fast_matmul(device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``torch.nn.functional.linear``; inside ``fast_matmul``, without gradients, through oneDNN with the bias in the kernel.
+    """``torch.nn.functional.linear``; inside ``fast_matmul`` through oneDNN with the bias in the kernel.
 
     Args:
         x: ``[..., I]``.
@@ -72,10 +72,37 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     Returns:
         ``[..., O]``, equal to torch's within float32 rounding.
     """
-    if _is_fast(x) and weight.dtype == x.dtype:
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
-    return F.linear(x, weight, bias)
+    if not (_fast and _is_plain(x) and weight.dtype == x.dtype):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        # Without a bias there is nothing to gain.
+        return F.linear(x, weight) if bias is None else _BiasInside.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return _product(x, weight, bias)
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+class _BiasInside(torch.autograd.Function):
+    """``_product`` with the gradients of a linear layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = grads[0].reshape(-1, weight.shape[0])
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            (rows @ weight).view(x.shape) if of_x else None,
+            rows.t() @ x.reshape(-1, x.shape[-1]) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
 
 
 def linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -161,8 +188,8 @@ def attention(
         ``[B, H, S, D]``.
     """
     options: dict[str, Any] = {"attn_mask": mask, "is_causal": causal}
-    # With dropout torch has no fused kernel for CPUs, and compilers bring their own.
-    if torch.compiler.is_compiling() or dropout or not (_medium and all(map(_is_plain, (q, k, v)))):
+    # With dropout torch has no fused kernel for CPUs.
+    if dropout or not (_medium and all(map(_is_plain, (q, k, v)))):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, **options)
     if torch.is_grad_enabled() and mask is None and _has_fused_attention() and q.numel() and k.numel():
         fused: torch.Tensor = _FusedAttention.apply(q, k, v, causal)  # type: ignore[no-untyped-call]
@@ -211,13 +238,13 @@ def _has_fused_attention() -> bool:
 
 
 def _is_fast(x: torch.Tensor) -> bool:
-    if torch.compiler.is_compiling():  # the compiler does not know oneDNN's operator by that name, and fuses by itself
-        return False
     return _fast and _is_plain(x) and not torch.is_grad_enabled()
 
 
 def _is_plain(x: torch.Tensor) -> bool:
-    """Whether it is computed with in float32 on the CPU."""
+    """Whether it is computed with in float32 on the CPU, kernel by kernel."""
+    if torch.compiler.is_compiling():  # compilers do not know oneDNN's operator by that name, and fuse by themselves
+        return False
     return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 

@@ -23,6 +23,7 @@ from maskgen.blocks import checkpoint_blocks, compile_blocks
 from maskgen.checkpoint import save_module
 from maskgen.data import Batch, Source, item_seed, training_batches
 from maskgen.distributed import is_sharded, make_accelerator, mean_over_processes, prepare, shard
+from maskgen.heap import kept_heap
 from maskgen.optim import OptimizerSettings, adamw, learning_rate, warm_average
 from maskgen.precision import fast_matmul
 from maskgen.row_random import RandomRows
@@ -113,7 +114,8 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
         )
         try:
-            with stop_signals(self.accelerator.device) as stop, fast_matmul(self.accelerator.device), bar:
+            device = self.accelerator.device
+            with stop_signals(device) as stop, fast_matmul(device), kept_heap(device), bar:
                 self._steps(start, stop, bar)
             self.state.wait()
         finally:

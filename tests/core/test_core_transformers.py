@@ -162,6 +162,24 @@ def test_rotary_products_depend_on_differences_of_coordinates_only(axes: tuple[i
     assert float(scores[0, 0]) == pytest.approx(float((q * k).sum()), abs=1e-9)
 
 
+@pytest.mark.parametrize("own_places", [False, True])
+def test_rotary_is_a_product_of_complex_numbers_and_has_its_gradients(own_places: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 5, 3, 3, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    x = qkv.permute(2, 0, 3, 1, 4)[1]  # a view, as in attention
+    angles = torch.randn((2, 1, 5, 4) if own_places else (5, 4), generator=generator, dtype=torch.float64)
+    cos, sin = angles.cos(), angles.sin()
+    expected = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angles), angles)
+    with torch.no_grad():
+        silent = apply_rotary(x, cos, sin)
+    for found in (apply_rotary(x, cos, sin), silent):
+        torch.testing.assert_close(found, torch.cat((expected.real, expected.imag), dim=-1))
+    assert torch.autograd.gradcheck(lambda x: apply_rotary(x, cos, sin), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: apply_rotary(x, cos, sin), (x,))
+    half = apply_rotary(x.bfloat16(), cos.float(), sin.float())  # autocast: angles stay float32
+    assert half.dtype == torch.float32
+
+
 def test_coordinates_are_in_raster_order() -> None:
     assert coordinates((2, 3)).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     angles = rotary_angles(coordinates((2, 3)), 10, 100.0)
