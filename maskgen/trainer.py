@@ -27,6 +27,7 @@ from maskgen.heap import kept_heap
 from maskgen.optim import OptimizerSettings, adamw, learning_rate, warm_average
 from maskgen.precision import fast_matmul
 from maskgen.row_random import RandomRows
+from maskgen.run_lock import alone_in
 from maskgen.stopping import Interrupted, StopRequest, stop_signals
 from maskgen.training_guard import Guard
 from maskgen.training_log import RunLog, Work
@@ -101,7 +102,14 @@ class Trainer:
         Raises:
             Interrupted: asked to stop; a checkpoint was saved.
             FloatingPointError: too many steps in a row were not finite; the last checkpoint stays.
+            ValueError: another run trains into the folder.
         """
+        with alone_in(self.out, self.accelerator):
+            averaged = self._fit()
+        self.accelerator.end_training()  # also ends the process group, so it comes last
+        return averaged
+
+    def _fit(self) -> nn.Module:
         settings = self.settings
         start = self.state.resume()
         self._log_file.forget_after(start)
@@ -120,9 +128,7 @@ class Trainer:
             self.state.wait()
         finally:
             self.state.close()
-        averaged = self._export(self.out)
-        self.accelerator.end_training()  # also ends the process group, so it comes last
-        return averaged
+        return self._export(self.out)
 
     def _steps(self, start: int, stop: StopRequest, bar: Any) -> None:
         """The loop itself."""
