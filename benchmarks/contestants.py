@@ -200,13 +200,10 @@ def amused(load: Load, models: Models) -> Job:
 
 
 def on_default_path(logits_fn: LogitsFn) -> LogitsFn:
-    """The model's plain layers on torch's default product, whatever the loop around has switched on.
-
-    ``maskgen.precision`` keeps its fast layers for inference; weights that need no gradient build no graph here.
-    """
+    """The model's plain layers on torch's default product, whatever the loop around has switched on."""
 
     def plain(tokens: torch.Tensor, step: int) -> torch.Tensor:
-        with default_matmul(), torch.enable_grad():
+        with default_matmul():
             return logits_fn(tokens, step)
 
     return plain
@@ -265,7 +262,11 @@ def _sharing(load: Load, models: Models, cond: Cond, scale: float, kinds: int, s
         with fast_matmul(load.device):
             return sample(predict, load.tokens, load.mask, steps=load.steps, seeds=load.seeds, select=order)
 
-    warm = None if kinds or load.device == "meta" else (lambda: run([]))
+    def meet() -> None:
+        for _ in range(2):  # rows are kept the second time
+            run([])
+
+    warm = None if kinds or load.device == "meta" else meet
     return Job(units=load.steps, run=run, held=module_bytes(models.bert), divisible=False, warm=warm)
 
 

@@ -1,7 +1,8 @@
 """The first step, at which rows are often equal: which are, and what is known of them from earlier calls.
 
 Where everything is hidden a row depends on its conditions alone. So its logits are kept as long as the weights stay what
-they are: the next call with that class finds them, and all guided calls share the row that has no class.
+they are: later calls with that class find them, and all guided calls share the row that has no class. They are kept the
+second time they are computed: telling that weights are still the same takes a pass over them, which a single call saves.
 
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
@@ -22,6 +23,7 @@ from maskgen.conditioning import Cond
 __all__ = ["KnownRows", "RowKinds", "forget", "known_rows", "row_kinds", "weights_state"]
 
 _MOST_BYTES = 64 * 2**20  # for one model; 64 classes at the size of ImageNet 256
+_MOST_MET = 4096  # keys of 32 bytes that came once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,22 +86,36 @@ class KnownRows:
     """Logits ``[N, K, V]`` of rows, those used last; together they take at most 64 MiB.
 
     Args:
-        state: the weights that made them, see ``weights_state``.
+        model: what makes them. Its weights are looked at when rows are used, once an object.
+        before: what an earlier call left, of the same places and versions.
     """
 
-    def __init__(self, state: tuple[float, ...]) -> None:
-        self.state = state
-        self._rows: OrderedDict[bytes, torch.Tensor] = OrderedDict()
-        self._bytes = 0
+    def __init__(self, model: nn.Module, before: KnownRows | None = None) -> None:
+        self._model, self._checked = weakref.ref(model), False
+        self._norms: list[float] | None = None if before is None else before._norms
+        self._rows: OrderedDict[bytes, torch.Tensor] = OrderedDict() if before is None else before._rows
+        self._met: OrderedDict[bytes, None] = OrderedDict() if before is None else before._met
+        self._bytes: int = 0 if before is None else before._bytes
 
     def get(self, key: bytes) -> torch.Tensor | None:
         """The logits, if they are known."""
         if key in self._rows:
+            self._check()
+        if key in self._rows:
             self._rows.move_to_end(key)
         return self._rows.get(key)
 
+    def meets(self, key: bytes) -> bool:
+        """Whether the row came before, so that its logits are worth keeping; to be asked of rows that are not known."""
+        before = key in self._met
+        self._met[key] = None
+        if len(self._met) > _MOST_MET:
+            self._met.popitem(last=False)
+        return before
+
     def put(self, key: bytes, logits: torch.Tensor) -> None:
         """Keep a copy, and forget what was not used for longest."""
+        self._check()
         if logits.nbytes > _MOST_BYTES or key in self._rows:
             return
         self._rows[key] = logits.detach().clone()
@@ -107,8 +123,20 @@ class KnownRows:
         while self._bytes > _MOST_BYTES:
             self._bytes -= self._rows.popitem(last=False)[1].nbytes
 
+    def _check(self) -> None:
+        """Let go of all rows if the weights are not those that made them."""
+        if self._checked:
+            return
+        model = self._model()
+        assert model is not None
+        norms = _norms(model)
+        if norms != self._norms:
+            self._rows.clear()
+            self._bytes = 0
+        self._norms, self._checked = norms, True
 
-_known: weakref.WeakKeyDictionary[nn.Module, KnownRows] = weakref.WeakKeyDictionary()
+
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], KnownRows]] = weakref.WeakKeyDictionary()
 
 
 def known_rows(model: nn.Module) -> KnownRows:
@@ -117,12 +145,12 @@ def known_rows(model: nn.Module) -> KnownRows:
     Hooks want to see every forward, and may change it.
     """
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-    state = None if hooked or model.training or torch.is_grad_enabled() else weights_state(model)
-    if state is None:
-        return KnownRows(())
-    known = _known.get(model)
-    if known is None or known.state != state:
-        known = _known[model] = KnownRows(state)
+    places = None if hooked or model.training or torch.is_grad_enabled() else _places(model)
+    if places is None:
+        return KnownRows(model)
+    before = _known.get(model)
+    known = KnownRows(model, before[1] if before is not None and before[0] == places else None)
+    _known[model] = (places, known)
     return known
 
 
@@ -139,13 +167,28 @@ def weights_state(model: nn.Module) -> tuple[float, ...] | None:
 
     None where that cannot be told: under FSDP, which gathers weights behind our back, in inference mode, on several devices.
     """
+    places = _places(model)
+    return None if places is None else (*places, *_norms(model))
+
+
+def _places(model: nn.Module) -> tuple[int, ...] | None:
+    """Place and version of each tensor; None as in ``weights_state``."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         from torch.distributed.fsdp import FSDPModule  # a second to import, of use here only
 
         if any(isinstance(part, FSDPModule) for part in model.modules()):
             return None
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = _tensors(model)
     if any(tensor.is_inference() for tensor in tensors) or len({tensor.device for tensor in tensors}) != 1:
         return None
-    norms = torch.stack(torch._foreach_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()]))
-    return (*(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version)), *norms.tolist())
+    return tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
+
+
+def _norms(model: nn.Module) -> list[float]:
+    floating = [tensor.detach() for tensor in _tensors(model) if tensor.is_floating_point()]
+    norms: list[float] = torch.stack(torch._foreach_norm(floating)).tolist()
+    return norms
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]

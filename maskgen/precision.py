@@ -221,12 +221,15 @@ class _FusedAttention(torch.autograd.Function):
 
 @contextlib.contextmanager
 def default_matmul() -> Iterator[None]:
-    """Torch's own choice of float32 product inside the block, whatever is set around it."""
-    before = torch.get_float32_matmul_precision()
+    """Torch's own choice of float32 product inside the block, and its plain layers, whatever is set around it."""
+    global _fast, _medium  # noqa: PLW0603  see ``fast_matmul``
+    before, was = torch.get_float32_matmul_precision(), (_fast, _medium)
     torch.set_float32_matmul_precision("highest")
+    _fast = _medium = False
     try:
         yield
     finally:
+        _fast, _medium = was
         torch.set_float32_matmul_precision(before)
 
 

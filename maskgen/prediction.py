@@ -178,18 +178,19 @@ class Prediction:
     ) -> torch.Tensor | None:
         """Logits of one row of each kind that is not known yet, spread over all; None where nothing is gained by that."""
         device = tokens.device
-        known = known_rows(model)
-        rows = [None if memory is not None else known.get(key) for key in kinds.keys]
+        known = known_rows(model) if memory is None and any(kinds.hidden) else None
+        rows = [None if known is None else known.get(key) for key in kinds.keys]
         missing = [kind for kind, row in enumerate(rows) if row is None]
-        if len(missing) == len(tokens) and (memory is not None or not any(kinds.hidden)):
+        kept = [known is not None and kinds.hidden[kind] and known.meets(kinds.keys[kind]) for kind in missing]
+        if len(missing) == len(tokens) and not any(kept):
             return None
         of = torch.tensor(kinds.of, device=device)
         if missing:
             at = torch.tensor([kinds.first[kind] for kind in missing], device=device)
             found = self._pieces(model, tokens[at], prepared.pick(at), None, memory)
-            for kind, row in zip(missing, found, strict=True):
+            for kind, row, keep in zip(missing, found, kept, strict=True):
                 rows[kind] = row
-                if kinds.hidden[kind] and memory is None:
+                if keep and known is not None:
                     known.put(kinds.keys[kind], row)
         if memory is not None:
             memory.spread(of)

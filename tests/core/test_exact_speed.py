@@ -135,8 +135,8 @@ def test_conditions_are_prepared_once(watched: Watched) -> None:
     decode(watched.model, "free", steps=6)
     assert watched.prepared == 1
     decode(watched.model, "free", {"scale": 1.0, "ramp": "linear"}, steps=6)
-    assert watched.prepared <= 3  # the step of weight 0 comes first, with half the rows, which are known by now
-    assert [rows for rows, _ in watched.asked[6:]] == [8] * 5
+    assert watched.prepared <= 3  # the step of weight 0 comes first, with half the rows
+    assert [rows for rows, _ in watched.asked[6:]] == [2] + [8] * 5
 
 
 def test_only_open_places_are_predicted(watched: Watched) -> None:
@@ -154,13 +154,14 @@ def test_an_order_that_is_blind_predicts_what_it_keeps(monkeypatch: pytest.Monke
     tokens, mask = torch.full((2, 64, 1), 11), torch.ones(2, 64, 1, dtype=torch.bool)
     prediction = model_logits(watched.model, Cond(labels=torch.tensor([0, 1])))
     sample(prediction, tokens, mask, steps=8, schedule="linear", select="random", seeds=[1, 2])
-    # 8 a step, and room for ties but in the last; the first one is whole, because it is kept for later calls
-    assert watched.asked == [(2, None)] + [(2, 12)] * 6 + [(2, 8)]
+    # 8 a step, and room for ties but in the last.
+    assert watched.asked == [(2, 12)] * 7 + [(2, 8)]
     watched.asked.clear()
     seen: list[SampleStep] = []
     sample(prediction, tokens, mask, steps=8, schedule="linear", select="random", seeds=[1, 2], callback=seen.append)
     assert all(int(step.drawn.max()) < 11 for step in seen)  # who watches sees whole guesses
-    assert watched.asked == [(2, 64 - 8 * step) for step in range(1, 8)]
+    # The first one is whole, because a row that comes again is kept.
+    assert watched.asked == [(2, None), *((2, 64 - 8 * step) for step in range(1, 8))]
 
 
 def test_steps_that_change_nothing_are_not_run(watched: Watched) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 import maskgen.prediction as prediction_module
 from maskgen import first_step
 from maskgen.conditioning import NO_LABEL, Cond
-from maskgen.first_step import known_rows, row_kinds, weights_state
+from maskgen.first_step import forget, known_rows, row_kinds, weights_state
 from maskgen.guidance import guided_logits, model_logits
 from maskgen.sampler import sample
 from maskgen.transformer import PartialTransformer
@@ -37,8 +37,11 @@ def test_all_that_have_no_class_share_a_row(watched: Watched) -> None:
     assert [rows for rows, _ in watched.asked] == [3, 8]  # two classes, and that row
 
 
-def test_rows_in_which_all_is_hidden_are_kept_for_later_calls(watched: Watched) -> None:
-    decode(watched.model, "free", {"scale": 1.0}, steps=2)
+def test_rows_in_which_all_is_hidden_are_kept_from_their_second_call_on(watched: Watched) -> None:
+    for _ in range(2):
+        watched.asked.clear()
+        decode(watched.model, "free", {"scale": 1.0}, steps=2)
+        assert [rows for rows, _ in watched.asked] == [3, 8]
     watched.asked.clear()
     decode(watched.model, "free", steps=2)
     assert [rows for rows, _ in watched.asked] == [4]
@@ -49,9 +52,10 @@ def test_rows_in_which_all_is_hidden_are_kept_for_later_calls(watched: Watched) 
     watched.asked.clear()
     with torch.no_grad():
         watched.model.head.bias.mul_(1.0)  # as a step of training, or loading, would
-    decode(watched.model, "free", steps=2)
-    assert [rows for rows, _ in watched.asked] == [2, 4]
-    watched.asked.clear()
+    for _ in range(2):
+        decode(watched.model, "free", steps=2)
+        assert [rows for rows, _ in watched.asked] == [2, 4]
+        watched.asked.clear()
     decode(watched.model, "free", steps=2)
     assert [rows for rows, _ in watched.asked] == [4]
     watched.asked.clear()
@@ -65,6 +69,7 @@ def test_what_is_known_changes_no_id(watched: Watched) -> None:
     model, cond, (tokens, mask) = watched.model, Cond(labels=torch.tensor(LABELS)), scene((3, 4), 1, 0, "free")
     options: dict[str, Any] = {"steps": 3, "seeds": [4, 5, 6, 7]}
     ids = sample(guided_logits(model, cond, scale=1.0, steps=3), tokens, mask, **options)
+    assert torch.equal(ids, sample(guided_logits(model, cond, scale=1.0, steps=3), tokens, mask, **options))
     asked = len(watched.asked)
     assert torch.equal(ids, sample(guided_logits(model, cond, scale=1.0, steps=3), tokens, mask, **options))
     assert len(watched.asked) == asked + 2
@@ -79,27 +84,55 @@ def test_what_is_known_changes_no_id(watched: Watched) -> None:
 
 def test_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_step, "_MOST_BYTES", 100)
+    monkeypatch.setattr(first_step, "_MOST_MET", 2)
     model = model_of("bert", (3, 4), 1)
+    forget(model)
     with torch.no_grad():
         known = known_rows(model)
         for key, numbers in ((b"a", 10), (b"b", 10), (b"c", 26)):
             known.put(key, torch.zeros(numbers))
         assert known.get(b"c") is None  # larger than all that may be kept
         assert known.get(b"a") is not None
-        known.put(b"d", torch.zeros(10))
+        known_rows(model).put(b"d", torch.zeros(10))
         assert [known.get(key) is not None for key in (b"a", b"b", b"d")] == [True, False, True]
-        assert known_rows(model) is known
+        assert [known.meets(key) for key in (b"a", b"b", b"a", b"c", b"a", b"b")] == [
+            False,
+            False,
+            True,
+            False,
+            False,
+            False,
+        ]
+        assert known_rows(model).meets(b"b")
+
+
+def test_nothing_is_known_where_a_forward_is_more_than_its_weights() -> None:
+    model = model_of("bert", (3, 4), 1)
+    forget(model)
+
+    def is_known() -> bool:
+        return known_rows(model).get(b"a") is not None
+
+    with torch.no_grad():
+        for _ in range(2):
+            known_rows(model).put(b"a", torch.zeros(1))
+        assert is_known()
         hook = model.register_forward_hook(lambda *seen: None)
-        assert known_rows(model) is not known
+        assert not is_known()
         hook.remove()
-        assert known_rows(model) is known
-    assert known_rows(model) is not known  # gradients would be lost
+        assert is_known()
+    assert not is_known()  # gradients would be lost
     with torch.inference_mode():
         assert weights_state(torch.nn.Linear(1, 1)) is None
+        layer = torch.nn.Linear(1, 1)
+        for _ in range(2):
+            known_rows(layer).put(b"a", torch.zeros(1))
+        assert known_rows(layer).get(b"a") is None
 
 
 def test_large_batches_run_in_pieces(monkeypatch: pytest.MonkeyPatch, watched: Watched) -> None:
     expected = sample_of(watched.model)
+    assert torch.equal(sample_of(watched.model), expected)
     watched.asked.clear()
     monkeypatch.setattr(prediction_module, "_PIECE_BYTES", 3 * 12 * 4 * watched.model.config.mlp_width)
     assert torch.equal(sample_of(watched.model), expected)
@@ -111,7 +144,7 @@ def test_large_batches_run_in_pieces(monkeypatch: pytest.MonkeyPatch, watched: W
 
 
 def sample_of(model: PartialTransformer) -> Tensor:
-    """Three steps, of which the first is known from an earlier call."""
+    """Three steps, of which the first is known from earlier calls."""
     tokens, mask = scene((3, 4), 1, 0, "free")
     return sample(model_logits(model, Cond(labels=torch.tensor(LABELS))), tokens, mask, steps=3, seeds=[4, 5, 6, 7])
 
