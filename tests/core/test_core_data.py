@@ -193,15 +193,21 @@ def test_fast_layers_equal_float64(rows: int, bias: bool) -> None:
             torch.testing.assert_close(linear_swiglu(layer, x).double(), swiglu, atol=2e-6, rtol=2e-6)
 
 
-def test_fast_layers_leave_gradients_alone() -> None:
-    layer, x = Linear(8, 12, bias=False), torch.randn(3, 8)
-    found = []
+def test_fast_layers_have_the_same_gradients() -> None:
+    layer, found = Linear(8, 12, bias=False), []
     for inside in (contextlib.nullcontext(), fast_matmul()):
+        x = torch.linspace(-2, 2, 24).view(3, 8).requires_grad_()
         layer.zero_grad()
         with inside:
-            (linear_gelu(layer, x).sum() + linear_swiglu(layer, x).sum()).backward()  # type: ignore[no-untyped-call]
+            weights = (torch.linspace(-1, 3, 36).view(3, 12), torch.linspace(2, -1, 18).view(3, 6))
+            results = (linear_gelu(layer, x), linear_swiglu(layer, x))
+            total = sum((result * weight).sum() for result, weight in zip(results, weights, strict=True))
+            assert isinstance(total, torch.Tensor)
+            total.backward()  # type: ignore[no-untyped-call]
+            linear_swiglu(layer, x).sum().backward()  # a gradient without strides
         assert layer.weight.grad is not None
-        found.append(layer.weight.grad.clone())
+        assert x.grad is not None
+        found.append((layer.weight.grad.clone(), x.grad))
     torch.testing.assert_close(found[0], found[1])
 
 
