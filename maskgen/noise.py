@@ -10,7 +10,7 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -28,6 +28,10 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 _SAMPLE, _CHOICE = 1, 2
+_PIECE = 1 << 16  # numbers; even, as two share a word
+
+_Law = Callable[[torch.Tensor], torch.Tensor]
+"""From 23 random bits, int32, to a number, float32."""
 
 
 class Noise(Protocol):
@@ -85,20 +89,21 @@ class SeededNoise:
 
     def uniform(self, stream: int, step: int, shape: Sequence[int]) -> torch.Tensor:
         """Uniform numbers in (0, 1), float32 of ``shape`` ``[B, ...]``, bit-equal on every device."""
-        if shape[0] != len(self._keys):
-            raise ValueError(f"noise: got a batch of {shape[0]}, expected {len(self._keys)}, one item a seed")
-        count = math.prod(shape[1:])
-        key = _mix(self._keys + _signed((step + 1) * 0x9E3779B97F4A7C15 % (1 << 64)))
-        key = _mix(key + _signed(stream * 0x9E3779B97F4A7C15 % (1 << 64)))
-        index = torch.arange(1, (count + 1) // 2 + 1, device=key.device)
-        words = _mix(torch.add(key[:, None], index * _GOLDEN))
-        bits = words.view(torch.int32)[:, :count].bitwise_right_shift(9).bitwise_and_(0x7FFFFF)
-        # 23 bits plus a half is the most float32 holds exactly; 0 and 1 are never hit, so both logarithms are finite.
-        return bits.float().add_(0.5).mul_(2.0**-23).reshape(tuple(shape))
+        return self._numbers(stream, step, shape, _uniform)
 
     def _gumbel(self, stream: int, step: int, shape: Sequence[int]) -> torch.Tensor:
-        # In float64 the devices' logarithms agree after rounding to float32, so equal bits stay equal numbers.
-        return self.uniform(stream, step, shape).double().log_().neg_().log_().neg_().float()
+        return self._numbers(stream, step, shape, _gumbel)
+
+    def _numbers(self, stream: int, step: int, shape: Sequence[int], law: _Law) -> torch.Tensor:
+        if shape[0] != len(self._keys):
+            raise ValueError(f"noise: got a batch of {shape[0]}, expected {len(self._keys)}, one item a seed")
+        keys = self._streams(stream, step)
+        return _runs(keys, torch.zeros_like(keys), math.prod(shape[1:]), law).reshape(tuple(shape))
+
+    def _streams(self, stream: int, step: int) -> torch.Tensor:
+        """Where the counting begins, int64 ``[B]``."""
+        keys = _mix(self._keys + _signed((step + 1) * 0x9E3779B97F4A7C15 % (1 << 64)))
+        return _mix(keys + _signed(stream * 0x9E3779B97F4A7C15 % (1 << 64)))
 
 
 def sample_noise(noise: Noise, step: int, shape: Sequence[int], places: torch.Tensor | None = None) -> torch.Tensor:
@@ -119,16 +124,43 @@ def sample_noise(noise: Noise, step: int, shape: Sequence[int], places: torch.Te
         return take(noise.sample(step, shape), places)
     # Every number is a hash of its position in the item, so any part of an item can be had alone.
     run = math.prod(shape[2:])  # numbers of a place
-    key = _mix(noise._keys + _signed((step + 1) * 0x9E3779B97F4A7C15 % (1 << 64)))
-    key = _mix(key + _signed(_SAMPLE * 0x9E3779B97F4A7C15 % (1 << 64)))
-    first = places * run
-    # A word holds two numbers, so a run of odd length begins in the middle of a word at every other place.
-    index = (first // 2 + 1)[:, :, None] + torch.arange((run + 1) // 2, device=places.device)
-    halves = _mix(key[:, None, None] + index * _GOLDEN).view(torch.int32)
-    bits = halves if run % 2 == 0 else torch.where((first % 2 == 0)[:, :, None], halves[..., :run], halves[..., 1:])
-    uniform = bits.bitwise_right_shift(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
-    gumbel = uniform.double().log_().neg_().log_().neg_().float()
-    return gumbel.reshape(*places.shape, *shape[2:])
+    keys = noise._streams(_SAMPLE, step)[:, None].expand(places.shape)
+    return _runs(keys.flatten(), (places * run).flatten(), run, _gumbel).reshape(*places.shape, *shape[2:])
+
+
+def _runs(keys: torch.Tensor, first: torch.Tensor, run: int, law: _Law) -> torch.Tensor:
+    """The numbers ``first`` to ``first + run`` of each row, ``[R, run]``; int64 ``[R]`` both.
+
+    On a CPU in pieces that stay in its cache: 20 passes over memory would cost more than the arithmetic.
+    """
+    if keys.device.type != "cpu" or keys.numel() * run <= _PIECE:
+        return _run(keys, first, run, law)
+    numbers = torch.empty(len(keys), run)
+    rows, columns = max(1, _PIECE // run), min(run, _PIECE)
+    for row in range(0, len(keys), rows):
+        part = slice(row, row + rows)
+        for column in range(0, run, columns):
+            count = min(columns, run - column)
+            numbers[part, column : column + count] = _run(keys[part], first[part] + column, count, law)
+    return numbers
+
+
+def _run(keys: torch.Tensor, first: torch.Tensor, run: int, law: _Law) -> torch.Tensor:
+    # A word holds two numbers, so a run may begin in the middle of one: all have a word more than they need.
+    index = (first // 2 + 1)[:, None] + torch.arange(run // 2 + 1, device=keys.device)
+    halves = _mix(keys[:, None] + index * _GOLDEN).view(torch.int32)
+    bits = torch.where((first % 2 == 0)[:, None], halves[:, :run], halves[:, 1 : run + 1])
+    return law(bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF))
+
+
+def _uniform(bits: torch.Tensor) -> torch.Tensor:
+    # 23 bits plus a half is the most float32 holds exactly; 0 and 1 are never hit, so both logarithms are finite.
+    return bits.float().add_(0.5).mul_(2.0**-23)
+
+
+def _gumbel(bits: torch.Tensor) -> torch.Tensor:
+    # In float64 the devices' logarithms agree after rounding to float32, so equal bits stay equal numbers.
+    return _uniform(bits).double().log_().neg_().log_().neg_().float()
 
 
 def _mix(words: torch.Tensor) -> torch.Tensor:

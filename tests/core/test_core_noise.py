@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskgen.noise import SeededNoise, check_seeds
+from maskgen.noise import SeededNoise, check_seeds, sample_noise
 
 WORD = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -36,6 +36,22 @@ def test_equals_splitmix_in_plain_integers(seed: int, stream: int, step: int, co
     assert found.double().tolist() == [
         float(torch.tensor(x, dtype=torch.float32)) for x in reference(seed, stream, step, count)
     ]
+
+
+@pytest.mark.parametrize("piece", [2, 6, 64])
+@pytest.mark.parametrize("shape", [(2, 5, 1, 7), (3, 4, 2, 3), (1, 1, 1, 65), (2, 3)])
+def test_pieces_are_parts_of_the_whole(piece: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of odd and even length, which begin at even and odd numbers, longer and shorter than a piece."""
+    monkeypatch.setattr("maskgen.noise._PIECE", piece)
+    noise, count = SeededNoise([11, 5, 2**63 - 1][: shape[0]]), math.prod(shape[1:])
+    uniform = noise.uniform(1, 3, shape).flatten(1)
+    for seed, row in zip([11, 5, 2**63 - 1], uniform.double().tolist(), strict=False):
+        assert row == torch.tensor(reference(seed, 1, 3, count), dtype=torch.float32).tolist()
+    places = torch.tensor([[shape[1] - 1, 0]]).expand(shape[0], -1) % shape[1]
+    whole = noise.sample(3, shape)
+    torch.testing.assert_close(whole.flatten(1).double(), -(-uniform.double().log()).log(), atol=1e-6, rtol=1e-6)
+    rows = torch.arange(shape[0])[:, None]
+    assert torch.equal(sample_noise(noise, 3, shape, places), whole[rows, places])
 
 
 def test_known_answer_of_the_finaliser() -> None:
