@@ -95,7 +95,6 @@ class KnownRows:
         self._norms: list[float] | None = None if before is None else before._norms
         self._rows: OrderedDict[bytes, torch.Tensor] = OrderedDict() if before is None else before._rows
         self._met: OrderedDict[bytes, None] = OrderedDict() if before is None else before._met
-        self._bytes: int = 0 if before is None else before._bytes
 
     def get(self, key: bytes) -> torch.Tensor | None:
         """The logits, if they are known."""
@@ -119,9 +118,8 @@ class KnownRows:
         if logits.nbytes > _MOST_BYTES or key in self._rows:
             return
         self._rows[key] = logits.detach().clone()
-        self._bytes += logits.nbytes
-        while self._bytes > _MOST_BYTES:
-            self._bytes -= self._rows.popitem(last=False)[1].nbytes
+        while sum(row.nbytes for row in self._rows.values()) > _MOST_BYTES:
+            self._rows.popitem(last=False)
 
     def _check(self) -> None:
         """Let go of all rows if the weights are not those that made them."""
@@ -132,7 +130,6 @@ class KnownRows:
         norms = _norms(model)
         if norms != self._norms:
             self._rows.clear()
-            self._bytes = 0
         self._norms, self._checked = norms, True
 
 

@@ -22,7 +22,7 @@ def kept_heap(device: torch.device | str = "cpu") -> Iterator[None]:
     """Let the process keep what it frees inside the block, and give it back after it.
 
     glibc asks the system for every block over 32 MiB, and for many smaller ones, and returns it when it is freed. Each
-    activation then costs fresh pages, which the system fills with zeros: measured on two cores, 2 to 4 % of a training step.
+    activation then costs fresh pages, which the system fills with zeros: measured on two cores, 2 to 3 % of a training step.
     CUDA's allocator keeps its memory likewise. Where the C library is another one nothing is done.
 
     Args:
