@@ -1,6 +1,6 @@
 """Many processes: what Accelerate is asked for, what is refused before it starts, and sums over processes.
 
-Plain data parallelism (DDP) or FSDP2 is chosen by the Accelerate config (``--use_fsdp`` or ``configs/accelerate/``), not by
+Plain data parallelism (DDP) or FSDP2 is chosen by the Accelerate config (``--use_fsdp`` or ``docs/accelerate/``), not by
 the settings of a run: it does not change what is computed.
 """
 

@@ -24,7 +24,7 @@ from maskgen.tasks.inpaint import inpaint
 from maskgen.tasks.media import image_grid, save_image
 from maskgen.tasks.outpaint import outpaint
 from maskgen.tasks.pipeline import Pipeline, Sampling
-from maskgen.tasks.swap import swap_class
+from maskgen.tasks.swap import swap_class, swap_sampling
 from maskgen.tasks.video_commands import describe_video, write_clips
 
 __all__ = [
@@ -141,7 +141,7 @@ def inpaint_command(
     model: str,
     image: Path,
     mask: Path,
-    label: str | int,
+    label: str | int | None = None,
     count: int = 1,
     seed: int = 0,
     out: Path = Path("out"),
@@ -157,7 +157,7 @@ def inpaint_command(
         model: model folder, published name or Hub repository.
         image: picture of any size.
         mask: picture of the same size; white = repaint, black = keep.
-        label: class number or name of what the picture shows.
+        label: class number or name of what the picture shows; leave it out for a model without classes.
         count: variants, with seeds ``seed``, ``seed`` + 1, ...
         seed: of the first variant.
         out: folder to write to.
@@ -181,7 +181,7 @@ def outpaint_command(
     *,
     model: str,
     image: Path,
-    label: str | int,
+    label: str | int | None = None,
     left: int = 0,
     right: int = 0,
     top: int = 0,
@@ -197,7 +197,7 @@ def outpaint_command(
     Args:
         model: model folder, published name or Hub repository.
         image: picture of any size.
-        label: class number or name of what the picture shows.
+        label: class number or name of what the picture shows; leave it out for a model without classes.
         left: pixels to add.
         right: pixels to add.
         top: pixels to add.
@@ -210,10 +210,9 @@ def outpaint_command(
     """
     pipe, seeds = load_model(model, device), seed_list(seed, count)
     chosen = pipe.sampling(sampling)
-    images = outpaint(
-        pipe, image, label=label, left=left, right=right, top=top, bottom=bottom, seeds=seeds, sampling=chosen
-    )
     sides = {"left": left, "right": right, "top": top, "bottom": bottom}
+    with ProgressBar(None) as callback:  # how many windows there are, only the task knows
+        images = outpaint(pipe, image, label=label, **sides, seeds=seeds, sampling=chosen, callback=callback)
     details = {"image": str(image), "label": label, **sides, "sampling": dataclasses.asdict(chosen)}
     _write_edits("outpaint", model, images, seeds, out, details)
 
@@ -223,10 +222,13 @@ def swap_command(
     model: str,
     image: Path,
     box: tuple[int, int, int, int],
-    label: str | int,
+    label: str | int | None = None,
     count: int = 1,
     seed: int = 0,
     out: Path = Path("out"),
+    steps: int | None = None,
+    start_step: int = 2,
+    guidance: float | None = None,
     sampling: Sampling | None = None,
     device: str | None = None,
 ) -> None:
@@ -236,22 +238,31 @@ def swap_command(
         model: model folder, published name or Hub repository.
         image: picture of any size.
         box: [top, left, height, width] in pixels.
-        label: class number or name of what to put there.
+        label: class number or name of what to put there; leave it out for a model without classes.
         count: variants, with seeds ``seed``, ``seed`` + 1, ...
         seed: of the first variant.
         out: folder to write to.
-        sampling: all sampling settings, instead of the official 12 steps from step 2.
+        steps: decoding steps; by default those of ``sampling``, or 12 (official).
+        start_step: first step of the schedule that is run, official 2.
+        guidance: classifier-free guidance scale, instead of the model's own.
+        sampling: all sampling settings, instead of the model's own with the official 12 steps.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
     pipe, seeds = load_model(model, device), seed_list(seed, count)
-    images = swap_class(pipe, image, box=box, label=label, seeds=seeds, sampling=sampling)
-    details = {
-        "image": str(image),
-        "box": list(box),
-        "label": label,
-        "sampling": None if sampling is None else dataclasses.asdict(sampling),
-    }
-    _write_edits("swap-class", model, images, seeds, out, details)
+    chosen = swap_sampling(pipe, sampling, steps, guidance)
+    with ProgressBar(max(0, chosen.steps - start_step)) as callback:
+        images = swap_class(
+            pipe,
+            image,
+            box=box,
+            label=label,
+            seeds=seeds,
+            start_step=start_step,
+            sampling=chosen,
+            callback=callback,
+        )
+    details = {"image": str(image), "box": list(box), "label": label, "start_step": start_step}
+    _write_edits("swap-class", model, images, seeds, out, details | {"sampling": dataclasses.asdict(chosen)})
 
 
 def info_command(*, model: str | None = None) -> None:

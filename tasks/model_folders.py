@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["find_model"]
+from maskgen.tasks.model_parts import model_files
 
-_FILES = ["pipeline.json", "tokenizer/*", "transformer/*", "fine/*"]
+__all__ = ["find_model"]
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Path:
@@ -42,7 +42,7 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(text, revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(text, revision=revision, allow_patterns=model_files()))
     except LocalEntryNotFoundError:
         raise ConnectionError(
             f"{name}: no such folder, not in the cache, and the Hugging Face Hub cannot be reached"

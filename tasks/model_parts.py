@@ -12,7 +12,14 @@ from typing import Any
 from maskgen.checkpoint import load_module, save_module
 from maskgen.transformer import MaskedTransformer
 
-__all__ = ["read_part", "write_part"]
+__all__ = ["OPTIONAL_PARTS", "model_files", "read_part", "write_part"]
+
+OPTIONAL_PARTS = ("fine", "critic")
+
+
+def model_files() -> list[str]:
+    """Patterns of what belongs to a model folder; nothing else is fetched from a Hub repository."""
+    return ["pipeline.json", *(f"{part}/*" for part in ("tokenizer", "transformer", *OPTIONAL_PARTS))]
 
 
 def read_part(folder: Path, adjust: Callable[[Any], Any] | None = None) -> MaskedTransformer | None:

@@ -27,7 +27,7 @@ from maskgen.precision import fast_matmul
 from maskgen.sampler import SampleStep
 from maskgen.tasks.model_checks import check_codec, check_parts, class_id
 from maskgen.tasks.model_folders import find_model
-from maskgen.tasks.model_parts import read_part, write_part
+from maskgen.tasks.model_parts import OPTIONAL_PARTS, read_part, write_part
 from maskgen.tasks.samplers import check_guidance, decide
 from maskgen.tasks.sampling import Sampling
 from maskgen.tasks.trained_tasks import TrainedTasks
@@ -144,8 +144,8 @@ class Pipeline:
         adjust = None if attention is None else partial(_with_attention, attention=attention)
         transformer = load_module(folder / "transformer", MaskedTransformer, adjust)  # type: ignore[type-abstract]
         tokenizer = load_module(folder / "tokenizer", Tokenizer)  # type: ignore[type-abstract]
-        fine, critic = (read_part(folder / name, adjust) for name in ("fine", "critic"))
-        return cls(tokenizer, transformer, config, device, fine=fine, critic=critic)
+        parts = {name: read_part(folder / name, adjust) for name in OPTIONAL_PARTS}
+        return cls(tokenizer, transformer, config, device, **parts)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``pipeline.json``, ``tokenizer/``, ``transformer/`` and, if there are any, ``fine/`` and ``critic/``.
@@ -155,8 +155,8 @@ class Pipeline:
         target = Path(folder)
         save_module(self.tokenizer, target / "tokenizer")
         save_module(self.transformer, target / "transformer")
-        write_part(self.fine, target / "fine")
-        write_part(self.critic, target / "critic")
+        for name in OPTIONAL_PARTS:
+            write_part(getattr(self, name), target / name)
         write_description(target, self.modality, self.config)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:

@@ -18,7 +18,7 @@ from maskgen.tasks.media import ImageSource, broadcast, load_image, to_images, t
 from maskgen.tasks.paste import Box, paste
 from maskgen.tasks.pipeline import Label, Pipeline, Sampling
 
-__all__ = ["swap_alpha", "swap_class", "swap_token_mask"]
+__all__ = ["swap_alpha", "swap_class", "swap_sampling", "swap_token_mask"]
 
 _STEPS = 12  # official editing
 
@@ -66,7 +66,7 @@ def swap_class(
         TypeError: a box that is not four integers.
     """
     pipe.require("image", "class swapping")
-    chosen = pipe.sampling(sampling, _STEPS if steps is None and sampling is None else steps, guidance)
+    chosen = swap_sampling(pipe, sampling, steps, guidance)
     picture = load_image(image)
     size, target = (picture.height, picture.width), (pipe.grid_size[0], pipe.grid_size[1])
     scaled = _scale(_check_box(box, size), size, target)
@@ -86,6 +86,23 @@ def swap_class(
     alpha = swap_alpha(hidden, size)
     decoded = [item.resize(picture.size, Image.Resampling.BICUBIC) for item in to_images(pipe.decode(tokens))]
     return [paste(picture, item, alpha) for item in decoded]
+
+
+def swap_sampling(
+    pipe: Pipeline, sampling: Sampling | None, steps: int | None = None, guidance: float | None = None
+) -> Sampling:
+    """``Pipeline.sampling`` with the official number of steps where neither settings nor steps are given.
+
+    Args:
+        pipe: an image model.
+        sampling: settings, instead of the model's own.
+        steps: decoding steps, instead of the setting's.
+        guidance: classifier-free guidance scale, instead of the setting's.
+
+    Raises:
+        ValueError: see ``Pipeline.sampling``.
+    """
+    return pipe.sampling(sampling, _STEPS if steps is None and sampling is None else steps, guidance)
 
 
 def swap_token_mask(box: Box, size: tuple[int, int], axes: tuple[int, int]) -> torch.Tensor:

@@ -36,7 +36,8 @@ def test_types_are_shipped() -> None:
 
 def product_files() -> set[str]:
     """Paths, inside a wheel, of every module and every config."""
-    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "maskgen").glob("*.py")}
+    # pathlib's rglob does not follow links, so this is the core alone.
+    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "maskgen").rglob("*.py")}
     for folder in LINKED:
         for pattern in ("*.py", "*.yaml"):
             wanted |= {"maskgen/" + path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob(pattern)}
@@ -60,6 +61,7 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
         held = set(archive.namelist())
     assert {"maskgen/py.typed", "maskgen/tokenizers/vqgan.py", "maskgen/tasks/cli.py"} <= held
     assert any(re.fullmatch(r"maskgen/configs/[^/]+\.yaml", name) for name in held)
+    assert "maskgen/published/maskgit.py" in product_files()
     assert sorted(product_files() - held) == []
     assert not [name for name in held if name.startswith(("tests/", "tokenizers/", "tasks/", "configs/"))]
 

@@ -1,5 +1,6 @@
 """``maskgen generate`` and the editing commands: what they write, and one line with status 2 for every mistake."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,11 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from maskgen.modern import ModernConfig, ModernTransformer
 from maskgen.tasks.generate import generate
 from maskgen.tasks.inpaint import inpaint
 from maskgen.tasks.outpaint import outpaint
-from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.pipeline import Pipeline, Sampling
 from maskgen.tasks.swap import swap_class
+from tests.support import tiny_pipeline
 from tests.tasks.commandline import HEIGHT, WIDTH, edits, files, mask, picture, pixels, refused, run
 
 
@@ -131,6 +134,36 @@ def test_edits(task: str, model: Path, place: Path, capsys: pytest.CaptureFixtur
     manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
     assert (manifest["task"], manifest["image"], manifest["label"]) == (task, "image.png", "four")
     assert manifest["items"][1] == {"file": names[1], "seed": 5}
+
+
+@pytest.mark.parametrize("task", ["inpaint", "outpaint", "swap-class"])
+def test_models_without_classes_are_edited(
+    task: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tiny_pipeline()
+    size: dict[str, Any] = {"axes": plain.axes, "width": 16, "layers": 1, "heads": 2}
+    config = ModernConfig(vocab_size=plain.tokenizer.vocab_size, num_classes=0, **size)
+    settings = dataclasses.replace(plain.config, class_names=(), sampling=Sampling(steps=2))
+    Pipeline(plain.tokenizer, ModernTransformer(config), settings, "cpu").save_pretrained("classless")
+    words = list(edits(Path("classless"))[task])
+    assert "this model has no classes" in refused(capsys, *words, "--out", "out")
+    label = words.index("--label")
+    run(*words[:label], *words[label + 2 :], "--out", "out")
+    assert f"{task}_seed-00000000.png" in files(Path("out"))
+
+
+@pytest.mark.parametrize("task", ["inpaint", "swap-class"])
+def test_edits_take_steps_and_guidance(task: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*edits(model)[task], "--steps", 4, "--guidance", 1.5, "--out", "out")
+    assert "step" in capsys.readouterr().err  # the progress bar
+    sampling = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))["sampling"]
+    assert (sampling["steps"], sampling["guidance"]) == (4, 1.5)
+
+
+def test_a_swap_records_where_it_starts_and_with_what(model: Path, place: Path) -> None:
+    run(*edits(model)["swap-class"], "--start_step", 1, "--out", "out")
+    manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["start_step"], manifest["sampling"]["steps"]) == (1, 12)
 
 
 def turned(path: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from torch import Tensor
 
 from maskgen.checkpoint import save_module
@@ -229,6 +230,29 @@ def test_pushing_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         ("someone/digits", {"private": True, "exist_ok": True}),
         ("someone/digits", ["pipeline.json", *parts]),
     ]
+
+
+def test_every_part_comes_back_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is uploaded is what is fetched: the patterns must not leave out a part."""
+    pipe = tiny_pipeline()
+    critic = tiny_pipeline(seed=1).transformer
+    repository, fetched = tmp_path / "repository", tmp_path / "fetched"
+    Pipeline(pipe.tokenizer, pipe.transformer, pipe.config, "cpu", critic=critic).save_pretrained(repository)
+    (repository / "samples").mkdir()
+    (repository / "samples" / "big.bin").write_bytes(b"not part of the model")
+
+    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        held = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
+        for file in filter_repo_objects(held, allow_patterns=allow_patterns):
+            (fetched / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / file, fetched / file)
+        return str(fetched)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    found = Pipeline.from_pretrained("someone/digits", device="cpu")
+    assert found.critic is not None
+    assert all(torch.equal(a, b) for a, b in zip(found.critic.parameters(), critic.parameters(), strict=True))
+    assert not (fetched / "samples").exists()
 
 
 def named(*names: str) -> Pipeline:
