@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import machine, processor_seconds, seconds, sustained_matmul
+from parts.measuring import machine, processor_seconds, seconds, sustained_matmul
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from maskgen.conditioning import Cond
-from maskgen.guidance import model_logits
 from maskgen.precision import default_matmul, fast_matmul
-from maskgen.published.vampnet import VampNetConfig, VampNetTransformer
-from maskgen.published.vampnet_sampler import sample_vampnet
-from maskgen.tokenizers.audio import AudioTokenizer
-from maskgen.tokenizers.audio_codec import AudioCodec, AudioCodecConfig
-from maskgen.tokenizers.published.dac import PUBLISHED as DAC
-from maskgen.tokenizers.published.dac import DACTokenizer
-from maskgen.tokenizers.published.encodec import EncodecTokenizer, EncodecTokenizerConfig
-from maskgen.tokenizers.published.lac import LACConfig, LACTokenizer
+from maskgen.published.vampnet.sampler import sample_vampnet
+from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
+from maskgen.sampling.guidance import model_logits
+from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
+from maskgen.tokenizers.published.audio.dac import PUBLISHED as DAC
+from maskgen.tokenizers.published.audio.dac import DACTokenizer
+from maskgen.tokenizers.published.audio.encodec import EncodecTokenizer, EncodecTokenizerConfig
+from maskgen.tokenizers.published.audio.lac import LACConfig, LACTokenizer
 
 CODECS: dict[str, Callable[[], AudioTokenizer]] = {
     "maskgen codec": lambda: AudioCodec(AudioCodecConfig()),

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison_report import markdown_table, write_text
-from measuring import machine
-from svg import Line, lines
+from parts.comparison_report import markdown_table, write_text
+from parts.measuring import machine
+from parts.svg import Line, lines
 
 from maskgen.checkpoint import read_json
 from maskgen.data import TensorSource
-from maskgen.tasks.cifar10 import Cifar10
-from maskgen.tasks.cli import run
-from maskgen.tasks.demo_parts import Clock, config_file
-from maskgen.tasks.demo_pictures import draw_pictures
-from maskgen.tasks.generate import generate
-from maskgen.tasks.media import to_tensor
+from maskgen.tasks.commands.parser import run
+from maskgen.tasks.data.images.cifar10 import Cifar10
+from maskgen.tasks.demo.figures.digits import draw_pictures
+from maskgen.tasks.demo.stages import Clock, config_file
+from maskgen.tasks.image.generation import generate
+from maskgen.tasks.media.images import to_tensor
 from maskgen.tasks.pipeline import Pipeline
 
 __all__ = ["curves", "main", "read_log"]
@@ -53,7 +53,7 @@ CURVES = {  # heading, name of y, file, {label: key}
 def main(words: Sequence[str] | None = None) -> None:
     """Train, measure, draw, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=SHARED, help="see maskgen.tasks.cifar10.Cifar10")
+    parser.add_argument("--data", type=Path, default=SHARED, help="see maskgen.tasks.data.images.cifar10.Cifar10")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"))
     parser.add_argument("--tokenizer-config", type=Path, default=config_file("cifar10_vqgan"))
     parser.add_argument("--transformer-config", type=Path, default=config_file("cifar10_maskgit"))
@@ -72,12 +72,12 @@ def main(words: Sequence[str] | None = None) -> None:
             *(f"--tokenizer={out / 'tokenizer'}", f"--out={out}"),
         ),
         "train classifier": (
-            *("train", "classifier", "--data=maskgen.tasks.cifar10.Cifar10", *data),
+            *("train", "classifier", "--data=maskgen.tasks.data.images.cifar10.Cifar10", *data),
             *(f"--settings.steps={chosen.judge_steps}", f"--out={out / 'classifier'}"),
         ),
         "evaluate": (
-            *("evaluate", "model", f"--model={out}", "--data=maskgen.tasks.cifar10.Cifar10", *data),
-            "--features=maskgen.tasks.classifier.ClassifierFeatures",
+            *("evaluate", "model", f"--model={out}", "--data=maskgen.tasks.data.images.cifar10.Cifar10", *data),
+            "--features=maskgen.tasks.evaluation.features.classifier.ClassifierFeatures",
             f"--features.folder={out / 'classifier'}",
             f"--settings.count={chosen.count}",
             f"--settings.metrics=[{','.join(MEASURES)}]",

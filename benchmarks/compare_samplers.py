@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from comparison import measure_load, verdicts
-from comparison_report import Report
-from contestants import CONTESTANTS
-from goals import GOALS
-from loads import Load, Models
-from measuring import machine
-from meters import square_grid
+from parts.comparison import measure_load, verdicts
+from parts.comparison_report import Report
+from parts.contestants import CONTESTANTS
+from parts.goals import GOALS
+from parts.loads import Load, Models
+from parts.measuring import machine
+from parts.meters import square_grid
 
-from maskgen.transformer import BertConfig
+from maskgen.models.bert import BertConfig
 
 NO_GPU = "no CUDA device: rows in bf16 and with torch.compile were not measured; that code has not run on a GPU yet"
 

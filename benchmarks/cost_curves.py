@@ -21,20 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison_report import markdown_table, write_text
-from measuring import machine, seconds
-from meters import counted, free_memory, square_grid
-from svg import Line, lines
+from parts.comparison_report import markdown_table, write_text
+from parts.measuring import machine, seconds
+from parts.meters import counted, free_memory, square_grid
+from parts.svg import Line, lines
 
 from maskgen.conditioning import Cond
-from maskgen.first_step import forget
-from maskgen.guidance import model_logits
-from maskgen.modern import ModernConfig, ModernTransformer
-from maskgen.plan import plan_steps
+from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.precision import fast_matmul
-from maskgen.sampler import sample
+from maskgen.sampling.guidance import model_logits
+from maskgen.sampling.loop import sample
+from maskgen.sampling.selectors.named import get_selector
+from maskgen.sampling.speed.first_step import forget
+from maskgen.sampling.speed.plan import plan_steps
 from maskgen.schedules import get_schedule
-from maskgen.selectors import get_selector
 
 __all__ = ["Curve", "Measured", "Point", "exponent", "flops_of", "main", "measure_curve", "work_of"]
 

@@ -3,10 +3,12 @@
 Real data of the same kind are as good as samples can be, so no generator can be expected below these distances at the same
 number of samples (10,000). Two commands, which may as well be typed:
 
-    maskgen train classifier --data maskgen.tasks.sample_data.SampleImages --data.root TRAIN --data.test_root TEST \
+    maskgen train classifier --data maskgen.tasks.evaluation.sets.labelled.SampleImages --data.root TRAIN
+    --data.test_root TEST \
         --data.flip true --out OUT/classifier
     maskgen evaluate samples --samples TEST --reference TRAIN \
-        --features maskgen.tasks.classifier.ClassifierFeatures --features.folder OUT/classifier --out OUT/classifier-floor
+        --features maskgen.tasks.evaluation.features.classifier.ClassifierFeatures --features.folder OUT/classifier
+        --out OUT/classifier-floor
 
 Features are those of a small classifier trained here, because Inception has to be downloaded: with ``--inception FILE``, the
 file that torch-fidelity downloads, the floor of published FID comes as well. See ``--help``.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskgen.tasks.cli import run
+from maskgen.tasks.commands.parser import run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -33,10 +35,15 @@ def main() -> None:
     arguments = parser.parse_args()
     classifier = arguments.out / "classifier"
     train(arguments.train, arguments.test, classifier, arguments.steps)
-    own = ("--features", "maskgen.tasks.classifier.ClassifierFeatures", "--features.folder", str(classifier))
+    own = (
+        "--features",
+        "maskgen.tasks.evaluation.features.classifier.ClassifierFeatures",
+        "--features.folder",
+        str(classifier),
+    )
     floor(arguments.train, arguments.test, arguments.out / "classifier-floor", *own)
     if arguments.inception:
-        words = ("--features", "maskgen.tasks.features_inception.InceptionFeatures")
+        words = ("--features", "maskgen.tasks.evaluation.features.inception.InceptionFeatures")
         floor(
             *(arguments.train, arguments.test, arguments.out / "inception-floor"),
             *(*words, "--features.weights", str(arguments.inception)),
@@ -47,7 +54,7 @@ def train(train_set: Path, test_set: Path, out: Path, steps: int) -> None:
     """The classifier whose features are compared."""
     run(
         [
-            *("train", "classifier", "--data", "maskgen.tasks.sample_data.SampleImages"),
+            *("train", "classifier", "--data", "maskgen.tasks.evaluation.sets.labelled.SampleImages"),
             *("--data.root", str(train_set), "--data.test_root", str(test_set), "--data.flip", "true"),
             *("--settings.steps", str(steps), "--out", str(out)),
         ]

@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import machine
+from parts.measuring import machine
 from torch import Tensor
 
-from maskgen.tasks.metrics_frechet import Gaussian, Moments, frechet_distance, frechet_infinity, kernel_distance
-from maskgen.tasks.metrics_manifold import overlap
+from maskgen.tasks.evaluation.metrics.frechet import (
+    Gaussian,
+    Moments,
+    frechet_distance,
+    frechet_infinity,
+    kernel_distance,
+)
+from maskgen.tasks.evaluation.metrics.manifold import overlap
 
 MEASURES = ("fid", "kid", "prdc", "infinity")
 

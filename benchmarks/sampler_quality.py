@@ -28,20 +28,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import machine
-from meters import counted
+from parts.measuring import machine
+from parts.meters import counted
 
 from maskgen.checkpoint import atomic_file, write_json
 from maskgen.conditioning import Cond
 from maskgen.data import TensorSource
-from maskgen.sampler import SampleStep
-from maskgen.selectors import NEEDS_CRITIC
-from maskgen.tasks.datasets import Digits
-from maskgen.tasks.features import pixel_features
-from maskgen.tasks.metrics_frechet import Gaussian, Moments, frechet_distance
-from maskgen.tasks.metrics_scores import classifier_scores
+from maskgen.published.loops import decide
+from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.selectors.named import NEEDS_CRITIC
+from maskgen.tasks.data.images.digits import Digits
+from maskgen.tasks.evaluation.features.base import pixel_features
+from maskgen.tasks.evaluation.metrics.frechet import Gaussian, Moments, frechet_distance
+from maskgen.tasks.evaluation.metrics.scores import classifier_scores
 from maskgen.tasks.pipeline import Pipeline, Sampling
-from maskgen.tasks.samplers import decide
 
 __all__ = ["Judge", "Row", "contestants", "cost_of", "main", "markdown", "measure", "report"]
 

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import count_flops, machine, matmul_peak, seconds, sustained_matmul
+from parts.measuring import count_flops, machine, matmul_peak, seconds, sustained_matmul
 
 from maskgen.conditioning import Cond
-from maskgen.first_step import forget
-from maskgen.guidance import model_logits
-from maskgen.modern import ModernConfig, ModernTransformer
+from maskgen.models.base import MaskedTransformer
+from maskgen.models.bert import BertConfig, BertTransformer
+from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.precision import default_matmul, fast_matmul
-from maskgen.sampler import sample
-from maskgen.tasks.generate import generate
-from maskgen.tasks.pipeline import Pipeline, PipelineConfig, Sampling
-from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
-from maskgen.transformer import BertConfig, BertTransformer, MaskedTransformer
+from maskgen.sampling.guidance import model_logits
+from maskgen.sampling.loop import sample
+from maskgen.sampling.speed.first_step import forget
+from maskgen.tasks.image.generation import generate
+from maskgen.tasks.model_folder import PipelineConfig
+from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 
 FAMILIES = {"bert": (BertConfig, BertTransformer), "modern": (ModernConfig, ModernTransformer)}
 

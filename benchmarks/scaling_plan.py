@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from maskgen.averaging import local
-from maskgen.blocks import blocks_of, checkpoint_blocks
 from maskgen.conditioning import Cond
 from maskgen.data import TensorSource
-from maskgen.flops import training_flops
-from maskgen.loss import masked_cross_entropy
-from maskgen.objective import MaskedModeling, MaskingSettings
-from maskgen.trainer import Trainer, TrainSettings
-from maskgen.transformer import BertConfig, BertTransformer
+from maskgen.models.bert import BertConfig, BertTransformer
+from maskgen.models.flops import training_flops
+from maskgen.objectives.loss import masked_cross_entropy
+from maskgen.objectives.masked import MaskedModeling, MaskingSettings
+from maskgen.training.distributed.blocks import blocks_of, checkpoint_blocks
+from maskgen.training.optim.averaging import local
+from maskgen.training.trainer import Trainer, TrainSettings
 
 SIZES = {
     "170 M": (24, 768),

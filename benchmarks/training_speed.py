@@ -19,16 +19,17 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from measuring import machine, matmul_peak, seconds
+from parts.measuring import machine, matmul_peak, seconds
 
 from maskgen.data import TensorSource
-from maskgen.flops import training_flops
-from maskgen.heap import kept_heap
-from maskgen.modern import ModernConfig, ModernTransformer
-from maskgen.objective import MaskedModeling, MaskingSettings
+from maskgen.models.base import MaskedTransformer
+from maskgen.models.bert import BertConfig, BertTransformer
+from maskgen.models.flops import training_flops
+from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.precision import fast_matmul
-from maskgen.trainer import Trainer, TrainSettings
-from maskgen.transformer import BertConfig, BertTransformer, MaskedTransformer
+from maskgen.training.heap import kept_heap
+from maskgen.training.trainer import Trainer, TrainSettings
 
 DEFAULT_INTERVAL = TrainSettings().checkpoint_every
 

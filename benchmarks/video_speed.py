@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import machine, seconds
+from parts.measuring import machine, seconds
 
-from maskgen.commit import commit_logits, sample_commit
 from maskgen.conditioning import Cond
+from maskgen.models.bert import BertTransformer
 from maskgen.precision import fast_matmul
 from maskgen.published.magvit import PUBLISHED as TRANSFORMERS
-from maskgen.tasks.video_conditions import TokenCells, video_task
-from maskgen.tasks.video_files import VideoFile, save_video
-from maskgen.tokenizers.published.magvit import PUBLISHED as TOKENIZERS
-from maskgen.tokenizers.vq3d import VQ3D
-from maskgen.transformer import BertTransformer
+from maskgen.sampling.commit import commit_logits, sample_commit
+from maskgen.tasks.conditions.video import TokenCells, video_task
+from maskgen.tasks.media.video.files import VideoFile, save_video
+from maskgen.tokenizers.published.video.magvit import PUBLISHED as TOKENIZERS
+from maskgen.tokenizers.video.vq3d import VQ3D
 
 
 def main(arguments: list[str] | None = None) -> None:

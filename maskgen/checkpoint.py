@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import hashlib
 import importlib
+import inspect
 import json
 import os
 import shutil
@@ -24,11 +26,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from maskgen.former import current_path
+
 __all__ = [
     "atomic_file",
     "atomic_folder",
     "build_config",
     "check_state",
+    "class_path",
+    "fingerprint",
     "load_module",
     "read_json",
     "save_module",
@@ -37,6 +43,7 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound=nn.Module)
+
 
 # Names of the element types in a safetensors header.
 _DTYPES = {
@@ -134,7 +141,17 @@ def save_state(kind: type[nn.Module], config: Any, state: Mapping[str, torch.Ten
 
 
 def _description(kind: type[nn.Module], config: Any) -> dict[str, Any]:
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "config": dataclasses.asdict(config)}
+    return {"class_path": class_path(kind), "config": dataclasses.asdict(config)}
+
+
+def class_path(kind: type) -> str:
+    """The import path by which a class is saved: the outermost package that offers it, so that its file may move."""
+    packages = kind.__module__.split(".")[:-1]
+    for depth in range(1, len(packages) + 1):
+        door = ".".join(packages[:depth])
+        if getattr(sys.modules.get(door), kind.__name__, None) is kind:
+            return f"{door}.{kind.__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
@@ -174,7 +191,7 @@ def load_module(folder: Path, expected: type[M], adjust: Callable[[Any], Any] | 
         raise ValueError(
             f"{folder / 'config.json'}: not written by maskgen (expected the keys 'class_path' and 'config')"
         )
-    kind = _find_class(description["class_path"], folder)
+    kind = _find_class(description["class_path"], folder, expected)
     if not (isinstance(kind, type) and issubclass(kind, expected)):
         raise ValueError(f"{folder}: holds a {getattr(kind, '__name__', kind)}, expected a {expected.__name__}")
     config_class = get_type_hints(kind.__init__).get("config")  # the contract: Class(config) with a dataclass
@@ -200,14 +217,26 @@ def build_config(kind: type, values: Any, where: str) -> Any:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _find_class(path: str, folder: Path) -> Any:
+def _find_class(path: str, folder: Path, expected: type) -> Any:
     """Classes come from maskgen or from modules the user imported: a downloaded folder must not choose what is imported."""
-    module, _, name = str(path).rpartition(".")
+    module, _, name = current_path(str(path)).rpartition(".")
     if module in sys.modules or module.startswith("maskgen."):
         with contextlib.suppress(ImportError, AttributeError):
             return getattr(importlib.import_module(module), name)
-        raise ValueError(f"{folder}: unknown class {path!r}; was it written by a newer maskgen?")
+        known = {kind.__name__: class_path(kind) for kind in _subclasses(expected)}
+        near = [known[match] for match in difflib.get_close_matches(name, known)]
+        hint = f"the nearest known are {', '.join(near)}" if near else "was it written by a newer maskgen?"
+        raise ValueError(f"{folder}: unknown class {path!r}; {hint}")
     raise ValueError(f"{folder}: class {path!r} is not maskgen's; import its module before loading, if you trust it")
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    """All that were imported and can be built."""
+    below: list[type] = kind.__subclasses__()
+    for found in below:
+        if not inspect.isabstract(found) and not found.__name__.startswith("_"):
+            yield found
+        yield from _subclasses(found)
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:
@@ -246,3 +275,11 @@ def check_state(found: Mapping[str, torch.Tensor], expected: Mapping[str, Sequen
     ]
     if problems:
         raise ValueError(f"{where}: {len(problems)} weights do not fit: " + "; ".join(problems))
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Of a module's class, config and weights: codes of another tokenizer mean something else."""
+    digest = hashlib.sha256(repr((type(module).__name__, module.config)).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -15,8 +15,6 @@ from typing import Protocol
 
 import torch
 
-from maskgen.places import take
-
 __all__ = ["Noise", "SeededNoise", "check_seeds", "sample_noise"]
 
 
@@ -25,9 +23,13 @@ def _signed(word: int) -> int:
 
 
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
+
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
+
 _MIX_2 = _signed(0x94D049BB133111EB)
+
 _SAMPLE, _CHOICE = 1, 2
+
 _PIECE = 1 << 16  # numbers; even, as two share a word
 
 _Law = Callable[[torch.Tensor], torch.Tensor]
@@ -121,7 +123,8 @@ def sample_noise(noise: Noise, step: int, shape: Sequence[int], places: torch.Te
     if places is None:
         return noise.sample(step, shape)
     if type(noise) is not SeededNoise:
-        return take(noise.sample(step, shape), places)
+        index = places.reshape(*places.shape, *([1] * (len(shape) - 2)))
+        return noise.sample(step, shape).take_along_dim(index, 1)
     # Every number is a hash of its position in the item, so any part of an item can be had alone.
     run = math.prod(shape[2:])  # numbers of a place
     keys = noise._streams(_SAMPLE, step)[:, None].expand(places.shape)

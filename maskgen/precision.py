@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _fast = False  # inside ``fast_matmul`` on the CPU
+
 _medium = False  # inside it, where it has switched products to oneDNN
 
 

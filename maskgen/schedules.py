@@ -23,7 +23,9 @@ Schedule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``schedule(ratio, total)``: ratio in [0, 1], total = number of tokens (same shape or broadcastable) -> float32 gamma."""
 
 _POWERS = {"uniform": 1.0, "linear": 1.0, "square": 2.0, "cubic": 3.0, "sqrt": 0.5}
+
 _NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)"
+
 _EXPECTED = (
     "'cosine', 'arccos', 'uniform', 'linear', 'square', 'cubic', 'sqrt', 'pow<P>' (as 'pow2.5'), "
     "'poly:<coefficients>' (as 'poly:-1,0,1'), 'log' or 'exp'"

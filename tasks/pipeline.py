@@ -10,57 +10,43 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from maskgen.attention import AttentionBackend, check_backend
-from maskgen.checkpoint import build_config, load_module, read_json, save_module, write_json
+from maskgen.checkpoint import build_config, load_module, read_json, save_module
 from maskgen.conditioning import NO_LABEL, Cond
-from maskgen.critic import check_critic
 from maskgen.data import item_seed
+from maskgen.models.attention import AttentionBackend, check_backend
+from maskgen.models.base import MaskedTransformer
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
-from maskgen.sampler import SampleStep
-from maskgen.tasks.model_checks import check_codec, check_parts, class_id
-from maskgen.tasks.model_folders import find_model
-from maskgen.tasks.model_parts import OPTIONAL_PARTS, read_part, write_part
-from maskgen.tasks.samplers import check_guidance, decide
-from maskgen.tasks.sampling import Sampling
-from maskgen.tasks.trained_tasks import TrainedTasks
-from maskgen.tokenizers.audio import AudioTokenizer
+from maskgen.published.loops import check_guidance, decide
+from maskgen.sampling.critics import check_critic
+from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.model_folder import (
+    _FORMAT,
+    OPTIONAL_PARTS,
+    PipelineConfig,
+    check_codec,
+    check_parts,
+    class_id,
+    read_part,
+    write_description,
+    write_part,
+)
+from maskgen.tasks.published.find import find_model
+from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.transformer import MaskedTransformer
 
-__all__ = ["Label", "Pipeline", "PipelineConfig", "Sampling", "write_description"]
+__all__ = ["Label", "Pipeline", "Sampling"]
 
 Label = int | str
-_FORMAT = "maskgen-pipeline"
+
 _FINE = 0xF17E  # stream of the fine stage's seeds
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineConfig:
-    """What a model folder says besides its weights.
-
-    Attributes:
-        signal_size: size of the signal the model was trained on: (H, W) for images, (T, H, W) for video, (S,) for sound.
-        class_names: one name a class, or none.
-        sampling: settings used when a call names none.
-        fine_sampling: the same for the fine transformer of sound; None where there is none.
-        tokenizer_identity: ``AudioTokenizer.identity()`` of the codec the transformers were trained with; else "".
-        video: what a model of video was trained to do, if it is known.
-    """
-
-    signal_size: tuple[int, ...]
-    class_names: tuple[str, ...] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-    fine_sampling: Sampling | None = None
-    tokenizer_identity: str = ""
-    video: TrainedTasks | None = None
 
 
 class Pipeline:
@@ -73,7 +59,7 @@ class Pipeline:
         config: see ``PipelineConfig``.
         device: where to run; CUDA if there is any, else the CPU.
         fine: for sound, predicts all codebooks of the tokenizer from those of ``transformer``.
-        critic: scores what ``transformer`` draws, for the order ``critic``; see ``maskgen.critic``.
+        critic: scores what ``transformer`` draws, for the order ``critic``; see ``maskgen.objectives.critic``.
 
     Raises:
         ValueError: the parts do not fit each other, class names not their number of classes, or the codec is not the one
@@ -216,7 +202,7 @@ class Pipeline:
         """The settings of a call: its own or the model's, with the two usual overrides.
 
         Raises:
-            ValueError: see ``maskgen.tasks.samplers.check_guidance``.
+            ValueError: see ``maskgen.published.loops.check_guidance``.
         """
         chosen = (settings or self.config.sampling).override(steps=steps, guidance=guidance)
         check_guidance(self.transformer, chosen)
@@ -288,8 +274,8 @@ class Pipeline:
             sampling: see ``Sampling``.
             fine_sampling: the same for the fine transformer; the model's own settings if left out.
             axes: grid of the tokens, where the transformer takes others than its own, which is the default.
-            tasks: B task ids for a model of several tasks, see ``maskgen.commit.Prompt``; empty for others.
-            start_step: see ``maskgen.sampler.sample``; the fine transformer starts at 0.
+            tasks: B task ids for a model of several tasks, see ``maskgen.sampling.commit.Prompt``; empty for others.
+            start_step: see ``maskgen.sampling.sample``; the fine transformer starts at 0.
             batch_size: rows at a time; does not change the result.
             callback: sees each step of each part, coarse steps first.
 
@@ -387,9 +373,3 @@ def _with_attention(config: Any, attention: AttentionBackend) -> Any:
             f"attention: got {attention!r}, but {type(config).__name__} has no choice of back-end; leave it out"
         )
     return dataclasses.replace(config, attention=attention)
-
-
-def write_description(folder: Path, modality: str, config: PipelineConfig) -> None:
-    """Write ``pipeline.json``, which makes a folder with ``tokenizer/`` and ``transformer/`` a model."""
-    content = {"format": _FORMAT, "modality": modality, "config": dataclasses.asdict(config)}
-    write_json(folder / "pipeline.json", content)

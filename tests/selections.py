@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.selection import Selection
+from maskgen.sampling.selectors.base import Selection
 
 
 def selection(

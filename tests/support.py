@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.conditioning import Cond
-from maskgen.modern import ModernConfig, ModernTransformer
-from maskgen.tasks.pipeline import Pipeline, PipelineConfig, Sampling
+from maskgen.models.base import MaskedTransformer
+from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.tasks.model_folder import PipelineConfig
+from maskgen.tasks.pipeline import Pipeline, Sampling
 from maskgen.testing import OracleModel
+from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.quantize import QuantizerConfig
-from maskgen.tokenizers.toy import ToyTokenizer, ToyTokenizerConfig
-from maskgen.tokenizers.toy_audio import ToyAudioTokenizer, ToyAudioTokenizerConfig
-from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
-from maskgen.transformer import MaskedTransformer
+from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
+from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
+from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SAMPLING = Sampling(steps=3)

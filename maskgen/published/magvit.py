@@ -18,15 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.checkpoint import check_state
-from maskgen.commit import Prompt
 from maskgen.conditioning import Cond
-from maskgen.transformer import BertConfig, BertTransformer
+from maskgen.models.bert import BertConfig, BertTransformer
+from maskgen.sampling.commit import Prompt
 
 __all__ = ["PUBLISHED", "MagvitTransformer", "config_from", "convert"]
 
 _WHERE = "MAGVIT transformer"
+
 _GRID = (4, 16, 16)
+
 _BASE = BertConfig(axes=_GRID, width=768, layers=12, heads=12, mlp_width=3072, null_class=True)
+
 _LARGE = BertConfig(axes=_GRID, width=1024, layers=24, heads=16, mlp_width=4096, null_class=True)
 
 PUBLISHED: dict[str, BertConfig] = {
@@ -39,6 +42,7 @@ PUBLISHED: dict[str, BertConfig] = {
 }
 """Settings of the official configurations, B and L: UCF-101 by class, BAIR frame prediction, BAIR multi-task."""
 
+
 # A dense layer: official name, our name, axes of its input and output. A norm: official name, our name.
 _DENSE = {
     "BertAttention_0/self_attention/query": ("query", "D", "HW"),
@@ -48,11 +52,14 @@ _DENSE = {
     "BertMlp_0/intermediate_output": ("expand", "D", "M"),
     "BertMlp_0/layer_output": ("contract", "M", "D"),
 }
+
 _NORMS = {"BertAttention_0/attention_output_ln": "attention_norm", "BertMlp_0/layer_output_ln": "mlp_norm"}
+
 _TABLES = {
     "BertEmbed_0/word_embeddings/embedding": ("word_embedding.weight", "R", "D"),
     "BertEmbed_0/position_embeddings/embedding": ("position_embedding.weight", "P", "D"),
 }
+
 _SEGMENTS = "BertEmbed_0/segment_embeddings/embedding"
 
 
@@ -60,7 +67,7 @@ class MagvitTransformer(BertTransformer):
     """With MAGVIT's segment embeddings (``use_condition_segment``), which the official configurations leave off.
 
     Give the segments when you call it: ``lambda inputs, step: model(inputs.tokens, cond, segments=inputs.segments)`` is its
-    ``logits_fn`` for ``maskgen.commit.sample_commit``.
+    ``logits_fn`` for ``maskgen.sampling.commit.sample_commit``.
     """
 
     def __init__(self, config: BertConfig) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import check_state
-from maskgen.transformer import BertConfig
+from maskgen.models.bert import BertConfig
 
 __all__ = ["PUBLISHED", "config_from", "convert", "transformer_config", "transformer_state_dict"]
 
@@ -26,7 +26,9 @@ PUBLISHED: dict[str, BertConfig] = {
     "maskgit-imagenet256": BertConfig(),  # 172,457,193 weights
     "maskgit-imagenet512": BertConfig(axes=(32, 32)),  # 173,047,017 weights; only the positions differ
 }
+
 _WHERE = "MaskGIT transformer"
+
 
 # Official name -> our name and the sizes of the official array, one letter an axis.
 _OUTER = {
@@ -40,6 +42,7 @@ _OUTER = {
     "MlmLayer_0/mlm_ln/bias": ("head_norm.bias", "D"),
     "MlmLayer_0/mlm_bias/bias": ("head_bias", "R"),
 }
+
 _LAYER = {
     "Attention_0/self_attention/query/kernel": ("query.weight", "DHW"),
     "Attention_0/self_attention/query/bias": ("query.bias", "HW"),

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.data import Batch, Source, TensorSource
-from maskgen.modern import ModernConfig, ModernTransformer
-from maskgen.optim import OptimizerSettings
-from maskgen.trainer import Objective, Trainer, TrainSettings
-from maskgen.transformer import BertConfig, BertTransformer, MaskedTransformer
+from maskgen.models.base import MaskedTransformer
+from maskgen.models.bert import BertConfig, BertTransformer
+from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.trainer import Objective, Trainer, TrainSettings
 
 FAMILIES = ("bert", "modern")
 

@@ -59,7 +59,7 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     (wheel,) = (copy / "wheels").glob("maskgen-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
-    assert {"maskgen/py.typed", "maskgen/tokenizers/vqgan.py", "maskgen/tasks/cli.py"} <= held
+    assert {"maskgen/py.typed", "maskgen/tokenizers/image/vqgan.py", "maskgen/tasks/cli.py"} <= held
     assert any(re.fullmatch(r"maskgen/configs/[^/]+\.yaml", name) for name in held)
     assert "maskgen/published/maskgit.py" in product_files()
     assert sorted(product_files() - held) == []

@@ -48,4 +48,4 @@ def test_all_is_complete(name: str) -> None:
 
 
 def test_modules_are_found() -> None:
-    assert {"maskgen.sampler", "maskgen.tokenizers.vqgan", "maskgen.tasks.cli"} <= set(MODULES)
+    assert {"maskgen.sampling.loop", "maskgen.tokenizers.image.vqgan", "maskgen.tasks.cli"} <= set(MODULES)

@@ -41,7 +41,7 @@ def maskgen_arguments(words: list[str]) -> list[str] | None:
 
 
 def test_maskgen_commands_parse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from maskgen.tasks.cli import build_parser
+    from maskgen.tasks.commands.parser import build_parser
 
     monkeypatch.chdir(ROOT)
     parsed = [found for words in commands() if (found := maskgen_arguments(words)) is not None]
@@ -78,7 +78,7 @@ def draw_photos(code: str) -> None:
 
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, in order and in one namespace, beside tiny untrained models, a short song and a short clip."""
-    from maskgen.tasks.sound import save_sound
+    from maskgen.tasks.media.audio.files import save_sound
     from tests.support import make_tiny_pipeline, tiny_audio_pipeline
     from tests.tasks import video_samples, video_toys
 

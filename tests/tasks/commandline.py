@@ -22,7 +22,7 @@ TOKENIZER: dict[str, Any] = {
         "groups": 4,
         "quantizer": {"kind": "vq", "codebook_size": 16, "dim": 4},
     },
-    "data": {"class_path": "maskgen.tasks.datasets.Folder", "init_args": {"size": 8}},
+    "data": {"class_path": "maskgen.tasks.data.images.digits.Folder", "init_args": {"size": 8}},
     "loss": {"perceptual": None, "gan_weight": 0.0},
     "settings": {
         "steps": 4,
@@ -37,7 +37,7 @@ TOKENIZER: dict[str, Any] = {
 }
 TRANSFORMER: dict[str, Any] = {
     "transformer": {
-        "class_path": "maskgen.modern.ModernTransformer",
+        "class_path": "maskgen.models.modern.ModernTransformer",
         "init_args": {
             "config": {"vocab_size": 16, "num_classes": 2, "axes": [4, 4], "width": 16, "layers": 1, "heads": 2}
         },

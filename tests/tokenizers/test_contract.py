@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.quantize import QuantizerConfig
-from maskgen.tokenizers.toy import ToyTokenizer, ToyTokenizerConfig
-from maskgen.tokenizers.vqgan import VQGAN, VQGANConfig
+from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
+from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
+from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 
 
 def small(quantizer: QuantizerConfig, **changes: object) -> VQGANConfig:

@@ -1,0 +1,92 @@
+"""The contract of a model: tokens and conditions in, logits out; and of one that can compute a part of the grid.
+
+Shapes: B batch, N grid tokens, K codebooks, V codes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskgen.conditioning import Cond
+from maskgen.models.partial import FeatureMemory, Prepared
+
+__all__ = ["MaskedTransformer", "PartialTransformer", "task_ids"]
+
+
+class MaskedTransformer(nn.Module, ABC):
+    """The contract of a model: tokens and conditions in, logits out. The mask id is ``vocab_size``."""
+
+    config: Any
+    vocab_size: int
+    num_codebooks: int
+    num_classes: int
+    null_class: bool
+    num_tasks: int = 0
+
+    @abstractmethod
+    def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+        """Logits ``[B, N, K, V]`` of tokens ``[B, N, K]`` (V where hidden); ``axes``: grid, the trained one by default."""
+
+
+class PartialTransformer(MaskedTransformer):
+    """A model that can leave out what the sampler does not ask for, and prepare its conditions once a call.
+
+    ``forward(tokens, cond, axes)`` is ``logits_at(tokens, prepare(cond, tokens, axes))``. A subclass with a forward of its
+    own is run by that.
+
+    Attributes:
+        is_static: whether the trunk was compiled for fixed numbers of rows (``maskgen.sampling.speed.compiled``), so
+            that the sampler does not vary them.
+    """
+
+    is_static: bool = False
+
+    @property
+    @abstractmethod
+    def is_partial(self) -> bool:
+        """Whether the methods of this class may stand in for ``forward``."""
+
+    @abstractmethod
+    def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
+        """What depends on the conditions and the grid alone; of ``tokens`` ``[B, N, K]`` only shape and device count.
+
+        Raises:
+            ValueError: see ``forward``.
+        """
+
+    @abstractmethod
+    def logits_at(
+        self,
+        tokens: torch.Tensor,
+        prepared: Prepared,
+        places: torch.Tensor | None = None,
+        memory: FeatureMemory | None = None,
+    ) -> torch.Tensor:
+        """Logits ``[B, P, K, V]`` of some places: after the last keys and values nothing else is computed.
+
+        Args:
+            tokens: long ``[B, N, K]``, V where hidden.
+            prepared: see ``prepare``.
+            places: long ``[B, P]``, numbers below N; all N in their order if left out.
+            memory: keys and values to use again, see ``FeatureMemory``; ``places`` then count within its ``places``.
+        """
+
+
+def task_ids(model: MaskedTransformer, cond: Cond, tokens: torch.Tensor) -> torch.Tensor | None:
+    """The task of every row, long ``[B]``: 0 where ``cond`` names none, None for a model without tasks.
+
+    Raises:
+        ValueError: task ids for a model without tasks, which would be ignored in silence, or another number of them.
+    """
+    if cond.task is None:
+        return torch.zeros(len(tokens), dtype=torch.long, device=tokens.device) if model.num_tasks else None
+    if not model.num_tasks:
+        raise ValueError("task: got task ids, but this model knows a single task; leave them out or set num_tasks")
+    if cond.task.shape != tokens.shape[:1]:
+        raise ValueError(f"task: got {tuple(cond.task.shape)}, expected one task id for each of the {len(tokens)} rows")
+    return cond.task

@@ -1,0 +1,1 @@
+"""What a stage trains and what it costs."""

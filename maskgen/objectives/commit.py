@@ -1,0 +1,224 @@
+"""Stage 2 of COMMIT: one model for several tasks (MAGVIT, arXiv 2212.05199, sections 3.2 and 3.3).
+
+Shapes: B batch, N tokens, K codebooks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.data import Batch, Source
+from maskgen.models.base import MaskedTransformer
+from maskgen.objectives.commit_masking import (
+    CommitExample,
+    ConditionMode,
+    LossOn,
+    check_block,
+    commit_example,
+    commit_mask,
+)
+from maskgen.objectives.loss import masked_accuracy, masked_cross_entropy
+from maskgen.sampling.commit import Prompt
+from maskgen.schedules import get_schedule
+from maskgen.training.distributed.rows import RandomRows
+from maskgen.training.objective import Objective
+
+__all__ = ["CommitModeling", "CommitSettings", "commit_loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitSettings:
+    """What is hidden and what it costs; the defaults are official MAGVIT.
+
+    Attributes:
+        schedule: distribution of the mask ratio, see ``maskgen.schedules.get_schedule``.
+        ratios: one mask ratio for the whole batch, or one a ``row``.
+        condition_mode: where the condition goes, see ``maskgen.objectives.commit_masking.ConditionMode``.
+        loss_on: which places weigh, see ``maskgen.objectives.commit_masking.LossOn``.
+        label_smoothing: eps of the target (1 - eps) one-hot + eps / V.
+        condition_dropout: share of rows trained without any condition: no condition tokens, no class, the prompt of full
+            generation. Guidance needs such rows, unless full generation is among the tasks anyway; officially 0.
+        block: shape of the blocks that are hidden together, one size an axis; none by default.
+        frame_by_frame: hide later frames first.
+    """
+
+    schedule: str = "cosine"
+    ratios: Literal["batch", "row"] = "batch"
+    condition_mode: ConditionMode = "commit"
+    loss_on: LossOn = "all"
+    label_smoothing: float = 1e-4
+    condition_dropout: float = 0.0
+    block: tuple[int, ...] = ()
+    frame_by_frame: bool = False
+
+    def __post_init__(self) -> None:
+        get_schedule(self.schedule)
+        choices = {"ratios": ("batch", "row"), "condition_mode": get_args(ConditionMode), "loss_on": get_args(LossOn)}
+        for name, expected in choices.items():
+            if getattr(self, name) not in expected:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(map(repr, expected))}"
+                )
+        for name in ("label_smoothing", "condition_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a number in [0, 1]")
+
+
+class CommitModeling(Objective):
+    """Hide a random share of the tokens, draft the condition into the hidden places, and predict the whole signal.
+
+    Batches hold ``tokens`` long ``[B, N, K]``; the condition as ``condition`` long ``[B, N, K]`` (tokens of the padded
+    condition) and ``known`` bool ``[B, N, K]`` (where it counts), both or neither; ``task`` long ``[B]`` (see
+    ``maskgen.sampling.commit.Prompt``), which a model of a single task does not look at; for class-conditional tasks
+    ``labels`` long ``[B]``, ``NO_LABEL`` at the rows of other tasks.
+
+    Args:
+        model: what is trained.
+        settings: see ``CommitSettings``.
+        held_out: examples for the validation loss, batches of the same form.
+        show: called as ``show(model, folder, step)`` to write clips while training.
+
+    Raises:
+        ValueError: condition dropout on a model with classes but without a null class, or blocks that do not fit its grid.
+    """
+
+    def __init__(
+        self,
+        model: MaskedTransformer,
+        settings: CommitSettings,
+        *,
+        held_out: Source | None = None,
+        show: Callable[[nn.Module, Path, int], None] | None = None,
+    ) -> None:
+        if settings.condition_dropout and model.num_classes and not model.null_class:
+            raise ValueError(
+                f"condition_dropout: got {settings.condition_dropout}, but the model has no null class; set null_class or 0"
+            )
+        if settings.block:
+            check_block(settings.block, model.config.axes)
+        super().__init__(model)
+        self.settings, self.held_out, self._show = settings, held_out, show
+
+    def loss(
+        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Weighted cross-entropy of one batch; terms: see ``commit_loss``."""
+        batch = self._checked(batch)
+        if self.settings.condition_dropout:
+            dropped = self.rows.rand((len(batch["known"]),), batch["known"].device) < self.settings.condition_dropout
+            batch = _without_conditions(batch, dropped)
+        example = self._example(batch, self._mask(batch["known"], self.settings.ratios, self.rows))
+        logits = modules["model"](example.inputs.tokens, self._cond(batch))
+        return commit_loss(logits, example, label_smoothing=self.settings.label_smoothing)
+
+    def units(self, batch: Batch) -> int:
+        """Tokens in the batch."""
+        return batch["tokens"].numel()
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Unsmoothed loss (nats a token) and accuracy on hidden held-out tokens, under masks that never change."""
+        if self.held_out is None:
+            return {}
+        count = min(len(self.held_out), 512)
+        batch = self._checked(self.held_out.batch(range(count), range(count)))
+        hidden = self._mask(batch["known"], "row", torch.Generator().manual_seed(0))
+        totals = torch.zeros(2)
+        for part in torch.arange(count).split(64):
+            share = {name: tensor[part].to(device) for name, tensor in batch.items()}
+            example = self._example(share, hidden[part].to(device))
+            logits = model(example.inputs.tokens, self._cond(share))
+            loss = masked_cross_entropy(logits, example.targets, example.inputs.hidden)
+            accuracy = masked_accuracy(logits, example.targets, example.inputs.hidden)
+            totals += torch.stack((loss, accuracy)).cpu() * len(part) / count
+        return {"score": float(totals[0]), "accuracy": float(totals[1])}
+
+    def show(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Write samples, if the caller said how."""
+        if self._show is not None:
+            self._show(model, folder, step)
+
+    def _checked(self, batch: Batch) -> Batch:
+        """The batch with a condition, an empty one if it has none."""
+        if ("condition" in batch) != ("known" in batch):
+            raise ValueError(f"batch: got {sorted(batch)}; expected both 'condition' and 'known', or neither")
+        if self.model.num_tasks and "task" not in batch:
+            raise ValueError(f"batch: got {sorted(batch)}; this model has tasks and needs 'task', one id a row")
+        if "known" in batch:
+            return batch
+        tokens = batch["tokens"]
+        return {**batch, "condition": tokens, "known": torch.zeros_like(tokens, dtype=torch.bool)}
+
+    def _mask(
+        self, known: torch.Tensor, ratios: Literal["batch", "row"], generator: torch.Generator | RandomRows
+    ) -> torch.Tensor:
+        settings = self.settings
+        return commit_mask(
+            known,
+            axes=self.model.config.axes,
+            schedule=settings.schedule,
+            ratios=ratios,
+            mode=settings.condition_mode,
+            block=settings.block,
+            frame_by_frame=settings.frame_by_frame,
+            generator=generator,
+        )
+
+    def _example(self, batch: Batch, hidden: torch.Tensor) -> CommitExample:
+        return commit_example(
+            batch["tokens"],
+            batch["condition"],
+            batch["known"],
+            hidden,
+            mask_id=self.model.vocab_size,
+            mode=self.settings.condition_mode,
+            loss_on=self.settings.loss_on,
+        )
+
+    def _cond(self, batch: Batch) -> Cond:
+        return Cond(labels=batch.get("labels"), task=batch["task"] if self.model.num_tasks else None)
+
+
+def commit_loss(
+    logits: torch.Tensor, example: CommitExample, *, label_smoothing: float = 0.0
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Cross-entropy of every place, weighted; a row's mean over its weights, then the mean over rows.
+
+    Args:
+        logits: ``[B, N, K, V]``.
+        example: targets, weights and inputs.
+        label_smoothing: see ``CommitSettings``.
+
+    Returns:
+        the loss in nats a token, and terms to log: the mean cost of the batch's places by their kind, whatever they weigh
+        (``refine``: hidden with the condition shown, ``mask``: hidden without, ``reconstruct``: visible; 0 where the batch
+        has none), and ``accuracy`` over hidden places.
+    """
+    targets, inputs = example.targets, example.inputs
+    flat = F.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten(), label_smoothing=label_smoothing, reduction="none"
+    )
+    cost, weights = flat.view(len(targets), -1), example.weights.flatten(1).float()
+    loss = ((cost * weights).sum(1) / (weights.sum(1) + 1e-8)).mean()
+    hidden, known, cost = inputs.hidden, inputs.known, cost.detach().view_as(targets)
+    kinds = {"refine": hidden & known, "mask": hidden & ~known, "reconstruct": ~hidden}
+    terms = {name: (cost * places).sum() / places.sum().clamp(min=1) for name, places in kinds.items()}
+    return loss, terms | {"accuracy": masked_accuracy(logits.detach(), targets, hidden)}
+
+
+def _without_conditions(batch: Batch, dropped: torch.Tensor) -> Batch:
+    """The batch with the rows ``dropped`` bool ``[B]`` turned into full generation without a class."""
+    changed = {"known": batch["known"] & ~dropped.view(-1, 1, 1)}
+    if "labels" in batch:
+        changed["labels"] = batch["labels"].masked_fill(dropped, NO_LABEL)
+    if "task" in batch:
+        changed["task"] = batch["task"].masked_fill(dropped, Prompt.FULL_GENERATION)
+    return {**batch, **changed}

@@ -1,0 +1,213 @@
+"""What is hidden while a COMMIT model trains, and what the inputs and targets then are (MAGVIT, arXiv 2212.05199, 3.2).
+
+1. ratio = schedule(r), r ~ U[0, 1), one for the whole batch (official) or one a row;
+2. scores s ~ U[0, 1), one a cell; hidden are the n = max(1, floor(cells x ratio)) lowest of a row, condition or not;
+3. input: the target where visible, the condition's token where hidden and known, else the mask id;
+4. the model answers for every cell, or for the hidden ones.
+
+Shapes: B batch, N tokens on a grid ``axes``, K codebooks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from maskgen.sampling.commit import CommitInputs, hide_lowest
+from maskgen.schedules import get_schedule
+from maskgen.training.distributed.rows import RandomRows, shared_uniform, uniform
+
+__all__ = [
+    "CommitExample",
+    "ConditionMode",
+    "LossOn",
+    "block_scores",
+    "check_block",
+    "commit_counts",
+    "commit_example",
+    "commit_mask",
+    "late_frames_first",
+]
+
+ConditionMode = Literal["commit", "keep", "replace", "ignore"]
+"""Where the condition goes. ``commit``: it is drafted and refined (official ``cond->input``, the paper). ``keep``: its
+places are never hidden and show the target (``input->input``). ``replace``: they are never hidden and show the condition,
+which is also their target (``cond->cond``). ``ignore``: there is no condition (None)."""
+
+LossOn = Literal["all", "hidden"]
+"""``all``: hidden and visible places weigh the same (official ``mask+refine+recons``, the default there and here);
+``hidden``: visible ones weigh nothing (``mask+refine``). Places that are never hidden never weigh."""
+
+
+@dataclass(frozen=True)
+class CommitExample:
+    """A training example: inputs, targets and what counts.
+
+    Attributes:
+        inputs: what the model is shown.
+        targets: long ``[B, N, K]``.
+        weights: bool ``[B, N, K]``, True where a wrong answer costs.
+    """
+
+    inputs: CommitInputs
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+
+def commit_mask(
+    known: torch.Tensor,
+    *,
+    axes: Sequence[int],
+    schedule: str = "cosine",
+    ratios: Literal["batch", "row"] = "batch",
+    mode: ConditionMode = "commit",
+    block: Sequence[int] = (),
+    frame_by_frame: bool = False,
+    generator: torch.Generator | RandomRows | None = None,
+) -> torch.Tensor:
+    """A training mask; see the head of this file.
+
+    Args:
+        known: bool ``[B, N, K]``, True where the condition has a token.
+        axes: token grid, N its product.
+        schedule: a name for ``maskgen.schedules.get_schedule``.
+        ratios: one ratio for the whole batch, or one a row.
+        mode: in ``keep`` and ``replace`` known places are never hidden and do not count.
+        block: hide whole blocks of this shape, one size an axis; see ``block_scores``.
+        frame_by_frame: hide later frames first; see ``late_frames_first``.
+        generator: source of randomness on the device of ``known``, or a stream of rows; torch's global one by default.
+
+    Returns:
+        bool ``[B, N, K]``, True = hidden.
+
+    Raises:
+        ValueError: an unknown schedule, or blocks that do not fit the grid.
+    """
+    among = ~known if mode in ("keep", "replace") else torch.ones_like(known)
+    total = among.flatten(1).sum(1)
+    rows, device = len(known), known.device
+    draws = shared_uniform((1,), generator, device) if ratios == "batch" else uniform((rows,), generator, device)
+    ratio = get_schedule(schedule)(draws.expand(rows), total)
+    scores = uniform(known.shape, generator, device)
+    if block:
+        offsets = list(itertools.product(*map(range, block)))
+        order = shared_uniform((len(offsets),), generator, device).argsort().tolist()
+        ties = uniform(known.shape, generator, device)
+        scores = block_scores(scores, axes, block, [offsets[index] for index in order], ties)
+    if frame_by_frame:
+        scores = late_frames_first(scores, axes)
+    return hide_lowest(scores, among, commit_counts(total, ratio))
+
+
+def commit_counts(total: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+    """How many places are hidden: floor(total x ratio) in float32, at least one.
+
+    Args:
+        total: places of each row that may be hidden, long ``[B]``.
+        ratio: share of them, float32 ``[B]`` or scalar.
+
+    Returns:
+        long ``[B]``.
+    """
+    return torch.floor(total.float() * ratio.float()).long().clamp(min=1)
+
+
+def block_scores(
+    scores: torch.Tensor,
+    axes: Sequence[int],
+    block: Sequence[int],
+    offsets: Sequence[Sequence[int]],
+    ties: torch.Tensor,
+) -> torch.Tensor:
+    """Scores that neighbours share, so that whole blocks are hidden.
+
+    The grid grows by block - 1 copies of its first places on each axis; then for every offset the window of the old size
+    there is averaged block by block, each time from what the last offset left; the copies go, and 1e-3 x ``ties`` breaks
+    ties. Codebooks stay apart.
+
+    Args:
+        scores: ``[B, N, K]``.
+        axes: token grid.
+        block: sizes of a block, dividing the axes.
+        offsets: windows in the order of their averaging, each in [0, block) on every axis.
+        ties: uniform numbers ``[B, N, K]``.
+
+    Returns:
+        ``[B, N, K]``.
+
+    Raises:
+        ValueError: blocks that do not divide the grid.
+    """
+    check_block(block, axes)
+    grid = scores.unflatten(1, tuple(axes))
+    for axis, (size, side) in enumerate(zip(axes, block, strict=True), start=1):
+        grid = grid.index_select(axis, torch.arange(1 - side, size, device=grid.device).clamp(min=0))
+    parts = [part for size, side in zip(axes, block, strict=True) for part in (size // side, side)]
+    within = tuple(range(2, 2 * len(axes) + 1, 2))
+    for offset in offsets:
+        window = grid[:, *(slice(first, first + size) for first, size in zip(offset, axes, strict=True))]
+        means = window.reshape(len(grid), *parts, -1).mean(within, keepdim=True)
+        window.copy_(means.expand(len(grid), *parts, -1).reshape(window.shape))
+    inner = grid[:, *(slice(side - 1, None) for side in block)]
+    return inner.reshape(scores.shape) + 1e-3 * ties
+
+
+def check_block(block: Sequence[int], axes: Sequence[int]) -> None:
+    """Raise at construction, not in the middle of a run, when blocks do not fit.
+
+    Raises:
+        ValueError: not one positive size an axis, or one that does not divide it.
+    """
+    if len(block) != len(axes) or min(block) < 1 or any(size % side for size, side in zip(axes, block, strict=True)):
+        raise ValueError(f"block: got {tuple(block)}, expected one size an axis, dividing the grid {tuple(axes)}")
+
+
+def late_frames_first(scores: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """Scores that hide a frame only when all later ones are hidden: brought to [0, 1] in each row, minus the frame's number.
+
+    Args:
+        scores: ``[B, N, K]``.
+        axes: token grid, frames first.
+
+    Returns:
+        ``[B, N, K]``.
+    """
+    low, high = (limit.view(-1, 1, 1) for limit in scores.flatten(1).aminmax(dim=1))
+    frames = torch.arange(axes[0], device=scores.device).repeat_interleave(math.prod(axes[1:]))
+    return (scores - low) / (high - low).clamp(min=1e-12) - frames[:, None]
+
+
+def commit_example(
+    tokens: torch.Tensor,
+    condition: torch.Tensor,
+    known: torch.Tensor,
+    hidden: torch.Tensor,
+    *,
+    mask_id: int,
+    mode: ConditionMode = "commit",
+    loss_on: LossOn = "all",
+) -> CommitExample:
+    """Inputs, targets and weights under a mask.
+
+    Args:
+        tokens: long ``[B, N, K]``, tokens of the real signal.
+        condition: long ``[B, N, K]``, tokens of the padded condition.
+        known: bool ``[B, N, K]``, True where the condition has a token.
+        hidden: bool ``[B, N, K]``, of ``commit_mask`` with the same mode.
+        mask_id: id of a hidden token.
+        mode: see ``ConditionMode``.
+        loss_on: see ``LossOn``.
+    """
+    if mode == "ignore":
+        known = torch.zeros_like(known)
+    targets = torch.where(known, condition, tokens) if mode == "replace" else tokens
+    draft = torch.where(known, condition, mask_id) if mode == "commit" else torch.full_like(tokens, mask_id)
+    weights = hidden if loss_on == "hidden" else torch.ones_like(hidden)
+    if mode in ("keep", "replace"):
+        weights = weights & ~known
+    return CommitExample(CommitInputs(torch.where(hidden, draft, targets), hidden, known, mask_id), targets, weights)

@@ -1,0 +1,185 @@
+"""Stage 2: masked token modelling (MaskGIT, section 3.1).
+
+Shapes: B batch, N tokens, K codebooks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.data import Batch, Source
+from maskgen.models.base import MaskedTransformer
+from maskgen.models.flops import training_flops
+from maskgen.objectives.loss import Normalize, masked_accuracy, masked_cross_entropy
+from maskgen.objectives.masking import Draw, random_mask, sobol_ratios
+from maskgen.schedules import get_schedule
+from maskgen.training.distributed.whole_batch import mean_over_processes
+from maskgen.training.objective import Objective
+
+__all__ = ["MaskedModeling", "MaskingSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingSettings:
+    """What is hidden and what it costs.
+
+    Attributes:
+        schedule: distribution of the mask ratio, see ``maskgen.schedules.get_schedule``.
+        min_ratio: lower bound of the mask ratio.
+        label_smoothing: see ``maskgen.objectives.loss.masked_cross_entropy``.
+        label_dropout: share of rows trained without their label, which guidance needs; 0 for models without a null class.
+        normalize: see ``maskgen.objectives.loss.masked_cross_entropy``.
+        unmasked_weight: weight of visible tokens in the loss.
+        draw: how many are hidden at a ratio, see ``maskgen.objectives.masking.random_mask``.
+        visible_codebooks: the first so many codebooks are always visible and cost nothing: what a fine stage is given.
+        ratios: ``uniform``, or ``sobol``: one scrambled sequence over the run (VampNet), one number a row of the
+            whole batch. Micro-batches of one step share their ratios, so it goes without accumulation.
+        sobol_seed: see ``ratios``.
+    """
+
+    schedule: str = "cosine"
+    min_ratio: float = 0.0
+    label_smoothing: float = 0.1
+    label_dropout: float = 0.1
+    normalize: Normalize = "row"
+    unmasked_weight: float = 0.0
+    draw: Draw = "exact"
+    visible_codebooks: int = 0
+    ratios: Literal["uniform", "sobol"] = "uniform"
+    sobol_seed: int = 0
+
+    def __post_init__(self) -> None:
+        get_schedule(self.schedule)
+        for name, expected in (("draw", ("exact", "bernoulli")), ("ratios", ("uniform", "sobol"))):
+            if getattr(self, name) not in expected:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected[0]!r} or {expected[1]!r}")
+        if self.visible_codebooks < 0 or self.sobol_seed < 0:
+            raise ValueError(
+                f"got visible_codebooks {self.visible_codebooks}, sobol_seed {self.sobol_seed}; expected 0 or more"
+            )
+        for name in ("min_ratio", "label_smoothing", "label_dropout", "unmasked_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a number in [0, 1]")
+
+
+class MaskedModeling(Objective):
+    """Hide a random share of the tokens and predict them from the rest.
+
+    Batches hold ``tokens`` long ``[B, N, K]`` and, for class-conditional models, ``labels`` long ``[B]``.
+
+    Args:
+        model: what is trained.
+        settings: see ``MaskingSettings``.
+        held_out: examples for the validation loss.
+        show: called as ``show(model, folder, step)`` to write pictures, clips or sounds while training.
+
+    Raises:
+        ValueError: label dropout on a model without a null class, or ``visible_codebooks`` that the model does not allow.
+    """
+
+    def __init__(
+        self,
+        model: MaskedTransformer,
+        settings: MaskingSettings,
+        *,
+        held_out: Source | None = None,
+        show: Callable[[nn.Module, Path, int], None] | None = None,
+    ) -> None:
+        if settings.label_dropout and model.num_classes and not model.null_class:
+            raise ValueError(
+                f"label_dropout: got {settings.label_dropout}, but the model has no null class; set null_class or 0"
+            )
+        # A coarse-to-fine model says how many codebooks it reads only; others predict all.
+        read_only = getattr(model, "conditioning_codebooks", 0)
+        if not read_only <= settings.visible_codebooks < model.num_codebooks:
+            reads = f" that only reads the first {read_only}" if read_only else ""
+            raise ValueError(
+                f"visible_codebooks: got {settings.visible_codebooks}, expected {read_only} to {model.num_codebooks - 1} "
+                f"for a model of {model.num_codebooks} codebooks{reads}"
+            )
+        super().__init__(model)
+        self.settings, self.held_out, self._show = settings, held_out, show
+
+    def loss(
+        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Masked cross-entropy of one batch; terms: ``accuracy`` over hidden tokens."""
+        settings = self.settings
+        tokens, labels = batch["tokens"], batch.get("labels")
+        if labels is not None and settings.label_dropout:
+            dropped = self.rows.rand((len(labels),), labels.device) < settings.label_dropout
+            labels = labels.masked_fill(dropped, NO_LABEL)
+        mask = random_mask(
+            tokens.shape,
+            schedule=settings.schedule,
+            min_ratio=settings.min_ratio,
+            draw=settings.draw,
+            visible_codebooks=settings.visible_codebooks,
+            ratio=self._ratios(step * len(tokens), len(tokens), tokens.device),
+            generator=self.rows,
+            device=tokens.device,
+        )
+        logits = modules["model"](tokens.masked_fill(mask, self.model.vocab_size), Cond(labels=labels))
+        logits, tokens, mask = (grid[:, :, settings.visible_codebooks :] for grid in (logits, tokens, mask))
+        loss = masked_cross_entropy(
+            logits,
+            tokens,
+            mask,
+            label_smoothing=settings.label_smoothing,
+            normalize=settings.normalize,
+            unmasked_weight=settings.unmasked_weight,
+            over_processes=mean_over_processes,
+        )
+        return loss, {"accuracy": masked_accuracy(logits.detach(), tokens, mask)}
+
+    def _ratios(self, first: int, count: int, device: torch.device) -> torch.Tensor | None:
+        if self.settings.ratios == "uniform":
+            return None
+        start = (first * self.rows.world) + self.rows.rank * count
+        return sobol_ratios(self.settings.sobol_seed, start, count).to(device)
+
+    def units(self, batch: Batch) -> int:
+        """Tokens in the batch."""
+        return batch["tokens"].numel()
+
+    def flops(self, batch: Batch) -> float:
+        """Of a model whose operations are known by its config; see ``maskgen.models.flops``."""
+        return training_flops(self.model, len(batch["tokens"]))
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Unsmoothed loss (nats a token) and accuracy on held-out tokens, under masks that never change."""
+        if self.held_out is None:
+            return {}
+        count = min(len(self.held_out), 512)
+        batch = self.held_out.batch(range(count), range(count))
+        generator = torch.Generator().manual_seed(0)
+        visible = self.settings.visible_codebooks
+        mask = random_mask(
+            batch["tokens"].shape,
+            schedule=self.settings.schedule,
+            draw=self.settings.draw,
+            visible_codebooks=visible,
+            generator=generator,
+        )
+        totals = torch.zeros(2)
+        for part in torch.arange(count).split(64):
+            tokens, hidden = batch["tokens"][part].to(device), mask[part].to(device)
+            labels = batch["labels"][part].to(device) if "labels" in batch else None
+            logits = model(tokens.masked_fill(hidden, self.model.vocab_size), Cond(labels=labels))
+            logits, tokens, hidden = (grid[:, :, visible:] for grid in (logits, tokens, hidden))
+            loss, accuracy = masked_cross_entropy(logits, tokens, hidden), masked_accuracy(logits, tokens, hidden)
+            totals += torch.stack((loss, accuracy)).cpu() * len(part) / count
+        return {"score": float(totals[0]), "accuracy": float(totals[1])}
+
+    def show(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Write samples, if the caller said how."""
+        if self._show is not None:
+            self._show(model, folder, step)

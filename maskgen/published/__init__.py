@@ -1,0 +1,1 @@
+"""Transformers and sampling loops of other groups, a folder a family."""

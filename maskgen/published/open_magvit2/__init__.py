@@ -1,0 +1,1 @@
+"""Open-MAGVIT2's autoregressive transformer."""

@@ -1,0 +1,1 @@
+"""What the loop leaves out exactly, behind one call: ``Asking(...)(tokens, wanted, step, last)``."""

@@ -1,0 +1,67 @@
+"""What a stage trains and what it costs: all that the trainer knows of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskgen.data import Batch
+from maskgen.training.distributed.rows import RandomRows
+
+__all__ = ["Metrics", "Objective"]
+
+Metrics = dict[str, torch.Tensor]
+"""Scalars by name."""
+
+
+class Objective(ABC):
+    """What a stage trains. ``model`` is what gets averaged, validated and exported; a stage may train more players.
+
+    ``rows`` is the randomness of a step that belongs to rows of the whole batch (see
+    ``maskgen.training.distributed.rows``): the trainer sets it before every step. torch's global generator is each
+    process's own.
+
+    Args:
+        model: a module built from a ``config`` dataclass.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.rows = RandomRows()
+
+    def players(self) -> dict[str, nn.Module]:
+        """Everything trained, by name, in the order of their updates; each has an optimiser of its own."""
+        return {"model": self.model}
+
+    def state(self) -> nn.Module | None:
+        """Buffers to keep in checkpoints that no player owns (for instance moving averages), the same on every process."""
+        return None
+
+    @abstractmethod
+    def loss(
+        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+    ) -> tuple[torch.Tensor, Metrics]:
+        """Loss of one player on one micro-batch and what to log; ``modules`` are the players as Accelerate wrapped them.
+
+        Gradients are averaged over processes, so the loss must be a mean over rows for a run not to depend on their number.
+        """
+
+    @abstractmethod
+    def units(self, batch: Batch) -> int:
+        """Tokens in a micro-batch, for the throughput."""
+
+    def flops(self, batch: Batch) -> float:
+        """Floating-point operations of forward and backward pass of a micro-batch, for the utilisation; 0 = not counted."""
+        return 0.0
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Numbers of the averaged model; ``score`` (lower is better) decides which weights are the best."""
+        return {}
+
+    def show(self, model: nn.Module, folder: Path, step: int) -> None:  # noqa: B027 (optional)
+        """Write pictures, clips or sounds of the averaged model into ``folder``."""

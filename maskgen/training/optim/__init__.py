@@ -1,0 +1,1 @@
+"""Optimisers, averaged weights, and steps that must not count."""

@@ -1,0 +1,1 @@
+"""Foreign weight files read without the code that wrote them."""

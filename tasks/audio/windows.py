@@ -1,0 +1,398 @@
+"""The engine of the audio tasks: what is hidden is decided window by window, and comes back on the caller's time axis.
+
+The codec may run at another rate and number of channels than the caller. One window of sound is in memory at a time,
+whatever the length of the source.
+
+Shapes: R results (one a seed), I items a result, C channels of the caller, S samples, T frames, K codebooks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from maskgen.data import item_seed
+from maskgen.noise import check_seeds
+from maskgen.published.vampnet.prompt import VampPrompt
+from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.audio.fades import blend, fill_gap, gap_weights, stitch
+from maskgen.tasks.audio.source import Grid, Source, plan_gap
+from maskgen.tasks.media.audio.files import resample
+from maskgen.tasks.media.windows import windows
+from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tokenizers.audio.base import AudioTokenizer
+
+__all__ = [
+    "LOUDNESS",
+    "Drawing",
+    "Job",
+    "codebooks",
+    "codec",
+    "drawing",
+    "gap_pieces",
+    "regenerate",
+    "seconds_to_gap",
+    "seconds_to_samples",
+    "vary_pieces",
+]
+
+LOUDNESS = -24.0
+"""LUFS of VampNet's training data, and of ours."""
+
+_ONSET_FRAMES = 4096  # frames whose onsets are looked for at a time
+
+_SILENCE = -70.0  # LUFS: the absolute gate of ITU-R BS.1770-4, below which nothing counts as sound
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be regenerated.
+
+    Attributes:
+        grid: see ``Grid``.
+        mask: bool ``[M, T, K]`` with M = 1 or R, True = to be decided.
+        gap: first sample and one past the last of what the model must not hear; equal if it may hear everything. It may
+            reach beyond the end of the source.
+        overlap: frames that neighbouring windows share, less than W.
+        gain: factor for the sound before the codec hears it, undone afterwards; None to measure each window.
+    """
+
+    grid: Grid
+    mask: Tensor
+    gap: tuple[int, int]
+    overlap: int
+    gain: float | None = None
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return self.mask.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How tokens are drawn, the same for every window.
+
+    Attributes:
+        seeds: R integers.
+        sampling: settings.
+        labels: one class id, or none for models without classes.
+        loudness: LUFS the sound is brought to before the codec hears it (undone afterwards); None leaves it as it is.
+        callback: sees each step.
+    """
+
+    seeds: Sequence[int]
+    sampling: Sampling
+    labels: Sequence[int] = ()
+    loudness: float | None = None
+    callback: Callable[[SampleStep], None] | None = None
+
+
+def codec(pipe: Pipeline) -> AudioTokenizer:
+    """The pipeline's tokenizer, which must be a codec.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(pipe.tokenizer, AudioTokenizer):
+        raise ValueError(f"this task needs an audio model, but this model's modality is {pipe.modality}")
+    return pipe.tokenizer
+
+
+def codebooks(pipe: Pipeline) -> int:
+    """K of the tokens the pipeline decides: the fine model's if it has one; a coarse model alone leaves finer ones out."""
+    return (pipe.fine or pipe.transformer).num_codebooks
+
+
+def drawing(
+    pipe: Pipeline,
+    seeds: Sequence[int] | None,
+    sampling: Sampling | None,
+    label: Label | None,
+    loudness: float | None,
+    callback: Callable[[SampleStep], None] | None,
+) -> Drawing:
+    """The settings of a call as the engine takes them.
+
+    Raises:
+        TypeError: seeds that are no integers.
+        ValueError: no seeds or negative ones, a class that the model does not have, a loudness that is no number.
+    """
+    listed = [0] if seeds is None else list(seeds)
+    if not listed:
+        raise ValueError("seeds: got none, expected at least one integer; each gives one result")
+    if loudness is not None and not math.isfinite(loudness):
+        raise ValueError(f"loudness: got {loudness}, expected a number of LUFS such as {LOUDNESS}, or None")
+    ids = pipe.class_ids(label) if label is not None or pipe.transformer.num_classes else []
+    return Drawing(
+        seeds=check_seeds(listed, len(listed)),
+        sampling=pipe.sampling(sampling),
+        labels=ids,
+        loudness=loudness,
+        callback=callback,
+    )
+
+
+def seconds_to_gap(start: float | None, stop: float, source: Source) -> tuple[int, int]:
+    """A span in seconds as (first sample, one past the last), at least one sample.
+
+    Args:
+        start: in seconds; None for the end of the source, and then ``stop`` counts from there.
+        stop: in seconds.
+        source: the sound.
+
+    Raises:
+        ValueError: reversed, empty, or not inside the sound.
+    """
+    rate, length = source.sample_rate, source.frames
+    if start is None:
+        return length, length + seconds_to_samples("seconds", stop, rate)
+    for name, value in (("start", start), ("stop", stop)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"{name}: got {value}, expected seconds from 0 to {length / rate:g}, the length of the sound"
+            )
+    if stop <= start:
+        raise ValueError(f"got start {start} s and stop {stop} s, expected start before stop")
+    first, last = round(start * rate), round(stop * rate)
+    if first >= length or last > length:
+        raise ValueError(
+            f"got {start} s to {stop} s, expected a span inside the sound, which is {length / rate:g} s long; "
+            "to add sound after the end, use continue_audio"
+        )
+    return first, max(last, first + 1)
+
+
+def seconds_to_samples(name: str, seconds: float, rate: int, least: int = 1) -> int:
+    """Seconds in samples, at least ``least``; ``name`` is what errors call them.
+
+    Raises:
+        ValueError: not a number, negative, or 0 where at least one sample is wanted.
+    """
+    if not math.isfinite(seconds) or seconds < 0 or (least and seconds == 0):
+        raise ValueError(f"{name}: got {seconds}, expected {'more than 0' if least else '0 or more'} seconds")
+    return max(round(seconds * rate), least)
+
+
+def gap_pieces(
+    pipe: Pipeline,
+    source: Source,
+    gap: tuple[int, int],
+    draw: Drawing,
+    *,
+    crossfade: float = 0.01,
+    context: float | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """The samples that filling a gap changes, from left to right.
+
+    Args:
+        pipe: an audio model.
+        source: the sound.
+        gap: first sample and one past the last; it may begin at the end of the source, which continues it.
+        draw: how tokens are drawn.
+        crossfade: seconds on each side.
+        context: most seconds of surroundings on each side.
+
+    Yields:
+        (first sample, float32 ``[R, C, s]``), each starting where the last one ended.
+    """
+    fade = seconds_to_samples("crossfade", crossfade, source.sample_rate, least=0)
+    tokenizer, window = codec(pipe), pipe.axes[0]
+    hop = Fraction(tokenizer.stride[0] * source.sample_rate, tokenizer.sample_rate)
+    most = (
+        None
+        if context is None
+        else math.ceil(seconds_to_samples("context", context, source.sample_rate, least=0) / hop)
+    )
+    grid, before, inside, after = plan_gap(gap, source.frames, hop, window, most)
+    mask = torch.zeros(1, before + inside + after, codebooks(pipe), dtype=torch.bool)
+    mask[:, before : before + inside] = True
+    end = grid.sample(mask.shape[1])
+    # Where nothing follows the gap, what the last frame reaches over is gap as well, not silence to be heard.
+    deaf = (gap[0], max(gap[1], end) if gap[1] >= source.frames else gap[1])
+    around = [(grid.origin, gap[0]), (gap[1], min(end, source.frames))]
+    job = Job(grid, mask, deaf, window // 2, _gain([source.read(a, b - a) for a, b in around if a < b], source, draw))
+    first = max(gap[0] - fade, grid.origin)
+    last = max(gap[1], min(gap[1] + fade, end, source.frames))
+    weight = gap_weights(gap[0] - first, gap[1] - gap[0], last - gap[1])
+    for begin, piece in stitch(regenerate(pipe, source, job, draw), fade):
+        low, high = max(begin, first), min(begin + piece.shape[-1], last)
+        if low < high:
+            part = weight[low - first : high - first]
+            known = min(high, source.frames) - low
+            old = torch.zeros(source.channels, high - low)
+            if known > 0:
+                old[:, :known] = source.read(low, known)
+            yield low, blend(old, piece[..., low - begin : high - begin], part)
+
+
+def vary_pieces(
+    pipe: Pipeline,
+    source: Source,
+    draw: Drawing,
+    *,
+    period: int = 7,
+    keep_codebooks: int | None = None,
+    onset_width: int = 0,
+    crossfade: float = 0.01,
+) -> Iterator[tuple[int, Tensor]]:
+    """The samples of a variation of a whole sound, from left to right; see ``maskgen.tasks.audio.infilling.vary``.
+
+    Args:
+        pipe: an audio model.
+        source: the sound.
+        draw: how tokens are drawn.
+        period: frames between two that are kept; 0 keeps none, 1 all.
+        keep_codebooks: how many codebooks of a kept frame are kept; None for all.
+        onset_width: frames kept on each side of an onset; 0 for none.
+        crossfade: seconds over which neighbouring windows change over.
+
+    Yields:
+        (first sample, float32 ``[R, C, s]``), each starting where the last one ended.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    books, tokenizer, window = codebooks(pipe), codec(pipe), pipe.axes[0]
+    kept = books if keep_codebooks is None else keep_codebooks
+    if not 0 <= kept <= books:
+        raise ValueError(f"keep_codebooks: got {kept}, expected 0 to {books}, the model's codebooks")
+    prompt = VampPrompt(period=period, onset_width=onset_width, hide_from=kept)
+    fade = seconds_to_samples("crossfade", crossfade, source.sample_rate, least=0)
+    grid = Grid(0, Fraction(tokenizer.stride[0] * source.sample_rate, tokenizer.sample_rate))
+    frames = math.ceil(source.frames / grid.hop)
+    onsets = _onset_frames(source, tokenizer, grid, frames) if onset_width else []
+    mask = prompt.mask(prompt.draw((len(draw.seeds), frames, books), draw.seeds), onsets)
+    for begin, piece in stitch(regenerate(pipe, source, Job(grid, mask, (0, 0), window // 4), draw), fade):
+        if begin < source.frames:
+            yield begin, piece[..., : source.frames - begin]
+
+
+def regenerate(pipe: Pipeline, source: Source, job: Job, drawing: Drawing) -> Iterator[tuple[int, Tensor]]:
+    """Decide what a job hides, window by window from the left.
+
+    Tokens that a window shares with the one before it are known to it, decided ones too, so the music goes on. Window
+    number n of a result with seed s is drawn with ``item_seed(s, n)``. Channels that the codec does not know are items of
+    their own with the same seed (two equal channels stay equal); a mono sound on a stereo codec is doubled, and the
+    result averaged.
+
+    Args:
+        pipe: an audio model.
+        source: the sound.
+        job: what is hidden.
+        drawing: how tokens are drawn.
+
+    Yields:
+        (first sample, float32 ``[R, C, s]``) of each window, on the caller's time axis; neighbours overlap, see
+        ``maskgen.tasks.audio.fades.stitch``.
+    """
+    results = len(drawing.seeds)
+    decided: Tensor | None = None
+    heard = _Heard(None, None, 1.0 if job.gain is None else job.gain)
+    before = (0, 0)
+    for number, (first, last) in enumerate(windows(job.frames, pipe.axes[0], job.overlap)):
+        heard = _hear(pipe, source, job, (first, last), drawing, heard)
+        items = _items(source.channels, codec(pipe).channels)
+        shape = (results, items, last - first, job.mask.shape[2])
+        known = torch.zeros(shape, dtype=torch.long) if heard.tokens is None else heard.tokens.expand(shape).clone()
+        hidden = job.mask[:, None, first:last].expand(shape).clone()
+        if decided is not None:
+            shared = before[1] - first
+            known[:, :, :shared] = decided[:, :, first - before[0] :]
+            hidden[:, :, :shared] = False
+        seeds = [item_seed(seed, number) for seed in drawing.seeds for _ in range(items)]
+        filled = pipe.fill(
+            known.flatten(0, 1),
+            hidden.flatten(0, 1),
+            labels=list(drawing.labels) * len(seeds),
+            seeds=seeds,
+            sampling=drawing.sampling,
+            axes=(last - first,),
+            callback=drawing.callback,
+        )
+        decided, before = filled.cpu().reshape(shape), (first, last)
+        scale = None if heard.scale is None else heard.scale.repeat(results)
+        sound = pipe.decode(filled, (last - first,), scale) / heard.gain
+        begin, end = job.grid.sample(first), job.grid.sample(last)
+        yield begin, _from_codec(sound, codec(pipe).sample_rate, source, results, end - begin)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What the codec made of a window: tokens ``[I, T, K]`` if there was any sound, and how loud it was."""
+
+    tokens: Tensor | None
+    scale: Tensor | None
+    gain: float
+
+
+def _hear(pipe: Pipeline, source: Source, job: Job, span: tuple[int, int], drawing: Drawing, before: _Heard) -> _Heard:
+    """Encode what a window may hear of the source; a window inside the gap goes on as loud as the one before it."""
+    begin, end = job.grid.sample(span[0]), job.grid.sample(span[1])
+    stop = min(end, source.frames)
+    first, last = (min(max(place - begin, 0), end - begin) for place in job.gap)
+    if stop <= begin or (first == 0 and last >= stop - begin):
+        return _Heard(None, before.scale, before.gain)
+    sound = source.read(begin, stop - begin).to(torch.float32)
+    if last > first:
+        sound = fill_gap(torch.nn.functional.pad(sound, (0, max(last - sound.shape[1], 0))), first, last)
+    gain = _gain([sound], source, drawing) if job.gain is None else job.gain
+    tokenizer = codec(pipe)
+    batch = _to_codec(sound * gain, source.sample_rate, tokenizer, (span[1] - span[0]) * tokenizer.stride[0])
+    tokens, scale = pipe.encode_scaled(batch)
+    return _Heard(tokens[..., : job.mask.shape[2]].cpu(), scale, gain)
+
+
+def _gain(parts: list[Tensor], source: Source, drawing: Drawing) -> float:
+    """Factor that brings a sound to the wanted LUFS with no sample beyond 1, as VampNet does; 1 for silence."""
+    if drawing.loudness is None or not parts:
+        return 1.0
+    from maskgen.tasks.media.audio.features import loudness
+
+    sound = torch.cat([part.to(torch.float32) for part in parts], dim=1)
+    level = loudness(sound, source.sample_rate)
+    if level <= _SILENCE:
+        return 1.0
+    gain = 10.0 ** ((drawing.loudness - level) / 20)
+    return gain / max(1.0, float(sound.abs().max()) * gain)
+
+
+def _items(channels: int, wanted: int) -> int:
+    """Items a result is made of: one for each channel if the codec is mono, else one."""
+    return channels if wanted == 1 else 1
+
+
+def _to_codec(sound: Tensor, sample_rate: int, tokenizer: AudioTokenizer, length: int) -> Tensor:
+    """``[C, S]`` at the caller's rate -> ``[I, C', length]`` at the codec's, cropped or padded with silence."""
+    wanted = tokenizer.channels
+    items = sound[:, None] if wanted == 1 else sound.expand(wanted, -1)[None]
+    rows = resample(items.flatten(0, 1), sample_rate, tokenizer.sample_rate).unflatten(0, items.shape[:2])
+    return torch.nn.functional.pad(rows[..., :length], (0, max(length - rows.shape[-1], 0)))
+
+
+def _from_codec(sound: Tensor, rate: int, source: Source, results: int, length: int) -> Tensor:
+    """``[R x I, C', S']`` at the codec's rate -> ``[R, C, length]`` at the caller's."""
+    rows = resample(sound.flatten(0, 1), rate, source.sample_rate)
+    rows = torch.nn.functional.pad(rows[:, :length], (0, max(length - rows.shape[-1], 0)))
+    found = rows.unflatten(0, (results, -1))
+    return found if found.shape[1] == source.channels else found.mean(1, keepdim=True)
+
+
+def _onset_frames(source: Source, tokenizer: AudioTokenizer, grid: Grid, frames: int) -> list[int]:
+    """Frames in which a sound begins, found in parts of the source of bounded length."""
+    from maskgen.tasks.media.audio.features import onsets
+
+    found: list[int] = []
+    for first in range(0, frames, _ONSET_FRAMES):
+        begin = grid.sample(first)
+        stop = min(grid.sample(first + _ONSET_FRAMES), source.frames)
+        if begin < stop:
+            part = resample(source.read(begin, stop - begin), source.sample_rate, tokenizer.sample_rate)
+            found += [first + int(frame) for frame in onsets(part, tokenizer.sample_rate, tokenizer.stride[0])]
+    return found

@@ -1,0 +1,1 @@
+"""Sub-commands: typed functions whose signature is the command line."""

@@ -1,0 +1,181 @@
+"""How a typed function becomes a sub-command: jsonargparse, with mistakes in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+import maskgen.models.modern
+import maskgen.published.vampnet.transformer
+import maskgen.tasks.data.audio.folders
+import maskgen.tasks.data.audio.melodies
+import maskgen.tasks.data.images.cifar10
+import maskgen.tasks.data.images.digits
+import maskgen.tasks.data.images.hub
+import maskgen.tasks.data.images.shards
+import maskgen.tasks.data.tokens.shards
+import maskgen.tasks.data.video.folders
+import maskgen.tasks.data.video.moving_digits
+import maskgen.tokenizers.video.vq3d  # noqa: F401
+
+__all__ = ["Leaf", "Parser", "build_parser", "run"]
+
+_MODALITY = "modality"  # of the demo chosen
+
+
+_GROUPS = {
+    "train": "Train a tokenizer, then a transformer on its tokens.",
+    "evaluate": "Measure samples, a model or a tokenizer.",
+}
+
+
+class Parser(ArgumentParser):
+    """A parser whose mistakes take one line."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """See ``jsonargparse.ArgumentParser``; ``--per-class`` is the same as ``--per_class``."""
+        given = args[0] if args else kwargs.pop("args", None)
+        words = sys.argv[1:] if given is None else given
+        return super().parse_args([_underscored(word) for word in words], *args[1:], **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and where to read more, and leave with status 2."""
+        if not self.exit_on_error:  # jsonargparse asks a copy of this parser about each class; the outer one reports
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        program = str(parser.prog).replace(" [options]", "")
+        self.exit(2, f"maskgen: error: {_one_line(message)}; see `{program} --help`\n")
+
+
+class Leaf(Parser):
+    """A parser whose unknown and empty config keys are named.
+
+    (Nested sub-commands of jsonargparse 4.53 print only the command, and it lets ``settings: 5`` and ``steps: null`` pass.)
+    """
+
+    kinds: dict[str, Any] | None = None  # type of each argument
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """See ``jsonargparse.ArgumentParser``."""
+        try:
+            found: Namespace = super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            self.error(f"config: got a file that is no text ({error}), expected YAML", error)
+        try:
+            self.validate(found, skip_required=True)
+            _check_values(self.kinds or {}, found, "")
+        except (KeyError, TypeError) as error:
+            self.error(str(error), error)
+        return found
+
+
+def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
+    """The parser of a table of commands, whose names may have two words."""
+    set_parsing_settings(docstring_parse_style=None)
+    parser = Parser(
+        prog="maskgen", description="Generate and edit images, video and sound with masked-token transformers."
+    )
+    top = parser.add_subcommands(required=True)
+    groups: dict[str, Any] = {"": top}
+    for group, description in _GROUPS.items():
+        if any(name.startswith(f"{group} ") for name in commands):
+            parser_of_group = Parser(description=description)
+            top.add_subcommand(group, parser_of_group, help=description)
+            groups[group] = parser_of_group.add_subcommands(required=True)
+    for name, function in commands.items():
+        group, _, own = name.rpartition(" ")
+        summary = (function.__doc__ or "").strip().split("\n")[0]
+        leaf = Leaf(description=summary)
+        leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
+        leaf.add_function_arguments(function, skip={"say"})
+        leaf.kinds = get_type_hints(function)
+        groups[group].add_subcommand(own, leaf, help=summary)
+        if name == "demo":  # complete by itself, and the group of the other demos
+            groups[name] = leaf.add_subcommands(required=False, dest=_MODALITY)
+    return parser
+
+
+def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) -> None:
+    """Parse a command line and carry it out; errors are raised.
+
+    Args:
+        argv: arguments without the program's name; ``sys.argv`` if None.
+        commands: functions by their names.
+    """
+    parser = build_parser(commands)
+    parsed = parser.instantiate(parser.parse_args(argv))
+    name = parsed.subcommand
+    chosen = parsed[name]
+    if name in ("train", "evaluate"):
+        name, chosen = f"{name} {chosen.subcommand}", chosen[chosen.subcommand]
+    elif name == "demo" and chosen[_MODALITY]:
+        name, chosen = f"demo {chosen[_MODALITY]}", chosen[chosen[_MODALITY]]
+    values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
+    if values.get("out") is not None:
+        _check_writable(values["out"])
+    commands[name](**values)
+
+
+def _underscored(word: str) -> str:
+    """Options are named like Python arguments; people also write them with dashes."""
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
+
+
+def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:
+    """Refuse a plain value where a group of settings belongs, and none where something does."""
+    for name, value in vars(values).items():
+        key, kind = f"{prefix}{name}", kinds.get(name)
+        if isinstance(value, Namespace) and "class_path" in value:
+            module, _, found = str(value.class_path).rpartition(".")
+            kind = getattr(sys.modules.get(module), found, None)
+            value = value.get("init_args")
+            key += ".init_args"
+        if isinstance(value, Namespace):
+            _check_values(get_type_hints(kind.__init__) if isinstance(kind, type) else {}, value, f"{key}.")  # type: ignore[misc]
+        elif dataclasses.is_dataclass(kind):
+            expected = ", ".join(field.name for field in dataclasses.fields(kind))
+            raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
+        elif value is None and kind in (int, float, str, bool):
+            raise TypeError(f"{key}: got nothing, expected {kind.__name__}; leave the key out for its default")
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the work, not after it; leaves nothing behind."""
+    try:
+        place = out
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(f"out: cannot write to {out} ({error.strerror}); name another folder") from None
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and without what jsonargparse says about types that nobody asked for."""
+    noise = ("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:")
+    kept: list[str] = []
+    for line in text.splitlines():
+        bare = line.strip().removeprefix("- ")
+        value = bare.removeprefix("Given value: ")
+        if (
+            bare.startswith(noise)
+            or bare == "Expected a <class 'NoneType'>"
+            or value.startswith(("NestedArg", "Namespace"))
+        ):
+            continue
+        if value == bare or not kept:
+            kept.append(bare)
+        else:
+            kept[-1] += f", got {value}"
+    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
+    line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
+    return line.replace(". Got value: ", ", got ").removesuffix(".")

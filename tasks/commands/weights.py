@@ -1,0 +1,73 @@
+"""``maskgen models``, ``convert`` and ``info``: what weights there are, and what a model folder holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from maskgen.tasks.commands.audio import describe_audio
+from maskgen.tasks.commands.parts import describe_part, load_model
+from maskgen.tasks.commands.video import describe_video
+from maskgen.tasks.media.environment import environment
+from maskgen.tasks.published import catalog
+from maskgen.tasks.published.convert import convert_files
+
+__all__ = ["convert_command", "info_command", "models_command"]
+
+
+def info_command(*, model: str | None = None) -> None:
+    """Describe a model folder, or this installation.
+
+    Args:
+        model: model folder or Hub repository; versions and devices if left out.
+    """
+    if model is None:
+        print(json.dumps(environment(), indent=2))  # noqa: T201
+        return
+    pipe = load_model(model, "cpu")
+    description = {
+        "model": model,
+        "modality": pipe.modality,
+        "signal_size": list(pipe.config.signal_size),
+        "token_axes": list(pipe.axes),
+        "tokenizer": describe_part(pipe.tokenizer) | {"vocab_size": pipe.tokenizer.vocab_size},
+        "transformer": describe_part(pipe.transformer) | {"num_classes": pipe.transformer.num_classes},
+        "class_names": list(pipe.config.class_names),
+        "sampling": dataclasses.asdict(pipe.config.sampling),
+    }
+    if pipe.modality == "audio":
+        description |= describe_audio(pipe)
+    if pipe.modality == "video":
+        description |= describe_video(pipe)
+    print(json.dumps(description, indent=2))  # noqa: T201
+
+
+def models_command() -> None:
+    """List the published models that can be used by name, with their files, figures and licences."""
+    print(catalog.table())  # noqa: T201
+
+
+def convert_command(
+    *,
+    family: str,
+    out: Path,
+    tokenizer: Path | None = None,
+    transformer: Path | None = None,
+    fine: Path | None = None,
+    ema: bool | None = None,
+    any_size: bool = False,
+) -> None:
+    """Turn local files of published weights into a model folder; nothing is downloaded.
+
+    Args:
+        family: published name of the weights, see ``maskgen models``.
+        out: folder to make.
+        tokenizer: file of the tokenizer.
+        transformer: file of the transformer.
+        fine: file of the second transformer, for models of sound that have one.
+        ema: take the averaged copy of the weights, where a file has one; by default that of which figures were published.
+        any_size: take whatever sizes the files show, for weights of your own training in a published layout.
+    """
+    convert_files(family, out, tokenizer=tokenizer, transformer=transformer, fine=fine, ema=ema, any_size=any_size)
+    print(f"{family} in {out}")  # noqa: T201

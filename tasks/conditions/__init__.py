@@ -1,0 +1,1 @@
+"""What a model is given besides tokens: classes, MAGVIT's tasks."""

@@ -1,0 +1,231 @@
+"""Folders and archives of sound to train on: which files, which part of each, how loud.
+
+Shapes: B batch, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import random
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskgen.tasks.data.base import AudioData
+from maskgen.tasks.data.file_sets import FileSource, LeftOut, class_folders
+from maskgen.tasks.data.file_sets import held_out as held_out_names
+from maskgen.tasks.media.audio.features import limit_peak, normalize_loudness
+from maskgen.tasks.media.audio.features import loudness as measure
+from maskgen.tasks.media.audio.files import SOUND_SUFFIXES, SoundFile, resample, to_channels
+
+__all__ = ["SoundFolder"]
+
+_TRIES = 8  # excerpts of a file that are listened to, as in audiotools
+
+
+class SoundFolder(AudioData):
+    """Sounds below a folder or in a zip archive; each example is an excerpt loud enough to hold something (VampNet).
+
+    An example of a file (Flores García et al. 2023, section 3):
+
+    1. Draw a place for an excerpt of the wanted length, from the seed the example is asked with.
+    2. Unless it is louder than ``cutoff``, draw again, up to eight times; then take the loudest (VampNet: the last).
+    3. Channels, sample rate, loudness, peak at most 1; a shorter sound is followed by silence.
+
+    Only that part of the file is read, when it is needed (of an archive: that one file). Whether a file is held out depends
+    on a hash of its path below the root alone: files that are added move no other. Held-out examples never change.
+
+    Files that cannot be read are left out: at the start those that do not open, later those that turn out damaged, whose
+    place another file of the same half takes. ``skipped`` names them all; too many are an error.
+
+    Args:
+        root: a folder with sound files at any depth, or a ``.zip`` of them.
+        sample_rate: samples a second of the examples.
+        seconds: their length.
+        channels: 1 or 2.
+        loudness: LUFS of the examples; None leaves them as loud as they are.
+        cutoff: LUFS that an excerpt must exceed.
+        held_out: share of the files for ``test``.
+        labels: whether the folders directly below the root are classes.
+        broken: share of the files that may be unreadable.
+
+    Attributes:
+        skipped: path and reason of each file left out, as far as this process knows.
+
+    Raises:
+        FileNotFoundError: no such folder or archive.
+        ValueError: settings out of range, no sound files, too many unreadable ones, all held out, or files outside of the
+            class folders.
+        ImportError: neither soundfile nor a working torchcodec.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        sample_rate: int,
+        seconds: float,
+        channels: int = 1,
+        loudness: float | None = -24.0,
+        cutoff: float = -30.0,
+        held_out: float = 0.02,
+        *,
+        labels: bool = False,
+        broken: float = 0.2,
+    ) -> None:
+        size = round(seconds * sample_rate) if math.isfinite(seconds) else 0
+        if size < 1 or channels not in (1, 2):
+            raise ValueError(
+                f"SoundFolder: got {seconds} s at {sample_rate} Hz, {channels} channels; "
+                "expected at least one sample and 1 or 2 channels"
+            )
+        if not (0 <= held_out < 1 and 0 <= broken < 1):
+            raise ValueError(
+                f"SoundFolder: got held_out {held_out}, broken {broken}; expected shares from 0 to below 1"
+            )
+        self.sample_rate, self.channels, self.size = sample_rate, channels, (size,)
+        self.loudness, self.cutoff = loudness, cutoff
+        self._shelf = _Shelf(Path(root), broken)
+        names, root = self._shelf.names, self._shelf.root
+        self._classes = class_folders(names, root) if labels else ()
+        train, test = held_out_names(names, held_out, root)
+        self._train = FileSource(self, train, fixed=False)
+        self._test = FileSource(self, test, fixed=True) if test else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the folders directly below the root, sorted; empty without ``labels``."""
+        return self._classes
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Path and reason of each file left out so far."""
+        return list(self.left_out.reasons.items())
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Keeps ``skipped``."""
+        return self._shelf.left_out
+
+    def train(self) -> FileSource:
+        """One random excerpt of each file that is not held out."""
+        return self._train
+
+    def test(self) -> FileSource | None:
+        """One excerpt of each held-out file, always the same; None if no file is held out."""
+        return self._test
+
+    def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
+        """One excerpt.
+
+        Args:
+            name: path below the root.
+            seed: all the randomness there is.
+            fixed: for held-out files; the seed alone decides here.
+
+        Returns:
+            float32 ``[C, S]``.
+
+        Raises:
+            ValueError: a file that cannot be read.
+        """
+        with self._shelf.open(name) as file:
+            waveform, rate = to_channels(self._salient(file, random.Random(seed)), self.channels), file.sample_rate
+        waveform = resample(waveform, rate, self.sample_rate)[:, : self.size[0]]
+        if self.loudness is not None:
+            waveform = normalize_loudness(waveform, self.sample_rate, self.loudness)
+        return F.pad(limit_peak(waveform), (0, self.size[0] - waveform.shape[1]))
+
+    def _salient(self, file: SoundFile, draw: random.Random) -> Tensor:
+        """The first excerpt above the cutoff, else the loudest of eight; ``[channels of the file, samples at its rate]``."""
+        wanted = min(file.frames, math.ceil(self.size[0] * file.sample_rate / self.sample_rate))
+        best, found = -math.inf, None
+        for _ in range(_TRIES):
+            start = draw.randint(0, file.frames - wanted)
+            excerpt = file.read(start, wanted)
+            level = measure(to_channels(excerpt, self.channels), file.sample_rate)
+            if level > best:
+                best, found = level, excerpt
+            if level > self.cutoff or wanted == file.frames:
+                break
+        assert found is not None
+        return found
+
+
+class _Shelf:
+    """The readable sound files of a folder or an archive.
+
+    Attributes:
+        root: the folder or archive.
+        names: paths below the root, sorted.
+        left_out: those that cannot be read.
+    """
+
+    def __init__(self, root: Path, broken: float) -> None:
+        self.root = root
+        self._archive: tuple[int, zipfile.ZipFile] | None = None
+        listed = self._list()
+        if not listed:
+            raise ValueError(
+                f"{root}: no sound files found; expected names that end in {', '.join(sorted(SOUND_SUFFIXES))}"
+            )
+        self.left_out = LeftOut(root, len(listed), broken)
+        self.names = [name for name in listed if self._opens(name)]
+        self.left_out.check()
+        self.left_out.warn(stacklevel=3)
+
+    def open(self, name: str) -> SoundFile:
+        """Open one file.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        told = f"{self.root}/{name}"
+        if self.root.is_dir():
+            return SoundFile(self.root / name, told)
+        try:
+            content = self._zip().read(name)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise ValueError(f"{told}: damaged or encrypted inside the archive ({error})") from None
+        if not content:
+            raise ValueError(f"{told}: got an empty file, expected a sound file")
+        return SoundFile(io.BytesIO(content), told)
+
+    def _opens(self, name: str) -> bool:
+        try:
+            self.open(name).close()
+        except ValueError as error:
+            self.left_out.reasons[name] = str(error)
+            return False
+        return True
+
+    def _list(self) -> list[str]:
+        if self.root.is_dir():
+            found = (path for path in self.root.rglob("*") if path.is_file())
+            names = [path.relative_to(self.root).as_posix() for path in found]
+        elif self.root.is_file():
+            try:
+                names = [entry.filename for entry in self._zip().infolist() if not entry.is_dir()]
+            except zipfile.BadZipFile as error:
+                raise ValueError(f"{self.root}: expected a folder or a zip archive of sound files ({error})") from None
+        else:
+            raise FileNotFoundError(f"{self.root}: no such folder or archive, expected sound files in one")
+        return sorted(name for name in set(names) if _is_sound(PurePosixPath(name)))
+
+    def _zip(self) -> zipfile.ZipFile:
+        """The open archive of this process: a handle shared with a forked loader process would share its position."""
+        if self._archive is None or self._archive[0] != os.getpid():
+            self._archive = (os.getpid(), zipfile.ZipFile(self.root))
+        return self._archive[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_archive": None}
+
+
+def _is_sound(path: PurePosixPath) -> bool:
+    """By its name; hidden files and the resource folders of macOS hold no sound."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in SOUND_SUFFIXES and not hidden

@@ -1,0 +1,86 @@
+"""What both training stages need of a data set, whatever its modality.
+
+Shapes: B batch, C channels, S samples, H W pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from maskgen.data import Source
+
+__all__ = ["AudioData", "ImageData", "Modality", "SignalData", "modality_named"]
+
+
+class SignalData(ABC):
+    """A data set: batches hold the signal under ``key`` and, where there are classes, ``labels`` long ``[B]``.
+
+    Attributes:
+        modality: "image", "video" or "audio".
+        key: name of the signal in a batch.
+        size: size of a training signal without batch and channels, e.g. (H, W) or (S,).
+    """
+
+    modality: ClassVar[str]
+    key: ClassVar[str]
+    size: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in the order of the labels; empty for data without classes."""
+
+    @abstractmethod
+    def train(self) -> Source:
+        """Training examples, augmented from the seeds they are asked with."""
+
+    @abstractmethod
+    def test(self) -> Source | None:
+        """Held-out examples, never augmented; None if there are none."""
+
+    def log_skipped(self, path: Path) -> None:  # noqa: B027 (optional)
+        """Name examples that turn out broken in this file, one JSON line each; data that skip none write none.
+
+        All processes of a run add to the same file, and a run that goes on reads what it holds.
+        """
+
+
+class ImageData(SignalData):
+    """A labelled image data set; batches hold ``images`` float ``[B, 3, H, W]`` in [0, 1] and ``labels`` long ``[B]``."""
+
+    modality: ClassVar[str] = "image"
+    key: ClassVar[str] = "images"
+    size: tuple[int, int]
+
+
+class AudioData(SignalData):
+    """A data set of sounds: batches hold ``audio`` float ``[B, C, S]`` in [-1, 1].
+
+    Attributes:
+        sample_rate: samples a second.
+        channels: C.
+    """
+
+    modality: ClassVar[str] = "audio"
+    key: ClassVar[str] = "audio"
+    sample_rate: int
+    channels: int
+
+
+Modality = Literal["image", "video", "audio"]
+"""What samples are."""
+
+
+def modality_named(name: str) -> Modality:
+    """A modality by the name that tokenizers, models and data sets give it.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    known: tuple[Modality, ...] = ("image", "video", "audio")
+    for modality in known:
+        if modality == name:
+            return modality
+    raise ValueError(f"modality: got {name!r}, expected image, video or audio")

@@ -1,0 +1,274 @@
+"""Images of the Hugging Face ``datasets`` library: from the Hub or from files here, at once or as a stream.
+
+Shapes: B batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import get_worker_info
+
+from maskgen.data import item_seed
+from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.images.sources import Crop, CropKind, Encoded, Encodings, PictureSource, Unusable
+from maskgen.tasks.data.patience import patiently
+from maskgen.tasks.data.skipped import Skipped
+
+__all__ = ["HubImages", "StoredPictures", "StreamSource", "StreamedPictures"]
+
+_WINDOWS = 2  # windows of a stream that are kept: a batch may lie in two
+
+
+class HubImages(ImageData):
+    """A data set of images by its name on the Hub, or by a loader (``parquet``, ``imagefolder``, ``webdataset``) and files.
+
+    Usually all of it is fetched first and kept by ``datasets``: any image is then at hand, and a run goes on at the very
+    image where it stopped at no cost. As a stream nothing is kept, and there are limits: it is read forwards only, in the
+    order of its files, mixed within a window; a run that goes on reads up to where it was; every process
+    reads all of it to decode its own share, itself (``settings.workers: 0``). For many processes make shards of it, or
+    tokens (``maskgen tokenize``).
+
+    Args:
+        path: as for ``datasets.load_dataset``; a configuration follows after a colon.
+        size: side of the images in pixels.
+        split: of the training images.
+        test_split: of held-out images, cropped in the middle; never a stream.
+        flip: whether training images are mirrored at random.
+        data_files: files for a loader, as ``images/*.parquet``.
+        image: column of the pictures.
+        label: column of the classes, which must have names there; null for no classes.
+        stream: how many images of a stream are mixed with each other and kept in memory; 0 fetches everything first.
+        count: how many images a stream has, if the data set does not say.
+        crop: see ``maskgen.tasks.data.images.sources.Crop``.
+        broken: share of the images that may be unusable.
+
+    Raises:
+        ImportError: ``datasets`` is not installed.
+        ValueError: a split or column that does not exist, classes without names, or settings out of range.
+        OSError: no such data set, or no connection.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int = 256,
+        split: str = "train",
+        test_split: str | None = None,
+        flip: bool = True,
+        *,
+        data_files: str | None = None,
+        image: str = "image",
+        label: str | None = "label",
+        stream: int = 0,
+        count: int = 0,
+        crop: CropKind = "random",
+        broken: float = 0.05,
+    ) -> None:
+        if stream < 0 or count < 0:
+            raise ValueError(f"HubImages: got stream {stream}, count {count}; expected 0 or more of each")
+        self.size, self.flip, self.crop, self.stream = (size, size), flip, crop, stream
+        self.path, self.split, self.label = path, split, label or ""
+        self._crop = Crop(size=self.size, kind=crop, flip=flip)
+        columns = (image, label)
+        table = _load(path, split, data_files, columns, stream > 0)
+        self._names = _class_names(table, label, path)
+        if stream:
+            length = count or _length(table, split)
+            if not length:
+                raise ValueError(f"{path}: does not say how many images {split} has; give count")
+
+            def start(first: int) -> Iterator[dict[str, Any]]:
+                return iter(table.skip(first))
+
+            self._train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}")
+        else:
+            self._train = StoredPictures(table, columns, f"{path} {split}")
+        self._skipped = Skipped(path, len(self._train), broken)
+        self._test: PictureSource | None = None
+        if test_split is not None:
+            stored = StoredPictures(
+                _load(path, test_split, data_files, columns, False), columns, f"{path} {test_split}"
+            )
+            centre = Crop(size=self.size, kind="centre", flip=False)
+            self._test = PictureSource(stored, centre, Skipped(path, len(stored), broken))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the label's column."""
+        return self._names
+
+    def train(self) -> PictureSource:
+        """All images of ``split``."""
+        kind = StreamSource if isinstance(self._train, StreamedPictures) else PictureSource
+        return kind(self._train, self._crop, self._skipped)
+
+    def test(self) -> PictureSource | None:
+        """All images of ``test_split``."""
+        return self._test
+
+    def log_skipped(self, path: Any) -> None:
+        """See ``SignalData``."""
+        self._skipped.keep(path)
+
+
+class StoredPictures:
+    """A table of ``datasets`` with pictures that are not decoded.
+
+    Args:
+        table: any row by its number.
+        columns: of picture and label.
+        name: how errors call it.
+    """
+
+    def __init__(self, table: Any, columns: tuple[str, str | None], name: str) -> None:
+        if not len(table):
+            raise ValueError(f"{name}: no images in it")
+        self.table, self.columns, self.name = table, columns, name
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+        """See ``maskgen.tasks.data.images.sources.Encodings``."""
+        return [_encoded(self.table[int(index)], self.columns, f"{self.name}: {index}") for index in indices]
+
+
+class StreamedPictures:
+    """A stream, read forwards in windows that are kept in memory.
+
+    Args:
+        start: opens the stream at a row.
+        count: rows of it.
+        window: rows that are mixed with each other.
+        columns: of picture and label.
+        name: how errors call it.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[int], Iterator[dict[str, Any]]],
+        count: int,
+        window: int,
+        columns: tuple[str, str | None],
+        name: str,
+    ) -> None:
+        self.start, self.count, self.window, self.columns, self.name = start, count, window, columns, name
+        self._rows: Iterator[dict[str, Any]] | None = None
+        self._next = 0  # the window that comes next
+        self._kept: dict[int, list[Encoded | Unusable]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+        """See ``maskgen.tasks.data.images.sources.Encodings``; quick where the indices follow ``order``."""
+        worker = get_worker_info()
+        if worker is not None:  # datasets would deal out the stream among them, and its threads do not survive a fork
+            raise ValueError(
+                f"settings.workers: got {worker.num_workers}, expected 0: a stream is read by the run itself"
+            )
+        found = []
+        for index in indices:
+            number, place = divmod(int(index), self.window)
+            found.append(self._window(number)[place])
+        return found
+
+    def order(self, seed: int) -> torch.Tensor:
+        """See ``maskgen.data.OrderedSource``: window after window, each mixed."""
+        parts = []
+        for first in range(0, self.count, self.window):
+            generator = torch.Generator().manual_seed(item_seed(seed, first))
+            parts.append(first + torch.randperm(min(self.window, self.count - first), generator=generator))
+        return torch.cat(parts)
+
+    def _window(self, number: int) -> list[Encoded | Unusable]:
+        if number not in self._kept:
+            self._kept[number] = patiently(self.name, lambda: self._fetch(number))
+            for old in list(self._kept)[:-_WINDOWS]:
+                del self._kept[old]
+        return self._kept[number]
+
+    def _fetch(self, number: int) -> list[Encoded | Unusable]:
+        first = number * self.window
+        if self._rows is None or number != self._next:
+            self._rows = self.start(first)
+        rows, self._rows = self._rows, None  # if it breaks off, it has to be opened anew
+        wanted = min(self.window, self.count - first)
+        found = [
+            _encoded(row, self.columns, f"{self.name}: {first + place}")
+            for place, row in zip(range(wanted), rows, strict=False)
+        ]
+        if len(found) < wanted:
+            raise ValueError(f"{self.name}: got {first + len(found)} images, expected {self.count}; set count to that")
+        self._rows, self._next = rows, number + 1
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rows": None, "_kept": {}}
+
+
+class StreamSource(PictureSource):
+    """Pictures of a stream, which come in the order of the stream.
+
+    Args:
+        pictures: the stream.
+        crop: how the images get the wanted size.
+        skipped: told of broken ones.
+    """
+
+    pictures: StreamedPictures
+
+    def order(self, seed: int) -> torch.Tensor:
+        """See ``maskgen.data.OrderedSource``."""
+        return self.pictures.order(seed)
+
+
+def _load(path: str, split: str, data_files: str | None, columns: tuple[str, str | None], stream: bool) -> Any:
+    try:
+        from datasets import Image, load_dataset
+    except ImportError:
+        raise ImportError('data sets of the Hub need the library datasets: pip install "maskgen[data]"') from None
+    name, _, config = path.partition(":")
+    table = load_dataset(name, config or None, split=split, data_files=data_files, streaming=stream)
+    features = table.features or {}
+    missing = [column for column in columns if column is not None and column not in features]
+    if missing:
+        raise ValueError(f"{path}: has no column {missing[0]!r}, expected one of {', '.join(features)}")
+    wanted = [column for column in columns if column is not None]
+    return table.select_columns(wanted).cast_column(columns[0], Image(decode=False))
+
+
+def _class_names(table: Any, label: str | None, path: str) -> tuple[str, ...]:
+    if label is None:
+        return ()
+    names = getattr(table.features[label], "names", None)
+    if not names:
+        raise ValueError(
+            f"{path}: its column {label!r} does not name its classes (ClassLabel); name another, or label: null"
+        )
+    return tuple(names)
+
+
+def _length(table: Any, split: str) -> int:
+    """Rows of a stream by what the data set says about itself; 0 if it says nothing."""
+    found = (table.info.splits or {}).get(split)
+    return int(found.num_examples or 0) if found is not None else 0
+
+
+def _encoded(row: dict[str, Any], columns: tuple[str, str | None], name: str) -> Encoded | Unusable:
+    picture, label = row[columns[0]], None if columns[1] is None else row[columns[1]]
+    if columns[1] is not None and (label is None or label < 0):
+        return Unusable(name, f"{name}: no label")
+    if picture is None:
+        return Unusable(name, f"{name}: no picture")
+    content = picture.get("bytes")
+    if content is None:
+        try:
+            with open(picture["path"], "rb") as handle:
+                content = handle.read()
+        except OSError as error:
+            return Unusable(name, f"{name}: {error.filename}: {error.strerror}")
+    return Encoded(name, content, label)

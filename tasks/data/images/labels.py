@@ -1,0 +1,114 @@
+"""Files that say which class an image has, and names of classes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskgen.tasks.conditions.classes import imagenet_classes
+
+__all__ = ["class_names", "read_labels"]
+
+
+def read_labels(path: Path, images: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Labels of images from a text file with a line ``image,label`` for each: comma, tab or white space between the two.
+
+    Labels are all numbers, 0 to K - 1, or all names; the classes of names are their sorted set. A first line of which the
+    left part is no image is a heading.
+
+    Args:
+        path: the file; a line is for ``path/of/image.jpg`` below the data's folder.
+        images: such paths, of the images there are.
+
+    Returns:
+        Class id of each image, and one name a class (the numbers, where the file has numbers).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: images without a label, labels without an image, an image named twice, numbers with a gap, or no text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"label_file: got {path}, expected a text file with a line `image,label` for each image"
+        )
+    found = _read_lines(path, set(images))
+    bare = [name for name in images if name not in found]
+    if bare:
+        raise ValueError(
+            f"{path}: {len(bare)} of {len(images)} images have no label ({_some(bare)}); add a line for each, or take the "
+            "images away"
+        )
+    gone = sorted(found.keys() - set(images))
+    if gone:
+        raise ValueError(
+            f"{path}: {len(gone)} labels are for images that do not exist ({_some(gone)}); take the lines out"
+        )
+    labels = [found[name] for name in images]
+    if all(label.isdecimal() for label in labels):
+        numbers = [int(label) for label in labels]
+        classes = max(numbers, default=-1) + 1
+        missing = [str(number) for number in sorted(set(range(min(classes, 1 << 20))) - set(numbers))]
+        if missing:
+            raise ValueError(
+                f"{path}: got class numbers up to {classes - 1}, but no image for {len(missing)} of them "
+                f"({_some(missing)}); expected 0 to K - 1 without gaps; write names instead of numbers to have them numbered"
+            )
+        return numbers, tuple(str(number) for number in range(classes))
+    names = sorted(set(labels))
+    places = {name: number for number, name in enumerate(names)}
+    return [places[label] for label in labels], tuple(names)
+
+
+def class_names(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of classes.
+
+    Args:
+        given: None for the usual ones, ``imagenet`` for the 1000 English names of ImageNet, or a text file with one name a
+            line in the order of the labels.
+        usual: what the data call them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another number of names than of classes.
+    """
+    if given is None:
+        return usual
+    if given == "imagenet":
+        names = imagenet_classes()
+    else:
+        path = Path(given)
+        if not path.is_file():
+            raise FileNotFoundError(f"names: got {given}, expected imagenet or a text file with one class name a line")
+        names = tuple(line.strip() for line in _text(path).splitlines() if line.strip())
+    if len(names) != len(usual):
+        raise ValueError(f"names: got {len(names)} from {given}, expected {len(usual)}, one for each class of the data")
+    return names
+
+
+def _read_lines(path: Path, images: set[str]) -> dict[str, str]:
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines):
+        separator = next((mark for mark in ("\t", ",") if mark in line), None)
+        parts = next(csv.reader([line], delimiter=separator)) if separator else line.rsplit(maxsplit=1)
+        if len(parts) != 2 or not all(part.strip() for part in parts):
+            raise ValueError(f"{path}: line {number + 1}: got {line[:80]!r}, expected `image,label`")
+        name, label = (part.strip() for part in parts)
+        if number == 0 and name not in images and len(lines) > len(images):
+            continue
+        if name in found:
+            raise ValueError(f"{path}: line {number + 1}: got a second label for {name}, expected one line an image")
+        found[name] = label
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: got a file that is no text ({error}), expected UTF-8") from None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

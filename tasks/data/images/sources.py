@@ -1,0 +1,208 @@
+"""Encoded pictures as training examples: decoded when they are needed, cropped at random, and replaced if they are broken.
+
+Shapes: B batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from maskgen.data import Batch
+from maskgen.tasks.data.skipped import Skipped
+from maskgen.tasks.media.images import load_image, to_tensor
+
+__all__ = ["Crop", "CropKind", "Encoded", "Encodings", "PictureSource", "Unusable", "decode_picture"]
+
+CropKind = Literal["random", "resized", "centre"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """From a picture of any size to one of the wanted size, by torchvision's transforms (v2).
+
+    Attributes:
+        size: (H, W) in pixels.
+        kind: ``random``: the picture is resized (bicubic, antialiased) so that it just covers the size, then cut at a random
+            place; ``resized``: a random part of it, 3:4 to 4:3 wide, is resized to the size (Inception's
+            random-resized-crop); ``centre``: covered and cut in the middle, nothing random.
+        min_scale: ``resized`` only: least share of the picture's area.
+        flip: mirror with probability one half.
+    """
+
+    size: tuple[int, int]
+    kind: CropKind = "random"
+    min_scale: float = 0.8
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"size: got {self.size}, expected at least 1 pixel")
+        if self.kind not in ("random", "resized", "centre"):
+            raise ValueError(f"crop: got {self.kind!r}, expected 'random', 'resized' or 'centre'")
+        if not 0 < self.min_scale <= 1:
+            raise ValueError(f"min_scale: got {self.min_scale}, expected above 0 and at most 1")
+
+    def __call__(self, picture: Image.Image, seed: int) -> Tensor:
+        """Float32 ``[3, H, W]`` in [0, 1].
+
+        Args:
+            picture: RGB.
+            seed: all the randomness there is; torch's own generator is left as it was.
+        """
+        from torchvision.transforms import InterpolationMode, v2
+
+        bicubic = InterpolationMode.BICUBIC
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.kind == "resized":
+                cut = v2.RandomResizedCrop(self.size, (self.min_scale, 1.0), interpolation=bicubic)
+                picture = cut(picture)
+            else:
+                scale = max(self.size[0] / picture.height, self.size[1] / picture.width)
+                cover = [
+                    max(self.size[0], round(picture.height * scale)),
+                    max(self.size[1], round(picture.width * scale)),
+                ]
+                picture = v2.functional.resize(picture, cover, bicubic)
+                picture = (v2.RandomCrop if self.kind == "random" else v2.CenterCrop)(self.size)(picture)
+            if self.flip:
+                picture = v2.RandomHorizontalFlip()(picture)
+        return to_tensor([picture])[0]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as it is in its file.
+
+    Attributes:
+        name: how errors call it.
+        content: the file's bytes.
+        label: class id; None for data without classes.
+    """
+
+    name: str
+    content: bytes
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """What stands where a picture should be.
+
+    Attributes:
+        name: see ``Encoded``.
+        reason: one line that names it.
+    """
+
+    name: str
+    reason: str
+
+
+class Encodings(Protocol):
+    """Encoded pictures by their numbers."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+        """Some of them.
+
+        Raises:
+            maskgen.data.DataUnavailable: they are out of reach for now.
+        """
+        ...
+
+
+class PictureSource:
+    """Examples ``images`` float ``[B, 3, H, W]`` in [0, 1] and, where there are classes, ``labels`` long ``[B]``.
+
+    In the place of a broken picture stands the next whole one by number, with its own label, so that a batch is a function
+    of its indices and seeds whatever was read before.
+
+    Args:
+        pictures: where they come from.
+        crop: how they get the wanted size.
+        skipped: told of broken ones.
+    """
+
+    def __init__(self, pictures: Encodings, crop: Crop, skipped: Skipped) -> None:
+        import torchvision.transforms.v2  # noqa: F401 (here, before loader processes are forked: it takes a second)
+
+        self.pictures, self.crop, self.skipped = pictures, crop, skipped
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
+        """See ``maskgen.data.Source``.
+
+        Raises:
+            ValueError: too many broken pictures.
+            maskgen.data.DataUnavailable: the data are out of reach.
+        """
+        found = self.pictures.read(indices)
+        pairs = [self._whole(one, index) for one, index in zip(found, indices, strict=True)]
+        images = [self.crop(picture, seed) for (picture, _), seed in zip(pairs, seeds, strict=True)]
+        batch = {"images": torch.stack(images)}
+        labels = [label for _, label in pairs if label is not None]
+        return batch | ({"labels": torch.tensor(labels)} if labels else {})
+
+    def _whole(self, found: Encoded | Unusable, index: int) -> tuple[Image.Image, int | None]:
+        """The picture, or the next one that can be decoded."""
+        for step in range(len(self.pictures)):
+            if step:
+                (found,) = self.pictures.read([(index + step) % len(self.pictures)])
+            if isinstance(found, Unusable):
+                self.skipped.add(found.name, found.reason)
+                continue
+            try:
+                return decode_picture(found.content, found.name), found.label
+            except ValueError as error:
+                self.skipped.add(found.name, str(error))
+        raise ValueError(f"{self.skipped.place}: all {len(self.pictures)} pictures are broken; replace them")
+
+
+def decode_picture(content: bytes, name: str) -> Image.Image:
+    """Upright 8-bit RGB on white, see ``maskgen.tasks.media.images.load_image``.
+
+    PNG files carry checksums, which are compared. JPEG files have none: of those with a few wrong bytes inside many decode
+    to a wrong picture, and nobody can tell.
+
+    Args:
+        content: of a picture file.
+        name: how errors call it.
+
+    Raises:
+        ValueError: empty, no picture, damaged, or too large.
+    """
+    if not content:
+        raise ValueError(f"{name}: got an empty file, expected an image file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as odd EXIF entries of good pictures
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as opened:
+                if opened.format == "PNG":
+                    opened.verify()
+                    with Image.open(io.BytesIO(content)) as again:
+                        return load_image(again)
+                return load_image(opened)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = Image.MAX_IMAGE_PIXELS
+        raise ValueError(f"{name}: got more than {most} pixels, expected fewer; resize it first") from None
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{name}: got a file that is no image, expected one that PIL can read (PNG, JPEG...)"
+        ) from None
+    except Exception as error:  # Pillow's readers raise almost anything on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name}: got a damaged image ({reason}), expected a complete file") from None

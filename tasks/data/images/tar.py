@@ -1,0 +1,228 @@
+"""Tar files of samples (WebDataset's layout) with an index, so that any sample can be read without those before it.
+
+1. Members ``dir/name.ext`` and ``dir/name.other`` next to each other are one sample; its key is ``dir/name``.
+2. Each shard is read through once. What was found (where the picture is, its label) is kept in a small file.
+3. From then on a sample is one range of bytes: the order is free, and a run goes on at any place.
+
+Shapes: M samples of a shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from maskgen.checkpoint import atomic_file
+from maskgen.data import item_seed
+from maskgen.tasks.data.images.places import ShardPlace
+from maskgen.tasks.data.images.sources import Encoded, Unusable
+
+__all__ = ["TarShards", "index_folder"]
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+
+_VERSION = "1"
+
+_NO_PICTURE, _NO_LABEL, _CUT_OFF = -1, -2, -3
+
+_REASONS = {
+    _NO_PICTURE: f"no picture in the sample, expected one of {', '.join(PICTURES)}",
+    _NO_LABEL: "no label in the sample, or one that is no number from 0 up",
+    _CUT_OFF: "the shard is cut off in this sample",
+}
+
+_AT_ONCE = 8  # shards whose indices are looked for together
+
+_OPEN = 64  # shards a process keeps open
+
+
+class TarShards:
+    """Samples of several shards by their numbers, in the order of the shards.
+
+    Args:
+        places: the shards.
+        label: member with the label as text (``cls``), or ``json:field``; None for no labels.
+        folder: for the index, one file a shard; those of unchanged shards are used again.
+        window: how many shards are mixed at once by ``order``; 0 for all.
+
+    Raises:
+        ValueError: a file that is no tar, or no sample at all.
+        maskgen.data.DataUnavailable: a shard cannot be read.
+    """
+
+    def __init__(self, places: Sequence[ShardPlace], *, label: str | None, folder: Path, window: int = 0) -> None:
+        self.places, self.label, self.folder, self.window = list(places), label, folder, window
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of it is waiting for places far away
+            by_url = dict(pool.map(lambda place: _index(place, label, folder), _from_own_place(self.places)))
+        parts = [by_url[place.url] for place in self.places]
+        self.counts = [len(part["sizes"]) for part in parts]
+        self._ends = np.cumsum(self.counts)
+        if not self._ends[-1]:
+            raise ValueError(f"{self.places[0].url}: no samples in {len(self.places)} shard(s)")
+        self._offsets, self._sizes, self._labels = (
+            np.concatenate([part[name].numpy() for part in parts]) for name in ("offsets", "sizes", "labels")
+        )
+        self._keys = [part["keys"].numpy().tobytes() for part in parts]
+        self._key_ends = [part["key_ends"].numpy() for part in parts]
+        self._opened: OrderedDict[int, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class id of each sample, -1 for none."""
+        return self._labels
+
+    def name(self, index: int) -> str:
+        """Shard and key of a sample."""
+        shard, place = self._place(index)
+        ends = self._key_ends[shard]
+        key = self._keys[shard][ends[place - 1] if place else 0 : ends[place]]
+        return f"{self.places[shard].url}: {key.decode(errors='replace')}"
+
+    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+        """See ``maskgen.tasks.data.images.sources.Encodings``; the ranges of one shard are asked for together."""
+        found: dict[int, Encoded | Unusable] = {}
+        wanted: dict[int, list[int]] = {}
+        for index in dict.fromkeys(int(index) for index in indices):
+            size = int(self._sizes[index])
+            if size < 0:
+                name = self.name(index)
+                found[index] = Unusable(name, f"{name}: {_REASONS[size]}")
+            else:
+                wanted.setdefault(self._place(index)[0], []).append(index)
+        for shard, some in wanted.items():
+            spans = [(int(self._offsets[i]), int(self._offsets[i]) + int(self._sizes[i])) for i in some]
+            self._touch(shard)
+            for index, content in zip(some, self.places[shard].ranges(spans), strict=True):
+                label = None if self.label is None else int(self._labels[index])
+                found[index] = Encoded(self.name(index), content, label)
+        return [found[int(index)] for index in indices]
+
+    def order(self, seed: int) -> torch.Tensor:
+        """See ``maskgen.data.OrderedSource``: shards in random order, ``window`` of them mixed at a time."""
+        generator = torch.Generator().manual_seed(seed)
+        if not self.window:
+            return torch.randperm(len(self), generator=generator)
+        starts = self._ends - np.asarray(self.counts)
+        shards = torch.randperm(len(self.counts), generator=generator).tolist()
+        parts = []
+        for first in range(0, len(shards), self.window):
+            some = [np.arange(starts[s], self._ends[s]) for s in shards[first : first + self.window]]
+            mixed = torch.from_numpy(np.concatenate(some))
+            own = torch.Generator().manual_seed(item_seed(seed, first))
+            parts.append(mixed[torch.randperm(len(mixed), generator=own)])
+        return torch.cat(parts)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - int(self._ends[shard]) + self.counts[shard]
+
+    def _touch(self, shard: int) -> None:
+        """Keep a few shards open, those that were used last."""
+        self._opened[shard] = None
+        self._opened.move_to_end(shard)
+        while len(self._opened) > _OPEN:
+            self.places[self._opened.popitem(last=False)[0]].close()
+
+
+def index_folder(given: Path | None) -> Path:
+    """Where indices and fetched shards are kept: ``XDG_CACHE_HOME`` or ``~/.cache``, in ``maskgen/shards``."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskgen" / "shards"
+    return Path(given) if given is not None else usual
+
+
+def _from_own_place(places: Sequence[ShardPlace]) -> list[ShardPlace]:
+    """From another place on in each process: those that start together share the work instead of waiting for each other."""
+    start = int(os.environ.get("RANK", "0")) * len(places) // max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    return [*places[start:], *places[:start]]
+
+
+def _index(place: ShardPlace, label: str | None, folder: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    """``offsets``, ``sizes``, ``labels`` long ``[M]``; the keys in one row of bytes with their ends."""
+    wanted = {"version": f"{_VERSION} {place.version()}", "label": str(label)}
+    digest = hashlib.sha256(f"{place.url} {label}".encode()).hexdigest()[:24]
+    path = folder / f"{digest}.index.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.is_file():
+            try:
+                with safe_open(path, framework="pt") as handle:
+                    if handle.metadata() == wanted:
+                        return place.url, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError):
+                pass  # damaged: it is made anew
+        made = place.scan(lambda stream: _scan(stream, place.url, label))
+        with atomic_file(path) as temporary:
+            try:
+                save_file(made, temporary, metadata=wanted)
+            except SafetensorError as error:
+                raise OSError(f"{path}: cannot be written ({error})") from None
+    return place.url, made
+
+
+def _scan(stream: IO[bytes], url: str, label: str | None) -> dict[str, torch.Tensor]:
+    rows: list[tuple[str, int, int, int]] = []  # key, offset, size, label
+    key, offset, size, number = "", 0, _NO_PICTURE, -1
+
+    def finish() -> None:
+        if key:
+            rows.append((key, offset, _NO_LABEL if size >= 0 and label and number < 0 else size, number))
+
+    member: tarfile.TarInfo | None = None
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                if not member.isfile() or os.path.basename(member.name).startswith((".", "__")):
+                    continue
+                head, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                own = f"{head}/{stem}" if head else stem
+                if own != key:
+                    finish()
+                    key, offset, size, number = own, 0, _NO_PICTURE, -1
+                if suffix.lower() in PICTURES:
+                    offset, size = member.offset_data, member.size
+                elif label is not None and suffix.lower() == label.partition(":")[0]:
+                    content = tar.extractfile(member)
+                    number = _number(content.read() if content else b"", label)
+    except tarfile.ReadError as error:
+        if member is None:
+            raise ValueError(
+                f"{url}: got a file that is no tar archive ({error}), expected a shard of samples"
+            ) from None
+        size = _CUT_OFF
+    finish()
+    keys = [row[0].encode() for row in rows]
+    return {
+        **{
+            name: torch.tensor([row[at] for row in rows]).long()
+            for name, at in (("offsets", 1), ("sizes", 2), ("labels", 3))
+        },
+        "keys": torch.frombuffer(bytearray(b"".join(keys) or b" "), dtype=torch.uint8),
+        "key_ends": torch.tensor(np.cumsum([len(one) for one in keys]), dtype=torch.long),
+    }
+
+
+def _number(content: bytes, label: str) -> int:
+    """A class id, -1 for none."""
+    try:
+        field = label.partition(":")[2]
+        found = int(json.loads(content)[field]) if field else int(content.decode().strip())
+    except (ValueError, KeyError, TypeError):
+        return -1
+    return max(found, -1)

@@ -1,0 +1,1 @@
+"""Tokens made once: shards and caches."""

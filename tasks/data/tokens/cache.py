@@ -1,0 +1,174 @@
+"""Signals as tokens to train on: in memory, and on disk for a run that goes on, because encoding them takes long.
+
+Shapes: B batch, N tokens, K codebooks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from maskgen.checkpoint import atomic_file, fingerprint
+from maskgen.data import Batch, Source, TensorSource
+from maskgen.precision import fast_matmul
+from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.base import Tokenizer
+
+__all__ = ["cached_tokens", "first_codebooks", "probe", "read_tokens", "tokenize", "write_tokens"]
+
+_QUIET = 2  # seconds before the progress bar shows
+
+
+@torch.no_grad()
+def tokenize(
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    key: str = "images",
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> TensorSource:
+    """All tokens of a source, in memory.
+
+    Args:
+        source: batches with the signal and, where there are classes, ``labels``.
+        tokenizer: turns the signal into tokens, on the device it is on.
+        key: name of the signal in a batch.
+        views: passes over the source, each with seeds of its own.
+        seed: of the augmentation.
+        batch_size: examples at a time.
+
+    Returns:
+        ``tokens`` long ``[views x len, N, K]`` and, where there are classes, ``labels`` long.
+    """
+    if views < 1:
+        raise ValueError(f"views: got {views}, expected at least 1")
+    device = next((weight.device for weight in tokenizer.parameters()), torch.device("cpu"))  # a toy has no weights
+    parts: list[Batch] = []
+    blocks = [range(first, min(first + batch_size, len(source))) for first in range(0, len(source), batch_size)]
+    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+    with fast_matmul(device), tqdm(total=views * len(source), desc="tokens", disable=quiet, delay=_QUIET) as bar:
+        for view, indices in itertools.product(range(views), blocks):
+            seeds = [seed + view * len(source) + index for index in indices]
+            batch = source.batch(indices, seeds)
+            part = {"tokens": tokenizer.encode(batch[key].to(device)).cpu()}
+            parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
+            bar.update(len(indices))
+    return TensorSource(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def cached_tokens(
+    source: Source, tokenizer: Tokenizer, path: Path, *, key: str, views: int = 1, seed: int = 0
+) -> TensorSource:
+    """``tokenize`` with all codebooks, kept in a file, so that a run that goes on does not encode everything again.
+
+    Of several processes on a machine one encodes, and the others wait for its file.
+
+    Args:
+        source: see ``tokenize``.
+        tokenizer: see ``tokenize``; its name and a fingerprint of its weights are written into the file.
+        path: the file, written whole or not at all. One of other data, views or seed is made anew.
+        key: see ``tokenize``.
+        views: see ``tokenize``.
+        seed: see ``tokenize``.
+
+    Returns:
+        See ``tokenize``.
+
+    Raises:
+        ValueError: the file holds the tokens of another tokenizer, or is damaged.
+    """
+    weights = fingerprint(tokenizer)
+    named = tokenizer.identity() if isinstance(tokenizer, AudioTokenizer) else f"{type(tokenizer).__name__}-{weights}"
+    wanted = {
+        "tokenizer": named,
+        "weights": weights,
+        "data": probe(source, key),
+        "views": str(views),
+        "seed": str(seed),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    alone = os.environ.get("LOCAL_WORLD_SIZE", "1") == "1"
+    with contextlib.nullcontext() if alone else FileLock(path.with_name(f".{path.name}.lock")):
+        found = read_tokens(path) if path.is_file() else None
+        if found is not None:
+            tensors, written = found
+            if written.get("tokenizer") != wanted["tokenizer"]:
+                raise ValueError(
+                    f"{path}: holds tokens of {written.get('tokenizer', 'an unknown tokenizer')}, but this one is "
+                    f"{wanted['tokenizer']}; choose another output folder or delete this file"
+                )
+            if written == wanted:
+                return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
+        made = tokenize(source, tokenizer, key=key, views=views, seed=seed)
+        write_tokens(made.tensors, path, vocab_size=tokenizer.vocab_size, metadata=wanted)
+        return made
+
+
+def first_codebooks(source: TensorSource, codebooks: int) -> TensorSource:
+    """The same examples with their first codebooks only.
+
+    Args:
+        source: holds ``tokens`` ``[B, N, K]``.
+        codebooks: how many to keep, 1 to K.
+    """
+    tokens = source.tensors["tokens"]
+    if codebooks == tokens.shape[-1]:
+        return source
+    return TensorSource(**{**source.tensors, "tokens": tokens[..., :codebooks].contiguous()})
+
+
+def write_tokens(tensors: Mapping[str, torch.Tensor], path: Path, *, vocab_size: int, metadata: dict[str, str]) -> None:
+    """A file of tokens and labels, whole or not at all; all but ``labels`` are kept as small as V allows.
+
+    Args:
+        tensors: long, by name.
+        path: the file.
+        vocab_size: V.
+        metadata: what the tokens came of.
+
+    Raises:
+        OSError: the place cannot be written to.
+    """
+    kind = torch.int16 if vocab_size <= 1 << 15 else torch.int32
+    small = {name: tensor.to(torch.int64 if name == "labels" else kind) for name, tensor in tensors.items()}
+    with atomic_file(path) as temporary:
+        try:
+            save_file(small, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from None
+
+
+def read_tokens(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """What ``write_tokens`` wrote: tensors in their small types, and the metadata.
+
+    Raises:
+        ValueError: a damaged or foreign file.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: truncated or not a file of tokens ({error}); delete it") from None
+
+
+def probe(source: Source, key: str) -> str:
+    """Number of examples and a hash of three of them: another folder of as many files must not pass for this one."""
+    count = len(source)
+    digest = hashlib.sha256()
+    for index in sorted({0, count // 2, count - 1}) if count else []:
+        signal = source.batch([index], [0])[key]
+        digest.update(json.dumps(list(signal.shape)).encode() + signal.float().contiguous().numpy().tobytes())
+    return f"{count}-{digest.hexdigest()[:16]}"

@@ -1,0 +1,195 @@
+"""Token shards: what ``maskgen tokenize`` writes and stage 2 trains on, mapped into memory and read row by row.
+
+A folder of them holds ``tokens.json``, which says what they are, and files of ``shard_size`` examples each:
+``train-00000.safetensors`` and so on, ``test-00000.safetensors`` for held-out ones. The metadata of each file name the
+tokenizer by a hash of its weights.
+
+Shapes: B batch, N tokens, K codebooks, M examples of a shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from maskgen.checkpoint import read_json
+from maskgen.data import Batch
+from maskgen.tasks.data.base import SignalData
+from maskgen.tasks.data.patience import patiently
+from maskgen.tasks.data.tokens.cache import read_tokens
+
+__all__ = ["TokenShardSource", "TokenShards", "shard_path", "shard_stamp"]
+
+_NEEDED = {"tokenizer", "modality", "signal_size", "class_names", "shard_size", "train", "test", "views", "complete"}
+
+
+class TokenShards(SignalData):
+    """A folder of token shards as data to train a transformer on; batches hold ``tokens`` long ``[B, N, K]``.
+
+    Args:
+        root: the folder, see ``maskgen tokenize``.
+
+    Attributes:
+        tokenizer: fingerprint of the tokenizer that made the tokens.
+        views: how many augmented views of each example there are.
+
+    Raises:
+        FileNotFoundError: no such folder, or a shard is missing.
+        ValueError: an unfinished, foreign or damaged folder.
+    """
+
+    key: ClassVar[str] = "tokens"
+
+    def __init__(self, root: Path) -> None:
+        place = Path(root) / "tokens.json"
+        if not place.is_file():
+            raise FileNotFoundError(
+                f"root: got {root}, which holds no tokens (no tokens.json); make them: maskgen tokenize"
+            )
+        found = read_json(place)
+        if not isinstance(found, dict) or not found.keys() >= _NEEDED:
+            raise ValueError(f"{place}: not written by maskgen tokenize; name another folder")
+        if not found["complete"]:
+            raise ValueError(
+                f"{root}: its tokens are not complete; run the same maskgen tokenize again to go on with it"
+            )
+        self.root = str(root)
+        self.modality = str(found["modality"])  # type: ignore[misc]
+        self.size = tuple(int(side) for side in found["signal_size"])
+        self.tokenizer, self.views = str(found["tokenizer"]), int(found["views"])
+        self._found: dict[str, Any] = found
+        missing = [path for split in ("train", "test") for path in self._paths(split) if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(f"{missing[0]}: {len(missing)} token shard(s) missing; run maskgen tokenize again")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the data that the tokens were made of."""
+        return tuple(self._found["class_names"])
+
+    def train(self) -> TokenShardSource:
+        """All views of all training examples."""
+        return self._source("train")
+
+    def test(self) -> TokenShardSource | None:
+        """Held-out examples, if there were any."""
+        return self._source("test") if self._found["test"] else None
+
+    def check(self, fingerprint: str) -> None:
+        """Refuse another tokenizer than the one that made the tokens.
+
+        Args:
+            fingerprint: see ``maskgen.checkpoint.fingerprint``.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if fingerprint != self.tokenizer:
+            raise ValueError(
+                f"{self.root}: its tokens were made by the tokenizer {self.tokenizer}, but this one is {fingerprint}; name "
+                "the tokenizer that made them, or tokenize again into another folder"
+            )
+
+    def _paths(self, split: str) -> list[Path]:
+        count, size = int(self._found[split]), int(self._found["shard_size"])
+        return [shard_path(Path(self.root), split, number) for number in range(-(-count // size))]
+
+    def _source(self, split: str) -> TokenShardSource:
+        return TokenShardSource(
+            self._paths(split), int(self._found[split]), int(self._found["shard_size"]), self.tokenizer
+        )
+
+
+class TokenShardSource:
+    """Rows of token shards; only the pages that are asked for are read from the disk.
+
+    Args:
+        paths: the shards, all of ``size`` examples but the last.
+        count: how many examples there are.
+        size: examples of a shard.
+        tokenizer: fingerprint that each shard must bear.
+        codebooks: how many codebooks to read; 0 for all.
+    """
+
+    def __init__(self, paths: Sequence[Path], count: int, size: int, tokenizer: str, codebooks: int = 0) -> None:
+        self.paths, self.count, self.size = list(paths), count, size
+        self.tokenizer, self.codebooks = tokenizer, codebooks
+        self._shards: list[tuple[np.ndarray, np.ndarray | None] | None] = [None] * len(self.paths)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def first_codebooks(self, codebooks: int) -> TokenShardSource:
+        """The same examples with their first codebooks only."""
+        return TokenShardSource(self.paths, self.count, self.size, self.tokenizer, codebooks)
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
+        """See ``maskgen.data.Source``; uses no randomness.
+
+        Raises:
+            ValueError: a damaged shard, or one of another tokenizer.
+            maskgen.data.DataUnavailable: a shard that is gone.
+        """
+        rows = []
+        for index in indices:
+            shard, row = divmod(int(index), self.size)
+            rows.append((self._shards[shard] or self._open(shard), row))
+        first = rows[0][0][0]
+        depth = self.codebooks or first.shape[2]
+        tokens = np.empty((len(rows), first.shape[1], depth), first.dtype)
+        for place, ((arrays, _), row) in enumerate(rows):
+            tokens[place] = arrays[row, :, :depth]
+        batch = {"tokens": torch.from_numpy(tokens).long()}
+        labels = [int(labels[row]) for (_, labels), row in rows if labels is not None]
+        return batch | ({"labels": torch.tensor(labels)} if labels else {})
+
+    def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray | None]:
+        path = self.paths[shard]
+
+        def ask() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+            path.stat()  # a missing file may come back, a damaged one will not
+            return read_tokens(path)
+
+        tensors, metadata = patiently(str(path), ask)
+        expected = min(self.size, self.count - shard * self.size)
+        tokenizer = json.loads(metadata.get("maskgen", "{}")).get("tokenizer")
+        if tokenizer != self.tokenizer:
+            raise ValueError(
+                f"{path}: its tokens were made by the tokenizer {tokenizer}, expected {self.tokenizer}; "
+                "delete it and run maskgen tokenize again"
+            )
+        if "tokens" not in tensors or len(tensors["tokens"]) != expected:
+            raise ValueError(f"{path}: expected {expected} examples; delete it and run maskgen tokenize again")
+        labels = tensors.get("labels")
+        opened = (tensors["tokens"].numpy(), None if labels is None else labels.numpy())
+        self._shards[shard] = opened
+        return opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shards": [None] * len(self.paths)}
+
+
+def shard_stamp(tokenizer: str, made: str) -> dict[str, str]:
+    """Metadata of a shard, in one entry: several would be written in a random order, and equal shards would differ.
+
+    Args:
+        tokenizer: its fingerprint.
+        made: hash of all that decides what is in the shards.
+    """
+    return {"maskgen": json.dumps({"tokenizer": tokenizer, "made": made})}
+
+
+def shard_path(folder: Path, split: str, number: int) -> Path:
+    """Where a shard is.
+
+    Args:
+        folder: of all of them.
+        split: ``train`` or ``test``.
+        number: from 0.
+    """
+    return folder / f"{split}-{number:05d}.safetensors"

@@ -1,0 +1,212 @@
+"""Folders of video to train on: which files, which part of each, how it is cropped.
+
+Shapes: B batch, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from maskgen.tasks.data.base import SignalData
+from maskgen.tasks.data.file_sets import FileSource, LeftOut, class_folders
+from maskgen.tasks.data.file_sets import held_out as held_out_names
+from maskgen.tasks.media.video.backends import Reader
+from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile, to_video_tensor
+
+__all__ = ["VideoData", "VideoFolder"]
+
+
+class VideoData(SignalData):
+    """A data set of clips: batches hold ``video`` float ``[B, 3, T, H, W]`` in [0, 1].
+
+    Attributes:
+        size: (T, H, W) of a clip.
+        frame_rate: frames a second; None where clips keep the rate of their files.
+    """
+
+    modality: ClassVar[str] = "video"
+    key: ClassVar[str] = "video"
+    size: tuple[int, int, int]
+    frame_rate: float | None = None
+
+
+class VideoFolder(VideoData):
+    """Videos below a folder; each example is an excerpt of a file.
+
+    A training example is drawn from the seed it is asked with: where in the file it begins, which part of the frame is
+    taken after it was resized to cover the size, whether it is mirrored. A held-out example begins and is cropped in the
+    middle, always the same. Only its frames are decoded, when they are needed.
+
+    Whether a file is held out depends on a hash of its path below the root alone: files that are added move no other.
+
+    Files that cannot be read, or have too few frames, are left out: at the start those that do not open, later those whose
+    frames turn out damaged; another file of the same half takes their place. ``skipped`` names them all; too many are an
+    error.
+
+    Args:
+        root: a folder with video files at any depth.
+        frames: T of an example.
+        height: H, in pixels.
+        width: W; None for as many as H.
+        stride: every how many frames of the file are taken.
+        frame_rate: take frames by time at this rate, whatever that of the file is, instead of by ``stride``.
+        flip: whether training examples are mirrored at random.
+        held_out: share of the files for ``test``.
+        labels: whether the folders directly below the root are classes.
+        broken: share of the files that may be unreadable.
+        reader: see ``maskgen.tasks.media.video.files.VideoFile``.
+
+    Attributes:
+        skipped: path and reason of each file left out, as far as this process knows.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: settings out of range, no video files, too many unreadable ones, all held out, or files outside of the
+            class folders.
+        ImportError: without PyAV.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        frames: int = 16,
+        height: int = 128,
+        width: int | None = None,
+        *,
+        stride: int = 1,
+        frame_rate: float | None = None,
+        flip: bool = True,
+        held_out: float = 0.02,
+        labels: bool = False,
+        broken: float = 0.2,
+        reader: Reader = "decord",
+    ) -> None:
+        width = height if width is None else width
+        if min(frames, height, width, stride) < 1 or (frame_rate is not None and (stride != 1 or not frame_rate > 0)):
+            raise ValueError(
+                f"VideoFolder: got frames {frames}, height {height}, width {width}, stride {stride}, frame_rate "
+                f"{frame_rate}; expected 1 or more of each, and a stride or a frame rate above 0"
+            )
+        if not (0 <= held_out < 1 and 0 <= broken < 1):
+            raise ValueError(
+                f"VideoFolder: got held_out {held_out}, broken {broken}; expected shares from 0 to below 1"
+            )
+        self.size, self.stride, self.frame_rate, self.flip = (frames, height, width), stride, frame_rate, flip
+        self._root, self._reader = Path(root), reader
+        listed = _list_videos(self._root)
+        self.left_out = LeftOut(self._root, len(listed), broken)
+        names = [name for name in listed if self._opens(name)]
+        self.left_out.check()
+        self.left_out.warn(stacklevel=2)
+        self._classes = class_folders(names, self._root) if labels else ()
+        train, test = held_out_names(names, held_out, self._root)
+        self._train = FileSource(self, train, fixed=False)
+        self._test = FileSource(self, test, fixed=True) if test else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the folders directly below the root, sorted; empty without ``labels``."""
+        return self._classes
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Path and reason of each file left out so far."""
+        return list(self.left_out.reasons.items())
+
+    def train(self) -> FileSource:
+        """One random excerpt of each file that is not held out."""
+        return self._train
+
+    def test(self) -> FileSource | None:
+        """The middle of each held-out file; None if no file is held out."""
+        return self._test
+
+    def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
+        """One excerpt.
+
+        Args:
+            name: path below the root.
+            seed: all the randomness there is.
+            fixed: the middle of the file and of its frames, whatever the seed.
+
+        Returns:
+            float32 ``[3, T, H, W]``.
+
+        Raises:
+            ValueError: a file that cannot be read, or with too few frames.
+        """
+        draw = None if fixed else random.Random(seed)
+        length, height, width = self.size
+        with VideoFile(self._root / name, threads=1, reader=self._reader) as file:
+            places = self._places(file, draw)
+            scale = max(Fraction(height, file.height), Fraction(width, file.width))
+            covering = max(height, round(file.height * scale)), max(width, round(file.width * scale))
+            frames = file.read(places, size=covering)
+        top, left = _draw(covering[0] - height, draw), _draw(covering[1] - width, draw)
+        clip = to_video_tensor(frames[:, top : top + height, left : left + width])[0]
+        assert clip.shape == (3, length, height, width)
+        return clip.flip(-1) if self.flip and draw is not None and draw.random() < 0.5 else clip
+
+    def _places(self, file: VideoFile, draw: random.Random | None) -> list[int]:
+        """Frames of an excerpt."""
+        spare = self._spare(file)
+        if self.frame_rate is None:
+            start = _draw(spare, draw)
+            return list(range(start, start + (self.size[0] - 1) * self.stride + 1, self.stride))
+        shown = file.at_rate(self.frame_rate)
+        start = _draw(spare, draw)
+        return shown[start : start + self.size[0]]
+
+    def _spare(self, file: VideoFile) -> int:
+        """How many frames a file has beyond those of an excerpt, at the rate that is wanted.
+
+        Raises:
+            ValueError: it has too few.
+        """
+        if self.frame_rate is None:
+            there, wanted, how = file.frames, (self.size[0] - 1) * self.stride + 1, f"with stride {self.stride}"
+        else:
+            there = len(file.at_rate(self.frame_rate))
+            wanted, how = self.size[0], f"at {self.frame_rate:g} a second"
+        if there < wanted:
+            raise ValueError(
+                f"{file.name}: too short: it has {there} frames, expected at least {wanted} for clips of {self.size[0]} "
+                f"frames {how}"
+            )
+        return there - wanted
+
+    def _opens(self, name: str) -> bool:
+        try:
+            with VideoFile(self._root / name, threads=1, reader=self._reader) as file:
+                self._spare(file)
+        except ValueError as error:
+            self.left_out.reasons[name] = str(error)
+            return False
+        return True
+
+
+def _draw(spare: int, draw: random.Random | None) -> int:
+    """A place from 0 to ``spare``; the middle without randomness."""
+    return spare // 2 if draw is None else draw.randint(0, spare)
+
+
+def _list_videos(root: Path) -> list[str]:
+    """Paths below the root by their names' endings, sorted; hidden files hold no video."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder, expected one of video files")
+    found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    names = sorted(
+        path.as_posix()
+        for path in found
+        if path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    )
+    if not names:
+        raise ValueError(
+            f"{root}: no video files found; expected names that end in {', '.join(sorted(VIDEO_SUFFIXES))}"
+        )
+    return names

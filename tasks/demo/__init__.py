@@ -1,0 +1,1 @@
+"""From nothing to a report page, one file a modality."""

@@ -1,0 +1,262 @@
+"""Classification accuracy score: a classifier that saw generated samples only, tested on real ones.
+
+Ravuri and Vinyals 2019 (arXiv 1905.10887): a generator that misses part of the data, or labels it wrongly, teaches less than
+the data do. Two equal classifiers are trained, one on the samples, one on real data, and both see the same real test images.
+
+Shapes: M images, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskgen.checkpoint import load_module, write_json
+from maskgen.tasks.evaluation.features.classifier import Classifier, ClassifierConfig, predict
+from maskgen.tasks.evaluation.features.train_classifier import CLASSIFIER_SETTINGS, train_classifier
+from maskgen.tasks.evaluation.metrics.base import Metric
+from maskgen.tasks.evaluation.metrics.scores import accuracy, check_classes, per_class_accuracy
+from maskgen.tasks.evaluation.sets.arrays import write_batch
+from maskgen.tasks.evaluation.sets.base import ArraySamples, FileSamples, SampleSet
+from maskgen.tasks.evaluation.sets.labelled import LabelledSource, SampleImages, class_names
+from maskgen.tasks.training.runs import Say
+from maskgen.training.trainer import Interrupted, TrainSettings
+
+__all__ = ["CasScores", "CasSettings", "cas_scores", "check_labels"]
+
+_STOPPED = 75  # how `maskgen train` ends when it was asked to stop
+
+_LAUNCHER = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasSettings:
+    """How both classifiers are made.
+
+    Attributes:
+        classifier: their sizes.
+        settings: how long they are trained.
+        flip: whether training images are mirrored at random; not for digits and letters.
+    """
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    settings: TrainSettings = CLASSIFIER_SETTINGS
+    flip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasScores:
+    """What the two classifiers say.
+
+    Attributes:
+        metrics: ``cas``: accuracy of the one trained on samples; ``cas_real``: of the one trained on real data;
+            ``cas_over_real``: their ratio; ``label_agreement``: share of samples that the real one reads as the asked class.
+        class_names: one a class.
+        per_class: accuracy of the first for each class; None for a class without test images.
+        per_class_real: of the second.
+    """
+
+    metrics: dict[str, Metric]
+    class_names: tuple[str, ...]
+    per_class: list[float | None]
+    per_class_real: list[float | None]
+
+
+def cas_scores(
+    samples: SampleSet,
+    reference: SampleSet,
+    held_out: SampleSet,
+    *,
+    settings: CasSettings,
+    out: Path,
+    alone: bool = True,
+    device: torch.device | str = "cpu",
+    draws: int = 1000,
+    say: Say = print,
+) -> CasScores:
+    """Train both classifiers and test them; runs that are finished are reused.
+
+    Args:
+        samples: generated images with the classes they were asked for.
+        reference: real training images.
+        held_out: real test images.
+        settings: see ``CasSettings``.
+        out: folder of both runs.
+        alone: whether this is the only process; of several, the first trains in a process of its own.
+        device: where the test runs.
+        draws: of the bootstrap.
+        say: told what happens.
+
+    Raises:
+        ValueError: images without labels, of a single class, or of other classes or sizes than the rest.
+        Interrupted: the training was asked to stop; the same command goes on.
+    """
+    names = class_names(reference)
+    check_labels(samples.labels, samples.class_names, samples.name, reference, held_out)
+    sources = {
+        what: LabelledSource(one, flip=settings.flip and what != "test")
+        for what, one in (("generated", samples), ("real", reference), ("test", held_out))
+    }
+    _check_sizes(sources)
+    said: dict[str, Any] = {}
+    test = _place(held_out, out)
+    for what, one in (("generated", samples), ("real", reference)):
+        say(f"CAS: training a classifier on {len(one)} {what} images")
+        run = out / f"{what}-{one.digest()[:8]}"
+        _train(_place(one, out), test, run, len(names), settings, alone=alone, say=say)
+        network = load_module(run, Classifier).to(device)
+        said[what] = predict(network, _batches(sources["test"]), device).numpy()
+        if what == "real":
+            said["agreement"] = predict(network, _batches(sources["generated"]), device).numpy()
+    labels = sources["test"].labels.numpy()
+    made, real = (accuracy(said[what], labels, draws=draws) for what in ("generated", "real"))
+    metrics = {
+        "cas": made,
+        "cas_real": real,
+        "cas_over_real": _ratio(said["generated"] == labels, said["real"] == labels, draws),
+        "label_agreement": accuracy(said["agreement"], sources["generated"].labels.numpy(), draws=draws),
+    }
+    shares = (per_class_accuracy(said[what], labels, len(names)) for what in ("generated", "real"))
+    return CasScores(metrics=metrics, class_names=names, per_class=next(shares), per_class_real=next(shares))
+
+
+def check_labels(
+    made: list[int] | None,
+    made_names: tuple[str, ...],
+    name: str,
+    reference: SampleSet | None,
+    held_out: SampleSet | None,
+) -> None:
+    """Refuse what no such score can be taken of, as far as labels show it; they are known before there are samples.
+
+    Args:
+        made: classes of the samples.
+        made_names: one a class, or none.
+        name: of the samples.
+        reference: real training data.
+        held_out: real test data.
+
+    Raises:
+        ValueError: a side or its labels are missing, have a single class, or other classes than the reference.
+    """
+    sides = {
+        "samples": (made, made_names, name),
+        "reference": (reference.labels, reference.class_names, reference.name) if reference else (None, (), ""),
+        "held_out": (held_out.labels, held_out.class_names, held_out.name) if held_out else (None, (), ""),
+    }
+    missing = [side for side, (labels, _, _) in sides.items() if not labels]
+    if missing or reference is None:
+        raise ValueError(
+            "metrics: cas needs labelled samples, labelled real data and labelled held-out data; got no labels or nothing "
+            f"for {', '.join(missing)}"
+        )
+    known = class_names(reference)
+    for labels, names, what in sides.values():
+        assert labels is not None
+        check_classes(np.asarray(labels), f"{what}: its images")
+        if max(labels) >= len(known):
+            raise ValueError(
+                f"CAS: {what} has the class {max(labels)}, but {reference.name} only 0 to {len(known) - 1}"
+            )
+        if names and reference.class_names and names != reference.class_names:
+            other = sorted(set(names) ^ set(reference.class_names))
+            raise ValueError(
+                f"CAS: the folders of {what} are not those of {reference.name} (such as {', '.join(other[:3])}); expected "
+                "the same classes in both"
+            )
+
+
+def _check_sizes(sources: dict[str, LabelledSource]) -> None:
+    real = sources["real"]
+    for source in sources.values():
+        if source.size != real.size:
+            raise ValueError(
+                f"CAS: {source.samples.name} has images of {source.size} pixels, but {real.samples.name} of {real.size}; "
+                "resize one of them"
+            )
+
+
+def _batches(source: LabelledSource) -> Iterator[Tensor]:
+    plain = LabelledSource(source.samples)  # never mirrored
+    return (
+        plain.batch(range(first, min(first + 256, len(plain))), range(256))["images"]
+        for first in range(0, len(plain), 256)
+    )
+
+
+def _ratio(made: Any, real: Any, draws: int) -> Metric:
+    """Of two accuracies on the same test images, which are drawn together."""
+    generator = np.random.default_rng(0)
+    count = len(made)
+    found = []
+    for _ in range(draws):
+        chosen = generator.integers(count, size=count)
+        found.append(made[chosen].mean() / max(1 / count, real[chosen].mean()))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Metric(
+        value=float(made.mean() / max(1 / count, real.mean())),
+        count=count,
+        low=float(low),
+        high=float(high),
+        interval=f"95 % of {draws} bootstrap draws of the test images, the same for both",
+    )
+
+
+def _place(samples: SampleSet, out: Path) -> Path:
+    """Where the images are on the disk; those of a data set are written there."""
+    if isinstance(samples, FileSamples | ArraySamples):
+        return Path(samples.name)
+    path = out / f"data-{samples.digest()[:8]}.npz"
+    if not path.is_file():
+        source = LabelledSource(samples)
+        pieces = ((batch * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy() for batch in _batches(source))
+        write_batch(path, (len(source), *source.size, 3), pieces, source.labels.tolist())
+    return path
+
+
+def _train(
+    root: Path, test_root: Path, run: Path, classes: int, settings: CasSettings, *, alone: bool, say: Say
+) -> None:
+    """Train here, or in a process that knows nothing of the others: the loop would wait for all of them."""
+    chosen = {"root": str(root), "test_root": str(test_root), "flip": settings.flip, "num_classes": classes}
+    if alone:
+        data = SampleImages(root, test_root, settings.flip, num_classes=classes)
+        train_classifier(data=data, out=run, classifier=settings.classifier, settings=settings.settings, say=say)
+        return
+    config = {
+        "data": {"class_path": "maskgen.tasks.evaluation.sets.labelled.SampleImages", "init_args": chosen},
+        "classifier": dataclasses.asdict(settings.classifier),
+        "settings": dataclasses.asdict(settings.settings),
+        "out": str(run),
+    }
+    path = run.parent / f"{run.name}.yaml"
+    write_json(path, config)  # which is YAML, too
+    environment = {
+        name: value for name, value in os.environ.items() if name not in _LAUNCHER and "TORCHELASTIC" not in name
+    }
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # sums over other numbers of threads round otherwise
+    command = [sys.executable, "-m", "maskgen", "train", "classifier", f"--config={path}"]
+    done = subprocess.run(command, env=environment, check=False)
+    if done.returncode == _STOPPED:
+        raise Interrupted("CAS: stopped and saved; run the same command again to go on")
+    if done.returncode:
+        raise ValueError(f"CAS: training on {root} failed with status {done.returncode}; what it said stands above")

@@ -1,0 +1,1 @@
+"""Samples that a model makes to be measured."""

@@ -1,0 +1,214 @@
+"""Sounds with a gap: what a model puts there, beside what had been there and what anyone could have put there.
+
+Distances are taken inside the gap alone. Three answers without a model stand beside the filled one: silence; the sound just
+before the gap played once more; and the true sound through the codec and back, the bound of what its tokens can say.
+
+Shapes: C channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.audio.infilling import infill
+from maskgen.tasks.audio.windows import LOUDNESS, codec
+from maskgen.tasks.evaluation.metrics.audio import SoundScores
+from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
+from maskgen.tasks.pipeline import Label, Pipeline
+
+__all__ = ["GapScores", "GapSettings", "fill_gap", "is_kept", "middle_gap", "repeated", "silenced"]
+
+Gap = tuple[int, int]
+
+_ANSWERS = {
+    "filled": "as the model filled it",
+    "silence": "left silent",
+    "repeated": "with the sound before it once more",
+    "codec": "the true sound through the codec and back",
+}
+
+_KEPT = "gap_kept_identical"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapSettings:
+    """Which gap is filled, and how.
+
+    Attributes:
+        share: of each sound that is missing, in its middle, on whole frames of the codec.
+        crossfade: seconds over which the filled part fades into the kept sound on both sides.
+        loudness: LUFS that the codec hears, as the model was trained; None leaves sounds as loud as they are.
+    """
+
+    share: float = 0.125
+    crossfade: float = 0.01
+    loudness: float | None = LOUDNESS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 0.5 or not self.crossfade >= 0:
+            raise ValueError(
+                f"gap: got share {self.share}, crossfade {self.crossfade}; expected a share above 0 and at most 0.5, and 0 "
+                "or more seconds"
+            )
+
+
+def middle_gap(samples: int, share: float, hop: int) -> Gap:
+    """First sample of a gap in the middle of a sound, and one past its last: whole hops, at least one.
+
+    Args:
+        samples: S.
+        share: of them that is missing.
+        hop: samples a frame of the codec.
+
+    Raises:
+        ValueError: a sound of so few frames that nothing as long as the gap lies before it.
+    """
+    length = max(1, round(share * samples / hop)) * hop
+    start = (samples - length) // 2 // hop * hop
+    if start < length:
+        raise ValueError(
+            f"gap: got a sound of {samples} samples, in whose middle a gap of {length} (frames of {hop}) leaves less than "
+            "its own length before it; expected longer sounds or a smaller share"
+        )
+    return start, start + length
+
+
+def fill_gap(
+    pipe: Pipeline,
+    sound: Tensor,
+    gap: Gap,
+    *,
+    seed: int,
+    settings: GapSettings,
+    sampling: Sampling | None = None,
+    label: Label | None = None,
+) -> Tensor:
+    """What the model puts in place of a gap; see ``maskgen.tasks.audio.infilling.infill``.
+
+    Args:
+        pipe: an audio model.
+        sound: float ``[C, S]`` at the codec's rate.
+        gap: its first sample and one past its last.
+        seed: of the result.
+        settings: ``crossfade`` and ``loudness``.
+        sampling: settings, instead of the model's own.
+        label: class of a model with classes.
+
+    Returns:
+        The whole sound, ``[C, S]``.
+    """
+    rate = codec(pipe).sample_rate
+    (filled,) = infill(
+        pipe,
+        sound,
+        rate,
+        start=gap[0] / rate,
+        stop=gap[1] / rate,
+        seeds=[seed],
+        sampling=sampling,
+        crossfade=settings.crossfade,
+        loudness=settings.loudness,
+        label=label,
+    )
+    return filled
+
+
+def silenced(sound: Tensor, gap: Gap) -> Tensor:
+    """The sound with silence in the gap."""
+    found = sound.clone()
+    found[:, gap[0] : gap[1]] = 0
+    return found
+
+
+def repeated(sound: Tensor, gap: Gap) -> Tensor:
+    """The sound with what came just before the gap played once more in it."""
+    found, (start, stop) = sound.clone(), gap
+    found[:, start:stop] = sound[:, 2 * start - stop : start]
+    return found
+
+
+def is_kept(original: Tensor, result: Tensor, gap: Gap, margin: int) -> bool:
+    """Whether a sound came back bit for bit, the gap and ``margin`` samples on both sides of it not counted."""
+    left, right = max(0, gap[0] - margin), gap[1] + margin
+    same = (torch.equal(result[:, :left], original[:, :left]), torch.equal(result[:, right:], original[:, right:]))
+    return all(same) and result.shape == original.shape
+
+
+class GapScores:
+    """Distances inside the gaps of sounds that come one at a time.
+
+    ``gap_log_mel_filled`` is the log-mel distance of what the model put there to what had been there, and so on for the
+    other measures and answers; ``gap_kept_identical`` is the share of sounds that came back bit for bit outside of gap and
+    cross-fade. Silence has no signal-to-distortion ratio.
+
+    Args:
+        sample_rate: of all sounds.
+        measures: which of ``log_mel``, ``stft`` and ``si_sdr``.
+        crossfade: seconds on both sides of the gap in which the result may differ.
+
+    Raises:
+        ValueError: an unknown measure.
+    """
+
+    def __init__(
+        self, sample_rate: int, measures: Sequence[str] = ("log_mel", "stft", "si_sdr"), crossfade: float = 0.0
+    ) -> None:
+        self._margin = round(crossfade * sample_rate) + 1
+        without = [name for name in measures if name != "si_sdr"]
+        self._scores = {name: SoundScores(sample_rate, without if name == "silence" else measures) for name in _ANSWERS}
+        self._kept: list[bool] = []
+
+    def update(self, original: Tensor, filled: Tensor, rebuilt: Tensor, gap: Gap) -> None:
+        """Compare one sound.
+
+        Args:
+            original: float ``[C, S]``.
+            filled: what the model made of it without the gap, ``[C, S]``.
+            rebuilt: the original through the codec and back, ``[C, S]``.
+            gap: first sample and one past the last.
+
+        Raises:
+            ValueError: shapes that differ.
+        """
+        answers = (filled, silenced(original, gap), repeated(original, gap), rebuilt)
+        inside = slice(*gap)
+        for scores, answer in zip(self._scores.values(), answers, strict=True):
+            scores.update(original[None, :, inside], answer[None, :, inside])
+        self._kept.append(is_kept(original, filled, gap, self._margin))
+
+    def values(self) -> dict[str, Tensor]:
+        """One number a sound so far, float64 ``[M]``, by name."""
+        found = {
+            f"gap_{measure}_{name}": each
+            for name, scores in self._scores.items()
+            for measure, each in scores.values().items()
+        }
+        return found | {_KEPT: torch.tensor(self._kept, dtype=torch.float64)}
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Go on from what ``values`` gave, of several meters perhaps."""
+        for name, scores in self._scores.items():
+            scores.load({measure: values[f"gap_{measure}_{name}"] for measure in scores.measures})
+        self._kept = [bool(kept) for kept in values[_KEPT]]
+
+    def metrics(self, *, draws: int = 1000, seed: int = 0) -> dict[str, Metric]:
+        """The means over sounds by name, with bootstrap intervals.
+
+        Args:
+            draws: of the bootstrap.
+            seed: of the draws.
+
+        Raises:
+            ValueError: nothing was compared.
+        """
+        found = {
+            f"gap_{measure}_{name}": replace(metric, note=f"the gap {_ANSWERS[name]}; {metric.note}")
+            for name, scores in self._scores.items()
+            for measure, metric in scores.metrics(draws=draws, seed=seed).items()
+        }
+        return found | {_KEPT: bootstrap(self._kept, draws=draws, seed=seed)}

@@ -1,0 +1,157 @@
+"""What makes samples of a model to be measured: from nothing, or by completing real clips and sounds.
+
+See ``evaluation_set`` for how they are written. Shapes: T frames, H W pixels, C channels, S samples of sound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.evaluation.made.gaps import GapSettings, fill_gap, middle_gap
+from maskgen.tasks.evaluation.sets.base import SampleSet
+from maskgen.tasks.image.generation import generate
+from maskgen.tasks.media.audio.files import resample, to_channels
+from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.video.completion import complete_clips
+from maskgen.tasks.video.generation import generate_video
+from maskgen.tokenizers.audio.base import AudioTokenizer
+
+__all__ = ["Make", "codec_sound", "completing", "described", "even_labels", "filling", "generating", "read_good"]
+
+Make = Callable[[Sequence[int]], list[Any]]
+"""Sample numbers in, as many samples out: a PIL image, frames uint8 ``[T, H, W, 3]`` or a sound float ``[C, S]`` each."""
+
+
+def even_labels(pipe: Pipeline, count: int) -> list[int]:
+    """Classes of ``count`` samples, as many of each as can be, in order; empty for a model without classes."""
+    classes = pipe.transformer.num_classes
+    return [number * classes // count for number in range(count)] if classes else []
+
+
+def generating(pipe: Pipeline, labels: Sequence[int], seed: int, sampling: Sampling) -> Make:
+    """Make samples from nothing but a class.
+
+    Args:
+        pipe: a model of any modality.
+        labels: class of each sample; empty for a model without classes.
+        seed: of the first; each further one takes the next.
+        sampling: settings.
+    """
+
+    def make(numbers: Sequence[int]) -> list[Any]:
+        seeds = [seed + number for number in numbers]
+        chosen = [labels[number] for number in numbers] if labels else None
+        if pipe.modality == "image":
+            return list(generate(pipe, chosen, seeds=seeds, sampling=sampling, batch_size=len(seeds)))
+        if pipe.modality == "video":
+            return list(generate_video(pipe, chosen, seeds=seeds, sampling=sampling))
+        return _sounds(pipe, chosen, seeds, sampling)
+
+    return make
+
+
+def completing(
+    pipe: Pipeline, clips: SampleSet, task: str, seed: int, sampling: Sampling, *, paste: bool = False
+) -> Make:
+    """Complete real clips by one of MAGVIT's tasks.
+
+    Args:
+        pipe: a video model.
+        clips: of the model's size.
+        task: see ``maskgen.tasks.video.completion.complete_clips``.
+        seed: of the first; each further one takes the next.
+        sampling: settings.
+        paste: whether what is given comes back as it was.
+    """
+
+    def make(numbers: Sequence[int]) -> list[Any]:
+        batch = torch.stack([read_good(clips, number) for number in numbers]).float() / 255
+        labels = (
+            None if clips.labels is None or not pipe.transformer.num_classes else [clips.labels[n] for n in numbers]
+        )
+        seeds = [seed + number for number in numbers]
+        done = complete_clips(pipe, batch, task, seeds=seeds, labels=labels, sampling=sampling, paste=paste)
+        return [frames.numpy() for frames in (done.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1)]
+
+    return make
+
+
+def filling(pipe: Pipeline, sounds: SampleSet, seed: int, sampling: Sampling, gap: GapSettings) -> Make:
+    """Fill a gap in the middle of real sounds.
+
+    Args:
+        pipe: an audio model.
+        sounds: of any length, rate and number of channels; they are brought to the codec's.
+        seed: of the first; each further one takes the next.
+        sampling: settings.
+        gap: where it is, and how it is filled.
+    """
+    codec = pipe.tokenizer
+    assert isinstance(codec, AudioTokenizer), "the modality is audio"
+
+    def make(numbers: Sequence[int]) -> list[Any]:
+        found = []
+        for number in numbers:
+            sound = codec_sound(sounds, number, codec)
+            try:
+                place = middle_gap(sound.shape[-1], gap.share, codec.stride[0])
+            except ValueError as error:
+                raise ValueError(f"{sounds.name}, sound number {number}: {error}") from None
+            label = None if sounds.labels is None or not pipe.transformer.num_classes else sounds.labels[number]
+            found.append(fill_gap(pipe, sound, place, seed=seed + number, settings=gap, sampling=sampling, label=label))
+        return found
+
+    return make
+
+
+def read_good(samples: SampleSet, number: int) -> Tensor:
+    """A sample that has to be there.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    (sample,) = samples.read(number, number + 1)
+    if isinstance(sample, str):
+        raise ValueError(f"{sample}; take it out of {samples.name}")
+    return sample
+
+
+def codec_sound(sounds: SampleSet, number: int, codec: AudioTokenizer) -> Tensor:
+    """A sound at a codec's rate and channels, float ``[C, S]``.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    sound = to_channels(read_good(sounds, number).float(), codec.channels)
+    return resample(sound, sounds.sample_rate(number), codec.sample_rate)
+
+
+def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]:
+    """What decides a model's samples, for ``evaluation_set.write_samples``.
+
+    Args:
+        pipe: the model.
+        sampling: settings.
+        **more: plain values.
+    """
+    size = list(pipe.config.signal_size)
+    return {"sampling": dataclasses.asdict(sampling), "signal_size": size, **more}
+
+
+def _sounds(pipe: Pipeline, labels: list[int] | None, seeds: list[int], sampling: Sampling) -> list[Any]:
+    codec = pipe.tokenizer
+    assert isinstance(codec, AudioTokenizer), "the modality is audio"
+    codebooks = pipe.transformer.num_codebooks if pipe.fine is None else codec.num_codebooks
+    shape = (len(seeds), math.prod(pipe.axes), codebooks)
+    hidden = torch.ones(shape, dtype=torch.bool)
+    tokens = pipe.fill(
+        torch.zeros(shape, dtype=torch.long), hidden, labels=labels or [], seeds=seeds, sampling=sampling
+    )
+    return list(pipe.decode(tokens)[..., : pipe.config.signal_size[0]])

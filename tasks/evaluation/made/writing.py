@@ -1,0 +1,187 @@
+"""Many samples for measuring a model: written as they come, resumed where they stopped, shared by several processes.
+
+1. Sample i has seed ``first seed + i``; samples are made in blocks of ``batch_size`` that start at multiples of it;
+2. a block whose samples all exist is left out; the processes of ``accelerate launch`` take the others in turn;
+3. a block is always made whole, so a sample never depends on how many processes there are or on interruptions.
+
+Pictures are PNG. Clips are PNG as well, lossless, their frames one above the other. Sounds are WAV of float samples.
+
+Shapes: T frames, H W pixels, C channels, S samples of sound.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from PIL import Image
+from tqdm.auto import tqdm
+
+from maskgen.checkpoint import read_json, write_json
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.evaluation.made.making import Make, described, generating
+from maskgen.tasks.evaluation.sets.processes import process_state
+from maskgen.tasks.media.audio.files import save_sound
+from maskgen.tasks.media.images import save_image
+from maskgen.tasks.pipeline import Pipeline
+
+__all__ = ["image_name", "write_evaluation_set", "write_samples"]
+
+_QUIET = 2  # seconds before the progress bar shows
+
+_SUFFIX = {"image": ".png", "video": ".png", "audio": ".wav"}
+
+
+def image_name(label: int, seed: int) -> str:
+    """File name of a generated picture."""
+    return f"{_stem(label, seed)}{_SUFFIX['image']}"
+
+
+def write_evaluation_set(
+    pipe: Pipeline,
+    ids: Sequence[int],
+    out: Path,
+    *,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    batch_size: int = 64,
+    description: dict[str, Any] | None = None,
+    state: PartialState | None = None,
+) -> int:
+    """Generate one PNG for each class id, and a ``manifest.json`` that names them all.
+
+    Args:
+        pipe: an image model.
+        ids: class of each picture.
+        out: folder; what it already holds of this set is kept.
+        seed: of the first picture; each further one takes the next.
+        sampling: settings, instead of the model's own.
+        batch_size: pictures of a block. Another size makes the same pictures up to rounding of float32 products.
+        description: further entries of the manifest, such as the model's name.
+        state: this process among all; found out by itself.
+
+    Returns:
+        Number of pictures this process wrote.
+
+    Raises:
+        ValueError: ``out`` holds another set, no ids, or ``batch_size`` below 1.
+    """
+    if not ids or batch_size < 1:
+        raise ValueError(f"evaluation set: got {len(ids)} images, batch_size {batch_size}; expected 1 or more of each")
+    chosen = pipe.sampling(sampling)
+    return write_samples(
+        generating(pipe, ids, seed, chosen),
+        len(ids),
+        out,
+        modality="image",
+        labels=ids,
+        seed=seed,
+        batch_size=batch_size,
+        description=described(pipe, chosen, **(description or {})),
+        state=state or process_state(),
+    )
+
+
+def write_samples(
+    make: Make,
+    count: int,
+    out: Path,
+    *,
+    modality: str,
+    labels: Sequence[int] = (),
+    seed: int = 0,
+    batch_size: int = 64,
+    sample_rate: int = 0,
+    description: dict[str, Any] | None = None,
+    state: PartialState,
+) -> int:
+    """Make samples that are not there yet, and a ``manifest.json`` that names them all.
+
+    Args:
+        make: see ``Make``.
+        count: how many samples the set has.
+        out: folder; what it already holds of this set is kept.
+        modality: "image", "video" or "audio".
+        labels: class of each sample, or none.
+        seed: of the first sample.
+        batch_size: samples of a block; who runs out of memory may go on with another, which changes rounding at most.
+        sample_rate: of sounds.
+        description: everything that decides what the samples are, plain values, ``signal_size`` of clips among them; a set
+            with another one is refused.
+        state: this process among all.
+
+    Returns:
+        Number of samples this process wrote.
+
+    Raises:
+        ValueError: ``out`` holds another set.
+    """
+    items: list[dict[str, Any]] = []
+    for number in range(count):
+        named = {"label": int(labels[number])} if labels else {}
+        name = _stem(named.get("label"), seed + number) + _SUFFIX[modality]
+        items.append({"file": name, **named, "seed": seed + number})
+    told = {"task": "generate", "modality": modality, **(description or {}), "batch_size": batch_size, "items": items}
+    manifest = json.loads(json.dumps(told))  # as a manifest gives it back
+    place = out / "manifest.json"
+    before = _check_same_set(place, manifest)
+    blocks = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+    missing = [block for block in blocks if not all((out / items[i]["file"]).is_file() for i in block)]
+    state.wait_for_everyone()  # all have looked before anyone writes, so all share the same list
+    complete = bool(before.get("complete")) and not missing
+    if state.is_main_process and not complete:
+        write_json(place, {**manifest, "complete": False})
+    mine, written = missing[state.process_index :: state.num_processes], 0
+    with tqdm(total=sum(map(len, mine)), desc="samples", disable=not state.is_local_main_process, delay=_QUIET) as bar:
+        for block in mine:
+            for number, sample in zip(block, make(block), strict=True):
+                path = out / items[number]["file"]
+                if not path.is_file():
+                    _save(sample, path, modality, sample_rate)
+                    written += 1
+            bar.update(len(block))
+    state.wait_for_everyone()
+    if state.is_main_process and not complete:
+        frames = {"frames": _frames(out / items[0]["file"], manifest)} if modality == "video" else {}
+        write_json(place, {**manifest, **frames, "complete": True})
+    state.wait_for_everyone()
+    return written
+
+
+def _stem(label: int | None, seed: int) -> str:
+    return f"seed-{seed:08d}" if label is None else f"label-{label:04d}_seed-{seed:08d}"
+
+
+def _check_same_set(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a folder's manifest says; samples of two sets are not mixed in it."""
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    before: dict[str, Any] = found if isinstance(found, dict) else {}
+    changed = [name for name, value in manifest.items() if name != "batch_size" and before.get(name) != value]
+    if "complete" not in before or changed:
+        what = ", ".join(changed) or "its manifest"
+        raise ValueError(
+            f"{path.parent}: holds other samples ({what} differ); name another folder or give the same settings"
+        )
+    return before
+
+
+def _frames(first: Path, manifest: dict[str, Any]) -> int:
+    """Frames of a clip: how many of its height are in the strip."""
+    _, height, _ = manifest["signal_size"]
+    with Image.open(first) as strip:
+        return int(strip.height) // int(height)
+
+
+def _save(sample: Any, path: Path, modality: str, sample_rate: int) -> None:
+    if modality == "image":
+        save_image(sample, path)
+    elif modality == "video":
+        save_image(Image.fromarray(np.concatenate(list(sample))), path)
+    else:
+        save_sound(sample, path, sample_rate, bits=32)

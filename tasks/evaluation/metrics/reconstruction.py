@@ -1,0 +1,248 @@
+"""How much of a picture or a clip a tokenizer gives back: PSNR, SSIM, LPIPS, and how it uses its codes.
+
+Shapes: B batch, T frames, H W pixels, N tokens, K codebooks, V codes. Clips count frame by frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
+from maskgen.tokenizers.quantizers.usage import codebook_usage
+from maskgen.tokenizers.training.adversarial import psnr
+from maskgen.tokenizers.training.losses.image import Perceptual, PerceptualNet
+
+__all__ = ["CodeUse", "PixelScores", "clip_psnr", "frame_psnr", "perceptual_net", "ssim"]
+
+_SMALLEST = 11  # pixels of SSIM's window
+
+_MEASURES = ("psnr", "ssim", "lpips")
+
+
+def perceptual_net(net: PerceptualNet = "alex") -> Perceptual:
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924) of the package ``lpips``; "alex" is what its authors evaluate with.
+
+    Args:
+        net: backbone: "alex", "vgg" or "squeeze".
+
+    Raises:
+        ImportError: without the package.
+        ConnectionError: the backbone's weights are neither on disk nor can be downloaded.
+    """
+    try:
+        return Perceptual(net)
+    except ConnectionError as error:
+        told = str(error).replace(" of the perceptual loss", " of LPIPS").rpartition(", or choose")[0]
+        raise ConnectionError(f"{told}, or leave lpips out of settings.metrics") from None
+    except ImportError:
+        raise ImportError('LPIPS needs the package lpips: pip install "maskgen[train]"') from None
+
+
+def frame_psnr(original: Tensor, rebuilt: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture or frame, as 8-bit pictures: what people see, and what is saved.
+
+    Args:
+        original: float ``[B, 3, H, W]`` or ``[B, 3, T, H, W]`` in [0, 1].
+        rebuilt: the same shape.
+
+    Returns:
+        dB, at most 120, ``[B]`` or ``[B, T]``.
+
+    Raises:
+        ValueError: two shapes.
+    """
+    _check_pair(original, rebuilt)
+    return psnr((_eight_bit(original) - _eight_bit(rebuilt)).square().mean((1, -2, -1)))
+
+
+def clip_psnr(original: Tensor, rebuilt: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio of the mean squared error of each clip, as 8-bit pictures.
+
+    Over the frames together: where things come back to where they were, one frame of a repeated picture is infinitely good,
+    and a mean over frames would be made of that.
+
+    Args:
+        original: float ``[B, 3, T, H, W]`` in [0, 1].
+        rebuilt: the same shape.
+        counted: bool, which pixels count, a shape that expands to theirs; all by default.
+
+    Returns:
+        dB, at most 120, ``[B]``.
+
+    Raises:
+        ValueError: two shapes, or a clip of which nothing counts.
+    """
+    _check_pair(original, rebuilt)
+    squares = (_eight_bit(original) - _eight_bit(rebuilt)).square().flatten(1)
+    if counted is None:
+        return psnr(squares.mean(1))
+    weights = counted.expand_as(original).flatten(1)
+    number = weights.sum(1)
+    if int(number.min()) == 0:
+        raise ValueError("reconstruction: got a clip of which no pixel counts, expected at least one")
+    return psnr((squares * weights).sum(1) / number)
+
+
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004) as torchmetrics computes it: Gaussian window of 11 pixels, sigma 1.5,
+    borders mirrored (the original leaves them out).
+
+    Args:
+        first: float ``[B, 3, H, W]`` in [0, 1]; each colour by itself, then their mean.
+        second: the same shape.
+
+    Returns:
+        ``[B]``, 1 for equal pictures.
+
+    Raises:
+        ValueError: pictures smaller than the window, or two shapes.
+        ImportError: without torchmetrics.
+    """
+    if first.shape != second.shape or first.ndim != 4 or min(first.shape[-2:]) < _SMALLEST:
+        raise ValueError(
+            f"ssim: got shapes {tuple(first.shape)} and {tuple(second.shape)}, expected equal ones [B, 3, H, W] of at least "
+            f"{_SMALLEST} pixels a side; leave ssim out of settings.metrics for smaller pictures"
+        )
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError:
+        raise ImportError('SSIM comes with torchmetrics: pip install "maskgen[eval]"') from None
+    found: Any = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
+    similarity: Tensor = found
+    return similarity.reshape(len(first))
+
+
+class PixelScores:
+    """PSNR, SSIM and LPIPS of pairs that come some at a time.
+
+    Every picture, or frame of a clip, counts alike: PSNR is the mean of the pictures' PSNRs, not that of the mean error. A
+    clip's number is the mean over its frames, and intervals are over clips.
+
+    Args:
+        measures: which of ``psnr``, ``ssim``, ``lpips``.
+        perceptual: for LPIPS, see ``perceptual_net``.
+
+    Raises:
+        ValueError: an unknown measure, or LPIPS without its network.
+    """
+
+    def __init__(self, measures: Sequence[str] = ("psnr", "ssim"), perceptual: Perceptual | None = None) -> None:
+        unknown = sorted(set(measures) - set(_MEASURES))
+        if unknown or ("lpips" in measures and perceptual is None):
+            raise ValueError(
+                f"measures: got {list(measures)}, expected some of {list(_MEASURES)}, and for lpips its network"
+            )
+        self.measures, self.perceptual = tuple(measures), perceptual
+        self._found: dict[str, list[Tensor]] = {name: [] for name in self.measures}
+
+    @torch.no_grad()
+    def update(self, original: Tensor, rebuilt: Tensor) -> None:
+        """Compare pairs.
+
+        Args:
+            original: float ``[B, 3, H, W]`` or ``[B, 3, T, H, W]`` in [0, 1].
+            rebuilt: the same shape; compared as 8-bit pictures, which is what people see and what is saved.
+
+        Raises:
+            ValueError: two shapes.
+        """
+        _check_pair(original, rebuilt)
+        first, second = (_frames(_eight_bit(tensor)) for tensor in (original, rebuilt))
+        each = {
+            "psnr": lambda: frame_psnr(original, rebuilt),
+            "ssim": lambda: ssim(first, second),
+            "lpips": lambda: self._distances(first, second),
+        }
+        for name in self.measures:
+            self._found[name].append(each[name]().reshape(len(original), -1).double().mean(1).cpu())
+
+    def values(self) -> dict[str, Tensor]:
+        """One number a picture or clip so far, float64 ``[M]``, by measure."""
+        empty = torch.zeros(0, dtype=torch.float64)
+        return {name: torch.cat([empty, *found]) for name, found in self._found.items()}
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Go on from what ``values`` gave, of several meters perhaps."""
+        self._found = {name: [values[name]] for name in self.measures}
+
+    def metrics(self, *, draws: int = 1000, seed: int = 0) -> dict[str, Metric]:
+        """The means by name, with bootstrap intervals.
+
+        Args:
+            draws: of the bootstrap.
+            seed: of the draws.
+
+        Raises:
+            ValueError: nothing was compared.
+        """
+        notes = {"psnr": "dB, mean over pictures", "ssim": "window of 11 pixels, mean over colours"}
+        if self.perceptual is not None:
+            notes["lpips"] = f"network {type(self.perceptual.lpips.net).__name__}"
+        values = self.values()
+        if not all(map(len, values.values())):
+            raise ValueError("reconstruction: got no pairs, expected at least one")
+        return {
+            name: bootstrap(each.numpy(), draws=draws, seed=seed, note=notes[name]) for name, each in values.items()
+        }
+
+    def _distances(self, first: Tensor, second: Tensor) -> Tensor:
+        assert self.perceptual is not None
+        device = next(self.perceptual.parameters()).device
+        found: Tensor = self.perceptual.lpips(first.to(device) * 2 - 1, second.to(device) * 2 - 1)
+        return found.reshape(len(first)).cpu()
+
+
+class CodeUse:
+    """How evenly a tokenizer's codes are used, over tokens that come some at a time.
+
+    Args:
+        vocab_size: V.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._codes: list[Tensor] = []
+        self._kind = torch.int16 if vocab_size <= 1 << 15 else torch.int32
+
+    def update(self, tokens: Tensor) -> None:
+        """Add tokens, long ``[B, N, K]``."""
+        self._codes.append(tokens.detach().cpu().to(self._kind))
+
+    def metrics(self) -> dict[str, Metric]:
+        """``codebook_usage``, the share of codes that occur, and ``codebook_perplexity``; see
+        ``maskgen.tokenizers.quantizers.usage``.
+
+        Raises:
+            ValueError: no tokens.
+        """
+        count = sum(map(len, self._codes))
+        codes = torch.cat(self._codes).long() if self._codes else torch.zeros(0, 1, 1, dtype=torch.long)
+        usage = codebook_usage(codes, self.vocab_size)
+        places = int(np.prod(codes.shape[:2]))
+        note = f"{places} places, {self.vocab_size} codes" + (", mean over codebooks" if codes.shape[2] > 1 else "")
+        return {
+            "codebook_usage": Metric(value=usage.share, count=count, note=note),
+            "codebook_perplexity": Metric(value=usage.perplexity, count=count, note=note),
+        }
+
+
+def _check_pair(original: Tensor, rebuilt: Tensor) -> None:
+    if original.shape != rebuilt.shape or original.ndim not in (4, 5):
+        raise ValueError(
+            f"reconstruction: got shapes {tuple(original.shape)} and {tuple(rebuilt.shape)}, expected equal ones, "
+            "[B, 3, H, W] or [B, 3, T, H, W]"
+        )
+
+
+def _eight_bit(signal: Tensor) -> Tensor:
+    return (signal.float().clamp(0, 1) * 255).round() / 255
+
+
+def _frames(signal: Tensor) -> Tensor:
+    """``[B, 3, T, H, W]`` as ``[B T, 3, H, W]``; pictures as they are."""
+    return signal if signal.ndim == 4 else signal.transpose(1, 2).flatten(0, 1)

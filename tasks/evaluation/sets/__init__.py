@@ -1,0 +1,1 @@
+"""Sets of samples: folders, archives, arrays, data sets."""

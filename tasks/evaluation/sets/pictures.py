@@ -1,0 +1,67 @@
+"""The pictures of a data set as they are measured: cropped in the middle, never mirrored, and broken ones told apart.
+
+Training puts the next whole picture in the place of a broken one; a measurement must count it and leave it out.
+
+Shapes: H W pixels. Pictures are uint8 ``[3, H, W]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from maskgen.tasks.data.images.folders import FolderSource
+from maskgen.tasks.data.images.sources import Encoded, PictureSource, Unusable, decode_picture
+
+__all__ = ["PlainPictures"]
+
+_AT_A_TIME = 64
+
+
+class PlainPictures:
+    """Encoded pictures without augmentation.
+
+    Args:
+        source: where they come from.
+    """
+
+    def __init__(self, source: PictureSource) -> None:
+        self._source = source
+        self._crop = dataclasses.replace(source.crop, kind="centre", flip=False)
+
+    def __len__(self) -> int:
+        return len(self._source.pictures)
+
+    def read(self, indices: range) -> list[Tensor | str]:
+        """Pictures; why, in place of one that cannot be read."""
+        return [self._read(found) for found in self._source.pictures.read(indices)]
+
+    def labels(self) -> list[int]:
+        """Class of each; 0 for one whose bytes are out of reach, which is left out anyway."""
+        if isinstance(self._source, FolderSource):
+            return [label for _, label in self._source.files]
+        return [found.label or 0 if isinstance(found, Encoded) else 0 for found in self._all()]
+
+    def digest(self) -> str:
+        """Hash of the files' bytes and of how they are cropped; nothing is decoded."""
+        found = hashlib.sha256(repr(self._crop).encode())
+        for one in self._all():
+            found.update(hashlib.sha256(one.content if isinstance(one, Encoded) else one.reason.encode()).digest())
+        return found.hexdigest()[:16]
+
+    def _all(self) -> Iterator[Encoded | Unusable]:
+        for first in range(0, len(self), _AT_A_TIME):
+            yield from self._source.pictures.read(range(first, min(first + _AT_A_TIME, len(self))))
+
+    def _read(self, found: Encoded | Unusable) -> Tensor | str:
+        if isinstance(found, Unusable):
+            return found.reason
+        try:
+            picture = decode_picture(found.content, found.name)
+        except ValueError as error:
+            return str(error)
+        return (self._crop(picture, 0) * 255).round().to(torch.uint8)

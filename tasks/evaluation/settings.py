@@ -1,0 +1,169 @@
+"""What ``maskgen evaluate`` measures, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from maskgen.tasks.evaluation.cas import CasScores, CasSettings
+from maskgen.tasks.evaluation.features.protocols import Protocol
+from maskgen.tasks.evaluation.made.gaps import GapSettings
+from maskgen.tasks.evaluation.metrics.base import Metric
+from maskgen.tasks.evaluation.metrics.manifold import Overlap
+from maskgen.tasks.evaluation.metrics.scores import MaskedScore
+from maskgen.tokenizers.training.losses.image import PerceptualNet
+
+__all__ = ["METRICS", "OF_FEATURES", "Evaluation", "EvaluationSettings"]
+
+METRICS = {
+    "fid": "Frechet distance (FID, FVD or FAD) and its limit for many samples",
+    "kid": "kernel distance",
+    "is": "Inception score",
+    "prdc": "precision, recall, density, coverage",
+    "cas": "classification accuracy score",
+    "masked": "loss and accuracy of the model on masked tokens",
+    "psnr": "of reconstructions and of clips that a task completed",
+    "ssim": "of the same",
+    "lpips": "of the same",
+    "codes": "usage and perplexity of the codebook",
+    "log_mel": "log-mel distance of reconstructed sound and of filled gaps",
+    "stft": "multi-resolution STFT distance of the same",
+    "si_sdr": "signal-to-distortion ratio of the same",
+}
+"""Names of measures, as ``EvaluationSettings.metrics`` takes them."""
+
+_CLIP = 16  # frames of published FVD
+
+OF_FEATURES = ("fid", "kid", "is", "prdc")
+"""Those that need an extractor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What is measured, on how many samples.
+
+    Attributes:
+        metrics: names of ``METRICS``; None for all that can be measured. What is named and cannot be measured is an error.
+        count: samples that a model generates.
+        seed: of the first sample; each further one takes the next. Also of masks.
+        batch_size: samples at a time.
+        frames: of video, the first so many; published FVD is of 16.
+        paste: whether what a task of video gives comes back as it was, and not in the model's version of it; published
+            numbers are of the latter (replace_condition_pixels of the official code).
+        gap: which gap of held-out sounds is filled, for the task infill.
+        allow_few: measure Frechet distances even of no more samples than there are features (published FVD of 256 clips).
+        broken: share of the files that may be unreadable.
+        draws: of bootstrap intervals.
+        ratios: mask ratios at which the model's own loss is measured.
+        points: of the extrapolation to infinitely many samples.
+        shown: samples on the page.
+        lpips: backbone of LPIPS.
+        cas: how the classifiers of CAS are made.
+    """
+
+    metrics: tuple[str, ...] | None = None
+    count: int = 50_000
+    seed: int = 0
+    batch_size: int = 64
+    frames: int = _CLIP
+    paste: bool = False
+    gap: GapSettings = field(default_factory=GapSettings)
+    allow_few: bool = False
+    broken: float = 0.01
+    draws: int = 1000
+    ratios: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+    points: int = 10
+    shown: int = 40
+    lpips: PerceptualNet = "alex"
+    cas: CasSettings = field(default_factory=CasSettings)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.metrics or ()) - METRICS.keys())
+        if unknown:
+            raise ValueError(f"metrics: got {', '.join(unknown)}, expected some of {', '.join(METRICS)}")
+        for name, least in (("count", 2), ("batch_size", 1), ("frames", 1), ("draws", 1), ("points", 3), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+        if not 0 <= self.broken < 1 or self.shown < 0:
+            raise ValueError(
+                f"got broken {self.broken}, shown {self.shown}; expected a share below 1 and 0 or more samples"
+            )
+
+    def wants(self, name: str) -> bool:
+        """Whether a measure is to be taken, if it can be."""
+        return self.metrics is None or name in self.metrics
+
+    def asks(self, name: str) -> bool:
+        """Whether a measure was named, so that leaving it out would be an error."""
+        return self.metrics is not None and name in self.metrics
+
+    def check_measures(self, what: str, able: Sequence[str]) -> None:
+        """Refuse measures that were named and mean nothing here.
+
+        Args:
+            what: is measured.
+            able: names of the measures it has.
+
+        Raises:
+            ValueError: naming the others.
+        """
+        foreign = [name for name in self.metrics or () if name not in able]
+        if foreign:
+            raise ValueError(
+                f"metrics: got {', '.join(foreign)}, but {what} is measured by {', '.join(able)}; leave the rest out"
+            )
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether anything that is wanted is a number of features."""
+        return any(map(self.wants, OF_FEATURES))
+
+    @property
+    def needs_real(self) -> bool:
+        """Whether anything that is wanted compares samples with a set of real ones."""
+        return self.needs_features or self.wants("cas")
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether anything that is wanted of a model needs samples of it."""
+        return any(self.wants(name) for name in METRICS if name not in ("masked", "codes"))
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """Everything a report says.
+
+    Attributes:
+        subject: what was measured: its kind, name and how it was made.
+        metrics: the numbers by name.
+        floor: the same of held-out real data against the same reference.
+        curve: precision, recall, density and coverage of samples by the number of neighbours.
+        floor_curve: the same of held-out data.
+        masked: loss and accuracy on masked tokens.
+        cas: what the classifiers said, if they were asked.
+        protocol: how it was measured.
+        extractor: identity of the extractor.
+        reference: what it was measured against.
+        counts: samples and features of each side.
+        warnings: what makes numbers incomparable.
+        skipped: unreadable samples, by side.
+        shown: numbers of the samples on the page, and of the real one nearest to each.
+        seconds: by stage.
+    """
+
+    subject: dict[str, Any]
+    protocol: Protocol
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    floor: dict[str, Metric] = field(default_factory=dict)
+    curve: list[Overlap] = field(default_factory=list)
+    floor_curve: list[Overlap] = field(default_factory=list)
+    masked: list[MaskedScore] = field(default_factory=list)
+    cas: CasScores | None = None
+    extractor: str = ""
+    reference: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    shown: list[tuple[int, int | None]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)

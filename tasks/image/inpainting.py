@@ -1,0 +1,142 @@
+"""Repaint a marked region of a picture of any size; everything else stays, bit for bit.
+
+No official code or pixel-to-token rule exists for free-form masks (maskgit issue #12); the choices made here:
+
+1. crop: the largest window of the model's aspect, centred on the mask (``plan_crop``), is resized to the model's size;
+2. the hole is first filled with smooth colours made from the kept pixels (``fill_holes``), so that nothing of what
+   stands under the mask reaches the kept tokens through the encoder's receptive field;
+3. every token with a marked pixel in its cell is hidden (``token_mask``), the others are known;
+4. decide the hidden tokens, decode, resize back, blend over the original along a feathered edge outside the mask.
+
+Shapes: B results, H W pixels, N tokens, K codebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.image.paste import (
+    Box,
+    bounding_box,
+    check_count,
+    feather,
+    fill_holes,
+    half_token,
+    paste,
+    plan_crop,
+    token_mask,
+)
+from maskgen.tasks.media.images import (
+    ImageSource,
+    MaskSource,
+    as_list,
+    broadcast,
+    load_image,
+    load_mask,
+    to_images,
+    to_tensor,
+)
+from maskgen.tasks.pipeline import Label, Pipeline
+
+__all__ = ["inpaint"]
+
+
+def inpaint(
+    pipe: Pipeline,
+    image: ImageSource | Sequence[ImageSource],
+    mask: MaskSource | Sequence[MaskSource],
+    *,
+    label: Label | Sequence[Label] | None = None,
+    seeds: Sequence[int] = (0,),
+    dilation: int = 0,
+    feather: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    sampling: Sampling | None = None,
+    callback: Callable[[SampleStep], None] | None = None,
+) -> list[Image.Image]:
+    """Repaint what a mask marks.
+
+    Images, masks, labels and seeds must be equally many or single ones, which repeat: one image with several seeds
+    gives variations, several images with as many masks and seeds give one result each. A result depends on its own
+    image, mask, label and seed alone.
+
+    Args:
+        pipe: an image model.
+        image: pictures of any size, see ``maskgen.tasks.media.images.load_image``.
+        mask: white or True where to repaint, of the picture's size, see ``maskgen.tasks.media.images.load_mask``.
+        label: class id or name of the result; None for a model that works without.
+        seeds: integers.
+        dilation: tokens by which the hidden region grows; 0 suffices because the hole is emptied before encoding.
+        feather: pixels of the picture, outside the mask, over which the result fades into the original; by default half
+            a token. 0 changes marked pixels only.
+        steps: decoding steps, instead of the setting's.
+        guidance: classifier-free guidance scale, instead of the setting's.
+        sampling: settings, instead of the model's own.
+        callback: sees each step.
+
+    Returns:
+        B pictures of their originals' sizes. Pixels farther than ``feather`` from the mask are the original's.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a picture or mask that cannot be used, numbers that differ, settings out of range, an unknown class,
+            or a model of another modality.
+    """
+    pipe.require("image", "inpainting")
+    chosen = pipe.sampling(sampling, steps, guidance)
+    check_count("dilation", dilation)
+    pictures, masks = broadcast(images=as_list(image), masks=as_list(mask))
+    jobs = [_plan(pipe, one, hole, feather) for one, hole in zip(pictures, masks, strict=True)]
+    rows, ids, listed = broadcast(images=range(len(jobs)), labels=pipe.class_ids(label), seeds=list(seeds))
+    known = pipe.encode(torch.cat([job.input for job in jobs]))
+    hidden = torch.stack([token_mask(job.hole, pipe.axes, dilation) for job in jobs]).to(known.device)
+    tokens = pipe.fill(
+        known[rows],
+        hidden[rows][..., None].expand_as(known[rows]),
+        labels=ids,
+        seeds=listed,
+        sampling=chosen,
+        callback=callback,
+    )
+    decoded = to_images(pipe.decode(tokens))
+    return [jobs[row].finish(picture) for row, picture in zip(rows, decoded, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One picture made ready: what the model sees, and how its answer goes back."""
+
+    picture: Image.Image
+    crop: Box
+    alpha: torch.Tensor  # float [H, W], of the whole picture
+    hole: torch.Tensor  # bool [H', W'], of the crop
+    input: torch.Tensor  # float [1, 3, h, w], at the model's size
+
+    def finish(self, decoded: Image.Image) -> Image.Image:
+        top, left, height, width = self.crop
+        repainted = self.picture.copy()
+        repainted.paste(decoded.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+        return paste(self.picture, repainted, self.alpha)
+
+
+def _plan(pipe: Pipeline, source: ImageSource, mask: MaskSource, width: int | None) -> _Job:
+    picture = load_image(source)
+    marked = load_mask(mask, picture.size)
+    size, target = (picture.height, picture.width), (pipe.grid_size[0], pipe.grid_size[1])
+    if width is None:
+        width = half_token(plan_crop(size, bounding_box(marked), target)[2:], pipe.axes)
+    alpha = feather(marked, width)
+    # The crop holds the feather too, else the result would end in a hard line at the edge of the crop.
+    crop = plan_crop(size, bounding_box(alpha > 0), target)
+    rows, columns = slice(crop[0], crop[0] + crop[2]), slice(crop[1], crop[1] + crop[3])
+    hole = marked[rows, columns]
+    emptied = fill_holes(to_tensor([picture])[0], marked)[:, rows, columns]
+    small = to_images(emptied[None])[0].resize((target[1], target[0]), Image.Resampling.BICUBIC)
+    return _Job(picture, crop, alpha, hole, to_tensor([small]))

@@ -1,0 +1,1 @@
+"""Files and tensors: pictures, sound, report pages."""

@@ -1,0 +1,1 @@
+"""Sound files and tensors; loudness, onsets, spectrograms."""

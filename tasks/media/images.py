@@ -1,0 +1,290 @@
+"""Pictures in and out: files, PIL images and arrays to tensors and back, and one clear line for whatever is no picture.
+
+Shapes: B batch, H W pixels. Sizes of PIL images are (width, height), sizes of tensors [H, W].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from maskgen.checkpoint import atomic_file
+
+__all__ = [
+    "ImageSource",
+    "MaskSource",
+    "as_list",
+    "broadcast",
+    "image_grid",
+    "load_image",
+    "load_mask",
+    "save_gif",
+    "save_image",
+    "to_images",
+    "to_tensor",
+]
+
+ImageSource = str | Path | Image.Image | np.ndarray[Any, Any]
+
+MaskSource = ImageSource | torch.Tensor
+
+T = TypeVar("T")
+
+_SMALLEST = 2  # pixels a side: below that there is nothing to interpolate
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """An 8-bit RGB picture, upright (EXIF orientation applied) and opaque (transparency stands on white).
+
+    Args:
+        source: a path, a PIL image of any mode, or an array ``[H, W, 3]`` or ``[H, W]``, uint8 or float in [0, 1].
+            Modes ``I`` and ``I;16`` hold 16-bit grey (0 to 65535), mode ``F`` 0 to 1: they are scaled, never clipped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a folder, an empty, damaged or foreign file, too many pixels, values out of range, a side below 2.
+        TypeError: not one of these sources, or an array of another type.
+    """
+    return _load(source, "white")
+
+
+def load_mask(source: MaskSource, size: tuple[int, int]) -> torch.Tensor:
+    """Which pixels to repaint.
+
+    Args:
+        source: as for ``load_image``, or a boolean array or tensor ``[H, W]``. White (half grey and lighter) and True
+            are repainted; black, transparent and False are kept.
+        size: the picture's (width, height), which the mask must have too.
+
+    Returns:
+        bool ``[H, W]``, with at least one pixel of each kind.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another size, all black, all white, or what ``load_image`` refuses.
+        TypeError: not one of these sources.
+    """
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu().numpy()
+    if isinstance(source, np.ndarray) and source.dtype == np.bool_:
+        source = _from_array(source.astype(np.uint8) * 255)
+    picture = _load(source, "black")
+    if picture.size != tuple(size):
+        raise ValueError(
+            f"mask: got {picture.width} x {picture.height} pixels, expected {size[0]} x {size[1]} as the image; "
+            "resize it"
+        )
+    mask = torch.from_numpy(np.array(picture.convert("L")) >= 128)
+    if not mask.any():
+        raise ValueError(
+            "mask: nothing to repaint: every pixel is black, transparent or False; mark the region white or True "
+            "(a mask of 0 and 1 must be boolean)"
+        )
+    if mask.all():
+        raise ValueError("mask: nothing is kept: every pixel is white or True; use generate")
+    return mask
+
+
+def to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
+    """RGB pictures of one size as float32 ``[B, 3, H, W]`` in [0, 1].
+
+    Raises:
+        ValueError: no picture, or different sizes.
+    """
+    sizes = sorted({image.size for image in images})
+    if len(sizes) != 1:
+        raise ValueError(f"images: got sizes {sizes}, expected at least one picture and all of one size")
+    arrays = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous() / 255
+
+
+def to_images(tensor: torch.Tensor) -> list[Image.Image]:
+    """Float ``[B, 3, H, W]``, nominally in [0, 1], as 8-bit pictures: clamped, rounded to nearest.
+
+    Raises:
+        ValueError: another shape, or values that are not finite.
+    """
+    if tensor.ndim != 4 or tensor.shape[1] != 3:
+        raise ValueError(f"images: got shape {tuple(tensor.shape)}, expected [B, 3, H, W]")
+    if not torch.isfinite(tensor).all():
+        raise ValueError("images: got values that are not finite, expected numbers in [0, 1]; is the model damaged?")
+    pixels = (tensor.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def image_grid(images: Sequence[Image.Image], columns: int, *, pad: int = 2, background: str = "white") -> Image.Image:
+    """Pictures in rows, left to right; the last row may be short.
+
+    Args:
+        images: at least one; cells have the size of the largest.
+        columns: pictures a row, at least 1.
+        pad: pixels between cells and around all of them.
+        background: any colour PIL knows.
+
+    Raises:
+        ValueError: no picture, or numbers out of range.
+    """
+    if not images or columns < 1 or pad < 0:
+        raise ValueError(
+            f"image_grid: got {len(images)} images, columns {columns}, pad {pad}; "
+            "expected 1 or more, 1 or more, 0 or more"
+        )
+    columns = min(columns, len(images))
+    width, height = (max(sizes) for sizes in zip(*(image.size for image in images), strict=True))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + pad) + pad, rows * (height + pad) + pad), background)
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        sheet.paste(image, (pad + column * (width + pad), pad + row * (height + pad)))
+    return sheet
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Write one picture, whole or not at all; the suffix chooses the format.
+
+    Raises:
+        ValueError: a suffix that is no picture format.
+        OSError: the place cannot be written to.
+    """
+    with _writing(Path(path)) as temporary:
+        image.save(temporary, quality=95) if temporary.suffix.lower() in (".jpg", ".jpeg") else image.save(temporary)
+
+
+def save_gif(frames: Sequence[Image.Image], path: str | Path, seconds_per_frame: float) -> None:
+    """Write an endless animation, whole or not at all.
+
+    Args:
+        frames: at least one.
+        path: ends in ``.gif``.
+        seconds_per_frame: above 0; GIF rounds to hundredths.
+
+    Raises:
+        ValueError: no frames, a duration that is not positive, another suffix.
+        OSError: the place cannot be written to.
+    """
+    if not frames or not 0 < seconds_per_frame < float("inf"):
+        raise ValueError(
+            f"save_gif: got {len(frames)} frames of {seconds_per_frame} seconds, "
+            "expected at least one and a positive time"
+        )
+    if Path(path).suffix.lower() != ".gif":
+        raise ValueError(f"{path}: expected a name that ends in .gif")
+    first, *rest = [frame.convert("RGB") for frame in frames]
+    milliseconds = max(10, round(1000 * seconds_per_frame))
+    with _writing(Path(path)) as temporary:
+        first.save(temporary, save_all=True, append_images=rest, duration=milliseconds, loop=0)
+
+
+def as_list(value: T | Sequence[T]) -> list[T]:
+    """One value or several as a list; strings count as one value."""
+    return list(cast("Sequence[T]", value)) if isinstance(value, list | tuple) else [cast("T", value)]
+
+
+def broadcast(**lists: Sequence[Any]) -> list[list[Any]]:
+    """Lists of one common length; those with a single value repeat it.
+
+    Raises:
+        ValueError: an empty list, or two lengths above 1 that differ.
+    """
+    lengths = {name: len(values) for name, values in lists.items()}
+    count = max(lengths.values())
+    if not set(lengths.values()) <= {1, count} or 0 in lengths.values():
+        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"got {told}; expected the same number of each, or one")
+    return [list(values) * (count if len(values) == 1 else 1) for values in lists.values()]
+
+
+def _load(source: ImageSource, background: str) -> Image.Image:
+    if isinstance(source, str | Path):
+        picture, name = _read(Path(source), background), str(source)
+    elif isinstance(source, Image.Image):
+        picture, name = _flatten(ImageOps.exif_transpose(source), background), "image"
+    elif isinstance(source, np.ndarray):
+        picture, name = _from_array(source), "image"
+    else:
+        raise TypeError(f"image: got {type(source).__name__}, expected a path, a PIL image or a numpy array")
+    if min(picture.size) < _SMALLEST:
+        raise ValueError(
+            f"{name}: got {picture.width} x {picture.height} pixels, expected {_SMALLEST} or more on each side"
+        )
+    return picture
+
+
+def _read(path: Path, background: str) -> Image.Image:
+    if path.is_dir():
+        raise ValueError(f"{path}: got a folder, expected an image file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file, expected an image file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: got an empty file, expected an image file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                return _flatten(ImageOps.exif_transpose(opened), background)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(
+            f"{path}: got more than {Image.MAX_IMAGE_PIXELS} pixels, expected fewer; resize it first"
+        ) from None
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{path}: got a file that is no image, expected one that PIL can read (PNG, JPEG...)"
+        ) from None
+    except Exception as error:  # Pillow's readers raise almost anything on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: got a damaged image ({reason}), expected a complete file") from None
+
+
+def _flatten(picture: Image.Image, background: str) -> Image.Image:
+    """Any mode to opaque 8-bit RGB."""
+    if picture.mode == "F":
+        return _from_array(np.asarray(picture))
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"mode {picture.mode} holds {values.min()} to {values.max()}, expected 16 bits: 0 to 65535"
+            )
+        return _from_array(((values + 128) // 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        if picture.mode == "La":
+            picture = picture.convert("LA")
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ValueError(f"image: got an array of shape {array.shape}, expected [H, W, 3] or [H, W]")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError(
+                f"image: got values from {array.min()} to {array.max()}, expected 0 to 1 for {array.dtype}; "
+                "divide by 255 or convert to uint8"
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise TypeError(f"image: got an array of {array.dtype}, expected uint8, or float in [0, 1]")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """``atomic_file`` for pictures, with errors that name the place asked for and not the temporary one."""
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path}: expected a name that ends in a picture format such as .png or .jpg")
+    try:
+        with atomic_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None

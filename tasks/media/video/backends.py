@@ -1,0 +1,269 @@
+"""The libraries behind ``tasks.video_files``: decord, and PyAV where decord is missing, cannot be trusted or gives up.
+
+decord 0.6.0 opens damaged files without complaint, fails at frames that are fine because a thread of its ran ahead into the
+damage, repeats other frames in place of those it cannot decode, and finds wrong frames in AVI and MPEG-TS. So it reads what
+``video_index`` found to be regular, is told to repeat nothing, and what it returns is compared with the index; wherever
+it fails, PyAV reads the same frames once more, by their time stamps, or says which of them is damaged. What remains: a frame
+whose container is whole and whose contents are not is concealed by the decoder, which tells PyAV but not decord.
+
+Shapes: T frames, H W pixels; pixels are uint8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskgen.tasks.media.video.index import VideoIndex, choose_stream, import_av, opened
+
+__all__ = ["Decoder", "Encoder", "Frames", "Reader", "open_decoder", "open_encoder"]
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Frames = NDArray[np.uint8]
+
+Reader = Literal["decord", "pyav"]
+
+_MOST_THREADS = 4  # more only hold more frames in memory
+
+_NO_REPEATS = 1e-6  # share of frames that decord may replace by others before it raises: none
+
+
+class Decoder(Protocol):
+    """A video file open for reading."""
+
+    def read(self, places: Sequence[int], size: tuple[int, int]) -> Frames:
+        """Frames ``[T, H, W, 3]`` at ascending places, upright, resized to (H, W); ValueError where one is damaged."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+def open_decoder(path: Path, name: str, index: VideoIndex, threads: int, reader: Reader = "decord") -> Decoder:
+    """Open a video file for reading.
+
+    Args:
+        path: an existing file.
+        name: how errors call it.
+        index: what it holds.
+        threads: decoding threads; 0 for one a core, at most four.
+        reader: ``decord`` where it is installed and can be trusted with the file, or ``pyav``.
+
+    Raises:
+        ImportError: without PyAV.
+    """
+    threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
+    exact = _PyavDecoder(path, name, index, threads)
+    library = _decord() if index.regular and reader == "decord" else None
+    return exact if library is None else _DecordDecoder(library, path, index, threads, exact)
+
+
+class _DecordDecoder:
+    """Reads through decord, as long as that gives what the index promises."""
+
+    def __init__(self, library: ModuleType, path: Path, index: VideoIndex, threads: int, instead: _PyavDecoder) -> None:
+        self._library: ModuleType | None = library
+        self._path, self._index, self._threads, self._instead = path, index, threads, instead
+        self._opened: tuple[tuple[int, int], Any] | None = None
+
+    def read(self, places: Sequence[int], size: tuple[int, int]) -> Frames:
+        found = self._try(places, size)
+        return self._instead.read(places, size) if found is None else found
+
+    def close(self) -> None:
+        self._opened = None
+        self._instead.close()
+
+    def _try(self, places: Sequence[int], size: tuple[int, int]) -> Frames | None:
+        """What decord gives; None, now and from now on, if that is nothing or not what the index says."""
+        if self._library is None:
+            return None
+        # decord raises its own errors, RuntimeError and AssertionError, and its threads fail whenever they come to it.
+        with contextlib.suppress(Exception):
+            reader = self._reader(self._library, size)
+            if len(reader) == len(self._index):
+                times = np.asarray(reader.get_frame_timestamp([0, *places]))[:, 0]
+                late = np.abs(times[1:] - times[0] - self._index.times[places]).max()
+                batch = reader.get_batch(places)  # of whatever library decord's bridge is set to
+                frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+                if frames.shape == (len(places), *size, 3) and late < 0.5 / float(self._index.rate):
+                    return np.asarray(frames, dtype=np.uint8)
+        self._library = self._opened = None
+        return None
+
+    def _reader(self, library: ModuleType, size: tuple[int, int]) -> Any:
+        if self._opened is None or self._opened[0] != size:
+            self._opened = None  # let go of the old one's buffers before there are new ones
+            height, width = (-1, -1) if size == (self._index.height, self._index.width) else size
+            settings = {"width": width, "height": height, "num_threads": self._threads, "fault_tol": _NO_REPEATS}
+            self._opened = size, library.VideoReader(str(self._path.absolute()), ctx=library.cpu(0), **settings)
+        return self._opened[1]
+
+
+class _PyavDecoder:
+    """Reads through PyAV: seeks to the key frame before a frame, decodes from there, and knows frames by their stamps."""
+
+    def __init__(self, path: Path, name: str, index: VideoIndex, threads: int) -> None:
+        self._av = import_av()
+        self._path, self._name, self._index, self._threads = path, name, index, threads
+        self._stack = contextlib.ExitStack()
+        self._container: InputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._decoded: Iterator[tuple[int, VideoFrame]] = iter(())
+        self._place = -1  # of the frame decoded last
+        # One for all frames: a scaler made anew for each costs more than decoding.
+        self._scaler = self._av.video.reformatter.VideoReformatter()
+
+    def read(self, places: Sequence[int], size: tuple[int, int]) -> Frames:
+        out = np.empty((len(places), *size, 3), dtype=np.uint8)
+        height, width = size if self._index.turns % 2 == 0 else size[::-1]
+        for row, place in zip(out, places, strict=True):
+            frame = self._scaler.reformat(
+                self._find(place), width=width, height=height, format="rgb24", interpolation="BILINEAR"
+            )
+            row[:] = np.rot90(frame.to_ndarray(), self._index.turns)
+        return out
+
+    def close(self) -> None:
+        self._decoded, self._container, self._stream = iter(()), None, None
+        self._stack.close()
+
+    def _find(self, place: int) -> VideoFrame:
+        """The frame at one place.
+
+        Raises:
+            ValueError: it does not come out of the decoder, or comes out damaged.
+        """
+        for approach in (self._near, self._from_start):
+            approach(place)
+            for found, frame in self._decoded:
+                self._place = found
+                if found == place and not frame.is_corrupt:
+                    return frame
+                if found >= place:
+                    break
+        self._place = len(self._index)  # wherever it stands: the next search starts anew
+        raise ValueError(
+            f"{self._name}: damaged: frame {place} of {len(self._index)} cannot be decoded; leave it out, or make the file "
+            "anew"
+        )
+
+    def _near(self, place: int) -> None:
+        """Stand somewhere before a frame, if possible not long before it."""
+        key = int(self._index.keys[np.searchsorted(self._index.keys, place, side="right") - 1])
+        if self._container is not None and self._place < place and key <= self._place + 1:
+            return
+        if key == 0 or not len(self._index.stamps):
+            self._from_start(place)
+            return
+        container, stream = self._ready()
+        container.seek(int(self._index.stamps[key]), stream=stream, backward=True)
+        self._decoded, self._place = self._frames(container, stream), -1
+
+    def _from_start(self, place: int) -> None:
+        """Stand before the first frame. Opening the file again works in every container."""
+        self.close()
+        self._decoded, self._place = self._frames(*self._ready()), -1
+
+    def _ready(self) -> tuple[InputContainer, VideoStream]:
+        if self._container is None or self._stream is None:
+            self._container = self._stack.enter_context(opened(self._path, self._name))
+            self._stream = choose_stream(self._container, self._name)
+            self._stream.thread_type = "AUTO" if self._threads > 1 else "NONE"
+            self._stream.codec_context.thread_count = self._threads
+        return self._container, self._stream
+
+    def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, VideoFrame]]:
+        """Places and frames from where the file stands; whatever cannot be decoded is left out."""
+        stamps, counted = self._index.stamps, 0
+        for packet in container.demux(stream):
+            with contextlib.suppress(self._av.error.InvalidDataError):
+                for frame in packet.decode():
+                    place = counted if not len(stamps) else int(np.searchsorted(stamps, frame.pts or 0))
+                    counted += 1
+                    if not len(stamps) or (place < len(stamps) and stamps[place] == frame.pts):
+                        yield place, frame
+
+
+class Encoder:
+    """H.264 into an open file, frame by frame.
+
+    Args:
+        container: where it goes.
+        stream: of it.
+    """
+
+    def __init__(self, container: OutputContainer, stream: VideoStream) -> None:
+        self._container, self._stream, self._frame = container, stream, import_av().VideoFrame
+
+    def write(self, frames: Frames) -> None:
+        """Add frames ``[T, H, W, 3]``."""
+        for picture in frames:
+            self._container.mux(self._stream.encode(self._frame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
+
+    def finish(self) -> None:
+        """Write what the encoder still holds back."""
+        self._container.mux(self._stream.encode())
+
+
+@contextlib.contextmanager
+def open_encoder(
+    path: Path, name: Path, frame_rate: Fraction, size: tuple[int, int], quality: int
+) -> Iterator[Encoder]:
+    """Open a video file for writing as H.264; it is complete when the block ends well.
+
+    Args:
+        path: where to write; its suffix chooses the container.
+        name: how errors call it.
+        frame_rate: frames a second.
+        size: (H, W), both even.
+        quality: x264's constant rate factor, 0 (lossless) to 51.
+
+    Raises:
+        OSError: the place cannot be written to.
+        ValueError: numbers that the encoder refuses.
+        ImportError: without PyAV, or one without x264.
+    """
+    av = import_av()
+    try:
+        with av.open(str(path.absolute()), "w") as container:
+            stream = container.add_stream("libx264", rate=frame_rate, options={"crf": str(quality)})
+            stream.height, stream.width = size
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.thread_count = min(_MOST_THREADS, os.cpu_count() or 1)
+            encoder = Encoder(container, stream)
+            yield encoder
+            encoder.finish()
+    except av.codec.codec.UnknownCodecError:
+        raise ImportError(
+            f'{name}: this PyAV was built without x264; reinstall its wheel (pip install "maskgen[video]"), or write .gif'
+        ) from None
+    except av.error.FFmpegError as error:
+        reason = error.strerror or type(error).__name__
+        if isinstance(error, OSError):
+            raise OSError(f"{name}: cannot be written ({reason})") from None
+        raise ValueError(f"{name}: {size[1]} x {size[0]} at {frame_rate}/s cannot be encoded ({reason})") from None
+
+
+def _decord() -> ModuleType | None:
+    """decord, told to keep FFmpeg's remarks to itself; None where it is missing or does not load."""
+    try:
+        import decord
+    except (ImportError, OSError):  # OSError: the Python part is there, its library does not load here
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    library: ModuleType = decord
+    return library

@@ -1,0 +1,172 @@
+"""What a model folder holds: its description, its optional parts, and whether the parts belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskgen.checkpoint import load_module, save_module, write_json
+from maskgen.models.base import MaskedTransformer
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.trained import TrainedTasks
+from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.base import Tokenizer
+
+__all__ = [
+    "OPTIONAL_PARTS",
+    "PipelineConfig",
+    "check_codec",
+    "check_parts",
+    "class_id",
+    "model_files",
+    "read_part",
+    "write_description",
+    "write_part",
+]
+
+_FORMAT = "maskgen-pipeline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """What a model folder says besides its weights.
+
+    Attributes:
+        signal_size: size of the signal the model was trained on: (H, W) for images, (T, H, W) for video, (S,) for sound.
+        class_names: one name a class, or none.
+        sampling: settings used when a call names none.
+        fine_sampling: the same for the fine transformer of sound; None where there is none.
+        tokenizer_identity: ``AudioTokenizer.identity()`` of the codec the transformers were trained with; else "".
+        video: what a model of video was trained to do, if it is known.
+    """
+
+    signal_size: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    fine_sampling: Sampling | None = None
+    tokenizer_identity: str = ""
+    video: TrainedTasks | None = None
+
+
+def write_description(folder: Path, modality: str, config: PipelineConfig) -> None:
+    """Write ``pipeline.json``, which makes a folder with ``tokenizer/`` and ``transformer/`` a model."""
+    content = {"format": _FORMAT, "modality": modality, "config": dataclasses.asdict(config)}
+    write_json(folder / "pipeline.json", content)
+
+
+def check_parts(tokenizer: Tokenizer, transformer: MaskedTransformer, fine: MaskedTransformer | None = None) -> None:
+    """Refuse transformers for other tokens than the tokenizer's.
+
+    Args:
+        tokenizer: V codes in each of K codebooks.
+        transformer: the same; for sound it may have the first codebooks only.
+        fine: a second one for sound, with all K codebooks.
+
+    Raises:
+        ValueError: naming both sides.
+    """
+    got = (tokenizer.vocab_size, tokenizer.num_codebooks)
+    expected = (transformer.vocab_size, transformer.num_codebooks)
+    coarse = isinstance(tokenizer, AudioTokenizer) and got[0] == expected[0] and got[1] > expected[1]
+    if got != expected and not coarse:
+        raise ValueError(
+            f"tokenizer and transformer do not fit: {got[0]} codes x {got[1]} against {expected[0]} x {expected[1]}"
+        )
+    if fine is None:
+        return
+    if not coarse:
+        raise ValueError(
+            f"fine: got a second transformer, but the first has all {got[1]} codebooks of the tokenizer; leave one out"
+        )
+    if (fine.vocab_size, fine.num_codebooks) != got:
+        raise ValueError(
+            f"tokenizer and fine transformer do not fit: {got[0]} codes x {got[1]} against {fine.vocab_size} x "
+            f"{fine.num_codebooks}"
+        )
+
+
+def check_codec(codec: AudioTokenizer, expected: str = "") -> str:
+    """Refuse a codec other than the one that a transformer was trained with: its codes would be other sounds.
+
+    Args:
+        codec: the codec at hand.
+        expected: identity of the other, or "" if nobody wrote it down.
+
+    Returns:
+        Identity of ``codec``.
+
+    Raises:
+        ValueError: another codec.
+    """
+    identity = codec.identity()
+    if expected not in ("", identity):
+        raise ValueError(
+            f"tokenizer: got {identity}, but the transformer was trained on the codes of {expected}; put that codec back"
+        )
+    return identity
+
+
+def class_id(label: int | str, count: int, names: Sequence[str]) -> int:
+    """Id of a class given by its number or name.
+
+    Args:
+        label: number, digits, or a name; case does not matter, and a part will do if it is in one name only.
+        count: how many classes there are.
+        names: one for each, or none.
+
+    Raises:
+        ValueError: no such class, or more than one.
+    """
+    if not count:
+        raise ValueError(f"label: got {label!r}, but this model has no classes; give none")
+    if isinstance(label, str) and re.fullmatch(r"[+-]?[0-9]+", label.strip()):
+        label = int(label)
+    if isinstance(label, int):
+        if not 0 <= label < count:
+            raise ValueError(f"label: got {label}, expected 0 to {count - 1}")
+        return label
+    wanted = str(label).strip().casefold()
+    exact = [number for number, name in enumerate(names) if name.casefold() == wanted]
+    close = exact or [number for number, name in enumerate(names) if wanted and wanted in name.casefold()]
+    if len(close) != 1:
+        known = f"known: {', '.join(names[:12])}{', ...' if names[12:] else ''}" if names else "this model has no names"
+        could = ", ".join(f"{names[number]} ({number})" for number in close[:8])
+        hint = f"it could be {could}{', ...' if close[8:] else ''}" if close else known
+        raise ValueError(f"label: got {label!r}, expected a number from 0 to {count - 1} or a class name; {hint}")
+    return close[0]
+
+
+OPTIONAL_PARTS = ("fine", "critic")
+
+
+def model_files() -> list[str]:
+    """Patterns of what belongs to a model folder; nothing else is fetched from a Hub repository."""
+    return ["pipeline.json", *(f"{part}/*" for part in ("tokenizer", "transformer", *OPTIONAL_PARTS))]
+
+
+def read_part(folder: Path, adjust: Callable[[Any], Any] | None = None) -> MaskedTransformer | None:
+    """The transformer in a folder, or None if there is none.
+
+    Args:
+        folder: of the part.
+        adjust: see ``maskgen.checkpoint.load_module``.
+
+    Raises:
+        ValueError: files that are damaged or do not fit each other.
+    """
+    if not (folder / "config.json").is_file():
+        return None
+    return load_module(folder, MaskedTransformer, adjust)  # type: ignore[type-abstract]
+
+
+def write_part(part: MaskedTransformer | None, folder: Path) -> None:
+    """Write a part, or take away what an earlier save left there if it is None."""
+    if part is not None:
+        save_module(part, folder)
+        return
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Published weights by name: catalogue, layouts, download, conversion."""

@@ -1,0 +1,275 @@
+"""Published weights into folders of our own: from local files (``maskgen convert``), or downloaded once by name.
+
+A whole model becomes a folder for ``Pipeline.from_pretrained``, one part of it a folder for ``load_module`` (what
+``--tokenizer`` of ``maskgen train transformer`` takes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from maskgen.checkpoint import atomic_folder, check_state, save_state
+from maskgen.tasks.conditions.classes import imagenet_classes
+from maskgen.tasks.model_folder import PipelineConfig, check_parts, write_description
+from maskgen.tasks.published.catalog import CATALOG, find
+from maskgen.tasks.published.download import download
+from maskgen.tasks.published.entries.base import Published, Weights
+from maskgen.tasks.published.entries.families import FAMILIES, load_name, looks_like
+from maskgen.tasks.published.readers import check_order, code_tables, read_part, state_names
+from maskgen.weights.files import read_weights
+
+__all__ = ["cache_folder", "convert_files", "fetch"]
+
+_VERSION = "1"  # of the converted folders; raised when they change, so that nobody meets old ones in the cache
+
+
+@dataclass(frozen=True)
+class _Half:
+    """A converted tokenizer or transformer.
+
+    Attributes:
+        kind: class of the module.
+        config: what it is built from.
+        state: its weights, views of the file.
+        empty: the module without memory, for what can be asked of it.
+    """
+
+    kind: type[nn.Module]
+    config: Any
+    state: Mapping[str, Tensor]
+    empty: Any
+
+
+def convert_files(
+    family: str,
+    out: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    transformer: str | Path | None = None,
+    fine: str | Path | None = None,
+    ema: bool | None = None,
+    any_size: bool = False,
+) -> None:
+    """Turn files of published weights into a folder of ours, whole or not at all.
+
+    Args:
+        family: a published name, see ``maskgen.tasks.published.catalog``.
+        out: folder to make; must not exist, or be empty.
+        tokenizer: file of the tokenizer; for EnCodec and DAC it may be a folder of the Hub.
+        transformer: file of the transformer. With both a model folder is made, with one alone a folder of that part.
+        fine: file of the second transformer of sound, beside the other two.
+        ema: take the averaged copy of the weights, where a file has one; by default that of which figures were published.
+        any_size: take whatever sizes the files show instead of the published ones, for weights of your own training.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no file, one the family has not, ``out`` in use, or a file that is damaged, of another family, of the
+            other part or of another size; all names that do not fit are listed.
+    """
+    entry, target = find(family), Path(out)
+    given = {"tokenizer": tokenizer, "transformer": transformer, "fine": fine}
+    files = {part: Path(file) for part, file in given.items() if file}
+    for part in files.keys() - entry.parts.keys():
+        raise ValueError(f"{part}: got {files[part]}, but {family} is a {' and '.join(entry.parts)} alone")
+    if not files:
+        raise ValueError(f"{family}: got no file, expected {' and '.join(f'--{part} FILE' for part in entry.parts)}")
+    check_order(entry, files)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target}: exists and is not empty; name a new folder")
+    halves: dict[str, _Half] = {}
+    for (
+        part,
+        file,
+    ) in files.items():  # the tokenizer first: it tells the number of codes, should sizes be read from files
+        averaged = entry.parts[part].averaged if ema is None else ema
+        halves[part] = _convert(entry, part, file, averaged, halves.get("tokenizer"), any_size)
+    with atomic_folder(target) as folder:
+        if len(halves) > 1:
+            write_description(folder, entry.modality, _pipeline_config(entry, halves))
+        for part, half in halves.items():
+            save_state(half.kind, half.config, half.state, folder / part if len(halves) > 1 else folder)
+
+
+def fetch(name: str) -> Path:
+    """The folder of a published model in the cache; downloaded and converted the first time.
+
+    The cache is that of the Hugging Face libraries (``HF_HOME``). Several processes may ask at once: one works, the others
+    wait. Downloads that break off go on where they stopped.
+
+    Args:
+        name: a published name.
+
+    Raises:
+        ValueError: no such name, or files that are not what they should be.
+        ConnectionError: not in the cache and no network; says how to convert local files instead.
+        FileNotFoundError: the file is gone from its server.
+        OSError: the cache cannot be written to.
+    """
+    entry = find(name)
+    cache = cache_folder()
+    target = cache / f"{name}-{_VERSION}"
+    if _finished(target):
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not _finished(target):
+                files = {part: _obtain(weights, cache / "downloads") for part, weights in entry.parts.items()}
+                convert_files(
+                    name,
+                    target,
+                    tokenizer=files.get("tokenizer"),
+                    transformer=files.get("transformer"),
+                    fine=files.get("fine"),
+                )
+                for file in files.values():
+                    if file.parent == cache / "downloads":
+                        file.unlink(missing_ok=True)  # the converted copy holds the same numbers
+    except OSError as error:
+        if isinstance(error, ConnectionError | FileNotFoundError) and error.errno is None:  # what _obtain says
+            raise type(error)(f"{error}. With the files at hand: {entry.convert_command}") from None
+        raise OSError(
+            f"{cache}: the cache cannot be written to ({error.strerror or error}); set HF_HOME to a folder that can, or "
+            f"convert files at hand: {entry.convert_command}"
+        ) from None
+    return target
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: ``maskgen`` in the assets cache of ``huggingface_hub``."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "maskgen"
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "pipeline.json").is_file() or (folder / "config.json").is_file()
+
+
+def _obtain(weights: Weights, folder: Path) -> Path:
+    """A published file on this machine."""
+    if weights.url:
+        return download(weights.url, folder / f"{weights.family}-{weights.sizes}", sha256=weights.sha256)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(weights.repository, weights.file))
+    except LocalEntryNotFoundError:
+        raise ConnectionError(
+            f"{weights.source}: not in the cache, and the Hugging Face Hub cannot be reached"
+        ) from None
+    except HfHubHTTPError as error:
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(f"{weights.source}: the Hugging Face Hub answers: {reason}") from None
+
+
+def _convert(entry: Published, part: str, file: Path, ema: bool, tokenizer: _Half | None, any_size: bool) -> _Half:
+    """One part; the tokenizer, which comes first, tells the others what they cannot know."""
+    weights = entry.parts[part]
+    if weights.kind.reader:
+        if ema:
+            raise ValueError(f"ema: got True, but {weights.kind.title} was published without averaged weights")
+        _check_family(entry, weights, file, state_names(file))
+        tables = code_tables(tokenizer.empty, tokenizer.state) if tokenizer else None
+        config, converted = read_part(entry, part, file, tables, any_size=any_size)
+    else:
+        config, converted = _convert_names(entry, part, file, ema, tokenizer, any_size)
+    empty = weights.kind.empty(config)
+    check_state(converted, {name: tensor.shape for name, tensor in empty.state_dict().items()}, str(file))
+    return _Half(weights.kind.model(), config, converted, empty)
+
+
+def _convert_names(
+    entry: Published, part: str, file: Path, ema: bool, tokenizer: _Half | None, any_size: bool
+) -> tuple[Any, dict[str, Tensor]]:
+    """Config and state dict of weights that are named and nothing more: published sizes, or those of the shapes."""
+    weights = entry.parts[part]
+    state = read_weights(file, ema=ema)
+    _check_family(entry, weights, file, state)
+    config = weights.kind.published(weights.sizes)
+    try:
+        if any_size:
+            known = {"vocab_size": tokenizer.empty.vocab_size} if tokenizer else {}
+            function = load_name(f"{weights.kind.module}:config_from")
+            taken = inspect.signature(function).parameters
+            config = function(state, **{name: value for name, value in known.items() if name in taken})
+        return config, weights.kind.convert(state, config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {'' if any_size else _size_problem(entry, part, state)}{error}") from None
+
+
+def _check_family(entry: Published, weights: Weights, file: Path, state: Iterable[str]) -> None:
+    """Refuse weights of another family or part, saying what they look like and where they belong."""
+    named = sorted(state)
+    seen = looks_like(named)
+    if seen == weights.family or (seen is not None and FAMILIES[seen].marks == weights.kind.marks):
+        return
+    expected = weights.kind.title
+    if seen is None:
+        names = ", ".join(named[:3])
+        raise ValueError(
+            f"{file}: expected {expected}; its {len(named)} weights are of no family known here ({names}, ...)"
+        )
+    advice = next((f"give it as --{part}" for part, other in entry.parts.items() if other.family == seen), "")
+    if not advice:
+        names = ", ".join(other.name for other in CATALOG.values() if seen in (w.family for w in other.parts.values()))
+        advice = f"use --{FAMILIES[seen].part} with --family {names}" if names else "it has no entry in the catalog"
+    raise ValueError(f"{file}: expected {expected}, but this looks like {FAMILIES[seen].title}; {advice}")
+
+
+def _size_problem(entry: Published, part: str, state: Mapping[str, Tensor]) -> str:
+    """For weights of the right family that do not fit: the published model they are, or how their sizes differ."""
+    weights = entry.parts[part]
+    # Without data: only names and shapes matter.
+    shapes = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
+    expected = weights.kind.published(weights.sizes)
+    for other in CATALOG.values():
+        found = other.parts.get(part)
+        if found is None or found.family != weights.family or weights.kind.published(found.sizes) == expected:
+            continue
+        try:
+            weights.kind.convert(shapes, weights.kind.published(found.sizes))
+        except (ValueError, RuntimeError):
+            continue
+        return f"these are the weights of {other.name}, use --family {other.name}: "
+    try:
+        own = weights.kind.config_from(shapes)
+        weights.kind.convert(shapes, own)
+    except (ValueError, RuntimeError):
+        return ""
+    told = ", ".join(
+        f"{item.name} {getattr(own, item.name)} instead of {getattr(expected, item.name)}"
+        for item in dataclasses.fields(expected)
+        if getattr(own, item.name) != getattr(expected, item.name)
+    )
+    return f"sizes that {entry.name} has not ({told}; for weights of your own training give --any_size true): "
+
+
+def _pipeline_config(entry: Published, halves: Mapping[str, _Half]) -> PipelineConfig:
+    """What the model folder says, once the parts are known to fit each other."""
+    tokenizer, transformer, fine = (halves.get(part) for part in ("tokenizer", "transformer", "fine"))
+    assert tokenizer is not None
+    assert transformer is not None
+    check_parts(tokenizer.empty, transformer.empty, fine.empty if fine else None)
+    axes, stride = tuple(transformer.config.axes), tokenizer.empty.stride
+    size = tuple(cells * step for cells, step in zip(axes, stride, strict=True))
+    names = imagenet_classes() if entry.class_names == "imagenet" else ()
+    fitting = names if len(names) == transformer.empty.num_classes else ()
+    return PipelineConfig(
+        signal_size=size,
+        class_names=fitting,
+        sampling=entry.sampling,
+        fine_sampling=entry.fine_sampling if fine else None,
+        # The code tables of sound are in place: the transformers were given them.
+        tokenizer_identity=tokenizer.empty.identity() if entry.modality == "audio" else "",
+    )

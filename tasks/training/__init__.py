@@ -1,0 +1,1 @@
+"""What ``maskgen train`` runs."""

@@ -1,0 +1,244 @@
+"""Stage 2 for images and sound: what ``maskgen train transformer`` runs.
+
+The second stage for sound may come in two: a coarse transformer for the first codebooks, then a fine one that adds the
+others.
+
+Shapes: B batch, N tokens, K codebooks, H W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from maskgen.checkpoint import fingerprint, load_module, write_json
+from maskgen.models.base import MaskedTransformer
+from maskgen.objectives.masked import MaskedModeling, MaskingSettings
+from maskgen.published.vampnet.transformer import VampNetTransformer
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.data.base import AudioData, SignalData
+from maskgen.tasks.data.tokens.shards import TokenShards
+from maskgen.tasks.image.generation import generate
+from maskgen.tasks.media.images import image_grid, save_image
+from maskgen.tasks.model_folder import PipelineConfig, check_codec
+from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.training.image import Show
+from maskgen.tasks.training.runs import Say, _tell_skipped, copy_files, describe, finished_before
+from maskgen.tasks.training.tokens import check_shards, doing, training_tokens
+from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.training.trainer import Trainer, TrainSettings
+
+__all__ = ["Stage", "train_transformer"]
+
+Stage = Literal["coarse", "fine"]
+
+_SHOWN = 2  # sounds a run writes now and then
+
+
+def train_transformer(
+    *,
+    tokenizer: Path,
+    transformer: MaskedTransformer,
+    data: SignalData,
+    masking: MaskingSettings,
+    settings: TrainSettings,
+    out: Path,
+    sampling: Sampling | None = None,
+    views: int = 1,
+    codebooks: int | None = None,
+    stage: Stage = "coarse",
+    say: Say = print,
+) -> Path:
+    """Stage 2: train a masked-token transformer on a tokenizer's codes.
+
+    The tokens are kept in ``tokens/`` of the model folder, for a run that goes on and for the fine stage of sound.
+
+    Args:
+        tokenizer: folder of the tokenizer, of an earlier ``train_tokenizer`` for instance.
+        transformer: the model to train; its weights start anew from ``settings.seed``.
+        data: images or sounds to train on, or their tokens as ``maskgen tokenize`` wrote them.
+        masking: what is hidden and what it costs.
+        settings: how long and how wide.
+        out: the model folder to make: ``tokenizer/``, ``transformer/`` and ``pipeline.json``.
+        sampling: settings the model will sample with unless told otherwise.
+        views: how many differently augmented views of each example are tokenized before training.
+        codebooks: for sound, train on the first so many codebooks only; all if left out.
+        stage: ``coarse``, or ``fine`` for the second transformer of a sound model, which goes into ``fine/`` of the model
+            folder that an earlier run made with ``codebooks``; ``masking.visible_codebooks`` must be that number.
+        say: told what happens.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        FileNotFoundError: no tokenizer there, or for ``fine`` no model.
+        ValueError: the transformer does not fit the tokenizer or the data, the tokens are another tokenizer's, or ``out``
+            holds a run with other settings.
+    """
+    if not (tokenizer / "config.json").is_file():
+        raise FileNotFoundError(
+            f"tokenizer: got {tokenizer}, which holds none (no config.json); name a folder made by "
+            f"`maskgen train {'codec' if isinstance(data, AudioData) else 'tokenizer'}`"
+        )
+    codes = load_module(tokenizer, Tokenizer)  # type: ignore[type-abstract]
+    identity = fingerprint(codes)
+    check_shards(data, identity, views)
+    _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
+    coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
+    parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking}
+    description = describe(**parts, settings=settings, sampling=sampling, views=views)
+    run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
+    if finished_before(run, description, title, say):
+        return out
+    torch.manual_seed(settings.seed)
+    model = type(transformer)(transformer.config)
+    if isinstance(model, VampNetTransformer) and isinstance(codes, AudioTokenizer):
+        model.set_code_tables(codes.code_tables())
+    codes.to("cuda" if torch.cuda.is_available() else "cpu")  # where all signals are encoded
+    config = PipelineConfig(signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling())
+    data.log_skipped(run / "skipped.jsonl")
+    say(f"{title}: {doing(data, views)}")
+    kept, depth = out / "tokens", model.num_codebooks
+    held_out = training_tokens(codes, data.test(), data.key, kept / "test.safetensors", depth)
+    show = _show(codes, config, data, masking.visible_codebooks)
+    objective = MaskedModeling(model, masking, held_out=held_out, show=show)
+    passes = {"views": views, "seed": settings.seed}
+    tokens = training_tokens(codes, data.train(), data.key, kept / "train.safetensors", depth, **passes)
+    assert tokens is not None
+    trainer = Trainer(objective, tokens, settings, run, title=title)
+    write_json(run / "run.json", {**description, "finished": False})
+    if coarse is None:
+        copy_files(tokenizer, out / "tokenizer")
+    trainer.fit()
+    _tell_skipped(run, title, say)
+    trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
+    if coarse is None:
+        Pipeline(codes, trained, config).save_pretrained(out)
+    else:
+        config = dataclasses.replace(coarse.config, fine_sampling=config.sampling)
+        Pipeline(codes, coarse.transformer, config, fine=trained).save_pretrained(out)
+    write_json(run / "run.json", {**description, "finished": True})
+    return out
+
+
+def _kept_codebooks(tokenizer: Tokenizer, codebooks: int | None, stage: Stage) -> int:
+    """How many codebooks the transformer must have."""
+    most = tokenizer.num_codebooks
+    if not isinstance(tokenizer, AudioTokenizer) and (codebooks is not None or stage != "coarse"):
+        raise ValueError(
+            f"codebooks and stage are for sound, but the tokenizer's modality is {tokenizer.modality}; leave them out"
+        )
+    if codebooks is None:
+        return most
+    if stage == "fine":
+        raise ValueError(
+            f"codebooks: got {codebooks}, but a fine transformer has all {most} of the codec; leave it out"
+        )
+    if not 1 <= codebooks <= most:
+        raise ValueError(f"codebooks: got {codebooks}, expected 1 to {most}, the codec's")
+    return codebooks
+
+
+def _coarse_model(out: Path, codec: Tokenizer, masking: MaskingSettings) -> Pipeline:
+    """The model that a fine transformer is trained for."""
+    if not (out / "pipeline.json").is_file():
+        raise FileNotFoundError(
+            f"out: got {out}, which holds no model yet; train the coarse transformer into it first, with codebooks"
+        )
+    assert isinstance(codec, AudioTokenizer)  # see _kept_codebooks
+    pipe = Pipeline.from_pretrained(out, device="cpu")
+    check_codec(codec, pipe.config.tokenizer_identity)
+    first = pipe.transformer.num_codebooks
+    if first >= codec.num_codebooks:
+        raise ValueError(f"{out}: its transformer has all {first} codebooks of the codec; there is nothing left to add")
+    if masking.visible_codebooks != first:
+        raise ValueError(
+            f"masking.visible_codebooks: got {masking.visible_codebooks}, expected {first}: the codebooks that the "
+            "transformer of this model decides are known to the fine one"
+        )
+    return pipe
+
+
+def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: SignalData, codebooks: int) -> None:
+    if tokenizer.modality == "video":
+        raise ValueError(
+            "tokenizer: got one of video, which has tasks of its own; use `maskgen train video-transformer`"
+        )
+    if tokenizer.modality != data.modality:
+        raise ValueError(f"data: got {data.modality} data, but the tokenizer's modality is {tokenizer.modality}")
+    channels = 3
+    if isinstance(tokenizer, AudioTokenizer):
+        channels = tokenizer.channels
+    if isinstance(tokenizer, AudioTokenizer) and isinstance(data, AudioData):
+        sound, codec = (data.sample_rate, data.channels), (tokenizer.sample_rate, channels)
+        if sound != codec:
+            raise ValueError(
+                f"data: got {sound[0]} Hz and {sound[1]} channel(s), but the codec has {codec[0]} Hz and {codec[1]}; set "
+                "the data's sample_rate and channels to the codec's"
+            )
+    got = {
+        "vocab_size": transformer.vocab_size,
+        "num_codebooks": transformer.num_codebooks,
+        "axes": tuple(transformer.config.axes),
+        "num_classes": transformer.num_classes,
+    }
+    expected = {
+        "vocab_size": tokenizer.vocab_size,
+        "num_codebooks": codebooks,
+        "axes": tokenizer.axes((1, channels, *data.size)),
+        "num_classes": len(data.class_names),
+    }
+    wrong = [f"{name} is {got[name]}, expected {expected[name]}" for name in got if got[name] != expected[name]]
+    if wrong:
+        raise ValueError(f"the transformer does not fit the tokenizer and the data: {'; '.join(wrong)}")
+
+
+def _show(codes: Tokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show | None:
+    """What a run writes now and then; nothing for sounds of which only the tokens are there."""
+    if not isinstance(codes, AudioTokenizer):
+        return _show_samples(codes, config)
+    return None if isinstance(data, TokenShards) else _show_sounds(codes, config, data, visible)
+
+
+def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
+    def show(model: nn.Module, folder: Path, step: int) -> None:
+        assert isinstance(model, MaskedTransformer)
+        device = next(model.parameters()).device
+        pipe = Pipeline(tokenizer, model, config, device)
+        columns = min(10, model.num_classes) or 10
+        labels = [index for _ in range(4) for index in range(columns)] if model.num_classes else None
+        pictures = generate(pipe, labels, seeds=range(4 * columns))
+        save_image(image_grid(pictures, columns), folder / f"samples-{step:08d}.png")
+
+    return show
+
+
+def _show_sounds(codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show:
+    """Writes some sounds once as they were, and at every showing with their middle third filled by the model."""
+
+    def show(model: nn.Module, folder: Path, step: int) -> None:
+        from maskgen.tasks.media.audio.files import save_sound  # asks for soundfile
+
+        assert isinstance(model, MaskedTransformer)
+        source = data.test() or data.train()
+        count = min(_SHOWN, len(source))
+        batch = source.batch(range(count), range(count))
+        pipe = Pipeline(codec, model, config, next(model.parameters()).device)
+        tokens = pipe.encode(batch[data.key])[..., : model.num_codebooks]
+        mask = torch.zeros_like(tokens, dtype=torch.bool)
+        frames = mask.shape[1]
+        mask[:, frames // 3 : -(-2 * frames // 3), visible:] = True
+        labels = batch["labels"].tolist() if "labels" in batch else []
+        filled = pipe.decode(pipe.fill(tokens, mask, labels=labels, seeds=range(count), sampling=config.sampling))
+        for number in range(count):
+            original = folder / f"sound-{number}-original.wav"
+            if not original.exists():
+                save_sound(batch[data.key][number], original, codec.sample_rate)
+            save_sound(filled[number, :, : data.size[0]], folder / f"sound-{number}-{step:08d}.wav", codec.sample_rate)
+
+    return show

@@ -1,0 +1,221 @@
+"""What of a clip is kept while the rest is painted anew: masks, the regions of MAGVIT's tasks, a picture made wider.
+
+Shapes: T frames, H W pixels of the model, h w of the video itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskgen.tasks.conditions.video import VIDEO_TASKS, TokenCells, VideoTask
+from maskgen.tasks.media.images import load_mask
+from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile
+from maskgen.tasks.video.source import FileFrames, Fit, MemoryFrames
+
+__all__ = [
+    "INPAINTED",
+    "OUTPAINTED",
+    "FileMask",
+    "FitRegion",
+    "MemoryMask",
+    "TaskRegion",
+    "open_mask",
+    "outpainting",
+    "task_of_region",
+]
+
+INPAINTED: Mapping[str, VideoTask] = MappingProxyType({"central": VIDEO_TASKS["IPC"], "dynamic": VIDEO_TASKS["IPD"]})
+"""Regions by name that are painted anew: the middle half of rows and columns; the same in columns that move to the right."""
+
+OUTPAINTED: Mapping[str, VideoTask] = MappingProxyType(
+    {
+        "central": VIDEO_TASKS["OPC"],
+        "vertical": VIDEO_TASKS["OPV"],
+        "horizontal": VIDEO_TASKS["OPH"],
+        "dynamic": VIDEO_TASKS["OPD"],
+    }
+)
+"""Regions by name around which is painted anew: the middle half of rows and columns, of columns, of rows; half the columns,
+moving to the right."""
+
+
+class TaskRegion:
+    """The region of a task, for clips of any length.
+
+    Args:
+        task: one whose region is made of pixels.
+        frames: T.
+        size: (H, W).
+    """
+
+    def __init__(self, task: VideoTask, frames: int, size: tuple[int, int]) -> None:
+        length = frames if task.region in ("strip", "window") else 1
+        whole = TokenCells.even((1, 1, 1), (length, *size))
+        self._kept = task.condition(torch.zeros(1, 3, length, *size), whole).pixels[0, 0]
+
+    def kept(self, start: int, stop: int) -> Tensor:
+        """See ``maskgen.tasks.video.windows.Region``."""
+        return self._kept[start:stop] if len(self._kept) > 1 else self._kept.expand(stop - start, -1, -1)
+
+
+class FitRegion:
+    """The place of a clip on a wider picture.
+
+    Args:
+        fit: where it is.
+
+    Raises:
+        ValueError: it covers the whole picture.
+    """
+
+    def __init__(self, fit: Fit) -> None:
+        self._kept = fit.kept
+        if self._kept.all():
+            raise ValueError(
+                "outpaint: nothing to add: left, right, top and bottom are 0 or too small to show at the model's "
+                f"{fit.size[1]} x {fit.size[0]} pixels; give more, or a region"
+            )
+
+    def kept(self, start: int, stop: int) -> Tensor:
+        """See ``maskgen.tasks.video.windows.Region``."""
+        return self._kept.expand(stop - start, -1, -1)
+
+
+class MemoryMask:
+    """Which pixels of a clip are painted anew, at the model's size: a pixel is, if it shows any part of one that is marked.
+
+    Args:
+        mask: bool or uint8, array or tensor: ``[h, w]`` for all frames alike or ``[T, h, w]``. True, and of uint8 half
+            grey and lighter, is painted anew; uint8 of nothing but 0 and 1 counts as bool.
+        source: the clip it belongs to.
+        size: (H, W).
+
+    Raises:
+        TypeError: another type.
+        ValueError: another shape, or nothing marked, or everything.
+    """
+
+    def __init__(self, mask: Any, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> None:
+        marked = _marked(mask)
+        if tuple(marked.shape) not in (source.given, (source.frames, *source.given)):
+            shapes = f"{source.given} for all frames alike or {(source.frames, *source.given)}"
+            raise ValueError(f"mask: got shape {tuple(marked.shape)}, expected {shapes}, as the video")
+        if not marked.any() or marked.all():
+            raise ValueError(
+                "mask: nothing is marked to be painted anew: make those pixels True or white"
+                if not marked.any()
+                else "mask: everything is marked, nothing of the video is kept; use generate"
+            )
+        self._marked, self._fit = marked, Fit.cover(source.given, size)
+
+    def kept(self, start: int, stop: int) -> Tensor:
+        """Bool ``[stop - start, H, W]``, True where the video stays."""
+        part = self._marked[start:stop] if self._marked.ndim == 3 else self._marked[None]
+        return _unmarked(part, self._fit).expand(stop - start, -1, -1)
+
+
+class FileMask:
+    """A mask that is a video of the clip's size: what is half grey and lighter is painted anew, frame by frame.
+
+    Args:
+        file: the mask; frame n of it belongs to frame n of the clip.
+        source: the clip.
+        size: (H, W).
+
+    Raises:
+        ValueError: another size, or fewer frames than the clip.
+    """
+
+    def __init__(self, file: VideoFile, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> None:
+        if (file.height, file.width) != source.given or file.frames < source.frames:
+            height, width = source.given
+            raise ValueError(
+                f"mask: got {file.frames} frames of {file.width} x {file.height}, expected {source.frames} or more of "
+                f"{width} x {height}, as the video"
+            )
+        self._file, self._fit = file, Fit.cover(source.given, size)
+
+    def kept(self, start: int, stop: int) -> Tensor:
+        """See ``MemoryMask``."""
+        grey = self._file.read(start=start, stop=stop).mean(-1, dtype=np.float32)
+        return _unmarked(torch.from_numpy(grey) >= 128, self._fit)
+
+
+def open_mask(path: Path, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> MemoryMask | FileMask:
+    """A mask from a file: a picture for all frames, or a video.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: there is no such file, it is damaged, or does not fit the clip.
+    """
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return FileMask(VideoFile(path, reader="pyav"), source, size)
+    return MemoryMask(load_mask(path, (source.given[1], source.given[0])), source, size)
+
+
+def outpainting(
+    given: tuple[int, int], pads: tuple[int, int, int, int], region: str | None, size: tuple[int, int]
+) -> tuple[VideoTask, Fit | None]:
+    """What outpainting asks of the model, and where the clip lies on the wider picture.
+
+    Args:
+        given: (h, w) of the clip.
+        pads: pixels to add at the left, right, top and bottom, in the clip's scale.
+        region: what of the picture is kept, instead.
+        size: (H, W).
+
+    Returns:
+        The task, and the place of the clip; None where it is the region's.
+
+    Raises:
+        ValueError: negative numbers, numbers and a region, or no such region.
+    """
+    if min(pads) < 0 or (region is not None and any(pads)):
+        raise ValueError(
+            f"outpaint: got left {pads[0]}, right {pads[1]}, top {pads[2]}, bottom {pads[3]}, region {region}; expected "
+            "pixels of 0 or more, or a region"
+        )
+    if region is not None:
+        return task_of_region(region, OUTPAINTED, "region"), None
+    return OUTPAINTED["central"], Fit.inside(given, pads, size)
+
+
+def task_of_region(name: str, regions: Mapping[str, VideoTask], what: str) -> VideoTask:
+    """A task by the name of its region.
+
+    Args:
+        name: such as ``central``.
+        regions: ``INPAINTED`` or ``OUTPAINTED``.
+        what: how errors call the name.
+
+    Raises:
+        ValueError: no such region.
+    """
+    if name not in regions:
+        raise ValueError(f"{what}: got {name!r}, expected {', '.join(regions)}")
+    return regions[name]
+
+
+def _unmarked(marked: Tensor, fit: Fit) -> Tensor:
+    """Pixels of the model's frame that show no part of a marked one: bool ``[T, h, w]`` -> ``[T, H, W]``."""
+    scaled = F.adaptive_max_pool2d(marked[None].float(), fit.scaled)
+    return fit.place(scaled[None])[0, 0] == 0
+
+
+def _marked(mask: Any) -> Tensor:
+    """A mask as bool, True = to be painted anew."""
+    if not isinstance(mask, Tensor | np.ndarray):
+        raise TypeError(f"mask: got {type(mask).__name__}, expected an array or a tensor of bool or uint8")
+    found = mask.cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    if found.dtype not in (torch.bool, torch.uint8):
+        raise TypeError(f"mask: got {found.dtype}, expected bool or uint8")
+    if found.dtype == torch.bool:
+        return found
+    return found.bool() if found.numel() and int(found.max()) <= 1 else found >= 128

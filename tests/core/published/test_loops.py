@@ -1,0 +1,85 @@
+"""Each group's loop through the pipeline: the settings reach it, known tokens stay, seeds decide."""
+
+import math
+
+import pytest
+import torch
+
+from maskgen.conditioning import Cond
+from maskgen.published.halton.sampler import halton_order, rolled_orders, sample_halton
+from maskgen.published.maskbit.sampler import maskbit_guided_logits, sample_maskbit
+from maskgen.published.onedtok.sampler import onedtok_guidance, sample_onedtok
+from maskgen.sampling.guidance import guided_logits
+from maskgen.tasks.pipeline import Pipeline, Sampling
+from tests.support import tiny_pipeline
+
+LOOPS = ("maskgit", "halton", "onedtok", "maskbit")
+LABELS, SEEDS = [1, 2, 3], [5, 6, 7]
+
+
+def scene(pipe: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of three items and a mask that differs from row to row; the last row has nothing hidden."""
+    generator = torch.Generator().manual_seed(0)
+    places = math.prod(pipe.axes)
+    tokens = torch.randint(0, pipe.tokenizer.vocab_size, (3, places, 1), generator=generator)
+    mask = torch.rand(3, places, 1, generator=generator) < torch.tensor([0.9, 0.3, 0.0])[:, None, None]
+    return tokens, mask
+
+
+def settings(loop: str, **changes: object) -> Sampling:
+    return Sampling(**{"sampler": loop, "steps": 5, "guidance": 1.5, **changes})
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_known_tokens_stay_and_all_are_decided(loop: str) -> None:
+    pipe = tiny_pipeline()
+    tokens, mask = scene(pipe)
+    done = pipe.fill(tokens, mask, labels=LABELS, seeds=SEEDS, sampling=settings(loop))
+    assert torch.equal(done[~mask], tokens[~mask])
+    assert done.min() >= 0
+    assert done.max() < pipe.tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_item_does_not_depend_on_its_batch(loop: str) -> None:
+    pipe = tiny_pipeline()
+    tokens, mask = scene(pipe)
+    together = pipe.fill(tokens, mask, labels=LABELS, seeds=SEEDS, sampling=settings(loop))
+    alone = pipe.fill(tokens[1:2], mask[1:2], labels=LABELS[1:2], seeds=SEEDS[1:2], sampling=settings(loop))
+    assert torch.equal(together[1:2], alone)
+
+
+def test_the_loops_differ() -> None:
+    pipe = tiny_pipeline()
+    tokens, mask = scene(pipe)
+    results = [pipe.fill(tokens, mask, labels=LABELS, seeds=SEEDS, sampling=settings(loop)) for loop in LOOPS]
+    assert all(not torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
+
+
+@pytest.mark.parametrize("ramp", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("loop", ["halton", "onedtok", "maskbit"])
+def test_the_settings_are_those_of_the_loop(loop: str, ramp: str) -> None:
+    pipe = tiny_pipeline()
+    model = pipe.transformer
+    tokens, mask = scene(pipe)
+    hidden = tokens.masked_fill(mask, model.vocab_size)
+    cond, common = Cond(labels=torch.tensor(LABELS)), {"steps": 5, "seeds": SEEDS}
+    if loop == "halton":
+        guided = guided_logits(model, cond, scale=1.5, steps=5, ramp=ramp)
+        orders = rolled_orders(halton_order(pipe.axes), SEEDS)
+        expected = sample_halton(guided, hidden, mask, orders, logit_scale=(1.0, 1.2), **common)
+    elif loop == "onedtok":
+        decay = {"cosine": "power-cosine"}.get(ramp, ramp)
+        guided = onedtok_guidance(model, cond, scale=1.5, steps=5, decay=decay, power=2.0)
+        expected = sample_onedtok(guided, hidden, mask, randomize_temperature=3.0, anneal=True, **common)
+    else:
+        kind = {"constant": "none"}.get(ramp, ramp)
+        guided = maskbit_guided_logits(model, cond, scale=1.5, steps=5, ramp=kind, power=2.0)
+        expected = sample_maskbit(guided, hidden, mask, annealed=True, choice_temperature=3.0, **common)
+    chosen = settings(loop, guidance_ramp=ramp, guidance_power=2.0, annealed=True, choice_temperature=3.0)
+    assert torch.equal(pipe.fill(tokens, mask, labels=LABELS, seeds=SEEDS, sampling=chosen), expected)
+
+
+def test_an_unknown_loop_is_refused() -> None:
+    with pytest.raises(ValueError, match="sampler: got 'euler', expected 'maskgit', 'halton', 'onedtok' or 'maskbit'"):
+        Sampling(sampler="euler")

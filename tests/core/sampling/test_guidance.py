@@ -1,0 +1,133 @@
+"""Guidance as a wrapper, and the conditions it works on."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.sampling.guidance import guidance_weight, guided_logits, model_logits
+from tests.core.toys import FAMILIES, shaken, transformer
+
+
+class Counting:
+    """A model that notes how many rows it was given, and on which grid."""
+
+    def __init__(self, family: str = "modern") -> None:
+        self.model = shaken(transformer(family))
+        self.rows: list[int] = []
+        self.axes: list[object] = []
+
+    def __call__(self, tokens: torch.Tensor, cond: Cond, axes: object = None) -> torch.Tensor:
+        self.rows.append(len(tokens))
+        self.axes.append(axes)
+        return self.model(tokens, cond, axes)
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(12, (3, 12, 1), generator=torch.Generator().manual_seed(2))
+
+
+LABELS = Cond(labels=torch.tensor([0, 2, 3]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_two_forwards(family: str) -> None:
+    model = Counting(family)
+    guided = guided_logits(model, LABELS, scale=1.7, steps=4)(tokens(), 0)
+    conditional, unconditional = model(tokens(), LABELS), model(tokens(), LABELS.without_labels())
+    torch.testing.assert_close(guided, conditional + 1.7 * (conditional - unconditional), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(guided, conditional, atol=1e-2)
+    assert model.rows == [6, 3, 3]
+
+
+def test_weight_zero_skips_the_unconditional_half() -> None:
+    model = Counting()
+    plain = model_logits(model, LABELS)(tokens(), 0)
+    assert torch.equal(guided_logits(model, LABELS, scale=0, steps=4)(tokens(), 2), plain)
+    ramped = guided_logits(model, LABELS, scale=2.0, steps=3, ramp="linear")
+    assert torch.equal(ramped(tokens(), 0), plain)
+    ramped(tokens(), 1)
+    assert model.rows == [3, 3, 3, 6]
+
+
+def test_each_step_has_its_own_weight() -> None:
+    model = Counting()
+    ramped = guided_logits(model, LABELS, scale=2.0, steps=5, ramp="cosine")
+    for step in range(5):
+        fixed = guided_logits(model, LABELS, scale=guidance_weight("cosine", 2.0, step, 5), steps=5)
+        assert torch.equal(ramped(tokens(), step), fixed(tokens(), step))
+
+
+def test_the_grid_is_passed_on() -> None:
+    model = Counting()
+    guided_logits(model, LABELS, scale=1.0, steps=2, axes=(4, 3))(tokens(), 0)
+    guided_logits(model, LABELS, scale=0.0, steps=2, axes=(6, 2))(tokens(), 0)
+    model_logits(model, LABELS, (2, 6))(tokens(), 0)
+    assert model.axes == [(4, 3), (6, 2), (2, 6)]
+
+
+def test_ramps_in_closed_form() -> None:
+    assert [guidance_weight("constant", 3.0, step, 4) for step in range(4)] == [3.0] * 4
+    assert [guidance_weight("linear", 3.0, step, 4) for step in range(4)] == pytest.approx([0, 1, 2, 3])
+    assert [guidance_weight("cosine", 2.0, step, 5) for step in range(5)] == pytest.approx(
+        [0, 1 - math.sqrt(0.5), 1, 1 + math.sqrt(0.5), 2]
+    )
+    assert [guidance_weight(ramp, 3.0, 0, 1) for ramp in ("constant", "linear", "cosine")] == [3.0] * 3
+
+
+def test_mistakes_are_explained() -> None:
+    with pytest.raises(ValueError, match=r"guidance: got -1.0, expected 0 \(none\) or more"):
+        guided_logits(Counting(), LABELS, scale=-1.0, steps=2)
+    with pytest.raises(ValueError, match="guidance ramp: got 'cubic', expected 'constant', 'linear' or 'cosine'"):
+        guided_logits(Counting(), LABELS, scale=1.0, steps=2, ramp="cubic")  # type: ignore[arg-type]
+
+
+def full_cond(count: int = 2) -> Cond:
+    return Cond(
+        labels=torch.arange(count),
+        task=torch.arange(count) + 5,
+        context=torch.ones(count, 3, 4),
+        context_mask=torch.ones(count, 3, dtype=torch.bool),
+        pooled=torch.ones(count, 6),
+        micro=torch.ones(count, 5),
+    )
+
+
+def test_without_labels_keeps_the_other_conditions() -> None:
+    cond = full_cond()
+    dropped = cond.without_labels()
+    assert dropped.labels is not None
+    assert dropped.labels.tolist() == [NO_LABEL, NO_LABEL]
+    assert dropped.task is cond.task
+    assert dropped.context is cond.context
+    assert dropped.context_mask is cond.context_mask
+    assert dropped.pooled is cond.pooled
+    assert dropped.micro is cond.micro
+    assert Cond().without_labels() == Cond()
+
+
+def test_map_changes_what_is_there() -> None:
+    mapped = full_cond().map(lambda tensor: tensor[:1])
+    assert [len(getattr(mapped, item.name)) for item in dataclasses.fields(Cond)] == [1] * 6
+    assert Cond(task=torch.ones(2)).map(lambda tensor: tensor + 1).labels is None
+
+
+def test_cat_joins_every_field() -> None:
+    joined = Cond.cat([full_cond(2), full_cond(3)])
+    assert joined.labels is not None
+    assert joined.labels.tolist() == [0, 1, 0, 1, 2]
+    assert joined.task is not None
+    assert joined.task.tolist() == [5, 6, 5, 6, 7]
+    assert joined.context is not None
+    assert joined.context.shape == (5, 3, 4)
+    assert joined.context_mask is not None
+    assert joined.context_mask.shape == (5, 3)
+    assert joined.pooled is not None
+    assert joined.pooled.shape == (5, 6)
+    assert joined.micro is not None
+    assert joined.micro.shape == (5, 5)
+    assert Cond.cat([Cond(), Cond()]) == Cond()
+    with pytest.raises(ValueError, match=r"cond.labels is present in 1 of 2 parts; give all or none"):
+        Cond.cat([Cond(), LABELS])

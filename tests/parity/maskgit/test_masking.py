@@ -1,0 +1,33 @@
+"""The choice of what is hidden again against the official ``mask_by_random_topk``."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskgen.sampling.selectors.named import get_selector
+from tests.parity.support import files, load
+from tests.selections import selection
+
+CASES = [
+    (path, key.split("/")[0])
+    for path in files("maskgit", "mask_by_random_topk*.safetensors")
+    for key in load(path)
+    if key.endswith("/masking")
+]
+
+
+def test_cases_are_found() -> None:
+    assert len({case for _, case in CASES}) > 1
+
+
+@pytest.mark.parametrize(("path", "case"), CASES, ids=lambda value: getattr(value, "stem", value))
+def test_mask_by_random_topk(path: Path, case: str) -> None:
+    stored = load(path)
+    prob, noise = stored["sel_prob"], stored[f"{case}/noise"]
+    counts = stored["mask_len"].squeeze(1).long()
+    temperature = float(stored[f"{case}/temperature"])
+    mask = torch.isfinite(prob)  # known tokens have probability +inf
+    hidden = get_selector("confidence").hide(selection(prob.log(), mask, counts, noise, temperature))
+    assert torch.equal(hidden, stored[f"{case}/masking"].bool())
+    assert not hidden[~mask].any()

@@ -1,0 +1,254 @@
+"""Prompts against the official masks, from the recorded draws.
+
+Shapes: B batch, C codebooks, T frames. Official masks are [B, C, T]; ours are bool [B, T, C].
+"""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
+from maskgen.sampling import prompts
+from tests.parity.support import files, load, metadata
+
+MASKS = files("vampnet", "masks*.safetensors")
+INTERFACE = files("vampnet", "interface*.safetensors")
+CASES = [(path, name) for path in MASKS for name in metadata(path)["cases"]]
+BUILT = [(path, name) for path in INTERFACE for name in metadata(path)["cases"] if name.startswith("build_mask")]
+BEATS = [(path, name) for path in INTERFACE for name in metadata(path)["cases"] if name.startswith("beat_mask")]
+
+
+def label(value: object) -> str:
+    return str(getattr(value, "stem", value))
+
+
+def ours(official: Tensor) -> Tensor:
+    """[B, C, T] -> bool [B, T, C]."""
+    return official.transpose(1, 2).bool()
+
+
+class Case:
+    """One recorded call: its arguments, draws and outputs."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.data, self.name = load(path), name
+        self.args: dict[str, Any] = metadata(path)["cases"][name]
+        rows, codebooks, frames = self.data["z"].shape
+        self.shape = (rows, frames, codebooks)
+        self.half = ours(self.data["half"])
+        self.ratio = self.data["r"]
+        drawn = re.compile(rf"{re.escape(name)}\.draw(\d+)\.")
+        found = {int(match[1]): key for key in self.data if (match := drawn.match(key))}
+        self.draws = [self.data[found[index]] for index in sorted(found)]
+
+    def out(self, index: str = "") -> Tensor:
+        return self.data[f"{self.name}.out{index}"]
+
+    def cells(self) -> Tensor:
+        return self.draws[0].transpose(1, 2)
+
+
+def linear(case: Case) -> Tensor:
+    return prompts.linear_mask(case.cells(), case.args["r"])
+
+
+def cosine(case: Case) -> Tensor:
+    # The recorded argument "d['r']" names the tensor r of the same file.
+    ratio = case.args["r"]
+    return prompts.cosine_mask(case.cells(), case.ratio if isinstance(ratio, str) else ratio)
+
+
+def inpaint(case: Case) -> Tensor:
+    return prompts.inpaint_mask(case.shape, case.args["n_prefix"], case.args["n_suffix"])
+
+
+def periodic(case: Case) -> Tensor:
+    shift = case.draws[0] if case.args.get("random_roll") else 0
+    return prompts.periodic_mask(case.shape, case.args["period"], case.args["width"], shift)
+
+
+def codebook_unmask(case: Case) -> Tensor:
+    return prompts.keep_codebooks(case.half, case.args["ncc"])
+
+
+def codebook_mask(case: Case) -> Tensor:
+    return prompts.hide_codebooks(case.half, case.args["val1"])
+
+
+def both(case: Case) -> Tensor:
+    return case.half & ours(case.data["other"])
+
+
+def either(case: Case) -> Tensor:
+    return case.half | ours(case.data["other"])
+
+
+def dropout(case: Case) -> Tensor:
+    assert len(case.draws[0]) == int(case.shape[1] * case.args["p"])
+    return prompts.hide_frames(case.half, case.draws[0].expand(case.shape[0], -1))
+
+
+def time_stretch(case: Case) -> Tensor:
+    assert all(draw.item() < 1 for draw in case.draws)  # official coins of probability 1: they decide nothing
+    return prompts.periodic_mask(case.shape, case.args["factor"])
+
+
+def onset(case: Case) -> Tensor:
+    """Official: an onset nearer than the width to the start is lost; so it is left out here."""
+    width = case.args["width"]
+    kept = [frame for frame in case.data["onset_frames"].tolist() if frame >= width]
+    return prompts.onset_mask(case.shape, kept, width)
+
+
+def drop_ones(case: Case) -> Tensor:
+    """Official: one permutation of the ones of the whole batch, in [B, C, T] order; so all of them are one item here."""
+    flat = case.data["half"].flatten()
+    places = flat.nonzero()[:, 0]
+    uniforms = torch.ones(flat.shape)
+    uniforms[places[case.draws[0]]] = torch.arange(len(places)) / len(places)
+    given = prompts.reveal_share(flat.bool().view(1, -1, 1), case.args["p"], uniforms.view(1, -1, 1))
+    return ours(given.view_as(case.data["half"]))
+
+
+def tria(case: Case) -> Tensor:
+    return prompts.prefix_share_mask(torch.cat(case.draws), case.shape)
+
+
+def along_time(case: Case) -> Tensor:
+    return prompts.frame_mask(case.draws[0], case.ratio, case.shape[2])
+
+
+BUILDERS: dict[str, Callable[[Case], Tensor]] = {
+    r"linear_random_[\d.]+": linear,
+    r"random|random_scalar": cosine,
+    r"inpaint_\d+_\d+": inpaint,
+    r"periodic_(roll_)?p\d+_w\d+": periodic,
+    r"codebook_unmask_\d+": codebook_unmask,
+    r"codebook_mask_\d+": codebook_mask,
+    r"mask_and": both,
+    r"mask_or": either,
+    r"dropout_[\d.]+": dropout,
+    r"time_stretch_mask_\d+": time_stretch,
+    r"onset_w\d+": onset,
+    r"new_drop_ones": drop_ones,
+    r"new_tria": tria,
+}
+PAIRS = ("new_stemgen", "new_hugo")
+OTHERS = ("apply_mask", "new_random_along_time", *PAIRS)
+
+
+def builder(name: str) -> Callable[[Case], Tensor] | None:
+    return next((made for pattern, made in BUILDERS.items() if re.fullmatch(pattern, name)), None)
+
+
+def test_every_recorded_case_is_compared() -> None:
+    assert [name for _, name in CASES if builder(name) is None and name not in OTHERS] == []
+    assert {name for _, name in CASES} >= set(OTHERS)
+    assert all(any(re.fullmatch(pattern, name) for _, name in CASES) for pattern in BUILDERS)
+
+
+@pytest.mark.parametrize(("path", "name"), [case for case in CASES if builder(case[1])], ids=label)
+def test_masks(path: Path, name: str) -> None:
+    case, made = Case(path, name), builder(name)
+    assert made is not None
+    assert torch.equal(made(case), ours(case.out()))
+
+
+@pytest.mark.parametrize("path", MASKS, ids=label)
+def test_random_along_time(path: Path) -> None:
+    case = Case(path, "new_random_along_time")
+    assert torch.equal(along_time(case), case.out().bool()[:, :, None].expand(case.shape))
+
+
+@pytest.mark.parametrize("path", MASKS, ids=label)
+def test_apply_mask(path: Path) -> None:
+    case = Case(path, "apply_mask")
+    hidden, codes = ours(case.out("1")), metadata(path)["config"]["vocab"]
+    assert torch.equal(hidden, case.half)
+    assert torch.equal(case.data["z"].transpose(1, 2).masked_fill(hidden, codes), case.out("0").transpose(1, 2))
+
+
+@pytest.mark.parametrize("path", MASKS, ids=label)
+@pytest.mark.parametrize("name", PAIRS)
+def test_masks_with_their_own_loss(path: Path, name: str) -> None:
+    """The second official output is 1 where the loss is to look away."""
+    case = Case(path, name)
+    if name == "new_stemgen":
+        levels, *rows = case.draws
+        hidden, learned = prompts.level_mask(levels, torch.stack(rows), case.ratio, case.shape[2])
+    else:
+        hidden, learned = prompts.lowest_level_mask(case.cells(), case.ratio)
+    assert torch.equal(hidden, ours(case.out("0")))
+    assert torch.equal(learned, hidden & ~ours(case.out("1")))
+    assert learned.any()
+
+
+@pytest.mark.parametrize(("path", "name"), [case for case in CASES if case[1].startswith("onset")], ids=label)
+def test_early_onsets_are_kept_here_and_lost_there(path: Path, name: str) -> None:
+    case = Case(path, name)
+    width, frames = case.args["width"], case.data["onset_frames"].tolist()
+    early = [frame for frame in frames if frame < width]
+    assert early
+    mask = prompts.onset_mask(case.shape, frames, width)
+    kept = torch.zeros(case.shape, dtype=torch.bool)
+    for frame in early:
+        kept[:, : frame + width] = True
+    assert torch.equal(mask, ours(case.out()) & ~kept)
+    # Where a later onset covers the same frames nothing was lost.
+    assert torch.equal(mask, ours(case.out())) is (width in frames)
+
+
+def test_an_early_onset_was_lost_in_some_recording() -> None:
+    onsets = [
+        (load(path)["onset_frames"], metadata(path)["cases"][name]["width"]) for path, name in CASES if "onset" in name
+    ]
+    assert any(bool((frames < width).any()) and width not in frames.tolist() for frames, width in onsets)
+
+
+@pytest.mark.parametrize(("path", "name"), BUILT, ids=label)
+def test_the_whole_prompt(path: Path, name: str) -> None:
+    data, stated = load(path), metadata(path)
+    args = dict(stated["cases"][name])
+    rate = stated["codec"]["sample_rate"] / stated["codec"]["hop_length"]
+    names = {"periodic_prompt": "period", "periodic_prompt_width": "width", "upper_codebook_mask": "hide_from"}
+    names |= {"rand_mask_intensity": "hidden_share", "_dropout": "dropout", "ncc": "keep"}
+    for key in ("prefix", "suffix"):
+        args[key] = math.ceil(args.pop(f"{key}_s", 0.0) * rate)
+    prompt = VampPrompt(**{names.get(key, key): value for key, value in args.items()})
+    cells = data[f"{name}.bernoulli_u"].transpose(1, 2)
+    integers = [data[f"{name}.randint{i}"] for i in range(2) if f"{name}.randint{i}" in data]
+    shift = integers.pop(0) if prompt.period else torch.zeros(len(cells), dtype=torch.long)
+    (dropped,) = integers
+    mask = prompt.mask(PromptDraws(cells=cells, shift=shift, dropped=dropped[None]))
+    assert torch.equal(mask, ours(data[f"{name}.out"]))
+
+
+@pytest.mark.parametrize(("path", "name"), BEATS, ids=label)
+def test_beats(path: Path, name: str) -> None:
+    data, stated = load(path), metadata(path)
+    args, codec = stated["cases"][name], stated["codec"]
+    expected = ours(data[f"{name}.out"])
+
+    def frames(seconds: float) -> int:
+        return math.ceil(seconds * codec["sample_rate"] / codec["hop_length"])
+
+    down = [frames(beat) for beat in data["downbeats"].tolist()]
+    up = [frame for frame in (frames(beat) for beat in data["beats"].tolist()) if frame not in down]
+    up = up[:: args.get("beat_downsample_factor", 1)] if args.get("mask_upbeats", True) else []
+    before, after = frames(args.get("before_beat_s", 0.0)), frames(args.get("after_beat_s", 0.02))
+    thin = args.get("dropout", 0.0)
+    uniforms = torch.zeros(expected.shape[:2])
+    if thin:  # one draw for every frame of every beat, the later one counting where two overlap
+        draws = data[f"{name}.bernoulli_u"].tolist()
+        for beat in (*up, *down):
+            for frame in range(beat - before, min(beat + after, expected.shape[1])):
+                uniforms[:, frame] = draws.pop(0)
+        assert not draws
+    mask = prompts.beat_mask(expected.shape, [*up, *down], before, after, thin=thin, uniforms=uniforms)
+    assert torch.equal(mask if args.get("invert", True) else ~mask, expected)

@@ -1,0 +1,172 @@
+"""VampNet's training step against the official one: mask, loss, gradients, learning rate, Sobol ratios.
+
+Shapes: B batch, T frames, K codebooks, V codes, P predicted codebooks. Official tokens are [B, K, T].
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from maskgen.conditioning import Cond
+from maskgen.objectives.loss import masked_cross_entropy
+from maskgen.objectives.masked import MaskedModeling, MaskingSettings
+from maskgen.objectives.masking import hide_independently, random_mask, sobol_ratios
+from maskgen.published.vampnet.transformer import VampNetTransformer, config_from, convert, with_code_tables
+from maskgen.schedules import get_schedule
+from maskgen.training.optim.optimizers import OptimizerSettings, learning_rate
+from tests.parity.support import files, load, metadata
+
+RECORDED = load(files("vampnet", "training*.safetensors")[0])
+CODEBOOKS = load(files("vampnet", "forward*.safetensors")[0])["codebooks"]
+PARAMS = {path.name.split("_")[0]: path for path in files("vampnet", "*_params.safetensors") if "lac" not in path.name}
+SHORT_NAMES = {  # of the recorded gradients that are not named in full
+    "classifier_g": "classifier.layers.0.weight_g",
+    "relative_attention_bias": "transformer.layers.0.self_attn.relative_attention_bias.weight",
+    "w_ks0": "transformer.layers.0.self_attn.w_ks.weight",
+}
+each_model = pytest.mark.parametrize("kind", PARAMS)
+
+
+@pytest.fixture(autouse=True)
+def exact_products() -> None:
+    torch.set_float32_matmul_precision("highest")
+
+
+def recorded(kind: str, name: str) -> Tensor:
+    """One tensor; token grids [B, K, T] come as ours, [B, T, K]."""
+    tensor = RECORDED[f"{kind}.{name}"]
+    grids = ("codes", "codes_masked", "mask", "bernoulli_u")
+    return tensor.transpose(1, 2).contiguous() if name in grids else tensor
+
+
+class Step:
+    """One training step through the official parameters, folded into our model on the way; dropout is off."""
+
+    def __init__(self, kind: str) -> None:
+        self.config = config_from(metadata(PARAMS[kind])["kwargs"])
+        self.model = VampNetTransformer(self.config).eval()
+        self.official = {name: tensor.requires_grad_() for name, tensor in load(PARAMS[kind]).items()}
+        state = with_code_tables(convert(self.official, self.config), CODEBOOKS, self.config)
+        tokens = recorded(kind, "codes_masked")
+        self.logits = functional_call(self.model, state, (tokens, Cond()))[:, :, self.config.conditioning_codebooks :]
+        visible = self.config.conditioning_codebooks
+        self.mask = recorded(kind, "mask").bool()
+        targets = recorded(kind, "codes")[:, :, visible:]
+        self.loss = masked_cross_entropy(
+            self.logits, targets, self.mask[:, :, visible:], label_smoothing=0.1, normalize="batch"
+        )
+        self.loss.backward()  # type: ignore[no-untyped-call]
+
+
+@cache
+def step(kind: str) -> Step:
+    return Step(kind)
+
+
+def test_both_models_are_there() -> None:
+    assert set(PARAMS) == {"coarse", "c2f"}
+
+
+@each_model
+def test_mask(kind: str) -> None:
+    """Hidden where the recorded chance is below the schedule; conditioning codebooks never."""
+    ratio, chances = recorded(kind, "r"), recorded(kind, "bernoulli_u")
+    gamma = get_schedule("cosine")(ratio, ratio)
+    mask = hide_independently(gamma, chances)
+    mask[:, :, : step(kind).config.conditioning_codebooks] = False
+    assert torch.equal(mask, recorded(kind, "mask").bool())
+    masked = recorded(kind, "codes").masked_fill(mask, step(kind).config.vocab_size)
+    assert torch.equal(masked, recorded(kind, "codes_masked"))
+
+
+@each_model
+def test_the_mask_of_training_is_that_rule(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``random_mask``, fed the recorded chances, hides what the original hid (no recorded row is without any)."""
+    visible = step(kind).config.conditioning_codebooks
+    chances = recorded(kind, "bernoulli_u")
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: chances[:, :, visible:].flatten(1))
+    mask = random_mask(chances.shape, draw="bernoulli", visible_codebooks=visible, ratio=recorded(kind, "r"))
+    assert torch.equal(mask, recorded(kind, "mask").bool())
+
+
+@each_model
+def test_logits(kind: str) -> None:
+    flat = step(kind).logits.flatten(1, 2).transpose(1, 2)
+    torch.testing.assert_close(flat.detach(), recorded(kind, "logits"), atol=5e-5, rtol=0)
+
+
+@each_model
+def test_what_the_loss_looks_at(kind: str) -> None:
+    """The official target is flat, time-major, and -100 where nothing is asked."""
+    visible = step(kind).config.conditioning_codebooks
+    codes, mask = (part[:, :, visible:].flatten(1) for part in (recorded(kind, "codes"), step(kind).mask))
+    assert torch.equal(codes.masked_fill(~mask, -100), recorded(kind, "target"))
+
+
+@each_model
+def test_loss(kind: str) -> None:
+    assert step(kind).loss.item() == pytest.approx(float(recorded(kind, "loss")), abs=1e-5)
+
+
+@each_model
+def test_objective_gives_that_loss(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same number through the settings a user writes."""
+    done, visible = step(kind), step(kind).config.conditioning_codebooks
+    objective = MaskedModeling(
+        done.model, MaskingSettings(draw="bernoulli", normalize="batch", visible_codebooks=visible)
+    )
+    monkeypatch.setattr("maskgen.objectives.masked.random_mask", lambda *_, **__: done.mask)
+    state = with_code_tables(convert(done.official, done.config), CODEBOOKS, done.config)
+    done.model.load_state_dict(state)
+    batch = {"tokens": recorded(kind, "codes")}
+    loss, _ = objective.loss("model", {"model": done.model}, batch, 0)
+    assert loss.item() == pytest.approx(float(recorded(kind, "loss")), abs=1e-5)
+
+
+@each_model
+def test_gradients(kind: str) -> None:
+    names = [name for name in RECORDED if name.startswith(f"{kind}.grad.")]
+    assert len(names) > 3
+    for name in names:
+        short = name.removeprefix(f"{kind}.grad.")
+        found = step(kind).official[SHORT_NAMES.get(short, short)].grad
+        assert found is not None
+        expected = RECORDED[name]
+        assert float((found - expected).norm() / expected.norm()) < 1e-4, name
+
+
+@each_model
+def test_gradient_norm(kind: str) -> None:
+    """Over what the original trains: loralib freezes a weight when it puts factors beside it."""
+    official = step(kind).official
+    trained = {
+        name: parameter
+        for name, parameter in official.items()
+        if not (name.endswith(".weight") and name.replace(".weight", ".lora_A") in official)
+    }
+    assert len(official) - len(trained) == 5 * step(kind).config.layers
+    grads = [parameter.grad for parameter in trained.values() if parameter.grad is not None]
+    assert len(grads) == len(trained)
+    norm = torch.stack([grad.norm() for grad in grads]).norm()
+    assert float(norm) == pytest.approx(float(recorded(kind, "grad_norm")), rel=1e-4)
+
+
+def test_learning_rate() -> None:
+    name = next(name for name in RECORDED if name.startswith("noam.lr_"))
+    width, factor, warmup = (int(part[1:]) for part in name.removeprefix("noam.lr_").split("_"))
+    settings = OptimizerSettings(decay="noam", noam_factor=factor, noam_width=width, warmup_steps=warmup)
+    for number, expected in zip(RECORDED["noam.steps"].tolist(), RECORDED[name].tolist(), strict=True):
+        found = learning_rate(settings, number - 1, 1_000_000)  # the original counts steps from 1
+        assert found == pytest.approx(expected, rel=1e-12), number
+
+
+def test_sobol_ratios() -> None:
+    expected = RECORDED["sobol.seed0_first16"]
+    assert torch.equal(sobol_ratios(0, 0, len(expected)), expected)
+    parts = [sobol_ratios(0, first, 3) for first in range(0, 15, 3)]
+    assert torch.equal(torch.cat(parts), expected[:15])

@@ -1,0 +1,247 @@
+"""The command line: models and folders that are wrong, the parser, and real processes.
+
+Commands run in this process through ``main``; a few run as people start them. See also ``test_image.py`` and
+``test_cli_train.py``.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import maskgen.tasks.commands.image
+from maskgen.tasks.cli import main
+from maskgen.tasks.commands.parser import build_parser
+from maskgen.tasks.pipeline import Pipeline
+from tests.support import CLASS_NAMES, make_tiny_pipeline
+from tests.tasks.commandline import edits, files, refused, run
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def start(*words: object, cwd: Path, launcher: tuple[str, ...] = ("-m", "maskgen"), **extra: str) -> Any:
+    """A real process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **extra}
+    command = [sys.executable, *launcher, *[str(word) for word in words]]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def broken(model: Path, folder: Path, kind: str) -> None:
+    """A copy of the model with one thing wrong."""
+    make_tiny_pipeline(folder)
+    weights, description = folder / "transformer" / "model.safetensors", folder / "pipeline.json"
+    if kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif kind == "foreign weights":
+        weights.write_bytes((folder / "tokenizer" / "model.safetensors").read_bytes())
+    elif kind == "foreign folder":
+        description.write_text('{"_class_name": "Other"}', encoding="utf-8")
+    elif kind == "misspelt":
+        description.write_text(description.read_text(encoding="utf-8").replace('"steps"', '"stepz"'), encoding="utf-8")
+    elif kind == "unknown class":
+        config = folder / "transformer" / "config.json"
+        config.write_text(
+            config.read_text(encoding="utf-8").replace("maskgen.models.modern", "evil.module"), encoding="utf-8"
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("truncated", "transformer/model.safetensors: truncated or not a safetensors file"),
+        ("foreign weights", "weights do not fit: "),
+        ("foreign folder", "pipeline.json: not a maskgen model"),
+        ("misspelt", "stepz"),
+        ("unknown class", "class 'evil.module.ModernTransformer' is not maskgen's; import its module"),
+    ],
+)
+def test_broken_models(kind: str, message: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken(model, place / "broken", kind)
+    assert message in refused(capsys, "generate", "--model", "broken", "--out", "out")
+    assert message in refused(capsys, "info", "--model", "broken")
+    assert not Path("out").exists()
+
+
+def test_models_that_are_not_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such model folder; train one (maskgen demo)" in refused(capsys, "generate", "--model", "nowhere")
+    assert "the Hugging Face Hub cannot be reached" in refused(capsys, "generate", "--model", "some/one")
+    assert "no pipeline.json" in refused(capsys, "generate", "--model", place)
+    assert "model: got none, expected a model folder, a published name or a Hub repository" in refused(
+        capsys, "generate"
+    )
+    assert files(place) == ["image.png", "mask.png"]
+
+
+def test_a_model_of_another_modality(
+    model: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Pipeline.from_pretrained
+
+    def sounding(*args: Any, **kwargs: Any) -> Pipeline:
+        pipe = real(*args, **kwargs)
+        pipe.tokenizer.__dict__["modality"] = "audio"
+        return pipe
+
+    monkeypatch.setattr(maskgen.tasks.commands.image.Pipeline, "from_pretrained", sounding)
+    for words in (("generate", "--model", model), *edits(model).values()):
+        assert "needs an image model, but this model's modality is audio" in refused(capsys, *words, "--out", "out")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("out", ["image.png", "image.png/deeper", "/proc/maskgen/out"])
+def test_folders_that_cannot_be_written(
+    out: str, model: Path, configs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[tuple[object, ...]] = [
+        ("generate", "--model", model),
+        *edits(model).values(),
+        ("demo",),
+        ("train", "tokenizer", "--config", "tokenizer.yaml"),
+        ("train", "transformer", "--config", "transformer.yaml", "--tokenizer", model / "tokenizer"),
+    ]
+    before = files(configs)
+    for words in commands:
+        line = refused(capsys, *words, "--out", out)
+        assert line.startswith(f"out: cannot write to {out} (")
+        assert line.endswith("; name another folder")
+    assert files(configs) == before
+
+
+def test_a_full_disk_leaves_no_half_picture(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real limit: files may not grow over 500 bytes, which every picture here does."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, usual[1]))
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run("generate", "--model", model, "--out", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "maskgen: error: out/label-0000_seed-00000000.png: cannot be written (File too large)"
+    assert files(Path("out")) == []
+
+
+def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("info", "--model", model)
+    found = json.loads(capsys.readouterr().out)
+    assert found["modality"] == "image"
+    assert (found["signal_size"], found["token_axes"]) == ([32, 32], [8, 8])
+    assert found["class_names"] == list(CLASS_NAMES)
+    assert found["tokenizer"]["class"] == "VQGAN"
+    assert found["tokenizer"]["vocab_size"] == 32
+    stored = load_file(model / "transformer" / "model.safetensors")
+    assert found["transformer"]["parameters"] == sum(tensor.numel() for tensor in stored.values())
+    run("info")
+    found = json.loads(capsys.readouterr().out)
+    assert found["torch"] == torch.__version__.split("+")[0]
+    assert {"python", "maskgen", "devices"} <= found.keys()
+
+
+def test_print_config(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed can be read back and means the same."""
+    for words in (
+        ("train", "tokenizer", "--config", "tokenizer.yaml", "--settings.steps", "9", "--out", "out"),
+        ("train", "transformer", "--config", "transformer.yaml", "--tokenizer", "t", "--out", "out"),
+        ("generate", "--labels", "3,4", "--sampling.steps", "5"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run(*words, "--print_config")
+        assert stopped.value.code == 0
+        printed = capsys.readouterr().out
+        Path("printed.yaml").write_text(printed, encoding="utf-8")
+        with pytest.raises(SystemExit):
+            run(*words[: 2 if words[0] == "train" else 1], "--config", "printed.yaml", "--print_config")
+        assert capsys.readouterr().out == printed
+        assert yaml.safe_load(printed).get("settings", {}).get("steps", 9) in (9, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), 'expected "subcommand" to be one of {train,evaluate,demo,tokenize,generate'),
+        (("generat",), "invalid choice: 'generat'"),
+        (("train",), "{tokenizer,codec,classifier,transformer"),
+        (("train", "tokenisers"), "invalid choice: 'tokenisers'"),
+        (("train", "tokenizer"), "the following arguments are required: train.tokenizer.data, train.tokenizer.out"),
+        (("inpaint", "--model", "m"), "required"),
+        (("generate", "--labels"), "expected one argument"),
+    ],
+)
+def test_commands_that_are_none(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *words)
+    assert message in line
+    assert "--help`" in line
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("--help",), ("train", "--help"), ("generate", "--help"), ("demo", "--help")):
+        with pytest.raises(SystemExit) as stopped:
+            run(*words)
+        assert stopped.value.code == 0
+        assert "usage: maskgen" in capsys.readouterr().out
+    assert build_parser().prog == "maskgen"
+
+
+def test_our_own_mistakes_keep_their_traceback(
+    model: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bug(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setenv("MASKGEN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="label: got 10"):
+        run("generate", "--model", model, "--labels", 10, "--out", "out")
+    monkeypatch.delenv("MASKGEN_TRACEBACK")
+    monkeypatch.setattr(maskgen.tasks.commands.image, "generate", bug)
+    with pytest.raises(AssertionError, match="ours"):
+        run("generate", "--model", model, "--out", "out")
+
+
+def test_ctrl_c(model: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(maskgen.tasks.commands.image, "generate", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        run("generate", "--model", model, "--out", "out")
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "maskgen: interrupted\n"
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "root"])
+def test_processes(where: str, model: Path, tmp_path: Path) -> None:
+    cwd = ROOT if where == "root" else tmp_path
+    done = start("generate", "--model", model, "--labels", "3", "--out", tmp_path / "out", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert files(tmp_path / "out") == ["grid.png", "label-0003_seed-00000000.png", "manifest.json"]
+    main(["generate", "--model", str(model), "--labels", "3", "--out", str(tmp_path / "here")])
+    again, first = (tmp_path / name / "label-0003_seed-00000000.png" for name in ("here", "out"))
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_a_process_says_one_line(model: Path, tmp_path: Path) -> None:
+    done = start("generate", "--model", model, "--labels", "30", "--out", tmp_path / "out", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "maskgen: error: label: got 30, expected 0 to 9\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_accelerate_launch(configs: Path) -> None:
+    """From the root of the repository, whose folder ``tokenizers`` must not hide the package of that name."""
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "maskgen")
+    words = ("train", "tokenizer", "--config", configs / "tokenizer.yaml", "--out", configs / "launched")
+    done = start(*words, cwd=ROOT, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    run("train", "tokenizer", "--config", "tokenizer.yaml", "--out", "here")
+    launched, here = (load_file(configs / name / "model.safetensors") for name in ("launched", "here"))
+    assert all(torch.allclose(tensor, here[name], atol=1e-5) for name, tensor in launched.items())

@@ -1,0 +1,94 @@
+"""What the tests of ``maskgen evaluate`` share: processes as threads, folders of pictures, settings of toy size."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from maskgen.tasks.evaluation.cas import CasSettings
+from maskgen.tasks.evaluation.features.classifier import ClassifierConfig
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.trainer import TrainSettings
+
+ONE_AT_A_TIME = threading.Lock()  # processes do not share random state and precision settings, threads do
+TINY = ClassifierConfig(patch=1, width=8, multipliers=(1, 2), blocks=1, groups=4)
+SHORT = TrainSettings(
+    steps=30,
+    batch_size=16,
+    optimizer=OptimizerSettings(lr=1e-2, warmup_steps=3),
+    ema_decay=0.8,
+    log_every=10,
+    validate_every=0,
+    show_every=0,
+    checkpoint_every=0,
+    tracker=None,
+)
+CAS = CasSettings(classifier=TINY, settings=SHORT)
+
+
+def single() -> Any:
+    """The only process."""
+    return SimpleNamespace(
+        process_index=0,
+        num_processes=1,
+        is_main_process=True,
+        is_local_main_process=False,
+        wait_for_everyone=lambda: None,
+    )
+
+
+def together(count: int, work: Callable[[Any], Any]) -> list[Any]:
+    """Run ``work`` as so many processes would, in threads, with a real barrier between them; what each gave back."""
+    barrier, failures = threading.Barrier(count, timeout=60), []
+    found: list[Any] = [None] * count
+
+    def one(index: int) -> None:
+        state = SimpleNamespace(
+            process_index=index,
+            num_processes=count,
+            is_main_process=index == 0,
+            is_local_main_process=False,
+            wait_for_everyone=barrier.wait,
+        )
+        try:
+            found[index] = work(state)
+        except BaseException as error:
+            failures.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise next((error for error in failures if not isinstance(error, threading.BrokenBarrierError)), failures[0])
+    return found
+
+
+def arrays(count: int, seed: int, side: int = 8) -> np.ndarray:
+    """uint8 ``[count, side, side, 3]``: even numbers are dark on the left, odd ones on the right."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 120, (count, side, side, 3), dtype=np.uint8)
+    images[0::2, :, side // 2 :] += 130
+    images[1::2, :, : side // 2] += 130
+    return images
+
+
+def pictures(folder: Path, count: int, seed: int, side: int = 8) -> Path:
+    """``arrays`` as PNG files of two classes, ``left`` and ``right``."""
+    for number, image in enumerate(arrays(count, seed, side)):
+        path = folder / ("right" if number % 2 else "left") / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def tensors(count: int, seed: int, side: int = 8) -> torch.Tensor:
+    """``arrays`` as float ``[count, 3, side, side]``."""
+    return torch.from_numpy(arrays(count, seed, side)).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,67 @@
+"""ResNet-50 as a perceptual distance: what it compares, and what is said without its weights."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision import models
+
+import maskgen.tokenizers.training.losses.image
+from maskgen.tokenizers.training.losses.image import Perceptual
+from maskgen.tokenizers.training.losses.perceptual import ResNetPerceptual, build_perceptual
+
+MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+@pytest.mark.parametrize("logits", [False, True])
+def test_it_is_the_squared_difference_of_torchvisions_network(logits: bool) -> None:
+    judge = ResNetPerceptual(logits=logits, pretrained=False).train()
+    network = models.resnet50(weights=None).eval()
+    network.load_state_dict(judge.network.state_dict(), strict=False)
+    if logits:
+        network.fc.load_state_dict(judge.network.fc.state_dict())
+    else:
+        network.fc = torch.nn.Identity()
+    a, b = torch.rand(2, 1, 3, 224, 224)
+    with torch.no_grad():
+        first, second = (network((image - MEAN) / STD) for image in (a, b))
+        assert first.shape == (1, 1000 if logits else 2048)
+        torch.testing.assert_close(judge(a, b), (first - second).square().mean())
+        assert judge(a, a) == 0
+
+
+def test_gradients_reach_the_prediction_and_nothing_else() -> None:
+    judge = build_perceptual("resnet50", pretrained=False)
+    a, b = (torch.rand(1, 3, 40, 24, requires_grad=True) for _ in range(2))
+    judge(a, b).backward()
+    assert a.grad is not None
+    assert float(a.grad.abs().sum()) > 0
+    assert b.grad is None
+    assert all(weight.grad is None for weight in judge.parameters())
+    with pytest.raises(ValueError, match="prediction and target: got shapes"):
+        judge(a, b[:, :, :24])
+
+
+def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        maskgen.tokenizers.training.losses.image, "_load_lpips", lambda net, pretrained: torch.nn.Identity()
+    )
+    assert isinstance(build_perceptual("alex"), Perceptual)
+    assert isinstance(build_perceptual("resnet50-logits", pretrained=False), ResNetPerceptual)
+    with pytest.raises(
+        ValueError, match="perceptual: got 'inception', expected one of vgg, .*resnet50-logits, or null"
+    ):
+        build_perceptual("inception")  # type: ignore[arg-type]
+
+
+def test_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    wanted = rf"put resnet50-0676ba61\.pth into {tmp_path}/checkpoints, or choose perceptual=None"
+    with pytest.raises(ConnectionError, match=wanted):
+        build_perceptual("resnet50")

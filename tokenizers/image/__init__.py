@@ -1,0 +1,6 @@
+"""Tokenizers of images."""
+
+from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
+from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
+
+__all__ = ["VQGAN", "ToyTokenizer", "ToyTokenizerConfig", "VQGANConfig"]

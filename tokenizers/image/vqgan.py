@@ -1,0 +1,290 @@
+"""MaskGIT's image tokenizer: a VQGAN of convolutions only, no attention (Chang et al. 2022).
+
+Shapes: B batch, H W pixels, h w token grid, N = h * w, D width of a code, K codebooks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from maskgen.tokenizers.base import Tokenizer, check_image_shape, check_images
+from maskgen.tokenizers.layers.conv2d import (
+    Activation,
+    AverageDownsample,
+    ConvDownsample,
+    ResBlock,
+    Shortcut,
+    Upsample,
+    activate,
+    group_norm,
+)
+from maskgen.tokenizers.quantizers.vector import Quantized, QuantizerConfig, build_quantizer
+
+__all__ = ["VQGAN", "Decoder", "Encoder", "VQGANConfig", "VQGANOutput"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANConfig:
+    """Settings of the image tokenizer; the defaults are the released ImageNet models (54.5 M parameters).
+
+    Attributes:
+        channels: width of the first level.
+        multipliers: width of each level as a multiple of ``channels``; L levels give a stride of 2^(L-1).
+        res_blocks: residual blocks per level, and in the middle.
+        quantizer: settings of the quantizer.
+        downsample: "average" (official) or "conv", a strided 4 x 4 convolution.
+        activation: "swish" (official) or "relu".
+        shortcut: "branch" for the released weights, whose width-changing blocks drop their input (see ``ResBlock``);
+            choose "input", the ordinary residual, for new models.
+        groups: groups of every normalisation; official 32. Must divide every level's width.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    downsample: Literal["average", "conv"] = "average"
+    activation: Activation = "swish"
+    shortcut: Shortcut = "branch"
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        # A config read back from JSON brings a list and a dictionary.
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        if isinstance(self.quantizer, Mapping):
+            object.__setattr__(self, "quantizer", QuantizerConfig(**self.quantizer))
+        for name, value, expected in (
+            ("downsample", self.downsample, ("average", "conv")),
+            ("activation", self.activation, ("swish", "relu")),
+            ("shortcut", self.shortcut, ("branch", "input")),
+        ):
+            if value not in expected:
+                raise ValueError(f"{name}: got {value!r}, expected {expected[0]!r} or {expected[1]!r}")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(f"multipliers: got {self.multipliers}, expected one positive number a level")
+        if self.channels < 1 or self.res_blocks < 1 or self.groups < 1:
+            raise ValueError(
+                f"channels, res_blocks, groups: got {self.channels}, {self.res_blocks}, {self.groups}, "
+                "expected 1 or more of each"
+            )
+        uneven = [width for width in self.widths if width % self.groups]
+        if uneven:
+            raise ValueError(
+                f"channels: got level widths {self.widths}, expected multiples of groups={self.groups}; "
+                "choose other channels or fewer groups"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each level."""
+        return tuple(self.channels * multiplier for multiplier in self.multipliers)
+
+
+class Encoder(nn.Module):
+    """Images to latents. The first convolution and the residual blocks have no bias.
+
+    Args:
+        config: settings of the tokenizer.
+    """
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.conv_in = nn.Conv2d(3, config.channels, kernel_size=3, padding=1, bias=False)
+        self.blocks = _blocks(config, config.channels, (*widths, widths[-1]))
+        down = ConvDownsample if config.downsample == "conv" else lambda _: AverageDownsample()
+        self.downs = nn.ModuleList(down(width) for width in widths[:-1])
+        self.norm_out = group_norm(widths[-1], config.groups)
+        self.conv_out = nn.Conv2d(widths[-1], config.quantizer.dim, kernel_size=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, D, h, w]."""
+        x: Tensor = self.conv_in(images)
+        for index, block in enumerate(self.blocks):
+            level, inside = divmod(index, self.config.res_blocks)
+            if inside == 0 and 0 < level < len(self.config.multipliers):
+                x = self.downs[level - 1](x)
+            x = block(x)
+        x = self.conv_out(activate(self.norm_out(x), self.config.activation))
+        return x
+
+
+class Decoder(nn.Module):
+    """Latents to images: the encoder's levels backwards. The last layer is linear, so pixels are not bounded.
+
+    Args:
+        config: settings of the tokenizer.
+    """
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths[::-1]
+        self.conv_in = nn.Conv2d(config.quantizer.dim, widths[0], kernel_size=3, padding=1)
+        self.blocks = _blocks(config, widths[0], (widths[0], *widths))
+        self.ups = nn.ModuleList(Upsample(width) for width in widths[:-1])
+        self.norm_out = group_norm(widths[-1], config.groups)
+        self.conv_out = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[B, D, h, w] -> [B, 3, h * stride, w * stride]."""
+        x: Tensor = self.conv_in(latents)
+        for index, block in enumerate(self.blocks):
+            # Stage 0 is the middle, stage 1 the deepest level; every later stage starts on a grid twice as fine.
+            stage, inside = divmod(index, self.config.res_blocks)
+            if inside == 0 and stage > 1:
+                x = self.ups[stage - 2](x)
+            x = block(x)
+        x = self.conv_out(activate(self.norm_out(x), self.config.activation))
+        return x
+
+
+def _blocks(config: VQGANConfig, width: int, stages: Sequence[int]) -> nn.ModuleList:
+    """``res_blocks`` blocks for each stage's width, in the official numbering."""
+    blocks = nn.ModuleList()
+    for out in stages:
+        for _ in range(config.res_blocks):
+            block = ResBlock(width, out, groups=config.groups, activation=config.activation, shortcut=config.shortcut)
+            blocks.append(block)
+            width = out
+    return blocks
+
+
+@dataclass(frozen=True)
+class VQGANOutput:
+    """One pass for stage-1 training.
+
+    Attributes:
+        reconstruction: [B, 3, H', W'], not clamped; H' and W' are H and W when the stride divides them, else larger.
+        quantized: latents, codes and losses of the quantizer.
+    """
+
+    reconstruction: Tensor
+    quantized: Quantized
+
+
+class VQGAN(Tokenizer):
+    """Image tokenizer, exactly the official architecture under the default config.
+
+    Signal: float images [B, 3, H, W] in [0, 1] (not -1..1). ``decode`` returns what the last convolution gives, which
+    may leave [0, 1]: clamp it before saving. Sizes that the stride does not divide round up level by level, and decode
+    to the larger size.
+
+    Weights start as in the usual JAX convolutions: kernels truncated normal with variance 1 / fan-in, biases 0, norms 1
+    and 0; the codebook as its quantizer says.
+
+    Args:
+        config: settings.
+    """
+
+    modality: ClassVar[str] = "image"
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        self.config: VQGANConfig = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantizer = build_quantizer(config.quantizer)
+        for module in (*self.encoder.modules(), *self.decoder.modules()):
+            if isinstance(module, nn.Conv2d):
+                _init_conv(module)
+
+    @property
+    def vocab_size(self) -> int:
+        """Codes per codebook."""
+        return self.quantizer.vocab_size
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codes per place: 1, or the steps of a residual quantizer."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Pixels per token, for both axes."""
+        side = 2 ** (len(self.config.multipliers) - 1)
+        return (side, side)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """Kernel of the decoder's last convolution, where an adaptive GAN weight is measured."""
+        return self.decoder.conv_out.weight
+
+    def axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
+        """Token grid: each level but the last halves the size, rounding up.
+
+        Args:
+            signal_shape: (B, 3, H, W).
+
+        Returns:
+            (h, w).
+
+        Raises:
+            ValueError: when it is no image batch.
+        """
+        check_image_shape(signal_shape)
+        # Repeated ceil(x / 2) is one ceil(x / 2^n).
+        return tuple(-(-size // step) for size, step in zip(signal_shape[2:], self.stride, strict=True))
+
+    def encode(self, signal: Tensor) -> Tensor:
+        """Tokens of images.
+
+        Args:
+            signal: float [B, 3, H, W] in [0, 1].
+
+        Returns:
+            Long [B, h * w, K].
+
+        Raises:
+            TypeError: when the images are not floating point.
+            ValueError: when the shape is not [B, 3, H, W].
+        """
+        check_images(signal)
+        return self.quantizer.encode(self.encoder(signal.to(self.last_layer.dtype)))
+
+    def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
+        """Images of tokens.
+
+        Args:
+            tokens: long [B, h * w, K], ids in [0, V).
+            axes: (h, w).
+
+        Returns:
+            Float [B, 3, h * stride, w * stride], nominally in [0, 1], not clamped.
+
+        Raises:
+            TypeError: when tokens are not long.
+            ValueError: when shape, grid or ids do not fit.
+        """
+        self._check_tokens(tokens, axes)
+        images: Tensor = self.decoder(self.quantizer.lookup(tokens, axes).to(self.last_layer.dtype))
+        return images
+
+    def forward(self, images: Tensor) -> VQGANOutput:
+        """Reconstruct with gradients, for stage-1 training.
+
+        Args:
+            images: float [B, 3, H, W] in [0, 1].
+
+        Returns:
+            Reconstruction and what the quantizer made.
+
+        Raises:
+            TypeError: when the images are not floating point.
+            ValueError: when the shape is not [B, 3, H, W].
+        """
+        check_images(images)
+        quantized: Quantized = self.quantizer(self.encoder(images.to(self.last_layer.dtype)))
+        return VQGANOutput(self.decoder(quantized.latents), quantized)
+
+
+def _init_conv(conv: nn.Conv2d) -> None:
+    fan_in = conv.weight[0].numel()
+    # 0.8796 is the deviation of a unit normal cut at two sigma; dividing keeps the variance at 1 / fan-in.
+    std = fan_in**-0.5 / 0.87962566103423978
+    nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)

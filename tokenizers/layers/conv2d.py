@@ -1,0 +1,188 @@
+"""Convolution blocks of the image tokenizer, number for number those of MaskGIT's VQGAN.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "Activation",
+    "AverageDownsample",
+    "ConvDownsample",
+    "ResBlock",
+    "Shortcut",
+    "Upsample",
+    "activate",
+    "average_downsample",
+    "group_norm",
+    "pad_same",
+    "same_padding",
+    "upsample",
+]
+
+Activation = Literal["swish", "relu"]
+
+Shortcut = Literal["branch", "input"]
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis under TensorFlow's "SAME" rule (output ceil(size / stride), odd zero last).
+
+    Args:
+        size: length of the axis.
+        kernel: length of the window.
+        stride: step of the window.
+
+    Returns:
+        (before, after).
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return (total // 2, total - total // 2)
+
+
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zero-pad both pixel axes so that a window without padding gives the "SAME" output.
+
+    Args:
+        x: [B, C, H, W].
+        kernel: side of the window.
+        stride: step of the window.
+
+    Returns:
+        [B, C, H + ..., W + ...].
+    """
+    return F.pad(x, (*same_padding(x.shape[3], kernel, stride), *same_padding(x.shape[2], kernel, stride)))
+
+
+def average_downsample(x: Tensor) -> Tensor:
+    """2 x 2 average, stride 2. Odd sizes round up, and a window over the border averages the real pixels only.
+
+    Args:
+        x: [B, C, H, W].
+
+    Returns:
+        [B, C, ceil(H / 2), ceil(W / 2)].
+    """
+    return F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=True, count_include_pad=False)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Nearest neighbour, twice the size.
+
+    Args:
+        x: [B, C, H, W].
+
+    Returns:
+        [B, C, 2H, 2W].
+    """
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """Swish (x * sigmoid(x)) or ReLU, element by element.
+
+    Args:
+        x: any shape.
+        activation: which one.
+
+    Returns:
+        Same shape.
+    """
+    return F.silu(x) if activation == "swish" else F.relu(x)
+
+
+class AverageDownsample(nn.Module):
+    """Halve both pixel axes by averaging (see ``average_downsample``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)]."""
+        return average_downsample(x)
+
+
+class ConvDownsample(nn.Module):
+    """Halve both pixel axes by a 4 x 4 convolution with bias, stride 2, "SAME" zeros.
+
+    Args:
+        channels: width in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=4, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)]."""
+        out: Tensor = self.conv(pad_same(x, kernel=4, stride=2))
+        return out
+
+
+class Upsample(nn.Module):
+    """Double both pixel axes: nearest neighbour, then a 3 x 3 convolution with bias.
+
+    Args:
+        channels: width in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, 2H, 2W]."""
+        out: Tensor = self.conv(upsample(x))
+        return out
+
+
+class ResBlock(nn.Module):
+    """Norm, activation, 3 x 3 convolution, twice, plus a shortcut; no convolution has a bias.
+
+    Where the widths differ there is a 1 x 1 shortcut convolution. Which tensor it reads is ``shortcut``: "input" is the
+    ordinary residual, y + W(input). "branch" is what the official code does and its released weights need: y + W(y), y
+    the output of the second convolution, so the block's input is dropped there.
+
+    Args:
+        in_channels: width in.
+        out_channels: width out.
+        groups: groups of the normalisation; must divide both widths.
+        activation: "swish" or "relu".
+        shortcut: "branch" or "input".
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, groups: int, activation: Activation, shortcut: Shortcut
+    ) -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.shortcut_reads = shortcut
+        self.norm1 = group_norm(in_channels, groups)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm2 = group_norm(out_channels, groups)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        reads = out_channels if shortcut == "branch" else in_channels
+        widens = in_channels != out_channels
+        self.shortcut = nn.Conv2d(reads, out_channels, kernel_size=1, bias=False) if widens else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, H, W] -> [B, out_channels, H, W]."""
+        y: Tensor = self.conv1(activate(self.norm1(x), self.activation))
+        y = self.conv2(activate(self.norm2(y), self.activation))
+        if self.shortcut is None:
+            return x + y
+        skip: Tensor = self.shortcut(y if self.shortcut_reads == "branch" else x)
+        return skip + y
+
+
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """Group normalisation with the official epsilon 1e-6.
+
+    Args:
+        channels: width.
+        groups: groups, a divisor of the width; official 32.
+
+    Returns:
+        The layer.
+    """
+    return nn.GroupNorm(groups, channels, eps=1e-6)

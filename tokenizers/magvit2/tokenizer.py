@@ -1,0 +1,355 @@
+"""MAGVIT-v2's tokenizers (Yu et al. 2024, arXiv 2310.05737) as Open-MAGVIT2 built them (arXiv 2409.04410), image and video.
+
+The 18 bits of an id are spoken as equal parts, low bits first: with ``token_bits`` (9, 9) a token is two sub-tokens of 512
+codes. Ids in one piece or in unequal parts are made with ``maskgen.tokenizers.quantizers.lookup_free``.
+
+Shapes: B batch, T frames, H W pixels, t h w token grid, N its product, K parts of an id, V = 2^bits of a part, d bits of an
+id. ``...`` is (H, W) or (T, H, W).
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from maskgen.tokenizers.base import Tokenizer, check_image_shape, check_images
+from maskgen.tokenizers.magvit2.layers import Decoder, Encoder, Magvit2Network
+from maskgen.tokenizers.quantizers.lookup_free import LFQ, LFQConfig, LFQOutput, factor_ids, join_ids
+from maskgen.tokenizers.video.base import VideoTokenizer, check_video
+
+__all__ = ["Magvit2Config", "Magvit2Image", "Magvit2ImageConfig", "Magvit2Output", "Magvit2Video", "Magvit2VideoConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magvit2Config:
+    """Settings that both tokenizers have; use ``Magvit2ImageConfig`` or ``Magvit2VideoConfig``.
+
+    Attributes:
+        channels: width after the first convolution.
+        multipliers: width of each level as a multiple of ``channels``, full resolution first.
+        res_blocks: residual blocks a level, and in the middle.
+        token_bits: bits of each of the K parts that an id is spoken in, all alike; their sum is d.
+        groups: groups of every normalisation; official 32. Must divide every width.
+        temperature: of the entropies in training.
+        sample_weight: of the entropy of a token.
+        batch_weight: of the entropy of the mean distribution.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    res_blocks: int = 4
+    token_bits: tuple[int, ...] = (9, 9)
+    groups: int = 32
+    temperature: float = 0.01
+    sample_weight: float = 1.0
+    batch_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        # A config read back from JSON brings lists.
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "token_bits", tuple(self.token_bits))
+        if not self.token_bits or min(self.token_bits) < 1 or len(set(self.token_bits)) > 1:
+            raise ValueError(
+                f"token_bits: got {self.token_bits}, expected equal parts of an id such as (9, 9), or (18,) for ids in one "
+                "piece: the codebooks of a token share one vocabulary. "
+                "maskgen.tokenizers.quantizers.lookup_free.factor_ids cuts ids unequally"
+            )
+        _ = self.network, self.quantizer  # refuse what cannot be built
+
+    @property
+    def bits(self) -> int:
+        """Bits of an id, d."""
+        return sum(self.token_bits)
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """Strides between the levels, along each axis of the signal."""
+        return ((2, 2),) * (len(self.multipliers) - 1)
+
+    @property
+    def network(self) -> Magvit2Network:
+        """The shared network in these sizes."""
+        return Magvit2Network(
+            channels=self.channels,
+            multipliers=self.multipliers,
+            res_blocks=self.res_blocks,
+            bits=self.bits,
+            strides=self.steps,
+            groups=self.groups,
+        )
+
+    @property
+    def quantizer(self) -> LFQConfig:
+        """Settings of the quantizer."""
+        return LFQConfig(
+            bits=self.bits,
+            temperature=self.temperature,
+            sample_weight=self.sample_weight,
+            batch_weight=self.batch_weight,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magvit2ImageConfig(Magvit2Config):
+    """Settings of the image tokenizer; the defaults are those of the 256-pixel weights with 2^18 codes.
+
+    See ``Magvit2Config``. Every level but the last halves both axes.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magvit2VideoConfig(Magvit2Config):
+    """Settings of the video tokenizer; the defaults are those of the published weights: 17 frames of 128 pixels.
+
+    See ``Magvit2Config`` for the others.
+
+    Attributes:
+        strides: (frames, rows, columns) from each level to the next.
+    """
+
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    strides: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strides", tuple(tuple(stride) for stride in self.strides))
+        if any(len(stride) != 3 for stride in self.strides):
+            raise ValueError(f"strides: got {self.strides}, expected (frames, rows, columns) for each of them")
+        super().__post_init__()
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """``strides``."""
+        return self.strides
+
+
+@dataclass(frozen=True)
+class Magvit2Output:
+    """One pass for stage-1 training.
+
+    Attributes:
+        reconstruction: [B, 3, ...] nominally in [0, 1], not clamped; sizes that the stride does not divide come back larger.
+        quantized: what the quantizer made; its ids are whole ids.
+        tokens: long [B, N, K], the ids as the tokenizer speaks them.
+    """
+
+    reconstruction: Tensor
+    quantized: LFQOutput
+    tokens: Tensor
+
+
+class _Magvit2(Tokenizer):
+    """What the two have in common: everything but the signal's axes."""
+
+    config: Magvit2Config
+
+    def _build(self, config: Magvit2Config) -> None:
+        self.encoder = Encoder(config.network)
+        self.decoder = Decoder(config.network)
+        self.quantizer = LFQ(config.quantizer)
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of a part of a token."""
+        return int(2 ** self.config.token_bits[0])
+
+    @property
+    def num_codebooks(self) -> int:
+        """Parts of a token, K."""
+        return len(self.config.token_bits)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Signal units a token covers: pixels, or frames and pixels."""
+        return self.config.network.stride
+
+    @property
+    def last_layer(self) -> Tensor:
+        """Kernel of the decoder's last convolution, where an adaptive GAN weight is measured."""
+        return self.decoder.conv_out.weight
+
+    def encode(self, signal: Tensor) -> Tensor:
+        """Tokens of a signal.
+
+        Args:
+            signal: float [B, 3, ...] in [0, 1].
+
+        Returns:
+            Long [B, N, K].
+
+        Raises:
+            TypeError: when the signal is not floating point.
+            ValueError: when its shape does not fit.
+        """
+        return self._tokens(self.quantizer.encode(self.latents(self._signed(signal))))
+
+    def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
+        """Signal of tokens.
+
+        Args:
+            tokens: long [B, N, K], ids in [0, V).
+            axes: token grid.
+
+        Returns:
+            Float [B, 3, ...], nominally in [0, 1], not clamped.
+
+        Raises:
+            TypeError: when tokens are not long.
+            ValueError: when shape, grid or ids do not fit.
+        """
+        self._check_tokens(tokens, axes)
+        ids = join_ids(tokens.unbind(-1), self.config.token_bits)
+        return (self.pixels(self.quantizer.lookup(ids[..., None], axes)) + 1) / 2
+
+    def forward(self, signal: Tensor) -> Magvit2Output:
+        """Reconstruct with gradients, for stage-1 training.
+
+        Args:
+            signal: float [B, 3, ...] in [0, 1].
+
+        Returns:
+            Reconstruction, what the quantizer made, and tokens.
+
+        Raises:
+            TypeError: when the signal is not floating point.
+            ValueError: when its shape does not fit.
+        """
+        quantized: LFQOutput = self.quantizer(self.latents(self._signed(signal)))
+        return Magvit2Output((self.pixels(quantized.latents) + 1) / 2, quantized, self._tokens(quantized.ids))
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Vectors whose signs are the bits.
+
+        Args:
+            pixels: float [B, 3, ...] in the network's own range, -1..1.
+
+        Returns:
+            Float [B, d, ...].
+        """
+        out: Tensor = self.encoder(pixels)
+        return out
+
+    def pixels(self, codes: Tensor) -> Tensor:
+        """Signal of codes in the network's own range.
+
+        Args:
+            codes: float [B, d, ...], of -1 and 1.
+
+        Returns:
+            Float [B, 3, ...], nominally in -1..1, not clamped.
+        """
+        out: Tensor = self.decoder(codes.to(self.last_layer.dtype))
+        return out
+
+    def _signed(self, signal: Tensor) -> Tensor:
+        """The checked signal in -1..1."""
+        self._check_signal(signal)
+        self.axes(signal.shape)
+        return 2 * signal.to(self.last_layer.dtype) - 1
+
+    @abstractmethod
+    def _check_signal(self, signal: Tensor) -> None:
+        """Refuse what is no batch of this kind of signal."""
+
+    def _tokens(self, ids: Tensor) -> Tensor:
+        """Whole ids [B, N, 1] in parts [B, N, K]."""
+        return torch.stack(factor_ids(ids.squeeze(-1), self.config.token_bits), dim=-1)
+
+
+class Magvit2Image(_Magvit2):
+    """Image tokenizer.
+
+    Signal: float images [B, 3, H, W] in [0, 1]. The network itself works in -1..1: ``encode`` and ``decode`` rescale.
+    ``decode`` is not clamped (the official scripts clamp afterwards). Sizes that the stride does not divide round up, and
+    decode to the larger size. Normalisations and scales are taken over the whole image, so a part of an image has other
+    tokens than the same pixels within it.
+
+    Weights start as torch starts them.
+
+    Args:
+        config: settings.
+    """
+
+    modality: ClassVar[str] = "image"
+
+    def __init__(self, config: Magvit2ImageConfig) -> None:
+        super().__init__()
+        self.config: Magvit2ImageConfig = config
+        self._build(config)
+
+    def axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
+        """Token grid (h, w) of images [B, 3, H, W].
+
+        Args:
+            signal_shape: (B, 3, H, W).
+
+        Raises:
+            ValueError: when it is no image batch.
+        """
+        check_image_shape(signal_shape)
+        return tuple(-(-size // step) for size, step in zip(signal_shape[2:], self.stride, strict=True))
+
+    def _check_signal(self, signal: Tensor) -> None:
+        check_images(signal)
+
+
+class Magvit2Video(_Magvit2, VideoTokenizer):
+    """Video tokenizer with causal convolutions; an image is a clip of one frame.
+
+    Signal: float clips [B, 3, T, H, W] in [0, 1] of T = 1 + s * n frames, s the stride along time: the first frame has
+    tokens of its own, s frames share each of the others. Other lengths are refused; the network would silently shorten
+    them. The network itself works in -1..1: ``encode`` and ``decode`` rescale. ``decode`` is not clamped.
+
+    A clip is encoded in one piece whatever its length. The published weights were trained on 17 frames, and their authors
+    cut longer clips into windows of 17 that know nothing of each other. Normalisations run over all frames, so windows,
+    single frames and whole clips have different tokens: do in training what you do later.
+
+    Weights start as torch starts them, or from an image tokenizer (``maskgen.tokenizers.magvit2.inflation``).
+
+    Args:
+        config: settings.
+    """
+
+    def __init__(self, config: Magvit2VideoConfig) -> None:
+        super().__init__()
+        self.config: Magvit2VideoConfig = config
+        self._build(config)
+
+    def latent_frames(self, frames: int) -> int:
+        """Token frames of a clip.
+
+        Args:
+            frames: T.
+
+        Returns:
+            t = 1 + (T - 1) / s.
+
+        Raises:
+            ValueError: when T is not 1 + s * n; names the nearest lengths.
+        """
+        step = self.stride[0]
+        if frames < 1 or (frames - 1) % step:
+            below = 1 + max(frames - 1, 0) // step * step
+            raise ValueError(
+                f"frames: got {frames}, expected 1 + {step}n of them; the nearest are {below} and {below + step}: cut or "
+                "pad the clip"
+            )
+        return 1 + (frames - 1) // step
+
+    def decoded_frames(self, latent_frames: int) -> int:
+        """Frames that ``decode`` gives for t token frames: 1 + s * (t - 1).
+
+        Args:
+            latent_frames: t.
+
+        Raises:
+            ValueError: when t is not positive.
+        """
+        if latent_frames < 1:
+            raise ValueError(f"latent_frames: got {latent_frames}, expected 1 or more")
+        return 1 + self.stride[0] * (latent_frames - 1)
+
+    def _check_signal(self, signal: Tensor) -> None:
+        check_video(signal)

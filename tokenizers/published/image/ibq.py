@@ -1,0 +1,203 @@
+"""IBQ, index backpropagation quantization (Shi et al. 2024, arXiv 2412.02692; TencentARC/SEED-Voken): settings and key map.
+
+The network is CompVis's VQGAN with four residual blocks a level; the quantizer chooses the code with the largest scalar
+product and lets gradients reach every code. Weights are Lightning files, and have the very names of ``taming.py``.
+
+Shapes: B batch, N places, M tokens, D width of a code, V codes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskgen.tokenizers.published.image.attention_vqgan import (
+    AttentionVQGAN,
+    NameMap,
+    convert_state,
+    measure,
+    multiples,
+)
+from maskgen.tokenizers.published.image.blocks import NetworkConfig
+from maskgen.tokenizers.published.image.taming import NAMES as TAMING_NAMES
+from maskgen.tokenizers.quantizers.lookup_free import entropies
+from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
+
+__all__ = ["NAMES", "PUBLISHED", "IBQConfig", "IBQTokenizer", "IndexQuantizer", "config_from", "convert"]
+
+_LOGITS = 2**26  # most scalar products held at once where only ids are wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class IBQConfig:
+    """Settings; the defaults are those of the published weights with 16384 codes.
+
+    Attributes:
+        channels: width after the first convolution.
+        multipliers: width of each level as a multiple of ``channels``; L levels give a stride of 2^(L-1).
+        res_blocks: residual blocks a level of the encoder; the decoder has one more.
+        latent_channels: width of the latents.
+        code_dim: D.
+        codebook_size: V.
+        attention_levels: levels with attentions, 0 being the full resolution.
+        groups: groups of every normalisation; official 32.
+        commitment_weight: of the term that pulls latents to their codes.
+        entropy_weight: of the entropy term.
+        entropy_temperature: of the softmax in that term.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    res_blocks: int = 4
+    latent_channels: int = 256
+    code_dim: int = 256
+    codebook_size: int = 16384
+    attention_levels: tuple[int, ...] = (4,)
+    groups: int = 32
+    commitment_weight: float = 0.25
+    entropy_weight: float = 0.05
+    entropy_temperature: float = 0.01
+
+    def __post_init__(self) -> None:
+        # A config read back from JSON brings lists.
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        _ = self.network, self.quantizer  # refuse what cannot be built
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The shared network in these sizes."""
+        return NetworkConfig(
+            stem=self.channels,
+            widths=tuple(self.channels * multiplier for multiplier in self.multipliers),
+            res_blocks=self.res_blocks,
+            latent_channels=self.latent_channels,
+            code_dim=self.code_dim,
+            codebook_size=self.codebook_size,
+            attention_levels=self.attention_levels,
+            middle_attention=True,
+            groups=self.groups,
+        )
+
+    @property
+    def quantizer(self) -> QuantizerConfig:
+        """Settings of the quantizer."""
+        return QuantizerConfig(
+            codebook_size=self.codebook_size,
+            dim=self.code_dim,
+            commitment_weight=self.commitment_weight,
+            entropy_weight=self.entropy_weight,
+            entropy_temperature=self.entropy_temperature,
+        )
+
+
+class IndexQuantizer(VectorQuantizer):
+    """The code with the largest scalar product; gradients go through a softmax over all of them.
+
+    With p = softmax(z E^T) and h its one-hot choice, the output is (h - sg p + p) E: the chosen code, with a gradient for
+    every code and for the latent. loss = mean (out - z)^2 + mean (sg code - z)^2 + commitment_weight * mean (code - sg z)^2
+    + entropy_weight * entropy of the scalar products / temperature. Memory is M x V in training. Codes start N(0, 1).
+
+    Args:
+        config: settings of kind "vq".
+        sample_weight: of the entropy of a token within the entropy term.
+        batch_weight: of the entropy of the mean distribution within it.
+    """
+
+    def __init__(self, config: QuantizerConfig, *, sample_weight: float = 1.0, batch_weight: float = 1.0) -> None:
+        super().__init__(config)
+        self.sample_weight, self.batch_weight = sample_weight, batch_weight
+        torch.nn.init.normal_(self.codebook)
+
+    def _quantize(self, rows: Tensor, *, with_loss: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        tokens, codebook = rows.flatten(end_dim=1), self.codebook.float()
+        if not with_loss:
+            step = max(1, _LOGITS // len(codebook))
+            codes = torch.cat([(part @ codebook.t()).argmax(-1) for part in tokens.split(step)])
+            return F.embedding(codes, codebook).reshape(rows.shape), codes.reshape(*rows.shape[:2], 1), {}
+        config, logits = self.config, tokens @ codebook.t()
+        codes = logits.argmax(-1)
+        chances = logits.softmax(-1)
+        choice = F.one_hot(codes, len(codebook)).to(chances.dtype)
+        out = (choice - chances.detach() + chances) @ codebook
+        hard = F.embedding(codes, codebook)
+        terms = {
+            "quantize": (out - tokens).square().mean(),
+            "q_latent": (hard.detach() - tokens).square().mean(),
+            "e_latent": config.commitment_weight * (hard - tokens.detach()).square().mean(),
+        }
+        if config.entropy_weight:
+            found = entropies(logits, temperature=config.entropy_temperature)
+            entropy = self.sample_weight * found.sample - self.batch_weight * found.batch
+            terms["entropy"] = config.entropy_weight * entropy
+        return out.reshape(rows.shape), codes.reshape(*rows.shape[:2], 1), terms
+
+
+class IBQTokenizer(AttentionVQGAN):
+    """IBQ's tokenizer.
+
+    Signal: float images [B, 3, H, W] in [0, 1], H and W multiples of the stride. The network itself was trained on -1..1:
+    ``encode`` and ``decode`` rescale. ``decode`` is not clamped.
+
+    Args:
+        config: settings.
+    """
+
+    def __init__(self, config: IBQConfig) -> None:
+        super().__init__(config.network, IndexQuantizer(config.quantizer), signed=True)
+        self.config: IBQConfig = config
+
+
+NAMES: Final = NameMap(family="IBQ", rules=TAMING_NAMES.rules, run_order=False, ignored=("loss.", "model_ema."))
+
+PUBLISHED: Final[dict[str, IBQConfig]] = {
+    f"imagenet256_{codes}": IBQConfig(codebook_size=codes) for codes in (1024, 8192, 16384, 262144)
+}
+"""File name of the release to settings."""
+
+
+def config_from(state: Mapping[str, Tensor], *, groups: int = 32) -> IBQConfig:
+    """Settings that official weights were made with, read from their shapes.
+
+    Args:
+        state: official name to tensor (the file's "state_dict").
+        groups: not visible in the weights; 32 in the official code.
+
+    Returns:
+        Settings.
+
+    Raises:
+        ValueError: when weights that fix a size are missing or make no network.
+    """
+    network = measure(state, NAMES, groups)
+    return IBQConfig(
+        channels=network.stem,
+        multipliers=multiples(network),
+        res_blocks=network.res_blocks,
+        latent_channels=network.latent_channels,
+        code_dim=network.code_dim,
+        codebook_size=network.codebook_size,
+        attention_levels=network.attention_levels,
+        groups=groups,
+    )
+
+
+def convert(state: Mapping[str, Tensor], config: IBQConfig) -> dict[str, Tensor]:
+    """Official weights as the state dict of ``IBQTokenizer(config)``; ``loss.*`` and ``model_ema.*`` are dropped.
+
+    Args:
+        state: official name to tensor (the file's "state_dict").
+        config: settings of the model to fill.
+
+    Returns:
+        State dict: the given tensors themselves, in the precision they came in.
+
+    Raises:
+        ValueError: every official name that is missing, unexpected or mis-shaped.
+    """
+    with torch.device("meta"):
+        model = IBQTokenizer(config)
+    return convert_state(state, model, NAMES)

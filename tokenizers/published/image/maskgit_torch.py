@@ -1,0 +1,202 @@
+"""Key map of the PyTorch port of MaskGIT's tokenizer (``maskgit-vqgan-imagenet-f16-256``): its maths is our ``VQGAN``.
+
+The network of 1d-tokenizer's ``PretrainedTokenizer`` equals Google's: convolutions without bias in the blocks, average
+pooling, the shortcut on the branch, images in [0, 1], no attention. Only names differ, and they come from the file as
+they are: ``encoder.down.LEVEL.block.I``, ``encoder.mid.I``, and ``decoder.up.LEVEL`` counted from the full resolution
+although that level runs last. MaskBit keeps the network and changes the names, so the map takes a ``Layout``.
+
+The official ``decode`` clamps to [0, 1]; ours does not, the ``Pipeline`` does. The official pooling drops the last row
+or column of an odd size; ours averages what is there and rounds up, as Google's code does.
+
+Shapes: B batch, N tokens, V codes, D width of a code, H W pixels.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskgen.checkpoint import check_state
+from maskgen.tokenizers.base import check_images
+from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
+from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
+
+__all__ = ["PUBLISHED", "Layout", "config_from", "convert", "network_sizes", "official_name", "rename", "soft_codes"]
+
+PUBLISHED: dict[str, VQGANConfig] = {"maskgit-vqgan-imagenet-f16-256": VQGANConfig()}
+"""Published name to full-size settings (54,515,587 weights; the 2D tokenizer of 1d-tokenizer, Apache-2.0 code)."""
+
+_EXPECTED = "names like 'encoder.down.0.{level}0.conv1.weight' and 'encoder.mid.{middle}0.conv1.weight'"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a group names and counts the blocks of this network.
+
+    Attributes:
+        level: what stands between the number of a level and the number of a block.
+        middle: the same for the middle blocks.
+        run_order: whether ``decoder.up.0`` is the level that runs first (lowest resolution) or full resolution.
+    """
+
+    level: str
+    middle: str
+    run_order: bool
+
+
+_PORT = Layout(level="block.", middle="", run_order=False)
+
+
+def config_from(state: Mapping[str, Tensor]) -> VQGANConfig:
+    """Settings that weights were made with, read from their names and shapes.
+
+    Args:
+        state: official name to weight.
+
+    Returns:
+        Settings of the ``VQGAN`` to fill, with the "branch" shortcut.
+
+    Raises:
+        ValueError: when weights that fix a size are missing.
+    """
+    channels, multipliers, res_blocks = network_sizes(state, _PORT, "MaskGIT torch tokenizer")
+    if "quantize.embedding.weight" not in state:
+        raise ValueError("these are no MaskGIT torch tokenizer weights: quantize.embedding.weight is missing")
+    codebook_size, dim = state["quantize.embedding.weight"].shape
+    return VQGANConfig(
+        channels=channels,
+        multipliers=multipliers,
+        res_blocks=res_blocks,
+        quantizer=QuantizerConfig(codebook_size=codebook_size, dim=dim),
+    )
+
+
+def convert(state: Mapping[str, Tensor], config: VQGANConfig) -> dict[str, Tensor]:
+    """Official weights as the state dict of ``VQGAN(config)``.
+
+    Args:
+        state: official name to weight.
+        config: settings of the model to fill, usually ``config_from(state)``.
+
+    Returns:
+        State dict, complete and of the right shapes, sharing the memory of ``state``.
+
+    Raises:
+        ValueError: naming every weight that is missing, unexpected or of another shape; or settings of another network.
+    """
+    if (config.quantizer.kind, config.shortcut, config.downsample) != ("vq", "branch", "average"):
+        raise ValueError(
+            f"config: got quantizer {config.quantizer.kind!r}, shortcut {config.shortcut!r} and downsample "
+            f"{config.downsample!r}, expected 'vq', 'branch' and 'average', which these weights are made for"
+        )
+    with torch.device("meta"):
+        shapes = {name: weight.shape for name, weight in VQGAN(config).state_dict().items()}
+    names = {name: official_name(name, config, _PORT) for name in shapes}
+    return rename(state, names, shapes, "MaskGIT torch tokenizer")
+
+
+def soft_codes(model: VQGAN, images: Tensor, temperature: float = 1.0) -> Tensor:
+    """How near each code is to each place, as probabilities: softmax(-squared distance / temperature).
+
+    Args:
+        model: a VQGAN with the "vq" quantizer.
+        images: float [B, 3, H, W] in [0, 1].
+        temperature: above 0; small ones approach the one-hot nearest code.
+
+    Returns:
+        Float32 [B, N, V], rows adding up to 1.
+
+    Raises:
+        TypeError: when the images are not floating point.
+        ValueError: when the shape is not [B, 3, H, W], the temperature not positive or the quantizer has no distances.
+    """
+    check_images(images)
+    if not temperature > 0:
+        raise ValueError(f"temperature: got {temperature}, expected a positive number")
+    if not isinstance(model.quantizer, VectorQuantizer):
+        raise ValueError(f"quantizer: got {type(model.quantizer).__name__}, expected a VectorQuantizer (kind 'vq')")
+    latents: Tensor = model.encoder(images.to(model.last_layer.dtype))
+    rows = latents.flatten(2).transpose(1, 2).float()
+    distances = model.quantizer._distances(rows.flatten(end_dim=1))
+    return torch.softmax(-distances / temperature, dim=-1).unflatten(0, rows.shape[:2])
+
+
+def network_sizes(state: Mapping[str, Tensor], layout: Layout, family: str) -> tuple[int, tuple[int, ...], int]:
+    """Channels, multipliers and blocks a level of encoder weights.
+
+    Args:
+        state: official name to weight.
+        layout: how the names are made.
+        family: named in the error.
+
+    Raises:
+        ValueError: when weights that fix a size are missing.
+    """
+    levels = _count(state, r"encoder\.down\.(\d+)\.")
+    res_blocks = _count(state, rf"encoder\.mid\.{re.escape(layout.middle)}(\d+)\.")
+    needed = ["encoder.conv_in.weight"]
+    needed += [f"encoder.down.{level}.{layout.level}0.conv1.weight" for level in range(levels)]
+    missing = [name for name in needed if name not in state]
+    if missing or not levels or not res_blocks:
+        expected = _EXPECTED.format(level=layout.level, middle=layout.middle)
+        raise ValueError(
+            f"these are no {family} weights: {levels} levels and {res_blocks} middle blocks found, missing {missing}; "
+            f"expected {expected}"
+        )
+    channels, *widths = (state[name].shape[0] for name in needed)
+    return channels, tuple(width // channels for width in widths), res_blocks
+
+
+def official_name(ours: str, config: VQGANConfig, layout: Layout) -> str:
+    """The name a weight of our encoder, decoder or codebook has in official files.
+
+    Args:
+        ours: name in our state dict.
+        config: settings of the network.
+        layout: how official names are made.
+
+    Returns:
+        The official name.
+    """
+    if ours == "quantizer.codebook":
+        return "quantize.embedding.weight"
+    match = re.fullmatch(r"(encoder|decoder)\.(blocks|downs|ups)\.(\d+)\.(.+)", ours)
+    if match is None:
+        return ours
+    part, kind, leaf = match[1], match[2], match[4]
+    last = len(config.multipliers) - 1
+    if kind != "blocks":
+        run = int(match[3])
+        resample = f"down.{run}.down" if kind == "downs" else f"up.{run if layout.run_order else last - run}.upsample"
+        return f"{part}.{resample}_{leaf}"
+    stage, inside = divmod(int(match[3]), config.res_blocks)
+    if part == "encoder":  # the levels, then the middle
+        place = f"down.{stage}.{layout.level}" if stage <= last else f"mid.{layout.middle}"
+    else:  # the middle, then the levels from the lowest resolution up
+        up = stage - 1 if layout.run_order else last - (stage - 1)
+        place = f"up.{up}.{layout.level}" if stage else f"mid.{layout.middle}"
+    return f"{part}.{place}{inside}.{leaf.replace('shortcut', 'nin_shortcut')}"
+
+
+def rename(
+    state: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size], where: str
+) -> dict[str, Tensor]:
+    """Official weights under our names, every misfit reported at once under its official name.
+
+    Args:
+        state: official name to weight.
+        names: our name to the official one.
+        shapes: our name to the expected shape.
+        where: named in the error.
+
+    Raises:
+        ValueError: naming every weight that is missing, unexpected or of another shape.
+    """
+    check_state(state, {names[ours]: shape for ours, shape in shapes.items()}, where)
+    return {ours: state[names[ours]] for ours in shapes}
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    return len({match[1] for name in names if (match := re.match(pattern, name))})

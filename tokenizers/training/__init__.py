@@ -1,0 +1,1 @@
+"""Stage 1: train a tokenizer to reconstruct."""

@@ -1,0 +1,159 @@
+"""What every stage 1 with a discriminator shares: players, validation, and whose gradients count when.
+
+Shapes: B batch, ... the axes of a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.data import Batch, Source
+from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
+from maskgen.tokenizers.quantizers.usage import codebook_usage
+from maskgen.training.objective import Objective
+
+__all__ = ["AdversarialTraining", "crop_like", "frozen", "psnr"]
+
+_AT_A_TIME = 8  # signals of a validation
+
+
+class AdversarialTraining(Objective):
+    """Reconstruct signals through codes; optionally fool a discriminator.
+
+    The generator is updated first; the discriminator then sees the same reconstructions, which saves a second forward.
+
+    Args:
+        model: a tokenizer whose ``forward`` gives a ``reconstruction``.
+        key: name of the signal in a batch.
+        discriminator: judges signals; None trains without.
+        lecam: running means to keep in checkpoints.
+        care: of the codebook; None only watches it.
+        held_out: signals for validation.
+        validation: how many of them a validation takes at most.
+        show: called as ``show(model, folder, step)`` to write reconstructions while training.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        key: str,
+        discriminator: nn.Module | None,
+        lecam: nn.Module | None,
+        care: CodebookCare | None,
+        held_out: Source | None,
+        validation: int,
+        show: Callable[[nn.Module, Path, int], None] | None,
+    ) -> None:
+        super().__init__(model)
+        self.key, self.discriminator, self._lecam = key, discriminator, lecam
+        self.care = CodebookCare(model, CodebookSettings()) if care is None else care
+        self.held_out, self.validation, self._show = held_out, validation, show
+        self._fake: Tensor | None = None
+
+    def players(self) -> dict[str, nn.Module]:
+        """The tokenizer and, where there is one, the discriminator."""
+        if self.discriminator is None:
+            return {"model": self.model}
+        return {"model": self.model, "discriminator": self.discriminator}
+
+    def state(self) -> nn.Module | None:
+        """LeCam's running means, and which codes were used since the last look where unused ones are revived."""
+        if not self.care.keeps_state:
+            return self._lecam
+        return nn.ModuleDict({"care": self.care} | ({} if self._lecam is None else {"lecam": self._lecam}))
+
+    def loss(
+        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the tokenizer or of the discriminator; see ``maskgen.training.trainer.Objective``."""
+        if player == "discriminator":
+            assert self._fake is not None, "the generator plays first"
+            return self._discriminator_loss(modules["discriminator"], batch[self.key], self._fake, step)
+        self.care.begin(batch[self.key], step, self.rows.generator)
+        loss, terms, fake, codes = self._generator_loss(modules, batch[self.key], step)
+        self._fake = fake.detach()
+        terms = terms | self.care.watch(codes)
+        return loss, {name: term.detach() for name, term in terms.items()}
+
+    @abstractmethod
+    def _generator_loss(
+        self, modules: Mapping[str, nn.Module], signal: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+        """Loss, its terms, what the discriminator shall see, and the codes."""
+
+    @abstractmethod
+    def _discriminator_loss(
+        self, judge: nn.Module, signal: Tensor, fake: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and its terms."""
+
+    def _codes(self, out: Any) -> Tensor:
+        """Codes of a pass of the model."""
+        return out.quantized.codes
+
+    def _errors(self, difference: Tensor) -> Tensor:
+        """Mean squared errors of what a PSNR is taken of: whole signals, ``[B, ...]`` to ``[B]``."""
+        return difference.square().flatten(1).mean(1)
+
+    def units(self, batch: Batch) -> int:
+        """Tokens in the batch."""
+        signal = batch[self.key]
+        return len(signal) * math.prod(self.model.axes(signal.shape)) * int(self.model.num_codebooks)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Held-out squared error (``score``), PSNR in dB, and how evenly the codes are used."""
+        if self.held_out is None:
+            return {}
+        count = min(len(self.held_out), self.validation)
+        errors, codes = [], []
+        for first in range(0, count, _AT_A_TIME):
+            part = range(first, min(first + _AT_A_TIME, count))
+            signal = self.held_out.batch(part, part)[self.key].to(device)
+            out = model(signal)
+            errors.append(self._errors(crop_like(out.reconstruction, signal).float().clamp(0, 1) - signal).cpu())
+            codes.append(self._codes(out).cpu())
+        error = torch.cat(errors)
+        usage = codebook_usage(torch.cat(codes), self.model.vocab_size)
+        return {
+            "score": float(error.mean()),
+            "psnr": float(psnr(error).mean()),
+            "codebook_usage": usage.share,
+            "codebook_perplexity": usage.perplexity,
+        }
+
+    def show(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Write reconstructions, if the caller said how."""
+        if self._show is not None:
+            self._show(model, folder, step)
+
+
+def psnr(squared_error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of mean squared errors of signals in [0, 1]: -10 log10(error)."""
+    return -10 * torch.log10(squared_error.clamp(min=1e-12))
+
+
+def crop_like(reconstruction: Tensor, signal: Tensor) -> Tensor:
+    """Sizes the stride does not divide decode to larger signals; only the real part is compared."""
+    return reconstruction[:, :, *(slice(size) for size in signal.shape[2:])]
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module | None) -> Iterator[nn.Module | None]:
+    """The discriminator judges the generator without collecting gradients of its own."""
+    if module is not None:
+        module.requires_grad_(False)
+    try:
+        yield module
+    finally:
+        if module is not None:
+            module.requires_grad_(True)

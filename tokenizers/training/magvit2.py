@@ -1,0 +1,91 @@
+"""Stage 1 of Open-MAGVIT2: train its tokenizers to reconstruct images or clips (Luo et al. 2024, arXiv 2409.04410).
+
+Shapes: B batch, T frames, H W pixels. ``...`` is (H, W) or (T, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from maskgen.data import Source
+from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2Output, Magvit2Video
+from maskgen.tokenizers.training.adversarial import AdversarialTraining, crop_like, frozen
+from maskgen.tokenizers.training.discriminators.patch import build_discriminator
+from maskgen.tokenizers.training.losses.image import LeCam, Perceptual
+from maskgen.tokenizers.training.losses.magvit2 import Magvit2LossSettings, discriminator_terms, generator_terms
+
+__all__ = ["Magvit2Training"]
+
+
+class Magvit2Training(AdversarialTraining):
+    """Reconstruct through the codes; optionally fool a discriminator.
+
+    Batches hold ``images`` float ``[B, 3, H, W]``, or ``video`` float ``[B, 3, T, H, W]`` with a T that the tokenizer takes,
+    both in [0, 1]. The tokenizer is updated first; the discriminator then judges the same reconstructions.
+
+    Args:
+        model: the tokenizer.
+        settings: see ``Magvit2LossSettings``.
+        held_out: signals for validation.
+        show: called as ``show(model, folder, step)`` to write reconstructions while training.
+
+    Raises:
+        ValueError: a discriminator that cannot judge this kind of signal.
+    """
+
+    def __init__(
+        self,
+        model: Magvit2Image | Magvit2Video,
+        settings: Magvit2LossSettings,
+        *,
+        held_out: Source | None = None,
+        show: Callable[[nn.Module, Path, int], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        key = "video" if model.modality == "video" else "images"
+        discriminator = None
+        if settings.discriminator is not None:
+            discriminator = build_discriminator(settings.discriminator, dims=3 if key == "video" else 2)
+        self.lecam = LeCam() if discriminator is not None and settings.lecam_weight else None
+        self.perceptual = Perceptual(settings.perceptual) if settings.perceptual else None
+        super().__init__(
+            model,
+            key=key,
+            discriminator=discriminator,
+            lecam=self.lecam,
+            care=None,
+            held_out=held_out,
+            validation=settings.validation,
+            show=show,
+        )
+
+    def _codes(self, out: Magvit2Output) -> Tensor:
+        return out.tokens
+
+    def _generator_loss(
+        self, modules: Mapping[str, nn.Module], signal: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+        out: Magvit2Output = modules["model"](signal)
+        fake = 2 * crop_like(out.reconstruction, signal) - 1
+        with frozen(modules.get("discriminator")) as judge:
+            loss, terms = generator_terms(
+                self.settings,
+                2 * signal - 1,
+                fake,
+                out.quantized,
+                step=step,
+                judge=judge,
+                last_layer=self.model.last_layer,
+                perceptual=None if self.perceptual is None else self.perceptual.to(signal.device),
+            )
+        return loss, terms, fake, out.tokens
+
+    def _discriminator_loss(
+        self, judge: nn.Module, signal: Tensor, fake: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        real, made = judge(2 * signal - 1), judge(fake)
+        lecam = None if self.lecam is None else self.lecam.to(signal.device)
+        return discriminator_terms(self.settings, real, made, step=step, lecam=lecam)
