@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ class SoundConfig:
 class Sound(Tokenizer):
     """One token a sample: just enough of another modality."""
 
-    modality: ClassVar[str] = "audio"
+    modality, is_spatial = "audio", True
     vocab_size, num_codebooks, stride = 8, 1, (1,)
 
     def __init__(self, config: SoundConfig) -> None:
