@@ -22,7 +22,7 @@ from parts.svg import Line, lines
 
 from maskgen.checkpoint import read_json
 from maskgen.data import TensorSource
-from maskgen.tasks.commands.parser import run
+from maskgen.tasks.cli import run
 from maskgen.tasks.data.images.cifar10 import Cifar10
 from maskgen.tasks.demo.figures.digits import draw_pictures
 from maskgen.tasks.demo.stages import Clock, config_file

@@ -21,22 +21,22 @@ from maskgen.tasks.commands import image as commands
 from maskgen.tasks.commands import parser
 from maskgen.tasks.commands import video as video_commands
 from maskgen.tasks.commands import weights as weights_commands
-from maskgen.tasks.commands.parser import Leaf, Parser, _one_line
+from maskgen.tasks.commands.parser import one_line
 from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.demo.digits import demo
 from maskgen.tasks.demo.melodies import demo_audio
 from maskgen.tasks.demo.moving_digits import demo_video
 from maskgen.training.trainer import Interrupted
 
-__all__ = ["Leaf", "Parser", "build_parser", "main", "run"]
+__all__ = ["build_parser", "main", "run"]
 
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
-    **TRAINING,
     "demo": demo,
     "demo audio": demo_audio,
     "demo video": demo_video,
+    **TRAINING,
     "generate": commands.generate_command,
     "inpaint": commands.inpaint_command,
     "outpaint": commands.outpaint_command,
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"maskgen: {stopped}", file=sys.stderr)  # noqa: T201
         sys.exit(_TEMPORARY_FAILURE)
     except DataUnavailable as gone:
-        print(f"maskgen: {_one_line(_reason(gone))}", file=sys.stderr)  # noqa: T201
+        print(f"maskgen: {one_line(_reason(gone))}", file=sys.stderr)  # noqa: T201
         sys.exit(_TEMPORARY_FAILURE)
     except KeyboardInterrupt:
         print("maskgen: interrupted", file=sys.stderr)  # noqa: T201
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("MASKGEN_TRACEBACK"):
             raise
-        print(f"maskgen: error: {_one_line(_reason(error))}", file=sys.stderr)  # noqa: T201
+        print(f"maskgen: error: {one_line(_reason(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 

@@ -117,7 +117,7 @@ def commit_guided_logits(
         ValueError: negative scale, unknown ramp, a power or an interval out of range.
     """
     weights = guidance_weights(ramp, scale, steps, power, interval)
-    without = cond.without_labels()
+    without = cond.unconditional()
     if cond.task is not None and null_task is not None:
         without = replace(without, task=torch.full_like(cond.task, int(null_task)))
     both = Cond.cat([cond, without])

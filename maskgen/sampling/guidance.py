@@ -74,14 +74,14 @@ def guided_logits(
         ramp: see ``guidance_weight``.
         power: see ``guidance_weight``.
         interval: see ``guidance_weight``.
-        against: conditions of the weaker half, with the same fields as ``cond``; ``cond.without_labels()`` if left out.
+        against: conditions of the weaker half, with the same fields as ``cond``; ``cond.unconditional()`` if left out.
         axes: token grid, passed on to the model.
 
     Raises:
         ValueError: negative scale, unknown ramp, a power or an interval out of range, or ``against`` with other fields.
     """
     weights = guidance_weights(ramp, scale, steps, power, interval)
-    return Prediction(model, cond, axes, against=cond.without_labels() if against is None else against, weights=weights)
+    return Prediction(model, cond, axes, against=cond.unconditional() if against is None else against, weights=weights)
 
 
 def self_guided_logits(

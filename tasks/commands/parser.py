@@ -25,7 +25,7 @@ import maskgen.tasks.data.video.folders
 import maskgen.tasks.data.video.moving_digits
 import maskgen.tokenizers.video.vq3d  # noqa: F401
 
-__all__ = ["Leaf", "Parser", "build_parser", "run"]
+__all__ = ["Leaf", "Parser", "build_parser", "one_line", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
 
@@ -51,7 +51,7 @@ class Parser(ArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         program = str(parser.prog).replace(" [options]", "")
-        self.exit(2, f"maskgen: error: {_one_line(message)}; see `{program} --help`\n")
+        self.exit(2, f"maskgen: error: {one_line(message)}; see `{program} --help`\n")
 
 
 class Leaf(Parser):
@@ -159,7 +159,7 @@ def _check_writable(out: Path) -> None:
         raise OSError(f"out: cannot write to {out} ({error.strerror}); name another folder") from None
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Without line breaks and without what jsonargparse says about types that nobody asked for."""
     noise = ("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:")
     kept: list[str] = []

@@ -29,6 +29,7 @@ class AudioTokenizer(Tokenizer):
     """
 
     modality: ClassVar[str] = "audio"
+    is_spatial: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -5,12 +5,11 @@ Shapes: B batch, H W pixels, h w token grid, N = h * w, K = 1, V = levels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from maskgen.tokenizers.base import Tokenizer, check_image_shape, check_images
+from maskgen.tokenizers.image.base import ImageTokenizer, check_images
 
 __all__ = ["ToyTokenizer", "ToyTokenizerConfig"]
 
@@ -34,7 +33,7 @@ class ToyTokenizerConfig:
             raise ValueError(f"patch: got {self.patch}, expected a side of 1 pixel or more")
 
 
-class ToyTokenizer(Tokenizer):
+class ToyTokenizer(ImageTokenizer):
     """One token is the grey level of one square patch.
 
     Signal: float images [B, 3, H, W] in [0, 1], H and W multiples of ``patch``. Token i stands for the grey value
@@ -45,8 +44,6 @@ class ToyTokenizer(Tokenizer):
     Args:
         config: settings; the defaults give 4 levels and patches of 2 x 2.
     """
-
-    modality: ClassVar[str] = "image"
 
     def __init__(self, config: ToyTokenizerConfig) -> None:
         super().__init__()
@@ -68,25 +65,12 @@ class ToyTokenizer(Tokenizer):
         return (self.config.patch, self.config.patch)
 
     def axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
-        """Grid of patches.
-
-        Args:
-            signal_shape: (B, 3, H, W).
-
-        Returns:
-            (H / patch, W / patch).
+        """Grid of patches (H / patch, W / patch) of images [B, 3, H, W].
 
         Raises:
             ValueError: when it is no image batch or the patch does not divide the size.
         """
-        check_image_shape(signal_shape)
-        height, width = signal_shape[2], signal_shape[3]
-        patch = self.config.patch
-        if height % patch or width % patch:
-            raise ValueError(
-                f"images: got size {height} x {width}, expected multiples of {patch}; crop or pad the images"
-            )
-        return (height // patch, width // patch)
+        return self._whole_axes(signal_shape)
 
     def encode(self, signal: Tensor) -> Tensor:
         """Nearest grey level of every patch.

@@ -5,11 +5,11 @@ Shapes: B batch, H W pixels, h w token grid, N = h * w, D width of a code, K cod
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
-from maskgen.tokenizers.base import Tokenizer, check_image_shape, check_images
+from maskgen.tokenizers.image.base import ImageTokenizer, check_images
 from maskgen.tokenizers.layers.conv2d import (
     Activation,
     AverageDownsample,
@@ -166,7 +166,7 @@ class VQGANOutput:
     quantized: Quantized
 
 
-class VQGAN(Tokenizer):
+class VQGAN(ImageTokenizer):
     """Image tokenizer, exactly the official architecture under the default config.
 
     Signal: float images [B, 3, H, W] in [0, 1] (not -1..1). ``decode`` returns what the last convolution gives, which
@@ -179,8 +179,6 @@ class VQGAN(Tokenizer):
     Args:
         config: settings.
     """
-
-    modality: ClassVar[str] = "image"
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -212,22 +210,6 @@ class VQGAN(Tokenizer):
     def last_layer(self) -> Tensor:
         """Kernel of the decoder's last convolution, where an adaptive GAN weight is measured."""
         return self.decoder.conv_out.weight
-
-    def axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
-        """Token grid: each level but the last halves the size, rounding up.
-
-        Args:
-            signal_shape: (B, 3, H, W).
-
-        Returns:
-            (h, w).
-
-        Raises:
-            ValueError: when it is no image batch.
-        """
-        check_image_shape(signal_shape)
-        # Repeated ceil(x / 2) is one ceil(x / 2^n).
-        return tuple(-(-size // step) for size, step in zip(signal_shape[2:], self.stride, strict=True))
 
     def encode(self, signal: Tensor) -> Tensor:
         """Tokens of images.

@@ -10,12 +10,12 @@ id. ``...`` is (H, W) or (T, H, W).
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from maskgen.tokenizers.base import Tokenizer, check_image_shape, check_images
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.image.base import ImageTokenizer, check_images
 from maskgen.tokenizers.magvit2.layers import Decoder, Encoder, Magvit2Network
 from maskgen.tokenizers.quantizers.lookup_free import LFQ, LFQConfig, LFQOutput, factor_ids, join_ids
 from maskgen.tokenizers.video.base import VideoTokenizer, check_video
@@ -258,7 +258,7 @@ class _Magvit2(Tokenizer):
         return torch.stack(factor_ids(ids.squeeze(-1), self.config.token_bits), dim=-1)
 
 
-class Magvit2Image(_Magvit2):
+class Magvit2Image(_Magvit2, ImageTokenizer):
     """Image tokenizer.
 
     Signal: float images [B, 3, H, W] in [0, 1]. The network itself works in -1..1: ``encode`` and ``decode`` rescale.
@@ -272,24 +272,10 @@ class Magvit2Image(_Magvit2):
         config: settings.
     """
 
-    modality: ClassVar[str] = "image"
-
     def __init__(self, config: Magvit2ImageConfig) -> None:
         super().__init__()
         self.config: Magvit2ImageConfig = config
         self._build(config)
-
-    def axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
-        """Token grid (h, w) of images [B, 3, H, W].
-
-        Args:
-            signal_shape: (B, 3, H, W).
-
-        Raises:
-            ValueError: when it is no image batch.
-        """
-        check_image_shape(signal_shape)
-        return tuple(-(-size // step) for size, step in zip(signal_shape[2:], self.stride, strict=True))
 
     def _check_signal(self, signal: Tensor) -> None:
         check_images(signal)

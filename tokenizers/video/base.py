@@ -23,6 +23,7 @@ class VideoTokenizer(Tokenizer):
     """
 
     modality: ClassVar[str] = "video"
+    is_spatial: ClassVar[bool] = True
 
     @abstractmethod
     def latent_frames(self, frames: int) -> int:

@@ -169,7 +169,7 @@ def maskbit_guided_logits(
 
     Args:
         model: a model with a null class.
-        cond: the conditions; the unconditional half is ``cond.without_labels()``.
+        cond: the conditions; the unconditional half is ``cond.unconditional()``.
         scale: s, 0 for none. Steps of weight 0 run the conditional half alone, which is exact.
         steps: S.
         ramp: see ``maskbit_weight``.
@@ -182,7 +182,7 @@ def maskbit_guided_logits(
     if scale < 0 or power < 0:
         raise ValueError(f"guidance scale and power: got {scale} and {power}, expected 0 or more")
     weights = [maskbit_weight(ramp, scale, step, steps, power) for step in range(steps)]
-    both = Cond.cat([cond, cond.without_labels()])
+    both = Cond.cat([cond, cond.unconditional()])
 
     def logits_fn(tokens: torch.Tensor, step: int) -> torch.Tensor:
         if weights[step] == 0:

@@ -67,7 +67,7 @@ def onedtok_guidance(
 
     Args:
         model: see ``TokenModel``.
-        cond: the conditions; the other half is ``cond.without_labels()``.
+        cond: the conditions; the other half is ``cond.unconditional()``.
         scale: see ``onedtok_weight``.
         steps: number of sampling steps.
         decay: see ``onedtok_weight``.
@@ -80,7 +80,7 @@ def onedtok_guidance(
     if scale < 0 or power <= 0:
         raise ValueError(f"guidance: got scale {scale} and power {power}, expected scale of 0 or more and power over 0")
     weights = [onedtok_weight(decay, scale, power, step, steps) for step in range(steps)]
-    both = Cond.cat([cond, cond.without_labels()])
+    both = Cond.cat([cond, cond.unconditional()])
 
     def logits_fn(tokens: Tensor, step: int) -> Tensor:
         if weights[step] == 0:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.evaluation.made.gaps import GapSettings, fill_gap, middle_gap
 from maskgen.tasks.evaluation.sets.base import SampleSet
 from maskgen.tasks.image.generation import generate
@@ -150,8 +151,6 @@ def _sounds(pipe: Pipeline, labels: list[int] | None, seeds: list[int], sampling
     assert isinstance(codec, AudioTokenizer), "the modality is audio"
     codebooks = pipe.transformer.num_codebooks if pipe.fine is None else codec.num_codebooks
     shape = (len(seeds), math.prod(pipe.axes), codebooks)
-    hidden = torch.ones(shape, dtype=torch.bool)
-    tokens = pipe.fill(
-        torch.zeros(shape, dtype=torch.long), hidden, labels=labels or [], seeds=seeds, sampling=sampling
-    )
+    request = Request(seeds=seeds, sampling=sampling, cond=pipe.class_cond(labels or []))
+    tokens = pipe.fill(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), request)
     return list(pipe.decode(tokens)[..., : pipe.config.signal_size[0]])

@@ -18,8 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 import maskgen.tasks.commands.image
-from maskgen.tasks.cli import main
-from maskgen.tasks.commands.parser import build_parser
+from maskgen.tasks.cli import build_parser, main
 from maskgen.tasks.pipeline import Pipeline
 from tests.support import CLASS_NAMES, make_tiny_pipeline
 from tests.tasks.commandline import edits, files, refused, run

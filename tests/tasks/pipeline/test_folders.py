@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from maskgen.checkpoint import save_module
 from maskgen.conditioning import NO_LABEL
 from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.model_folder import PipelineConfig
@@ -37,7 +38,7 @@ class SoundConfig:
 class Sound(Tokenizer):
     """One token a sample: just enough of another modality."""
 
-    modality: ClassVar[str] = "audio"
+    modality, is_spatial = "audio", True
     vocab_size, num_codebooks, stride = 8, 1, (1,)
 
     def __init__(self, config: SoundConfig) -> None:
@@ -65,8 +66,10 @@ def filled(pipe: Pipeline, count: int = 3, **changes: Any) -> Tensor:
     shape = (count, int(torch.Size(pipe.axes).numel()), 1)
     mask = torch.ones(shape, dtype=torch.bool)
     mask[0, : shape[1] // 2] = False
-    plain: dict[str, Any] = {"labels": list(range(count)), "seeds": list(range(count)), "sampling": Sampling(steps=3)}
-    return pipe.fill(torch.zeros(shape, dtype=torch.long), mask, **(plain | changes))
+    batch_size = changes.pop("batch_size", 64)
+    plain = Request(cond=pipe.class_cond(range(count)), seeds=range(count), sampling=Sampling(steps=3))
+    request = dataclasses.replace(plain, **changes)
+    return pipe.fill(torch.zeros(shape, dtype=torch.long), mask, request, batch_size=batch_size)
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -373,9 +376,9 @@ def test_what_stands_at_hidden_places_is_ignored() -> None:
     shape = (2, 64, 1)
     mask = torch.ones(shape, dtype=torch.bool)
     mask[:, :20] = False
-    kept = {"labels": [1, 2], "seeds": [3, 4], "sampling": Sampling(steps=3)}
-    first = pipe.fill(torch.zeros(shape, dtype=torch.long), mask, **kept)
-    other = pipe.fill(torch.where(mask, 5, 0), mask, **kept)
+    request = Request(cond=pipe.class_cond([1, 2]), seeds=[3, 4], sampling=Sampling(steps=3))
+    first = pipe.fill(torch.zeros(shape, dtype=torch.long), mask, request)
+    other = pipe.fill(torch.where(mask, 5, 0), mask, request)
     assert torch.equal(first, other)
 
 

@@ -21,6 +21,7 @@ from maskgen.checkpoint import load_module, save_module
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
+from maskgen.tokenizers.base import check_contract
 from maskgen.tokenizers.published.audio.dac import DACTokenizer, DACTokenizerConfig
 from maskgen.tokenizers.published.audio.encodec import EncodecTokenizer, EncodecTokenizerConfig
 from maskgen.tokenizers.published.audio.encodec_package import EncodecPackageTokenizer
@@ -91,6 +92,9 @@ def test_shapes_types_and_length(codec: AudioTokenizer) -> None:
         assert decoded.isfinite().all()
         assert decoded[..., :samples].shape == signal.shape
     assert codec.modality == "audio"
+    assert codec.is_spatial is True
+    check_contract(codec)
+    check_contract(type(codec))
     assert len(codec.stride) == 1
 
 

@@ -9,20 +9,19 @@ Shapes: B batch, H W pixels, h w token grid, N = h * w, D width of a code, Z wid
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from maskgen.checkpoint import check_state
-from maskgen.tokenizers.base import Tokenizer, check_image_shape, check_images
+from maskgen.tokenizers.image.base import ImageTokenizer, check_images
 from maskgen.tokenizers.published.image.blocks import Decoder, Encoder, NetworkConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
 
 __all__ = ["AttentionVQGAN", "NameMap", "convert_state", "measure", "multiples", "quantizer_config"]
 
 
-class AttentionVQGAN(Tokenizer):
+class AttentionVQGAN(ImageTokenizer):
     """Base of the families: encoder, ``quant_conv``, quantizer, ``post_quant_conv``, decoder.
 
     Signal: float images [B, 3, H, W] in [0, 1] whatever the family was trained on; ``encode`` and ``decode`` rescale.
@@ -36,8 +35,6 @@ class AttentionVQGAN(Tokenizer):
         quantizer: the family's quantizer.
         signed: whether the family's pixels run from -1 to 1 instead of 0 to 1.
     """
-
-    modality: ClassVar[str] = "image"
 
     def __init__(self, network: NetworkConfig, quantizer: VectorQuantizer, *, signed: bool) -> None:
         super().__init__()
@@ -65,25 +62,12 @@ class AttentionVQGAN(Tokenizer):
         return (side, side)
 
     def axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
-        """Token grid.
-
-        Args:
-            signal_shape: (B, 3, H, W).
-
-        Returns:
-            (H / stride, W / stride).
+        """Token grid (H / stride, W / stride) of images [B, 3, H, W].
 
         Raises:
             ValueError: when it is no image batch or the stride does not divide the size.
         """
-        check_image_shape(signal_shape)
-        height, width = signal_shape[2], signal_shape[3]
-        side = self.stride[0]
-        if height % side or width % side:
-            raise ValueError(
-                f"images: got size {height} x {width}, expected multiples of {side}; crop or pad the images"
-            )
-        return (height // side, width // side)
+        return self._whole_axes(signal_shape)
 
     def encode(self, signal: Tensor) -> Tensor:
         """Tokens of images.

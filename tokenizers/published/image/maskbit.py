@@ -12,12 +12,12 @@ Shapes: B batch, N tokens, K sub-tokens of an id, D width of a code, H W pixels,
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from maskgen.tokenizers.base import Tokenizer, check_image_shape, check_images
+from maskgen.tokenizers.image.base import ImageTokenizer, check_images
 from maskgen.tokenizers.image.vqgan import Decoder, Encoder, VQGANConfig
 from maskgen.tokenizers.layers.conv2d import ResBlock, pad_same
 from maskgen.tokenizers.published.image.maskbit_codes import (
@@ -147,7 +147,7 @@ class MaskBitEncoder(Encoder):
             self.downs = nn.ModuleList(StridedDownsample(width) for width in net.widths[:-1])
 
 
-class MaskBitTokenizer(Tokenizer):
+class MaskBitTokenizer(ImageTokenizer):
     """MaskBit's ``ConvVQModel``.
 
     Signal: float images [B, 3, H, W] in [0, 1]. ``decode`` returns what the last convolution gives, which may leave
@@ -156,8 +156,6 @@ class MaskBitTokenizer(Tokenizer):
     Args:
         config: settings.
     """
-
-    modality: ClassVar[str] = "image"
 
     def __init__(self, config: MaskBitTokenizerConfig) -> None:
         super().__init__()
@@ -185,18 +183,6 @@ class MaskBitTokenizer(Tokenizer):
     def stride(self) -> tuple[int, ...]:
         """Pixels per token, for both axes."""
         return (2 ** (len(self.config.multipliers) - 1),) * 2
-
-    def axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
-        """Token grid (h, w) of images [B, 3, H, W]; each level but the last halves the size, rounding up.
-
-        Args:
-            signal_shape: (B, 3, H, W).
-
-        Raises:
-            ValueError: when it is no image batch.
-        """
-        check_image_shape(signal_shape)
-        return tuple(-(-size // step) for size, step in zip(signal_shape[2:], self.stride, strict=True))
 
     def encode(self, signal: Tensor) -> Tensor:
         """Tokens of images.

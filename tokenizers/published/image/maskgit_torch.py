@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import check_state
-from maskgen.tokenizers.base import check_images
+from maskgen.tokenizers.image.base import check_images
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
 

@@ -161,7 +161,7 @@ def test_rows_are_the_same_where_tokens_and_conditions_are() -> None:
     alone = row_kinds(tokens[2:3], cond.map(lambda part: part[2:3]), 2)
     assert alone is not None
     assert alone.keys == found.keys[:1]
-    for other in (cond.without_labels(), Cond(labels=cond.labels), Cond(task=cond.labels)):
+    for other in (cond.unconditional(), Cond(labels=cond.labels), Cond(task=cond.labels)):
         told = row_kinds(tokens[:1], other.map(lambda part: part[:1]), 2)
         assert told is not None
         assert told.keys != found.keys[:1]
