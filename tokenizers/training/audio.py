@@ -98,7 +98,7 @@ class CodecTraining(TokenizerTraining):
         self, modules: Mapping[str, nn.Module], signal: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
         quantize = step >= self.settings.quantize_from
-        out: AudioCodecOutput = modules["model"](signal, quantize)
+        out: AudioCodecOutput = modules["model"](signal) if quantize else modules["model"](signal, False)
         fake = crop_like(out.reconstruction, signal)
         waveform = (fake - signal).abs().mean()
         spectral = self.spectral.to(signal.device)(fake, signal)

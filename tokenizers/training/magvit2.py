@@ -6,6 +6,7 @@ Shapes: B batch, T frames, H W pixels. ``...`` is (H, W) or (T, H, W).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -17,7 +18,23 @@ from maskgen.tokenizers.training.losses.image import LeCam
 from maskgen.tokenizers.training.losses.magvit2 import Magvit2LossSettings, discriminator_terms, generator_terms
 from maskgen.tokenizers.training.losses.perceptual import Perceptual
 
-__all__ = ["Magvit2Training"]
+__all__ = ["Magvit2Settings", "Magvit2Training"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magvit2Settings(Magvit2LossSettings):
+    """The terms of the loss, as ``maskgen train tokenizer`` takes them."""
+
+    def objective(
+        self,
+        model: Magvit2Image | Magvit2Video,
+        size: tuple[int, ...],
+        *,
+        held_out: Source | None = None,
+        show: Show | None = None,
+    ) -> Magvit2Training:
+        """See ``maskgen.tokenizers.training.base.TrainingLoss``; signals of any size will do."""
+        return Magvit2Training(model, self, held_out=held_out, show=show)
 
 
 class Magvit2Training(TokenizerTraining):

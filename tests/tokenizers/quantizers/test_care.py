@@ -148,7 +148,11 @@ def test_many_processes_train_like_one(world: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("quantizer", "settings", "message"),
     [
-        ({"kind": "lfq"}, {"revive_every": 1}, "revive_every: only quantizers of kind 'vq' or 'rvq' have codes that can die"),
+        (
+            {"kind": "lfq"},
+            {"revive_every": 1},
+            "revive_every: only quantizers of kind 'vq' or 'rvq' have codes that can die",
+        ),
         ({"kind": "rvq"}, {"entropy_boost": 1.0}, "entropy_boost: the model's quantizer has no entropy term"),
         ({"entropy_weight": 0.0}, {"entropy_boost": 1.0}, "entropy_boost: the model's quantizer has no entropy term"),
     ],
