@@ -12,7 +12,7 @@ from maskgen.tasks.evaluation.made.gaps import GapSettings
 from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.manifold import Overlap
 from maskgen.tasks.evaluation.metrics.scores import MaskedScore
-from maskgen.tokenizers.training.losses.image import PerceptualNet
+from maskgen.tokenizers.training.losses.perceptual import PerceptualNet
 
 __all__ = ["METRICS", "OF_FEATURES", "Evaluation", "EvaluationSettings"]
 
