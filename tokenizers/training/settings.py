@@ -24,7 +24,7 @@ def loss_settings(tokenizer: type[Tokenizer]) -> type[TrainingLoss]:
     """The settings that a class of tokenizers is trained with: its own ``training_loss``, or those of its modality.
 
     Raises:
-        ValueError: it has none of its own and is of another modality, or cannot be trained by those of its modality, or names
+        ValueError: it has none of its own and is of another modality, cannot be trained by those of its modality, or names
             settings that are not there.
     """
     own = tokenizer.training_loss
