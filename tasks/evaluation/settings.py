@@ -21,7 +21,7 @@ from maskgen.tasks.evaluation.metrics.manifold import Overlap
 from maskgen.tasks.evaluation.metrics.scores import MaskedScore
 from maskgen.tasks.evaluation.sets.processes import Processes
 from maskgen.tasks.training.runs import Say
-from maskgen.tokenizers.training.losses.image import PerceptualNet
+from maskgen.tokenizers.training.losses.perceptual import PerceptualNet
 from maskgen.training.trainer import TrainSettings
 
 __all__ = ["METRICS", "OF_FEATURES", "CasScores", "CasSettings", "Evaluation", "EvaluationRun", "EvaluationSettings"]

@@ -16,8 +16,8 @@ from torch import Tensor
 from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.pairs import PairScores, check_measures
 from maskgen.tokenizers.quantizers.usage import codebook_usage
-from maskgen.tokenizers.training.adversarial import psnr
-from maskgen.tokenizers.training.losses.image import Perceptual, PerceptualNet
+from maskgen.tokenizers.training.base import psnr
+from maskgen.tokenizers.training.losses.perceptual import Perceptual, PerceptualNet
 
 __all__ = ["CodeUse", "PixelScores", "clip_psnr", "frame_psnr", "perceptual_net", "ssim"]
 

@@ -17,7 +17,7 @@ from maskgen.tasks.evaluation.metrics.reconstruction import (
     perceptual_net,
     ssim,
 )
-from maskgen.tokenizers.training.losses.image import Perceptual
+from maskgen.tokenizers.training.losses.perceptual import Perceptual
 
 
 def pictures(count: int, seed: int, size: int = 16) -> Tensor:
