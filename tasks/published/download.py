@@ -81,7 +81,7 @@ def is_offline() -> bool:
 
 
 def _ask(url: str) -> _Told:
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     plain = {"Accept-Encoding": "identity"}
     try:

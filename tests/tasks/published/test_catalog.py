@@ -9,7 +9,7 @@ import torch
 
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.tasks.published.catalog import CATALOG, Published, find, table
-from maskgen.tasks.published.entries.families import FAMILIES, load_name, looks_like
+from maskgen.tasks.published.entries.families import FAMILIES, Family, load_name, looks_like
 from tests.parity.support import LAYOUTS, ROOT, files, load
 from tests.tasks.commandline import refused, run
 
@@ -55,8 +55,9 @@ def recorded() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
-def test_every_import_path_resolves(family: object) -> None:
-    for path in family.paths:  # type: ignore[attr-defined]
+def test_every_import_path_resolves(family: Family) -> None:
+    names = [] if family.reader else [f"{family.module}:{name}" for name in ("config_from", "convert", "PUBLISHED")]
+    for path in (family.build, *([family.reader] if family.reader else names)):
         assert load_name(path) is not None
 
 
