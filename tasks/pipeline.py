@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from maskgen.checkpoint import build_config, load_module, read_json, save_module
+from maskgen.checkpoint import load_module, read_json, save_module
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.data import item_seed
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
-from maskgen.published.loops import check_guidance, decide
+from maskgen.published.loops import Decoding, check_guidance, decide
 from maskgen.sampling.critics import check_critic
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
@@ -34,6 +34,7 @@ from maskgen.tasks.model_folder import (
     check_codec,
     check_parts,
     class_id,
+    read_config,
     read_part,
     write_description,
     write_part,
@@ -124,7 +125,7 @@ class Pipeline:
         description = read_json(folder / "pipeline.json")
         if not isinstance(description, dict) or description.get("format") != _FORMAT:
             raise ValueError(f'{folder / "pipeline.json"}: not a maskgen model (expected "format": "{_FORMAT}")')
-        config = build_config(PipelineConfig, description.get("config"), str(folder / "pipeline.json"))
+        config = read_config(description.get("config"), str(folder / "pipeline.json"))
         if attention is not None:
             check_backend(attention)
         adjust = None if attention is None else partial(_with_attention, attention=attention)
@@ -338,16 +339,18 @@ class Pipeline:
                 known = tokens[part].to(self.device).masked_fill(hidden, model.vocab_size)
                 done.append(
                     decide(
-                        model,
-                        Cond(labels=ids[0], task=ids[1]),
-                        known,
-                        hidden,
-                        sampling=sampling,
-                        axes=axes,
-                        seeds=seeds[part],
-                        start_step=start_step,
-                        critic=self.critic if model is self.transformer else None,
-                        callback=callback,
+                        Decoding(
+                            model=model,
+                            cond=Cond(labels=ids[0], task=ids[1]),
+                            tokens=known,
+                            mask=hidden,
+                            axes=axes,
+                            seeds=seeds[part],
+                            start_step=start_step,
+                            critic=self.critic if model is self.transformer else None,
+                            callback=callback,
+                        ),
+                        sampling,
                     )
                 )
         return torch.cat(done)

@@ -136,8 +136,8 @@ class CommitModeling(Objective):
             share = {name: tensor[part].to(device) for name, tensor in batch.items()}
             example = self._example(share, hidden[part].to(device))
             logits = model(example.inputs.tokens, self._cond(share))
-            loss = masked_cross_entropy(logits, example.targets, example.inputs.hidden)
-            accuracy = masked_accuracy(logits, example.targets, example.inputs.hidden)
+            loss = masked_cross_entropy(logits, example.targets, example.inputs.mask)
+            accuracy = masked_accuracy(logits, example.targets, example.inputs.mask)
             totals += torch.stack((loss, accuracy)).cpu() * len(part) / count
         return {"score": float(totals[0]), "accuracy": float(totals[1])}
 
@@ -208,7 +208,7 @@ def commit_loss(
     )
     cost, weights = flat.view(len(targets), -1), example.weights.flatten(1).float()
     loss = ((cost * weights).sum(1) / (weights.sum(1) + 1e-8)).mean()
-    hidden, known, cost = inputs.hidden, inputs.known, cost.detach().view_as(targets)
+    hidden, known, cost = inputs.mask, inputs.given, cost.detach().view_as(targets)
     kinds = {"refine": hidden & known, "mask": hidden & ~known, "reconstruct": ~hidden}
     terms = {name: (cost * places).sum() / places.sum().clamp(min=1) for name, places in kinds.items()}
     return loss, terms | {"accuracy": masked_accuracy(logits.detach(), targets, hidden)}

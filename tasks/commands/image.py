@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from maskgen.checkpoint import build_config, read_json, write_json
-from maskgen.sampling.settings import Sampling
+from maskgen.sampling.settings import Sampling, current_sampling
 from maskgen.tasks.commands.parts import ProgressBar, load_model, seed_list, write_manifest
 from maskgen.tasks.commands.video import write_clips
 from maskgen.tasks.evaluation.made.writing import image_name, write_evaluation_set
@@ -108,7 +108,7 @@ def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str |
         raise ValueError(f"{manifest}: not a manifest of `maskgen generate`")
     try:
         ids, seeds = ([int(item[name]) for item in found["items"]] for name in ("label", "seed"))
-        model, settings = str(found["model"]), found["sampling"]
+        model, settings = str(found["model"]), current_sampling(found["sampling"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
     chosen = build_config(Sampling, settings, str(manifest))

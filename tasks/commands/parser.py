@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 import maskgen.models.modern
@@ -64,6 +66,11 @@ class Leaf(Parser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
+        words = [_underscored(word) for word in args[0] or ()] if args else []
+        former = _former_options(self.kinds or {})
+        for name, value in _given(words):
+            if name in former and not (isinstance(value, Mapping) or str(value).startswith("{")):
+                self.error(f"{name}: this option is called {former[name]} now")
         try:
             found: Namespace = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
@@ -127,6 +134,35 @@ def _underscored(word: str) -> str:
     """Options are named like Python arguments; people also write them with dashes."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
+
+
+def _former_options(kinds: Mapping[str, Any]) -> dict[str, str]:
+    """Options as they were called before, and as they are: of dataclasses with ``former_names``, also optional ones."""
+    options: dict[str, str] = {}
+    for option, kind in kinds.items():
+        for part in (kind, *get_args(kind)):
+            names = getattr(part, "former_names", {})
+            options |= {f"{option}.{former}": f"{option}.{name}" for former, name in names.items()}
+    return options
+
+
+def _given(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Names and values of options, those in YAML files of ``--config`` included; wrong files are left to the parser."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if not word.startswith("--"):
+            continue
+        name, equals, value = word[2:].partition("=")
+        yield name, value if equals else following
+        if name == "config":
+            with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+                yield from _flat(yaml.safe_load(Path(value if equals else following).read_text(encoding="utf-8")))
+
+
+def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of nested settings, groups and what is in them."""
+    for name, value in settings.items() if isinstance(settings, Mapping) else ():
+        yield f"{prefix}{name}", value
+        yield from _flat(value, f"{prefix}{name}.")
 
 
 def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from maskgen.checkpoint import read_json
+from maskgen.sampling.settings import with_current_sampling
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.skipped import count_skipped
 
@@ -82,7 +83,7 @@ def finished_before(run: Path, description: dict[str, Any], title: str, say: Say
     finished = bool(found.pop("finished", False))
     if not finished and not any((run / "checkpoints").glob("step-*")):
         return False  # it stopped before anything was kept, so other settings do no harm
-    wanted = _plain_json(description)
+    wanted, found = _plain_json(description), with_current_sampling(found)
     changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if changed:
         raise ValueError(
