@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import maskgen.training.state
-from maskgen.tokenizers.training.image import VQGANTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining
 from tests.tasks.commandline import (
     TOKENIZER,
     TRANSFORMER,
@@ -136,17 +136,17 @@ def test_a_broken_training_image_is_named(workers: int, configs: Path, capsys: p
 def test_interrupted_training(
     configs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = VQGANTraining.loss
+    real = ReconstructionTraining.loss
     words = ("train", "tokenizer", "--config", "tokenizer.yaml", "--out")
 
-    def interrupt(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def interrupt(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
     run(*words, "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(VQGANTraining, "loss", interrupt)
+        patch.setattr(ReconstructionTraining, "loss", interrupt)
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             run(*words, "parts")
