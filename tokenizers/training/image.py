@@ -16,7 +16,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from maskgen.data import Source
-from maskgen.tokenizers.image.vqgan import VQGAN, VQGANOutput
+from maskgen.tokenizers.image.vqgan import VQGAN
+from maskgen.tokenizers.quantizers.autoencoder import Reconstruction
 from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.training.adversarial import AdversarialTraining, crop_like, frozen
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig, StyleGANDiscriminator
@@ -133,7 +134,7 @@ class VQGANTraining(AdversarialTraining):
         self, modules: Mapping[str, nn.Module], signal: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
         settings = self.settings
-        out: VQGANOutput = modules["model"](signal)
+        out: Reconstruction = modules["model"](signal)
         fake = crop_like(out.reconstruction, signal)
         pixel = (l2_loss if settings.pixel == "l2" else l1_loss)(fake, signal)
         terms = {"pixel": pixel, **out.quantized.terms}

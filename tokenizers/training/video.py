@@ -103,7 +103,7 @@ class VideoReconstructionSettings:
 
 
 class _Pass(Protocol):
-    """What a training pass of a tokenizer gives, as ``VQ3DOutput``."""
+    """What a training pass of a tokenizer gives, as ``Reconstruction``."""
 
     @property
     def reconstruction(self) -> Tensor: ...
