@@ -91,7 +91,9 @@ def test_all_missing_members_are_named_at_once() -> None:
         def encode(self, signal: Tensor) -> Tensor:
             return signal
 
-    expected = "Sounds: vocab_size, num_codebooks, stride, decode, channels, code_tables, encode_scaled, sample_rate missing"
+    expected = (
+        "Sounds: vocab_size, num_codebooks, stride, decode, channels, code_tables, encode_scaled, sample_rate missing"
+    )
     with pytest.raises(TypeError, match=expected):
         check_contract(Sounds)
 

@@ -10,11 +10,11 @@ Shapes: B batch, N tokens, K sub-tokens of an id, D width of a code, H W pixels,
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from maskgen.tokenizers.image.base import ImageTokenizer
@@ -27,7 +27,8 @@ from maskgen.tokenizers.published.image.maskbit_codes import (
     merge_ids,
     split_ids,
 )
-from maskgen.tokenizers.published.image.maskgit_torch import Layout, network_sizes, official_name, rename
+from maskgen.tokenizers.published.image.maskgit_torch import Layout, network_sizes, official_name
+from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
 from maskgen.tokenizers.quantizers.vector import Quantizer, QuantizerConfig, VectorQuantizer
 from maskgen.tokenizers.settings import check_choice, freeze_lists
@@ -214,13 +215,10 @@ def convert(state: Mapping[str, Tensor], config: MaskBitTokenizerConfig) -> dict
     Raises:
         ValueError: naming every weight that is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in MaskBitTokenizer(config).state_dict().items()}
-    layout = _layout(state)
-    names = {name: official_name(name, config.network, layout) for name in shapes}
     ignored = _IGNORED if config.quantizer == "lookup-free" else ()
     kept = {name: weight for name, weight in state.items() if name not in ignored}
-    return rename(kept, names, shapes, "MaskBit tokenizer")
+    official = functools.partial(official_name, config=config.network, layout=_layout(state))
+    return renamed(kept, empty_shapes(MaskBitTokenizer, config), official, "MaskBit tokenizer")
 
 
 def _layout(state: Mapping[str, Tensor]) -> Layout:
