@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskgen.tasks.commands.parser import run
+from maskgen.tasks.cli import run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -39,6 +39,7 @@ from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.selectors.named import NEEDS_CRITIC
 from maskgen.sampling.settings import Speed
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.evaluation.features.base import pixel_features
 from maskgen.tasks.evaluation.metrics.frechet import Gaussian, Moments, frechet_distance
@@ -178,11 +179,12 @@ def measure(pipe: Pipeline, judge: Judge, order: str, sampling: Sampling, sets: 
     """
     labels, count = judge.labels.tolist(), _Counter(sampling)
     tokens = torch.zeros(len(labels), math.prod(pipe.axes), pipe.transformer.num_codebooks, dtype=torch.long)
-    options: dict[str, Any] = {"labels": labels, "sampling": pipe.sampling(sampling), "batch_size": batch_size}
+    cond = pipe.class_cond(labels)
     images = []
     for number in range(sets):
         seeds = range(number * len(labels), (number + 1) * len(labels))
-        filled = pipe.fill(tokens, torch.ones_like(tokens, dtype=torch.bool), seeds=seeds, callback=count, **options)
+        request = Request(seeds=seeds, sampling=pipe.sampling(sampling), cond=cond, callback=count)
+        filled = pipe.fill(tokens, torch.ones_like(tokens, dtype=torch.bool), request, batch_size=batch_size)
         images.append(pipe.decode(filled))
     more = {"forwards": count.most, "cost": cost_of(pipe, sampling), "sampling": dataclasses.asdict(sampling)}
     return judge.row(order, images, steps=sampling.steps, **more)

@@ -5,8 +5,9 @@ Shapes: B batch, L context length, D context width, P width of the pooled contex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -27,6 +28,8 @@ class Cond:
         context_mask: bool ``[B, L]``, True where ``context`` is real.
         pooled: float ``[B, P]``, one vector for the whole context (aMUSEd: CLIP's projected text embedding).
         micro: float ``[B, M]``, plain numbers about the wanted item (aMUSEd: sizes, crop and an aesthetic score).
+        null: what ``context`` and ``pooled`` are for the empty prompt, in the same fields; classifier-free guidance on a
+            context needs it. Also holds a negative prompt.
     """
 
     labels: torch.Tensor | None = None
@@ -35,16 +38,57 @@ class Cond:
     context_mask: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     micro: torch.Tensor | None = None
+    null: Cond | None = None
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Cond:
         """A copy with ``function`` applied to every field that is present."""
-        present = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Cond(**{name: value if value is None else function(value) for name, value in present.items()})
+        present = {name: function(value) for name, value in self._tensors().items() if value is not None}
+        return Cond(**present, null=None if self.null is None else self.null.map(function))
 
-    def without_labels(self) -> Cond:
-        """The same conditions with every row's label dropped: the unconditional half of guidance."""
-        dropped = None if self.labels is None else torch.full_like(self.labels, NO_LABEL)
-        return replace(self, labels=dropped)
+    def rows(self, index: slice | torch.Tensor | Sequence[int]) -> Cond:
+        """The conditions of some rows, in the order of ``index``; a row may come more than once."""
+        return self.map(lambda value: value[index])
+
+    def to(self, device: torch.device | str) -> Cond:
+        """The same conditions on a device."""
+        return self.map(lambda value: value.to(device))
+
+    def unconditional(self) -> Cond:
+        """What classifier-free guidance compares with: no label in any row, and the context of the empty prompt.
+
+        ``task`` and ``micro`` stay: they say what is made, not what it shows.
+
+        Raises:
+            ValueError: a context without ``null``; it would be compared with itself.
+        """
+        given = [name for name in ("context", "pooled") if getattr(self, name) is not None]
+        if given and self.null is None:
+            raise ValueError(f"cond.null: got none beside {given[0]}; guidance needs the context of the empty prompt")
+        labels = None if self.labels is None else torch.full_like(self.labels, NO_LABEL)
+        if self.null is None:
+            return replace(self, labels=labels)
+        empty = {name: getattr(self.null, name) for name in ("context", "context_mask", "pooled")}
+        return replace(self, labels=labels, null=None, **empty)
+
+    def check_used(self, model: str, *used: str) -> None:
+        """Refuse conditions that a model would ignore in silence.
+
+        Args:
+            model: its name, for the error.
+            used: names of the fields it looks at.
+
+        Raises:
+            ValueError: naming the fields that are given and not used.
+        """
+        unused = [name for name, value in self._tensors().items() if value is not None and name not in used]
+        if unused:
+            takes = ", ".join(used) or "no conditions"
+            raise ValueError(
+                f"cond.{unused[0]}: {model} does not use it (it takes {takes}); leave {', '.join(unused)} out"
+            )
+
+    def _tensors(self) -> dict[str, torch.Tensor | None]:
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "null"}
 
     @staticmethod
     def cat(parts: list[Cond]) -> Cond:
@@ -53,13 +97,12 @@ class Cond:
         Raises:
             ValueError: if a field is present in some parts only.
         """
-        joined: dict[str, torch.Tensor | None] = {}
-        for item in fields(Cond):
-            values = [getattr(part, item.name) for part in parts]
+        joined: dict[str, Any] = {}
+        for name in (item.name for item in fields(Cond)):
+            values = [getattr(part, name) for part in parts]
             present = [value for value in values if value is not None]
             if present and len(present) != len(values):
-                raise ValueError(
-                    f"cond.{item.name} is present in {len(present)} of {len(values)} parts; give all or none"
-                )
-            joined[item.name] = torch.cat(present) if present else None
+                raise ValueError(f"cond.{name} is present in {len(present)} of {len(values)} parts; give all or none")
+            join = Cond.cat if name == "null" else torch.cat
+            joined[name] = join(present) if present else None
         return Cond(**joined)

@@ -35,7 +35,7 @@ _MOVED = {
     "tokenizers.vqgan": "tokenizers.image.vqgan",
     "tasks.audio_data": "tasks.data",
     "tasks.cifar10": "tasks.data",
-    "tasks.classifier": "tasks.evaluation.features",
+    "tasks.classifier": "tasks.evaluation.features.classifier",
     "tasks.datasets": "tasks.data",
     "tasks.features_inception": "tasks.evaluation.features",
     "tasks.hub_images": "tasks.data",

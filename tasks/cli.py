@@ -17,30 +17,31 @@ from jsonargparse import ArgumentParser
 from maskgen.data import DataUnavailable
 from maskgen.tasks.commands import audio as audio_commands
 from maskgen.tasks.commands import evaluate as evaluate_commands
-from maskgen.tasks.commands import image as commands
+from maskgen.tasks.commands import image as image_commands
 from maskgen.tasks.commands import parser
 from maskgen.tasks.commands import video as video_commands
 from maskgen.tasks.commands import weights as weights_commands
-from maskgen.tasks.commands.parser import Leaf, Parser, _one_line
+from maskgen.tasks.commands.generate import generate_command
+from maskgen.tasks.commands.parser import one_line
 from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.demo.digits import demo
 from maskgen.tasks.demo.melodies import demo_audio
 from maskgen.tasks.demo.moving_digits import demo_video
 from maskgen.training.trainer import Interrupted
 
-__all__ = ["Leaf", "Parser", "build_parser", "main", "run"]
+__all__ = ["build_parser", "main", "run"]
 
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
-    **TRAINING,
     "demo": demo,
     "demo audio": demo_audio,
     "demo video": demo_video,
-    "generate": commands.generate_command,
-    "inpaint": commands.inpaint_command,
-    "outpaint": commands.outpaint_command,
-    "swap-class": commands.swap_command,
+    **TRAINING,
+    "generate": generate_command,
+    "inpaint": image_commands.inpaint_command,
+    "outpaint": image_commands.outpaint_command,
+    "swap-class": image_commands.swap_command,
     "infill": audio_commands.infill_command,
     "continue-audio": audio_commands.continue_command,
     "vary": audio_commands.vary_command,
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"maskgen: {stopped}", file=sys.stderr)  # noqa: T201
         sys.exit(_TEMPORARY_FAILURE)
     except DataUnavailable as gone:
-        print(f"maskgen: {_one_line(_reason(gone))}", file=sys.stderr)  # noqa: T201
+        print(f"maskgen: {one_line(_reason(gone))}", file=sys.stderr)  # noqa: T201
         sys.exit(_TEMPORARY_FAILURE)
     except KeyboardInterrupt:
         print("maskgen: interrupted", file=sys.stderr)  # noqa: T201
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("MASKGEN_TRACEBACK"):
             raise
-        print(f"maskgen: error: {_one_line(_reason(error))}", file=sys.stderr)  # noqa: T201
+        print(f"maskgen: error: {one_line(_reason(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 

@@ -17,16 +17,17 @@ from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
 __all__ = [
-    "OPTIONAL_PARTS",
+    "PARTS",
+    "Part",
     "PipelineConfig",
     "check_codec",
     "check_parts",
     "class_id",
     "model_files",
     "read_config",
-    "read_part",
+    "read_parts",
     "write_description",
-    "write_part",
+    "write_parts",
 ]
 
 _FORMAT = "maskgen-pipeline"
@@ -152,33 +153,59 @@ def class_id(label: int | str, count: int, names: Sequence[str]) -> int:
     return close[0]
 
 
-OPTIONAL_PARTS = ("fine", "critic")
+@dataclass(frozen=True)
+class Part:
+    """A part of a model folder: a sub-folder and an attribute of ``Pipeline`` of the same name.
+
+    Attributes:
+        name: of both.
+        kind: class it must have.
+        required: whether every model has it.
+    """
+
+    name: str
+    kind: type[Tokenizer] | type[MaskedTransformer]
+    required: bool = False
+
+
+PARTS = (
+    Part("tokenizer", Tokenizer, required=True),
+    Part("transformer", MaskedTransformer, required=True),
+    Part("fine", MaskedTransformer),
+    Part("critic", MaskedTransformer),
+)
+"""All that a model folder may hold; loading, saving, the Hub and ``maskgen info`` go by this table."""
 
 
 def model_files() -> list[str]:
     """Patterns of what belongs to a model folder; nothing else is fetched from a Hub repository."""
-    return ["pipeline.json", *(f"{part}/*" for part in ("tokenizer", "transformer", *OPTIONAL_PARTS))]
+    return ["pipeline.json", *(f"{part.name}/*" for part in PARTS)]
 
 
-def read_part(folder: Path, adjust: Callable[[Any], Any] | None = None) -> MaskedTransformer | None:
-    """The transformer in a folder, or None if there is none.
+def read_parts(folder: Path, adjust: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+    """The parts of a model folder by name; None where an optional one is missing.
 
     Args:
-        folder: of the part.
-        adjust: see ``maskgen.checkpoint.load_module``.
+        folder: of the model.
+        adjust: changes the config of each transformer, see ``maskgen.checkpoint.load_module``.
 
     Raises:
+        FileNotFoundError: a required part is missing.
         ValueError: files that are damaged or do not fit each other.
     """
-    if not (folder / "config.json").is_file():
-        return None
-    return load_module(folder, MaskedTransformer, adjust)  # type: ignore[type-abstract]
+    found: dict[str, Any] = {}
+    for part in sorted(PARTS, key=lambda part: part.kind is Tokenizer):  # settings are refused before large codecs load
+        missing = not part.required and not (folder / part.name / "config.json").is_file()
+        change = adjust if part.kind is MaskedTransformer else None
+        found[part.name] = None if missing else load_module(folder / part.name, part.kind, change)
+    return found
 
 
-def write_part(part: MaskedTransformer | None, folder: Path) -> None:
-    """Write a part, or take away what an earlier save left there if it is None."""
-    if part is not None:
-        save_module(part, folder)
-        return
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).unlink(missing_ok=True)
+def write_parts(folder: Path, parts: Mapping[str, Any]) -> None:
+    """Write parts by name, and take away what an earlier save left of those that are None."""
+    for part in PARTS:
+        if parts[part.name] is not None:
+            save_module(parts[part.name], folder / part.name)
+            continue
+        for name in ("config.json", "model.safetensors"):
+            (folder / part.name / name).unlink(missing_ok=True)

@@ -9,43 +9,41 @@ S samples, T frames.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from maskgen.checkpoint import load_module, read_json, save_module
+from maskgen.checkpoint import read_json
 from maskgen.conditioning import NO_LABEL, Cond
-from maskgen.data import item_seed
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
 from maskgen.published.loops import Decoding, check_guidance, decide
 from maskgen.sampling.critics import check_critic
-from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.request import Label, Options, Request, SamplingOptions
+from maskgen.tasks.media.images import broadcast
 from maskgen.tasks.model_folder import (
     _FORMAT,
-    OPTIONAL_PARTS,
+    PARTS,
     PipelineConfig,
     check_codec,
     check_parts,
     class_id,
     read_config,
-    read_part,
+    read_parts,
     write_description,
-    write_part,
+    write_parts,
 )
 from maskgen.tasks.published.find import find_model
 from maskgen.tokenizers.audio.base import AudioTokenizer
-from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.base import Tokenizer, check_contract
 
-__all__ = ["Label", "Pipeline", "Sampling"]
-
-Label = int | str
+__all__ = ["Label", "Options", "Pipeline", "Request", "Sampling"]
 
 _FINE = 0xF17E  # stream of the fine stage's seeds
 
@@ -77,6 +75,7 @@ class Pipeline:
         fine: MaskedTransformer | None = None,
         critic: MaskedTransformer | None = None,
     ) -> None:
+        check_contract(tokenizer)
         check_parts(tokenizer, transformer, fine)
         if critic is not None:
             check_critic(critic, transformer)
@@ -129,21 +128,15 @@ class Pipeline:
         if attention is not None:
             check_backend(attention)
         adjust = None if attention is None else partial(_with_attention, attention=attention)
-        transformer = load_module(folder / "transformer", MaskedTransformer, adjust)  # type: ignore[type-abstract]
-        tokenizer = load_module(folder / "tokenizer", Tokenizer)  # type: ignore[type-abstract]
-        parts = {name: read_part(folder / name, adjust) for name in OPTIONAL_PARTS}
-        return cls(tokenizer, transformer, config, device, **parts)
+        return cls(config=config, device=device, **read_parts(folder, adjust))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``pipeline.json``, ``tokenizer/``, ``transformer/`` and, if there are any, ``fine/`` and ``critic/``.
+        """Write ``pipeline.json`` and a folder for each of ``PARTS`` that there is.
 
-        Each file is written whole or not at all. Those two of an earlier save are replaced or taken away.
+        Each file is written whole or not at all. Parts of an earlier save are replaced or taken away.
         """
         target = Path(folder)
-        save_module(self.tokenizer, target / "tokenizer")
-        save_module(self.transformer, target / "transformer")
-        for name in OPTIONAL_PARTS:
-            write_part(getattr(self, name), target / name)
+        write_parts(target, self.parts)
         write_description(target, self.modality, self.config)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
@@ -164,6 +157,11 @@ class Pipeline:
             return str(api.upload_folder(repo_id=repository, folder_path=folder))
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """The parts by their names in ``PARTS``; None where this model has none."""
+        return {part.name: getattr(self, part.name) for part in PARTS}
+
+    @property
     def grid_size(self) -> tuple[int, ...]:
         """Signal units that the model's token grid covers: ``signal_size`` rounded up to whole tokens."""
         return tuple(cells * step for cells, step in zip(self.axes, self.tokenizer.stride, strict=True))
@@ -173,15 +171,25 @@ class Pipeline:
         """``image``, ``video`` or ``audio``."""
         return self.tokenizer.modality
 
-    def require(self, modality: str, task: str) -> None:
-        """Refuse a task of another modality.
+    def require(self, modality: str, task: str, *, regions: bool = False) -> None:
+        """Refuse a task of another modality, or of regions where tokens have none.
+
+        Args:
+            modality: what the task is for.
+            task: its name.
+            regions: whether the task keeps a part of the signal, so that tokens must belong to parts of it.
 
         Raises:
-            ValueError: naming both.
+            ValueError: another modality, or a tokenizer that is not spatial.
         """
         if self.modality != modality:
             kind = f"{'a' if modality == 'video' else 'an'} {modality}"
             raise ValueError(f"{task} needs {kind} model, but this model's modality is {self.modality}")
+        if regions and not self.tokenizer.is_spatial:
+            raise ValueError(
+                f"{task} keeps a part of the signal, but each token of {type(self.tokenizer).__name__} describes all of it; "
+                "use a model whose tokens form a grid"
+            )
 
     def class_ids(self, labels: Label | Sequence[Label] | None) -> list[int]:
         """Class ids of ids or names (case does not matter); None is "no class", for models that know it.
@@ -246,111 +254,109 @@ class Pipeline:
         signal = torch.cat(parts)
         return signal if self.modality == "audio" else signal.clamp(0, 1)
 
+    def request(self, options: Options | SamplingOptions, **inputs: Sequence[Any]) -> Request:
+        """The keyword arguments of a call as what is asked of this model.
+
+        Args:
+            options: see ``Options``; seed 0 if there are none.
+            inputs: what the call works on, by what errors call it; goes with labels and seeds of the same number.
+
+        Raises:
+            TypeError: seeds that are no integers.
+            ValueError: no seeds or negative ones, numbers that differ, an unknown class, settings out of range.
+        """
+        given = cast(Options, options)
+        chosen = self.sampling(given.get("sampling"), given.get("steps"), given.get("guidance"))
+        ids = self.class_ids(given.get("label"))
+        seeds = given.get("seeds")
+        lists = {name: range(len(values)) for name, values in inputs.items()}
+        *sources, labels, listed = broadcast(**lists, labels=ids, seeds=[0] if seeds is None else list(seeds))
+        return Request(
+            seeds=check_seeds(listed, len(listed)),
+            sampling=chosen,
+            cond=self.class_cond(labels),
+            callback=given.get("callback"),
+            sources=sources[0] if sources else (),
+        )
+
+    def class_cond(self, ids: Sequence[int]) -> Cond:
+        """The condition of one class id a row; none for a model without classes."""
+        return Cond(labels=torch.tensor(ids)) if self.transformer.num_classes else Cond()
+
     def fill(
         self,
         tokens: torch.Tensor,
         mask: torch.Tensor,
+        request: Request,
         *,
-        labels: Sequence[int],
-        seeds: Sequence[int],
-        sampling: Sampling,
-        fine_sampling: Sampling | None = None,
         axes: Sequence[int] | None = None,
-        tasks: Sequence[int] = (),
         start_step: int = 0,
         batch_size: int = 64,
-        callback: Callable[[SampleStep], None] | None = None,
     ) -> torch.Tensor:
-        """Decide the hidden tokens, with the sampler ``commit`` all; rows may hide different places.
+        """Decide the masked tokens, with the sampler ``commit`` all; rows may mask different positions.
 
         Without a fine transformer, tokens have the transformer's codebooks. With one, they may have k codebooks, and only
         the first transformer runs, or all K: then the first transformer decides the first k codebooks without seeing the
-        others, and the fine one the others with the first k known.
+        others, and the fine one the others with the first k given.
 
         Args:
-            tokens: long ``[B, N, k]`` or ``[B, N, K]``; what stands at masked places is ignored.
+            tokens: long ``[B, N, k]`` or ``[B, N, K]``; what stands at masked positions is ignored.
             mask: bool of the same shape, True = to be decided.
-            labels: B class ids; empty for models without classes.
-            seeds: B integers; an item's result depends on its own seed alone.
-            sampling: see ``Sampling``.
-            fine_sampling: the same for the fine transformer; the model's own settings if left out.
+            request: seeds, conditions and settings of B rows; its callback sees the coarse steps first.
             axes: grid of the tokens, where the transformer takes others than its own, which is the default.
-            tasks: B task ids for a model of several tasks, see ``maskgen.sampling.commit.Prompt``; empty for others.
             start_step: see ``maskgen.sampling.sample``; the fine transformer starts at 0.
             batch_size: rows at a time; does not change the result.
-            callback: sees each step of each part, coarse steps first.
 
         Returns:
             long, of the shape of ``tokens``.
 
         Raises:
-            ValueError: another number of codebooks.
+            ValueError: another number of codebooks, seeds or conditions.
         """
-        listed = check_seeds(seeds, len(tokens))
-        shared: dict[str, Any] = {
-            "labels": labels,
-            "axes": axes or self.axes,
-            "tasks": tasks,
-            "batch_size": batch_size,
-            "callback": callback,
-        }
-        split = self._coarse_codebooks(tokens.shape[-1])
-        coarse = self._decide(
-            self.transformer,
-            tokens[..., :split],
-            mask[..., :split],
-            seeds=listed,
-            sampling=sampling,
-            start_step=start_step,
-            **shared,
-        )
+        check_seeds(request.seeds, len(tokens))
+        grid, split = axes or self.axes, self._coarse_codebooks(tokens.shape[-1])
+        inputs = (tokens[..., :split], mask[..., :split])
+        coarse = self._decide(self.transformer, *inputs, request, grid, batch_size, start_step)
         if self.fine is None or split == tokens.shape[-1]:
             return coarse
-        known = torch.cat((coarse, tokens[..., split:].to(coarse.device)), dim=-1)
-        hidden = torch.cat((torch.zeros_like(mask[..., :split]), mask[..., split:]), dim=-1)
-        settings = fine_sampling or self.config.fine_sampling or Sampling()
+        given = torch.cat((coarse, tokens[..., split:].to(coarse.device)), dim=-1)
+        masked = torch.cat((torch.zeros_like(mask[..., :split]), mask[..., split:]), dim=-1)
+        cond = request.cond if self.fine.num_classes else dataclasses.replace(request.cond, labels=None)
+        settings = request.fine_sampling or self.config.fine_sampling or Sampling()
         # Seeds of their own: the noise of both stages must not be the same numbers.
-        fine_seeds = [item_seed(seed, _FINE) for seed in listed]
-        shared["labels"] = labels if self.fine.num_classes else ()
-        return self._decide(self.fine, known, hidden, seeds=fine_seeds, sampling=settings, **shared)
+        fine = dataclasses.replace(request.window(_FINE), cond=cond, sampling=settings)
+        return self._decide(self.fine, given, masked, fine, grid, batch_size)
 
     def _decide(
         self,
         model: MaskedTransformer,
         tokens: torch.Tensor,
         mask: torch.Tensor,
-        *,
-        labels: Sequence[int],
-        seeds: list[int],
-        sampling: Sampling,
+        request: Request,
         axes: Sequence[int],
-        tasks: Sequence[int],
         batch_size: int,
         start_step: int = 0,
-        callback: Callable[[SampleStep], None] | None = None,
     ) -> torch.Tensor:
         """Run one transformer's sampler, some rows at a time."""
         done = []
         with fast_matmul(self.device):
             for first in range(0, len(tokens), batch_size):
                 part = slice(first, first + batch_size)
-                ids = [torch.tensor(given[part], device=self.device) if given else None for given in (labels, tasks)]
-                hidden = mask[part].to(self.device)
-                known = tokens[part].to(self.device).masked_fill(hidden, model.vocab_size)
+                masked = mask[part].to(self.device)
                 done.append(
                     decide(
                         Decoding(
                             model=model,
-                            cond=Cond(labels=ids[0], task=ids[1]),
-                            tokens=known,
-                            mask=hidden,
+                            cond=request.cond.rows(part).to(self.device),
+                            tokens=tokens[part].to(self.device).masked_fill(masked, model.vocab_size),
+                            mask=masked,
                             axes=axes,
-                            seeds=seeds[part],
+                            seeds=request.seeds[part],
                             start_step=start_step,
                             critic=self.critic if model is self.transformer else None,
-                            callback=callback,
+                            callback=request.callback,
                         ),
-                        sampling,
+                        request.sampling,
                     )
                 )
         return torch.cat(done)

@@ -86,6 +86,7 @@ def task_ids(model: MaskedTransformer, cond: Cond, tokens: torch.Tensor) -> torc
     Raises:
         ValueError: task ids for a model without tasks, which would be ignored in silence, or another number of them.
     """
+    cond.check_used(type(model).__name__, "labels", "task")
     if cond.task is None:
         return torch.zeros(len(tokens), dtype=torch.long, device=tokens.device) if model.num_tasks else None
     if not model.num_tasks:

@@ -109,10 +109,10 @@ def commit_guided_logits(
         axes: token grid, passed on to the model.
     """
     weights = guidance.weights(steps)
-    without = cond.without_labels()
+    without = cond.unconditional()
     if cond.task is not None and null_task is not None:
         without = replace(without, task=torch.full_like(cond.task, int(null_task)))
-    both = Cond.cat([cond, without])
+    both = Cond.cat([replace(half, null=None) for half in (cond, without)])
 
     def logits_fn(inputs: CommitInputs, step: int) -> torch.Tensor:
         if weights[step] == 0:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -136,13 +136,13 @@ def guided_logits(
         cond: the conditions.
         guidance: its ``weights``; what it pushes ``against`` is up to the caller.
         steps: number of sampling steps.
-        against: conditions of the weaker half, with the same fields as ``cond``; ``cond.without_labels()`` if left out.
+        against: conditions of the weaker half, with the same fields as ``cond``; ``cond.unconditional()`` if left out.
         axes: token grid, passed on to the model.
 
     Raises:
         ValueError: ``against`` with other fields.
     """
-    weaker = cond.without_labels() if against is None else against
+    weaker = cond.unconditional() if against is None else against
     return weighted_logits(model, cond, weaker, guidance.weights(steps), axes)
 
 
@@ -213,7 +213,8 @@ class _GuidedLogits(PartialLogits):
         weaker: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
     ) -> None:
         self._conditional = ModelLogits(model, cond, axes)
-        self._both = ModelLogits(model, Cond.cat([cond, against]), axes)
+        # What the empty prompt is has been used by now, and models do not look at it.
+        self._both = ModelLogits(model, Cond.cat([replace(half, null=None) for half in (cond, against)]), axes)
         self._weights, self._weaker = weights, weaker
 
     @property

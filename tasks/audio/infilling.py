@@ -76,7 +76,7 @@ def infill(
     source = Memory(waveform, sample_rate)
     gap = seconds_to_gap(start, stop, source)
     draw = drawing(pipe, seeds, sampling, label, loudness, callback)
-    results = [waveform.clone() for _ in draw.seeds]
+    results = [waveform.clone() for _ in draw.request.seeds]
     for begin, piece in gap_pieces(pipe, source, gap, draw, crossfade=crossfade, context=context):
         _put(results, begin, piece)
     return results
@@ -123,7 +123,7 @@ def continue_audio(
     gap = seconds_to_gap(None, seconds, source)
     draw = drawing(pipe, seeds, sampling, label, loudness, callback)
     longer = torch.nn.functional.pad(waveform, (0, gap[1] - gap[0]))
-    results = [longer.clone() for _ in draw.seeds]
+    results = [longer.clone() for _ in draw.request.seeds]
     for begin, piece in gap_pieces(pipe, source, gap, draw, crossfade=crossfade, context=context):
         _put(results, begin, piece)
     return results
@@ -176,7 +176,7 @@ def loop(
     turned = Memory(waveform.roll(middle, -1), sample_rate)
     first = max(middle - length // 2, 0)
     draw = drawing(pipe, seeds, sampling, label, loudness, callback)
-    results = [waveform.roll(middle, -1) for _ in draw.seeds]
+    results = [waveform.roll(middle, -1) for _ in draw.request.seeds]
     for begin, piece in gap_pieces(
         pipe, turned, (first, min(first + length, samples)), draw, crossfade=crossfade, context=context
     ):
@@ -227,7 +227,7 @@ def vary(
     pipe.require("audio", "a variation")
     source = Memory(waveform, sample_rate)
     draw = drawing(pipe, seeds, sampling, label, loudness, callback)
-    results = [torch.empty_like(waveform) for _ in draw.seeds]
+    results = [torch.empty_like(waveform) for _ in draw.request.seeds]
     for begin, piece in vary_pieces(
         pipe, source, draw, period=period, keep_codebooks=keep_codebooks, onset_width=onset_width
     ):

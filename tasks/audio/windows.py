@@ -16,16 +16,15 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from maskgen.data import item_seed
-from maskgen.noise import check_seeds
 from maskgen.published.vampnet.prompt import VampPrompt
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.audio.fades import blend, fill_gap, gap_weights, stitch
 from maskgen.tasks.audio.source import Grid, Source, plan_gap
+from maskgen.tasks.conditions.request import Label, Options, Request
 from maskgen.tasks.media.audio.files import resample
 from maskgen.tasks.media.windows import windows
-from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
 __all__ = [
@@ -77,21 +76,15 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How tokens are drawn, the same for every window.
+    """How a sound is regenerated, the same for every window.
 
     Attributes:
-        seeds: R integers.
-        sampling: settings.
-        labels: one class id, or none for models without classes.
+        request: R rows.
         loudness: LUFS the sound is brought to before the codec hears it (undone afterwards); None leaves it as it is.
-        callback: sees each step.
     """
 
-    seeds: Sequence[int]
-    sampling: Sampling
-    labels: Sequence[int] = ()
+    request: Request
     loudness: float | None = None
-    callback: Callable[[SampleStep], None] | None = None
 
 
 def codec(pipe: Pipeline) -> AudioTokenizer:
@@ -124,19 +117,10 @@ def drawing(
         TypeError: seeds that are no integers.
         ValueError: no seeds or negative ones, a class that the model does not have, a loudness that is no number.
     """
-    listed = [0] if seeds is None else list(seeds)
-    if not listed:
-        raise ValueError("seeds: got none, expected at least one integer; each gives one result")
     if loudness is not None and not math.isfinite(loudness):
         raise ValueError(f"loudness: got {loudness}, expected a number of LUFS such as {LOUDNESS}, or None")
-    ids = pipe.class_ids(label) if label is not None or pipe.transformer.num_classes else []
-    return Drawing(
-        seeds=check_seeds(listed, len(listed)),
-        sampling=pipe.sampling(sampling),
-        labels=ids,
-        loudness=loudness,
-        callback=callback,
-    )
+    options = Options(label=label, seeds=seeds, sampling=sampling, callback=callback)
+    return Drawing(request=pipe.request(options), loudness=loudness)
 
 
 def seconds_to_gap(start: float | None, stop: float, source: Source) -> tuple[int, int]:
@@ -268,7 +252,7 @@ def vary_pieces(
     grid = Grid(0, Fraction(tokenizer.stride[0] * source.sample_rate, tokenizer.sample_rate))
     frames = math.ceil(source.frames / grid.hop)
     onsets = _onset_frames(source, tokenizer, grid, frames) if onset_width else []
-    mask = prompt.mask(prompt.draw((len(draw.seeds), frames, books), draw.seeds), onsets)
+    mask = prompt.mask(prompt.draw((len(draw.request.seeds), frames, books), draw.request.seeds), onsets)
     for begin, piece in stitch(regenerate(pipe, source, Job(grid, mask, (0, 0), window // 4), draw), fade):
         if begin < source.frames:
             yield begin, piece[..., : source.frames - begin]
@@ -292,7 +276,7 @@ def regenerate(pipe: Pipeline, source: Source, job: Job, drawing: Drawing) -> It
         (first sample, float32 ``[R, C, s]``) of each window, on the caller's time axis; neighbours overlap, see
         ``maskgen.tasks.audio.fades.stitch``.
     """
-    results = len(drawing.seeds)
+    results = len(drawing.request.seeds)
     decided: Tensor | None = None
     heard = _Heard(None, None, 1.0 if job.gain is None else job.gain)
     before = (0, 0)
@@ -306,16 +290,8 @@ def regenerate(pipe: Pipeline, source: Source, job: Job, drawing: Drawing) -> It
             shared = before[1] - first
             known[:, :, :shared] = decided[:, :, first - before[0] :]
             hidden[:, :, :shared] = False
-        seeds = [item_seed(seed, number) for seed in drawing.seeds for _ in range(items)]
-        filled = pipe.fill(
-            known.flatten(0, 1),
-            hidden.flatten(0, 1),
-            labels=list(drawing.labels) * len(seeds),
-            seeds=seeds,
-            sampling=drawing.sampling,
-            axes=(last - first,),
-            callback=drawing.callback,
-        )
+        request = drawing.request.window(number).rows([row for row in range(results) for _ in range(items)])
+        filled = pipe.fill(known.flatten(0, 1), hidden.flatten(0, 1), request, axes=(last - first,))
         decided, before = filled.cpu().reshape(shape), (first, last)
         scale = None if heard.scale is None else heard.scale.repeat(results)
         sound = pipe.decode(filled, (last - first,), scale) / heard.gain

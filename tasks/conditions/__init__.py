@@ -1,1 +1,1 @@
-"""What a model is given besides tokens: classes, MAGVIT's tasks."""
+"""What a model is given besides tokens: requests, classes, tasks of MAGVIT."""

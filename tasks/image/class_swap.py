@@ -7,17 +7,18 @@ Shapes: B results, H W pixels, h w token grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Unpack
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.image.paste import Box, paste
-from maskgen.tasks.media.images import ImageSource, broadcast, load_image, to_images, to_tensor
-from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tasks.media.images import ImageSource, load_image, to_images, to_tensor
+from maskgen.tasks.pipeline import Pipeline
 
 __all__ = ["swap_alpha", "swap_class", "swap_sampling", "swap_token_mask"]
 
@@ -29,18 +30,13 @@ def swap_class(
     image: ImageSource,
     *,
     box: Box,
-    label: Label | Sequence[Label] | None,
-    seeds: Sequence[int] = (0,),
-    steps: int | None = None,
     start_step: int = 2,
-    guidance: float | None = None,
-    sampling: Sampling | None = None,
-    callback: Callable[[SampleStep], None] | None = None,
+    **options: Unpack[Options],
 ) -> list[Image.Image]:
     """Repaint a box as another class.
 
     1. Resize the picture to the model's size (bicubic, aspect ignored) and encode all of it;
-    2. hide the tokens of ``swap_token_mask``, decide them in steps ``start_step`` .. ``steps`` - 1, decode;
+    2. mask the tokens of ``swap_token_mask``, decide them in steps ``start_step`` .. ``steps`` - 1, decode;
     3. resize back and blend over the original with ``swap_alpha``.
 
     Unlike the official code, the decoded picture is clamped to [0, 1] before it is blended.
@@ -49,13 +45,9 @@ def swap_class(
         pipe: an image model.
         image: a picture of any size, see ``maskgen.tasks.media.images.load_image``.
         box: (top, left, height, width) in pixels of ``image``.
-        label: class id or name to put there, or one for each seed; None for a model that works without.
-        seeds: one integer a result.
-        steps: decoding steps; by default those of ``sampling``, or 12 (official).
         start_step: first step of the schedule that is run, official 2: the first one already keeps many tokens.
-        guidance: classifier-free guidance scale, instead of the setting's.
-        sampling: settings, instead of the model's own.
-        callback: sees each step.
+        options: label to put there, seeds and settings, see ``maskgen.tasks.conditions.request.Options``; 12 steps
+            (official) if neither ``steps`` nor ``sampling`` is given.
 
     Returns:
         B pictures of the original's size. Pixels where ``swap_alpha`` is 0 are the original's, bit for bit.
@@ -66,25 +58,18 @@ def swap_class(
             range, an unknown class, or a model of another modality.
         TypeError: a box that is not four integers.
     """
-    pipe.require("image", "class swapping")
-    chosen = swap_sampling(pipe, sampling, steps, guidance)
+    pipe.require("image", "class swapping", regions=True)
+    chosen = swap_sampling(pipe, options.get("sampling"), options.get("steps"), options.get("guidance"))
+    request = dataclasses.replace(pipe.request(options), sampling=chosen)
     picture = load_image(image)
     size, target = (picture.height, picture.width), (pipe.grid_size[0], pipe.grid_size[1])
     scaled = _scale(_check_box(box, size), size, target)
-    ids, listed = broadcast(labels=pipe.class_ids(label), seeds=list(seeds))
-    known = pipe.encode(to_tensor([picture.resize((target[1], target[0]), Image.Resampling.BICUBIC)]))
-    hidden = swap_token_mask(scaled, target, (pipe.axes[0], pipe.axes[1]))
-    rows = known.expand(len(listed), -1, -1)
-    tokens = pipe.fill(
-        rows,
-        hidden.flatten()[None, :, None].to(rows.device).expand_as(rows),
-        labels=ids,
-        seeds=listed,
-        sampling=chosen,
-        start_step=start_step,
-        callback=callback,
-    )
-    alpha = swap_alpha(hidden, size)
+    encoded = pipe.encode(to_tensor([picture.resize((target[1], target[0]), Image.Resampling.BICUBIC)]))
+    masked = swap_token_mask(scaled, target, (pipe.axes[0], pipe.axes[1]))
+    rows = encoded.expand(len(request.seeds), -1, -1)
+    mask = masked.flatten()[None, :, None].to(rows.device).expand_as(rows)
+    tokens = pipe.fill(rows, mask, request, start_step=start_step)
+    alpha = swap_alpha(masked, size)
     decoded = [item.resize(picture.size, Image.Resampling.BICUBIC) for item in to_images(pipe.decode(tokens))]
     return [paste(picture, item, alpha) for item in decoded]
 
@@ -118,7 +103,7 @@ def swap_token_mask(box: Box, size: tuple[int, int], axes: tuple[int, int]) -> t
         axes: token grid (h, w).
 
     Returns:
-        bool ``[h, w]``, True = hidden.
+        bool ``[h, w]``, True = masked.
     """
     mask = torch.zeros(axes, dtype=torch.bool)
     spans = []
@@ -136,7 +121,7 @@ def swap_alpha(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     The same fraction is used at any size, for each axis; below 32 pixels there is hardly any blur left.
 
     Args:
-        mask: bool ``[h, w]``, True = hidden.
+        mask: bool ``[h, w]``, True = masked.
         size: (height, width) of the picture to blend.
 
     Returns:

@@ -5,22 +5,22 @@ No official code or pixel-to-token rule exists for free-form masks (maskgit issu
 1. crop: the largest window of the model's aspect, centred on the mask (``plan_crop``), is resized to the model's size;
 2. the hole is first filled with smooth colours made from the kept pixels (``fill_holes``), so that nothing of what
    stands under the mask reaches the kept tokens through the encoder's receptive field;
-3. every token with a marked pixel in its cell is hidden (``token_mask``), the others are known;
-4. decide the hidden tokens, decode, resize back, blend over the original along a feathered edge outside the mask.
+3. every token with a marked pixel in its cell is masked (``token_mask``), the others are given;
+4. decide the masked tokens, decode, resize back, blend over the original along a feathered edge outside the mask.
 
 Shapes: B results, H W pixels, N tokens, K codebooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from PIL import Image
 
-from maskgen.sampling.loop import SampleStep
-from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.image.paste import (
     Box,
     bounding_box,
@@ -42,7 +42,7 @@ from maskgen.tasks.media.images import (
     to_images,
     to_tensor,
 )
-from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tasks.pipeline import Pipeline
 
 __all__ = ["inpaint"]
 
@@ -52,14 +52,9 @@ def inpaint(
     image: ImageSource | Sequence[ImageSource],
     mask: MaskSource | Sequence[MaskSource],
     *,
-    label: Label | Sequence[Label] | None = None,
-    seeds: Sequence[int] = (0,),
     dilation: int = 0,
     feather: int | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    sampling: Sampling | None = None,
-    callback: Callable[[SampleStep], None] | None = None,
+    **options: Unpack[Options],
 ) -> list[Image.Image]:
     """Repaint what a mask marks.
 
@@ -71,15 +66,10 @@ def inpaint(
         pipe: an image model.
         image: pictures of any size, see ``maskgen.tasks.media.images.load_image``.
         mask: white or True where to repaint, of the picture's size, see ``maskgen.tasks.media.images.load_mask``.
-        label: class id or name of the result; None for a model that works without.
-        seeds: integers.
-        dilation: tokens by which the hidden region grows; 0 suffices because the hole is emptied before encoding.
+        dilation: tokens by which the masked region grows; 0 suffices because the hole is emptied before encoding.
         feather: pixels of the picture, outside the mask, over which the result fades into the original; by default half
             a token. 0 changes marked pixels only.
-        steps: decoding steps, instead of the setting's.
-        guidance: classifier-free guidance scale, instead of the setting's.
-        sampling: settings, instead of the model's own.
-        callback: sees each step.
+        options: labels, seeds and settings, see ``maskgen.tasks.conditions.request.Options``.
 
     Returns:
         B pictures of their originals' sizes. Pixels farther than ``feather`` from the mask are the original's.
@@ -89,24 +79,15 @@ def inpaint(
         ValueError: a picture or mask that cannot be used, numbers that differ, settings out of range, an unknown class,
             or a model of another modality.
     """
-    pipe.require("image", "inpainting")
-    chosen = pipe.sampling(sampling, steps, guidance)
+    pipe.require("image", "inpainting", regions=True)
     check_count("dilation", dilation)
     pictures, masks = broadcast(images=as_list(image), masks=as_list(mask))
+    request = pipe.request(options, images=pictures)
     jobs = [_plan(pipe, one, hole, feather) for one, hole in zip(pictures, masks, strict=True)]
-    rows, ids, listed = broadcast(images=range(len(jobs)), labels=pipe.class_ids(label), seeds=list(seeds))
-    known = pipe.encode(torch.cat([job.input for job in jobs]))
-    hidden = torch.stack([token_mask(job.hole, pipe.axes, dilation) for job in jobs]).to(known.device)
-    tokens = pipe.fill(
-        known[rows],
-        hidden[rows][..., None].expand_as(known[rows]),
-        labels=ids,
-        seeds=listed,
-        sampling=chosen,
-        callback=callback,
-    )
-    decoded = to_images(pipe.decode(tokens))
-    return [jobs[row].finish(picture) for row, picture in zip(rows, decoded, strict=True)]
+    tokens = pipe.encode(torch.cat([job.input for job in jobs]))[request.sources]
+    masked = torch.stack([token_mask(job.hole, pipe.axes, dilation) for job in jobs])[request.sources].to(tokens.device)
+    decoded = to_images(pipe.decode(pipe.fill(tokens, masked[..., None].expand_as(tokens), request)))
+    return [jobs[source].finish(picture) for source, picture in zip(request.sources, decoded, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ The paper shows such pictures (arXiv 2202.04200, figure 6) but no code was relea
 
 1. scale the picture so that the widened one just covers the model's grid (but to no less than half the scale at which
    the picture alone would), and encode it, padded to whole tokens;
-2. lay the tokens on a canvas that holds the new area too, there hidden;
-3. among the windows of the model's size on a lattice of half windows take the one with hidden tokens that knows most,
-   and decide its hidden tokens; repeat until nothing is hidden;
+2. lay the tokens on a canvas that holds the new area too, there masked;
+3. among the windows of the model's size on a lattice of half windows take the one with masked tokens that sees most,
+   and decide its masked tokens; repeat until nothing is masked;
 4. decode the canvas as a whole (the tokenizer must be convolutional, or otherwise take any grid), resize, and put the
    original where it was.
 
@@ -15,18 +15,18 @@ Shapes: B results, H W pixels, h w canvas grid in tokens, N = h w, K codebooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Unpack
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import nn
 
-from maskgen.data import item_seed
-from maskgen.sampling.loop import SampleStep
-from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.request import Options, Request
 from maskgen.tasks.image.paste import check_count, feather, half_token, paste
-from maskgen.tasks.media.images import ImageSource, broadcast, load_image, to_images, to_tensor
-from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tasks.media.images import ImageSource, load_image, to_images, to_tensor
+from maskgen.tasks.pipeline import Pipeline
 
 __all__ = ["extend_tokens", "outpaint"]
 
@@ -38,16 +38,11 @@ def outpaint(
     pipe: Pipeline,
     image: ImageSource,
     *,
-    label: Label | Sequence[Label] | None = None,
     left: int = 0,
     right: int = 0,
     top: int = 0,
     bottom: int = 0,
-    seeds: Sequence[int] = (0,),
-    steps: int | None = None,
-    guidance: float | None = None,
-    sampling: Sampling | None = None,
-    callback: Callable[[SampleStep], None] | None = None,
+    **options: Unpack[Options],
 ) -> list[Image.Image]:
     """Add new picture beside the old one.
 
@@ -56,16 +51,11 @@ def outpaint(
     Args:
         pipe: an image model.
         image: a picture of any size and aspect, see ``maskgen.tasks.media.images.load_image``.
-        label: class id or name, or one for each seed; None for a model that works without.
         left: pixels to add, in the picture's own scale.
         right: likewise.
         top: likewise.
         bottom: likewise.
-        seeds: one integer a result; a result depends on its own seed and label alone.
-        steps: decoding steps of each window, instead of the setting's.
-        guidance: classifier-free guidance scale, instead of the setting's.
-        sampling: settings, instead of the model's own.
-        callback: sees each step of each window.
+        options: labels, seeds and settings of each window, see ``maskgen.tasks.conditions.request.Options``.
 
     Returns:
         B pictures of height H + top + bottom and width W + left + right; the original's pixels are unchanged.
@@ -76,8 +66,8 @@ def outpaint(
             of range, an unknown class, or a model of another modality.
         TypeError: amounts that are not integers.
     """
-    pipe.require("image", "outpainting")
-    chosen = pipe.sampling(sampling, steps, guidance)
+    pipe.require("image", "outpainting", regions=True)
+    request = pipe.request(options)
     pads = ((top, bottom), (left, right))
     for name, pad in (("left", left), ("right", right), ("top", top), ("bottom", bottom)):
         check_count(name, pad)
@@ -101,19 +91,10 @@ def outpaint(
             f"outpaint: got {picture.width} x {picture.height} pixels to widen to {shown[0]} x {shown[1]}; expected at "
             f"most {_MOST_PIXELS} pixels and {_MOST_WINDOWS} windows of the model; add less"
         )
-    ids, listed = broadcast(labels=pipe.class_ids(label), seeds=list(seeds))
-    tokens, hidden = _canvas(pipe, picture, spans)
-    tokens = extend_tokens(
-        pipe,
-        tokens.expand(len(listed), *tokens.shape[1:]),
-        hidden,
-        labels=ids,
-        seeds=listed,
-        sampling=chosen,
-        callback=callback,
-    )
+    tokens, masked = _canvas(pipe, picture, spans)
+    tokens = extend_tokens(pipe, tokens.expand(len(request.seeds), *tokens.shape[1:]), masked, request)
     # One at a time: a canvas can be 64 pictures large.
-    decoded = [to_images(pipe.decode(item, axes))[0] for item in tokens.flatten(1, 2)[:, None]]
+    decoded = [to_images(pipe.decode(item, axes))[0] for item in rearrange(tokens, "B h w K -> B 1 (h w) K")]
     (y, height), (x, width) = (span.result for span in spans)
     painted = [item.resize(shown, Image.Resampling.BICUBIC, (x, y, x + width, y + height)) for item in decoded]
     base, alpha = _extended(
@@ -123,29 +104,16 @@ def outpaint(
 
 
 def extend_tokens(
-    pipe: Pipeline,
-    tokens: torch.Tensor,
-    hidden: torch.Tensor,
-    *,
-    labels: Sequence[int],
-    seeds: Sequence[int],
-    sampling: Sampling,
-    overlap: float = 0.5,
-    callback: Callable[[SampleStep], None] | None = None,
+    pipe: Pipeline, tokens: torch.Tensor, mask: torch.Tensor, request: Request, *, overlap: float = 0.5
 ) -> torch.Tensor:
-    """Decide the hidden tokens of a canvas at least as large as the model's grid, window by window.
-
-    Window number n of an item with seed s is drawn with ``item_seed(s, n)``.
+    """Decide the masked tokens of a canvas at least as large as the model's grid, window by window.
 
     Args:
         pipe: the model.
-        tokens: long ``[B, h, w, K]``; what stands at hidden places is ignored.
-        hidden: bool ``[h, w]``, the same for all items.
-        labels: B class ids.
-        seeds: B integers.
-        sampling: see ``Sampling``.
+        tokens: long ``[B, h, w, K]``; what stands at masked positions is ignored.
+        mask: bool ``[h, w]``, the same for all items, True = to be decided.
+        request: of B rows; window number n is sampled as ``request.window(n)``.
         overlap: part of a window that the next one of the lattice sees again, in [0, 1).
-        callback: sees each step of each window.
 
     Returns:
         long ``[B, h, w, K]``.
@@ -156,24 +124,22 @@ def extend_tokens(
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap: got {overlap}, expected 0 or more and below 1")
     grid = (pipe.axes[0], pipe.axes[1])
-    if hidden.shape != tokens.shape[1:3] or any(size < cells for size, cells in zip(hidden.shape, grid, strict=True)):
+    if mask.shape != tokens.shape[1:3] or any(size < cells for size, cells in zip(mask.shape, grid, strict=True)):
         raise ValueError(
-            f"hidden: got {tuple(hidden.shape)} for tokens {tuple(tokens.shape)}, expected their [h, w], "
-            f"at least {grid}"
+            f"mask: got {tuple(mask.shape)} for tokens {tuple(tokens.shape)}, expected their [h, w], at least {grid}"
         )
-    tokens, hidden = tokens.clone(), hidden.clone()
-    lattice = [_starts(size, cells, overlap) for size, cells in zip(hidden.shape, grid, strict=True)]
+    tokens, mask = tokens.clone(), mask.clone()
+    lattice = [_starts(size, cells, overlap) for size, cells in zip(mask.shape, grid, strict=True)]
     windows = [(slice(y, y + grid[0]), slice(x, x + grid[1])) for y in lattice[0] for x in lattice[1]]
     number = 0
-    while hidden.any():
-        counts = [int(hidden[window].sum()) for window in windows]
-        rows, columns = windows[min((count, place) for place, count in enumerate(counts) if count)[1]]
-        part = tokens[:, rows, columns].flatten(1, 2)
-        mask = hidden[rows, columns].flatten()[None, :, None].expand_as(part)
-        drawn = [item_seed(seed, number) for seed in seeds]
-        filled = pipe.fill(part, mask, labels=labels, seeds=drawn, sampling=sampling, callback=callback)
-        tokens[:, rows, columns] = filled.reshape(len(tokens), *grid, -1).to(tokens.device)
-        hidden[rows, columns] = False
+    while mask.any():
+        counts = [int(mask[window].sum()) for window in windows]
+        rows, columns = windows[min((count, index) for index, count in enumerate(counts) if count)[1]]
+        part = rearrange(tokens[:, rows, columns], "B h w K -> B (h w) K")
+        masked = rearrange(mask[rows, columns], "h w -> 1 (h w) 1").expand_as(part)
+        filled = pipe.fill(part, masked, request.window(number)).to(tokens.device)
+        tokens[:, rows, columns] = rearrange(filled, "B (h w) K -> B h w K", h=grid[0])
+        mask[rows, columns] = False
         number += 1
     return tokens
 
@@ -222,18 +188,18 @@ def _scaled(
 
 
 def _canvas(pipe: Pipeline, picture: Image.Image, spans: Sequence[_Span]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens ``[1, h, w, K]`` with the picture in its place, and what is hidden, bool ``[h, w]``."""
+    """Tokens ``[1, h, w, K]`` with the picture in its place, and what is masked, bool ``[h, w]``."""
     rows, columns = spans
     resized = to_tensor([picture.resize((columns.scaled, rows.scaled), Image.Resampling.BICUBIC)])
     resized = nn.functional.pad(resized, (0, columns.slack, 0, rows.slack), mode="replicate")
     encoded = pipe.encode(resized)
-    encoded = encoded.reshape(1, rows.inner, columns.inner, -1)
+    encoded = rearrange(encoded, "1 (h w) K -> 1 h w K", h=rows.inner)
     tokens = encoded.new_zeros(1, rows.cells, columns.cells, encoded.shape[-1])
     inner = [slice(span.first, span.first + span.inner) for span in spans]
     tokens[:, inner[0], inner[1]] = encoded
-    hidden = torch.ones(rows.cells, columns.cells, dtype=torch.bool, device=tokens.device)
-    hidden[rows.known, columns.known] = False
-    return tokens, hidden
+    masked = torch.ones(rows.cells, columns.cells, dtype=torch.bool, device=tokens.device)
+    masked[rows.known, columns.known] = False
+    return tokens, masked
 
 
 def _starts(size: int, cells: int, overlap: float) -> list[int]:

@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 from maskgen.checkpoint import fingerprint, load_module, write_json
+from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.base import AudioData, SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
@@ -233,8 +235,9 @@ def _show_sounds(codec: AudioTokenizer, config: PipelineConfig, data: SignalData
         mask = torch.zeros_like(tokens, dtype=torch.bool)
         frames = mask.shape[1]
         mask[:, frames // 3 : -(-2 * frames // 3), visible:] = True
-        labels = batch["labels"].tolist() if "labels" in batch else []
-        filled = pipe.decode(pipe.fill(tokens, mask, labels=labels, seeds=range(count), sampling=config.sampling))
+        cond = Cond(labels=batch.get("labels"))
+        request = Request(seeds=range(count), sampling=config.sampling, cond=cond)
+        filled = pipe.decode(pipe.fill(tokens, mask, request))
         for number in range(count):
             original = folder / f"sound-{number}-original.wav"
             if not original.exists():

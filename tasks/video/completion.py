@@ -15,14 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskgen.data import item_seed
-from maskgen.noise import check_seeds
 from maskgen.sampling.commit import Prompt
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.request import Label, Options, Request
 from maskgen.tasks.conditions.trained import TrainedTasks, named_task
 from maskgen.tasks.conditions.video import TokenCells, VideoCondition, VideoTask
-from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.fades import paste_given
 from maskgen.tokenizers.video.base import VideoTokenizer, check_video
 
@@ -77,21 +76,15 @@ _TOKENS, _PIXELS = 1 << 14, 1 << 18  # of clips that go through the transformer 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How tokens are drawn, the same for every window.
+    """How clips are made, the same for every window.
 
     Attributes:
-        seeds: R integers.
-        sampling: settings.
-        labels: R class ids, or none for models without classes.
+        request: R rows.
         paste: whether given pixels replace the model's version of them.
-        callback: sees each step.
     """
 
-    seeds: Sequence[int]
-    sampling: Sampling
-    labels: Sequence[int] = ()
+    request: Request
     paste: bool = True
-    callback: Callable[[SampleStep], None] | None = None
 
 
 def clip_size(pipe: Pipeline) -> tuple[int, int, int]:
@@ -121,16 +114,8 @@ def drawing(
         ValueError: no seeds or negative ones, another number of labels, a class that the model does not have, guidance of a
             model that never saw an example without a condition.
     """
-    listed = [0] if seeds is None else list(seeds)
-    if not listed:
-        raise ValueError("seeds: got none, expected at least one integer; each gives one result")
-    ids = pipe.class_ids(label) if label is not None or pipe.transformer.num_classes else []
-    ids = ids * len(listed) if len(ids) == 1 else ids
-    if ids and len(ids) != len(listed):
-        raise ValueError(
-            f"got {len(ids)} labels and {len(listed)} seeds, expected the same number of each, or one label"
-        )
-    chosen, known = pipe.sampling(sampling), trained(pipe)
+    request = pipe.request(Options(label=label, seeds=seeds, sampling=sampling, callback=callback))
+    chosen, known = request.sampling, trained(pipe)
     needs_class = bool(pipe.transformer.num_classes) and not pipe.transformer.null_class
     blind = needs_class or (bool(known.names) and not known.unconditional)
     if chosen.guidance.scale and chosen.sampler == "commit" and blind:
@@ -138,7 +123,7 @@ def drawing(
             f"guidance: got {chosen.guidance.scale:g}, but this model never saw an example without a condition (CG among "
             "its tasks, or masking.condition_dropout); use 0"
         )
-    return Drawing(seeds=check_seeds(listed, len(listed)), sampling=chosen, labels=ids, paste=paste, callback=callback)
+    return Drawing(request=request, paste=paste)
 
 
 def complete(pipe: Pipeline, clips: Tensor, task: VideoTask, draw: Drawing, number: int = 0) -> Tensor:
@@ -188,22 +173,15 @@ def decide_clips(pipe: Pipeline, condition: VideoCondition, task: VideoTask, dra
             f"transformer: got num_tasks {tasks}, expected {len(Prompt)} or more: task {prompt} is asked of it "
             f"({Prompt(prompt).name.lower()})"
         )
-    results, places = len(draw.seeds), math.prod(pipe.axes)
+    request = draw.request.window(number)
+    results, places = len(request.seeds), math.prod(pipe.axes)
     length, height, width = clip_size(pipe)
     rows = max(1, _PIXELS // (length * height * width))
     known = condition.tokens.flatten()[None, :, None].expand(results, -1, pipe.transformer.num_codebooks)
     tokens = torch.zeros(known.shape, dtype=torch.long)
     if known.any():
         tokens = torch.cat([pipe.encode(part).cpu() for part in condition.clip.split(rows)]).expand(known.shape)
-    filled = pipe.fill(
-        tokens,
-        ~known,
-        labels=draw.labels,
-        seeds=[item_seed(seed, number) for seed in draw.seeds],
-        sampling=draw.sampling,
-        tasks=[prompt] * results if tasks else (),
-        batch_size=max(1, _TOKENS // places),
-        callback=draw.callback,
-    )
+    request = request.for_task(prompt) if tasks else request
+    filled = pipe.fill(tokens, ~known, request, batch_size=max(1, _TOKENS // places))
     made = torch.cat([pipe.decode(part) for part in filled.split(rows)])
     return made[:, :, :length, :height, :width]

@@ -51,4 +51,4 @@ def generate_video(
     whole = generated_total(pipe, total)
     several = 1 if labels is None or isinstance(labels, int | str) else len(labels)
     draw = drawing(pipe, labels, range(several) if seeds is None else seeds, sampling, callback=callback)
-    return _collect(generated_pieces(pipe, whole, None, draw), len(draw.seeds))
+    return _collect(generated_pieces(pipe, whole, None, draw), len(draw.request.seeds))

@@ -75,7 +75,7 @@ def inpaint_video(
         pieces = painted_pieces(pipe, source, TaskRegion(task, source.frames, size), task, draw, exact=True)
     else:
         pieces = painted_pieces(pipe, source, MemoryMask(mask, source, size), INPAINTED["central"], draw)
-    return _collect(pieces, len(draw.seeds))
+    return _collect(pieces, len(draw.request.seeds))
 
 
 def inpaint_file(

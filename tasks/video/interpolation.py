@@ -67,7 +67,7 @@ def interpolate(
     size = clip_size(pipe)[1:]
     draw = drawing(pipe, label, seeds, sampling, paste=paste, callback=callback)
     pieces = between_pieces(pipe, MemoryFrames(first, size), MemoryFrames(last, size), total, draw)
-    return _collect(pieces, len(draw.seeds))
+    return _collect(pieces, len(draw.request.seeds))
 
 
 def interpolate_files(

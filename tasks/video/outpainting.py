@@ -82,7 +82,7 @@ def outpaint_video(
         pieces = painted_pieces(pipe, source, TaskRegion(task, source.frames, size), task, draw, exact=True)
     else:
         pieces = painted_pieces(pipe, MemoryFrames(frames, size, fit), FitRegion(fit), task, draw)
-    return _collect(pieces, len(draw.seeds))
+    return _collect(pieces, len(draw.request.seeds))
 
 
 def outpaint_file(

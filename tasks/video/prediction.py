@@ -66,7 +66,7 @@ def predict_frames(
     source = MemoryFrames(frames, clip_size(pipe)[1:])
     whole = predicted_total(pipe, source.frames, total, context)
     draw = drawing(pipe, label, seeds, sampling, paste=paste, callback=callback)
-    return _collect(predicted_pieces(pipe, source, whole, context, draw), len(draw.seeds))
+    return _collect(predicted_pieces(pipe, source, whole, context, draw), len(draw.request.seeds))
 
 
 def predict_file(

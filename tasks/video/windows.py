@@ -81,7 +81,7 @@ def predicted_pieces(
     """
     shown = context_frames(pipe, source.frames, context)
     begin = source.frames - shown
-    yield from _copied(source, 0, begin, len(draw.seeds))
+    yield from _copied(source, 0, begin, len(draw.request.seeds))
     given = source.read(begin, source.frames)
     first = _predict(pipe, given, draw, 0)
     for start, piece in cross_fade(_going_on(pipe, begin, first, total, context, draw)):
@@ -205,7 +205,7 @@ def between_pieces(
         draw: how tokens are drawn.
     """
     shown, total = given_ends(pipe, first.frames, last.frames, total)
-    results, numbers = len(draw.seeds), itertools.count()
+    results, numbers = len(draw.request.seeds), itertools.count()
     begin, end = first.frames - shown, total - last.frames + shown
     yield from _copied(first, 0, begin, results)
     head, tail = first.read(begin, first.frames), last.read(0, shown)
@@ -236,7 +236,7 @@ def _painted(
     pipe: Pipeline, source: FrameSource, region: Region, task: VideoTask, draw: Drawing, *, exact: bool
 ) -> Iterator[Piece]:
     """Windows that overlap by a quarter of the model's length."""
-    length, results = clip_size(pipe)[0], len(draw.seeds)
+    length, results = clip_size(pipe)[0], len(draw.request.seeds)
     cells = clip_cells(pipe)
     spans = clip_windows(source.frames, length, -(-length // 4) if length > 1 else 0)
     before: Piece | None = None

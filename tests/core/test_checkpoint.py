@@ -121,7 +121,13 @@ def test_classes_from_outside_are_refused_and_not_imported(saved: Path, tmp_path
     assert "evil_module" not in sys.modules
 
 
-@pytest.mark.parametrize("path", ["maskgen.models.modern.NewerTransformer", "maskgen.nothing.Model"])
+def test_the_nearest_class_is_named(saved: Path) -> None:
+    edit(saved, class_path="maskgen.models.ModernTransformr")
+    with pytest.raises(ValueError, match=r"unknown class .*; the nearest known are maskgen.models.ModernTransformer"):
+        load_module(saved, MaskedTransformer)
+
+
+@pytest.mark.parametrize("path", ["maskgen.models.modern.XyzXyz", "maskgen.nothing.Q"])
 def test_an_unknown_class_of_ours(saved: Path, path: str) -> None:
     edit(saved, class_path=path)
     with pytest.raises(ValueError, match="unknown class .* was it written by a newer maskgen"):

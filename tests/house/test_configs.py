@@ -42,7 +42,7 @@ def arguments(command: str) -> list[str]:
 
 
 def parse(words: list[str]) -> Any:
-    from maskgen.tasks.commands.parser import build_parser
+    from maskgen.tasks.cli import build_parser
 
     return build_parser().parse_args(words)
 

@@ -41,7 +41,7 @@ def maskgen_arguments(words: list[str]) -> list[str] | None:
 
 
 def test_maskgen_commands_parse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from maskgen.tasks.commands.parser import build_parser
+    from maskgen.tasks.cli import build_parser
 
     monkeypatch.chdir(ROOT)
     parsed = [found for words in commands() if (found := maskgen_arguments(words)) is not None]

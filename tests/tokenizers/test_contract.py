@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.base import Tokenizer, check_contract
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
@@ -69,6 +69,9 @@ def test_shapes_types_and_range(tokenizer: Tokenizer) -> None:
     assert decoded.shape == signal.shape
     assert decoded.dtype == torch.float32
     assert tokenizer.modality == "image"
+    assert tokenizer.is_spatial is True
+    check_contract(tokenizer)
+    check_contract(type(tokenizer))
 
 
 def test_items_do_not_see_each_other(tokenizer: Tokenizer) -> None:
@@ -156,9 +159,11 @@ def test_decode_refuses(tokenizer: Tokenizer) -> None:
         tokenizer.decode(fine - 1, (2, 2))
 
 
-def test_contract_has_at_most_eight_members() -> None:
+def test_contract_has_nine_members() -> None:
     own = {name for name in vars(Tokenizer) if not name.startswith("_")} | set(Tokenizer.__annotations__)
-    assert own == {"encode", "decode", "axes", "vocab_size", "num_codebooks", "stride", "modality", "config"}
+    assert own == {
+        *("encode", "decode", "axes", "vocab_size", "num_codebooks", "stride", "modality", "is_spatial", "config"),
+    }
 
 
 @settings(max_examples=25, deadline=None)

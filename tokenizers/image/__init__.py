@@ -1,6 +1,7 @@
 """Tokenizers of images."""
 
+from maskgen.tokenizers.image.base import ImageTokenizer
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 
-__all__ = ["VQGAN", "ToyTokenizer", "ToyTokenizerConfig", "VQGANConfig"]
+__all__ = ["VQGAN", "ImageTokenizer", "ToyTokenizer", "ToyTokenizerConfig", "VQGANConfig"]

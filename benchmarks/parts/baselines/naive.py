@@ -80,7 +80,7 @@ def naive_logits(model: MaskedTransformer, tokens: torch.Tensor, cond: Cond, wei
     conditional = model(tokens[..., None], cond)[:, :, 0].float()
     if weight == 0:
         return conditional
-    unconditional = model(tokens[..., None], cond.without_labels())[:, :, 0].float()
+    unconditional = model(tokens[..., None], cond.unconditional())[:, :, 0].float()
     return conditional + weight * (conditional - unconditional)
 
 

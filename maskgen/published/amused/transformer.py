@@ -190,6 +190,7 @@ class UVit2D(MaskedTransformer):
         """Text features, pooled text and micro conditions, or everything that is wrong with them."""
         if cond.context_mask is not None:
             raise ValueError("context_mask: got one, but aMUSEd attends to the padding of its text too; leave it out")
+        cond.check_used(type(self).__name__, "context", "pooled", "micro")
         context, pooled, micro = cond.context, cond.pooled, cond.micro
         text = (
             1 if context is None or context.ndim != 3 else max(1, context.shape[1])

@@ -156,6 +156,7 @@ class HaltonTransformer(MaskedTransformer):
         Returns:
             ``[B, N, columns]``.
         """
+        cond.check_used(type(self).__name__, "labels")
         labels = torch.full((len(ids),), NO_LABEL, device=ids.device) if cond.labels is None else cond.labels
         label = self.cls_emb(torch.where(labels == NO_LABEL, self.num_classes, labels))
         x = self.tok_emb(ids) + self.pos_emb.weight

@@ -166,4 +166,4 @@ def maskbit_guided_logits(
     model: TokenModel, cond: Cond, guidance: Guidance, *, steps: int, axes: Sequence[int] | None = None
 ) -> LogitsFn:
     """A ``logits_fn`` with ``maskbit_weights``; see ``maskgen.sampling.guidance.guided_logits``."""
-    return weighted_logits(model, cond, cond.without_labels(), maskbit_weights(guidance, steps), axes)
+    return weighted_logits(model, cond, cond.unconditional(), maskbit_weights(guidance, steps), axes)

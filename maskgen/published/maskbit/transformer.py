@@ -226,6 +226,7 @@ class MaskBitTransformer(MaskedTransformer):
 
     def _class_row(self, cond: Cond, tokens: torch.Tensor) -> torch.Tensor:
         """``[B, 1, D]``."""
+        cond.check_used(type(self).__name__, "labels")
         labels = cond.labels
         if labels is None:
             labels = torch.full((len(tokens),), NO_LABEL, device=tokens.device)

@@ -166,6 +166,7 @@ def prefixed_rows(config: OneDTokConfig, tokens: Tensor, cond: Cond, axes: Seque
             f"tokens: got {tuple(tokens.shape)} on a grid {axes}, expected [B, {expected}, 1] on {config.axes}; this "
             "family has learned positions and one codebook"
         )
+    cond.check_used("this model", "labels")
     labels = torch.full((len(tokens),), NO_LABEL, device=tokens.device) if cond.labels is None else cond.labels
     labels = torch.where(labels == NO_LABEL, config.num_classes, labels)
     return torch.cat((config.vocab_size + 1 + labels[:, None], tokens.squeeze(-1)), dim=1)

@@ -66,7 +66,7 @@ def onedtok_guided_logits(
     model: TokenModel, cond: Cond, guidance: Guidance, *, steps: int, axes: Sequence[int] | None = None
 ) -> LogitsFn:
     """A ``logits_fn`` with ``onedtok_weights``; see ``maskgen.sampling.guidance.guided_logits``."""
-    return weighted_logits(model, cond, cond.without_labels(), onedtok_weights(guidance, steps), axes)
+    return weighted_logits(model, cond, cond.unconditional(), onedtok_weights(guidance, steps), axes)
 
 
 def onedtok_counts(total: Tensor, masked: Tensor, step: int, steps: int) -> Tensor:

@@ -88,7 +88,7 @@ class VampNetTransformer(MaskedTransformer):
         self.code_tables.copy_(_fitting(tables, self.config))
 
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
-        """See ``MaskedTransformer``; any number of frames, ``cond`` is not used (the family has no conditions).
+        """See ``MaskedTransformer``; any number of frames; the family has no conditions.
 
         The logits of conditioning codebooks are zeros: nothing predicts them, so they must be known when sampling and
         cost nothing in training (``MaskingSettings.visible_codebooks``).
@@ -96,6 +96,7 @@ class VampNetTransformer(MaskedTransformer):
         Raises:
             ValueError: another number of codebooks, or ``axes`` that are not (T,).
         """
+        cond.check_used(type(self).__name__)
         if axes is not None and tuple(axes) != tokens.shape[1:2]:
             raise ValueError(f"axes: got {tuple(axes)}, expected {tuple(tokens.shape[1:2])}, the frames of the tokens")
         return F.pad(self.predicted_logits(tokens), (0, 0, self.conditioning_codebooks, 0))

@@ -42,7 +42,8 @@ def unique_rows(tokens: torch.Tensor, cond: Cond) -> UniqueRows | None:
     """
     if tokens.is_meta:
         return None
-    parts = [tokens, *(part for item in fields(cond) if (part := getattr(cond, item.name)) is not None)]
+    conditions = (getattr(cond, item.name) for item in fields(cond))
+    parts = [tokens, *(part for part in conditions if isinstance(part, torch.Tensor))]
     kinds: dict[tuple[bytes, ...], int] = {}
     kind = [kinds.setdefault(row, len(kinds)) for row in zip(*map(_row_bytes, parts), strict=True)]
     if len(kinds) == len(tokens):

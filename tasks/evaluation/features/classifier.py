@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from maskgen.checkpoint import load_module
 from maskgen.precision import fast_matmul
 from maskgen.tasks.evaluation.features.base import FeatureBatch, FeatureExtractor, weights_digest
-from maskgen.tokenizers.base import check_images
+from maskgen.tokenizers.image.base import check_images
 
 __all__ = ["Classifier", "ClassifierConfig", "ClassifierFeatures", "predict"]
 

@@ -10,6 +10,7 @@ from maskgen.published.halton.sampler import HaltonSampling, halton_order, rolle
 from maskgen.published.maskbit.sampler import MaskBitSampling, maskbit_guided_logits, sample_maskbit
 from maskgen.published.onedtok.sampler import OneDTokSampling, onedtok_guided_logits, sample_onedtok
 from maskgen.sampling.guidance import Guidance, guided_logits
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from tests.selections import flat_sampling
 from tests.support import tiny_pipeline
@@ -35,7 +36,7 @@ def settings(loop: str, **changes: object) -> Sampling:
 def test_known_tokens_stay_and_all_are_decided(loop: str) -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
-    done = pipe.fill(tokens, mask, labels=LABELS, seeds=SEEDS, sampling=settings(loop))
+    done = pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
     assert torch.equal(done[~mask], tokens[~mask])
     assert done.min() >= 0
     assert done.max() < pipe.tokenizer.vocab_size
@@ -45,15 +46,20 @@ def test_known_tokens_stay_and_all_are_decided(loop: str) -> None:
 def test_an_item_does_not_depend_on_its_batch(loop: str) -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
-    together = pipe.fill(tokens, mask, labels=LABELS, seeds=SEEDS, sampling=settings(loop))
-    alone = pipe.fill(tokens[1:2], mask[1:2], labels=LABELS[1:2], seeds=SEEDS[1:2], sampling=settings(loop))
+    together = pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
+    alone = pipe.fill(
+        tokens[1:2], mask[1:2], Request(cond=pipe.class_cond(LABELS[1:2]), seeds=SEEDS[1:2], sampling=settings(loop))
+    )
     assert torch.equal(together[1:2], alone)
 
 
 def test_the_loops_differ() -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
-    results = [pipe.fill(tokens, mask, labels=LABELS, seeds=SEEDS, sampling=settings(loop)) for loop in LOOPS]
+    results = [
+        pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
+        for loop in LOOPS
+    ]
     assert all(not torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
 
 
@@ -79,7 +85,9 @@ def test_the_settings_are_those_of_the_loop(loop: str, ramp: str) -> None:
         maskbit = MaskBitSampling(steps=5, annealed=True, choice_temperature=3.0)
         expected = sample_maskbit(guided, hidden, mask, maskbit, seeds=SEEDS)
     chosen = settings(loop, guidance_ramp=ramp, guidance_power=2.0, annealed=True, choice_temperature=3.0)
-    assert torch.equal(pipe.fill(tokens, mask, labels=LABELS, seeds=SEEDS, sampling=chosen), expected)
+    assert torch.equal(
+        pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=chosen)), expected
+    )
 
 
 def test_an_unknown_loop_is_refused() -> None:

@@ -105,7 +105,7 @@ def test_codebooks_get_their_settings(model: ModernTransformer) -> None:
     assert weights.count(0.0) == len(counts)
 
     def logits_fn(ids: Tensor, step: int) -> Tensor:
-        given, none = (model(ids, cond, AXES) for cond in (COND, COND.without_labels()))
+        given, none = (model(ids, cond, AXES) for cond in (COND, COND.unconditional()))
         return given + weights[step] * (given - none)
 
     numbers: dict[str, Any] = {

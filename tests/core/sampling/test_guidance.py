@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.guidance import Guidance, guided_logits, model_logits
 from tests.core.toys import FAMILIES, shaken, transformer
 
@@ -36,7 +37,7 @@ LABELS = Cond(labels=torch.tensor([0, 2, 3]))
 def test_equals_two_forwards(family: str) -> None:
     model = Counting(family)
     guided = guided_logits(model, LABELS, Guidance(scale=1.7), steps=4)(tokens(), 0)
-    conditional, unconditional = model(tokens(), LABELS), model(tokens(), LABELS.without_labels())
+    conditional, unconditional = model(tokens(), LABELS), model(tokens(), LABELS.unconditional())
     torch.testing.assert_close(guided, conditional + 1.7 * (conditional - unconditional), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(guided, conditional, atol=1e-2)
     assert model.rows == [6, 3, 3]
@@ -97,17 +98,38 @@ def full_cond(count: int = 2) -> Cond:
     )
 
 
-def test_without_labels_keeps_the_other_conditions() -> None:
-    cond = full_cond()
-    dropped = cond.without_labels()
+def test_unconditional_drops_labels_and_context() -> None:
+    empty = Cond(context=torch.zeros(2, 1, 4), pooled=torch.zeros(2, 6))
+    cond = dataclasses.replace(full_cond(), null=empty)
+    dropped = cond.unconditional()
     assert dropped.labels is not None
     assert dropped.labels.tolist() == [NO_LABEL, NO_LABEL]
-    assert dropped.task is cond.task
-    assert dropped.context is cond.context
-    assert dropped.context_mask is cond.context_mask
-    assert dropped.pooled is cond.pooled
-    assert dropped.micro is cond.micro
-    assert Cond().without_labels() == Cond()
+    assert (dropped.context, dropped.context_mask, dropped.pooled) == (empty.context, None, empty.pooled)
+    assert (dropped.task, dropped.micro, dropped.null) == (cond.task, cond.micro, None)
+    assert Cond().unconditional() == Cond()
+    with pytest.raises(ValueError, match="cond.null: got none beside context"):
+        full_cond().unconditional()
+
+
+def test_rows_of_conditions() -> None:
+    cond = dataclasses.replace(full_cond(), null=Cond(context=torch.arange(2.0).reshape(2, 1, 1)))
+    chosen = cond.rows([1, 1, 0])
+    assert chosen.labels is not None
+    assert cond.labels is not None
+    assert chosen.labels.tolist() == cond.labels[[1, 1, 0]].tolist()
+    assert chosen.null is not None
+    assert chosen.null.context is not None
+    assert chosen.null.context.flatten().tolist() == [1, 1, 0]
+
+
+def test_conditions_that_a_model_does_not_use_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"cond.context: Some does not use it \(it takes labels, task\); leave context"
+    ):
+        full_cond().check_used("Some", "labels", "task")
+    model = ModernTransformer(ModernConfig(vocab_size=5, num_classes=2, axes=(2,), width=16, layers=1, heads=2))
+    with pytest.raises(ValueError, match=r"cond.context: ModernTransformer does not use it"):
+        model(torch.zeros(1, 2, 1, dtype=torch.long), Cond(context=torch.zeros(1, 1, 4)))
 
 
 def test_map_changes_what_is_there() -> None:

@@ -63,7 +63,7 @@ def plainly(model: PartialTransformer, guided: bool) -> Any:
 
     def logits_fn(tokens: Tensor, step: int) -> Tensor:
         logits: Tensor = model(tokens, COND)
-        return logits + weights[step] * (logits - model(tokens, COND.without_labels())) if guided else logits
+        return logits + weights[step] * (logits - model(tokens, COND.unconditional())) if guided else logits
 
     return logits_fn
 

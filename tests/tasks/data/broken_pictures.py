@@ -64,7 +64,7 @@ def counted(log: Path) -> list[str]:
 
 def main() -> None:
     """Train a tiny tokenizer for more than an epoch on 5,000 good pictures with 1,000 broken ones among them."""
-    from maskgen.tasks.commands.parser import run
+    from maskgen.tasks.cli import run
 
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)

@@ -17,6 +17,7 @@ from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline, Sampling
@@ -63,7 +64,9 @@ def middle(like: Tensor) -> Tensor:
 
 def fill(pipe: Pipeline, known: Tensor, mask: Tensor, seeds: Sequence[int] = (4, 5, 6), **changes: Any) -> Tensor:
     axes = (known.shape[1],)
-    return pipe.fill(known, mask, **{"labels": [], "seeds": seeds, "sampling": STEPS, "axes": axes, **changes})
+    own = {name: changes.pop(name) for name in ("axes", "batch_size", "start_step") if name in changes}
+    request = Request(**{"seeds": seeds, "sampling": STEPS, **changes})
+    return pipe.fill(known, mask, request, **{"axes": axes, **own})
 
 
 class Oracle(MaskedTransformer):
@@ -235,7 +238,9 @@ def test_a_coarse_model_with_classes(tmp_path: Path) -> None:
     pipe = Pipeline(codec(), coarse, config, "cpu", fine=model(3, seed=1))
     known = tokens(2, 12, 3)
     mask = torch.ones_like(known, dtype=torch.bool)
-    dogs, cats = (fill(pipe, known, mask, [1, 2], labels=pipe.class_ids([name] * 2)) for name in ("dog", "cat"))
+    dogs, cats = (
+        fill(pipe, known, mask, [1, 2], cond=pipe.class_cond(pipe.class_ids([name] * 2))) for name in ("dog", "cat")
+    )
     assert not torch.equal(dogs, cats)
 
 

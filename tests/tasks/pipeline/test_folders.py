@@ -6,18 +6,18 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
 from torch import Tensor
 
 from maskgen.checkpoint import save_module
 from maskgen.conditioning import NO_LABEL
 from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.model_folder import PipelineConfig
@@ -38,7 +38,7 @@ class SoundConfig:
 class Sound(Tokenizer):
     """One token a sample: just enough of another modality."""
 
-    modality: ClassVar[str] = "audio"
+    modality, is_spatial = "audio", True
     vocab_size, num_codebooks, stride = 8, 1, (1,)
 
     def __init__(self, config: SoundConfig) -> None:
@@ -66,8 +66,10 @@ def filled(pipe: Pipeline, count: int = 3, **changes: Any) -> Tensor:
     shape = (count, int(torch.Size(pipe.axes).numel()), 1)
     mask = torch.ones(shape, dtype=torch.bool)
     mask[0, : shape[1] // 2] = False
-    plain: dict[str, Any] = {"labels": list(range(count)), "seeds": list(range(count)), "sampling": Sampling(steps=3)}
-    return pipe.fill(torch.zeros(shape, dtype=torch.long), mask, **(plain | changes))
+    batch_size = changes.pop("batch_size", 64)
+    plain = Request(cond=pipe.class_cond(range(count)), seeds=range(count), sampling=Sampling(steps=3))
+    request = dataclasses.replace(plain, **changes)
+    return pipe.fill(torch.zeros(shape, dtype=torch.long), mask, request, batch_size=batch_size)
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -211,52 +213,6 @@ def test_a_model_of_another_modality(tmp_path: Path) -> None:
         inpaint(pipe, picture, np.eye(8, dtype=bool), label=0)
 
 
-def test_pushing_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, Any]] = []
-
-    class Api:
-        def create_repo(self, repository: str, **options: Any) -> None:
-            calls.append((repository, options))
-
-        def upload_folder(self, *, repo_id: str, folder_path: str) -> str:
-            found = sorted(str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file())
-            calls.append((repo_id, found))
-            assert torch.equal(filled(Pipeline.from_pretrained(folder_path, device="cpu")), filled(tiny_pipeline()))
-            return f"https://huggingface.co/{repo_id}/commit/1"
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    address = tiny_pipeline().push_to_hub("someone/digits", private=True)
-    assert address == "https://huggingface.co/someone/digits/commit/1"
-    parts = [f"{part}/{name}" for part in ("tokenizer", "transformer") for name in ("config.json", "model.safetensors")]
-    assert calls == [
-        ("someone/digits", {"private": True, "exist_ok": True}),
-        ("someone/digits", ["pipeline.json", *parts]),
-    ]
-
-
-def test_every_part_comes_back_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is uploaded is what is fetched: the patterns must not leave out a part."""
-    pipe = tiny_pipeline()
-    critic = tiny_pipeline(seed=1).transformer
-    repository, fetched = tmp_path / "repository", tmp_path / "fetched"
-    Pipeline(pipe.tokenizer, pipe.transformer, pipe.config, "cpu", critic=critic).save_pretrained(repository)
-    (repository / "samples").mkdir()
-    (repository / "samples" / "big.bin").write_bytes(b"not part of the model")
-
-    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        held = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
-        for file in filter_repo_objects(held, allow_patterns=allow_patterns):
-            (fetched / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(repository / file, fetched / file)
-        return str(fetched)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    found = Pipeline.from_pretrained("someone/digits", device="cpu")
-    assert found.critic is not None
-    assert all(torch.equal(a, b) for a, b in zip(found.critic.parameters(), critic.parameters(), strict=True))
-    assert not (fetched / "samples").exists()
-
-
 def named(*names: str) -> Pipeline:
     tokenizer = ToyTokenizer(ToyTokenizerConfig())
     model = ModernTransformer(ModernConfig(vocab_size=4, num_classes=3, axes=(4, 4), width=16, layers=1, heads=2))
@@ -374,9 +330,9 @@ def test_what_stands_at_hidden_places_is_ignored() -> None:
     shape = (2, 64, 1)
     mask = torch.ones(shape, dtype=torch.bool)
     mask[:, :20] = False
-    kept = {"labels": [1, 2], "seeds": [3, 4], "sampling": Sampling(steps=3)}
-    first = pipe.fill(torch.zeros(shape, dtype=torch.long), mask, **kept)
-    other = pipe.fill(torch.where(mask, 5, 0), mask, **kept)
+    request = Request(cond=pipe.class_cond([1, 2]), seeds=[3, 4], sampling=Sampling(steps=3))
+    first = pipe.fill(torch.zeros(shape, dtype=torch.long), mask, request)
+    other = pipe.fill(torch.where(mask, 5, 0), mask, request)
     assert torch.equal(first, other)
 
 

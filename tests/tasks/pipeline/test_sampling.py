@@ -19,7 +19,8 @@ from maskgen.sampling.guidance import Guidance, guided_logits, model_logits, sel
 from maskgen.sampling.loop import sample
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.sampling.speed.compiled import accelerated
-from maskgen.tasks.commands.parser import build_parser
+from maskgen.tasks.cli import build_parser
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from tests.selections import flat_sampling
 from tests.support import oracle_pipeline, tiny_audio_pipeline, tiny_pipeline
@@ -58,7 +59,9 @@ def scene(pipe: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
 def fill(pipe: Pipeline, rows: slice = slice(None), **settings: Any) -> torch.Tensor:
     tokens, mask = scene(pipe)
     chosen = pipe.sampling(flat_sampling(**{"steps": 5, **settings}))
-    return pipe.fill(tokens[rows], mask[rows], labels=LABELS[rows], seeds=SEEDS[rows], sampling=chosen)
+    return pipe.fill(
+        tokens[rows], mask[rows], Request(cond=pipe.class_cond(LABELS[rows]), seeds=SEEDS[rows], sampling=chosen)
+    )
 
 
 def expected(pipe: Pipeline, logits_fn: Any, **options: Any) -> torch.Tensor:
@@ -173,9 +176,9 @@ def test_halton_by_codebook() -> None:
     tokens = torch.randint(0, 8, (2, 20, 3))
     mask = torch.rand(2, 20, 3) < 0.7
     settings = Sampling(sampler="codebook", steps=3, select="halton")
-    done = pipe.fill(tokens, mask, labels=[], seeds=[1, 2], sampling=settings, fine_sampling=settings)
+    done = pipe.fill(tokens, mask, Request(seeds=[1, 2], sampling=settings, fine_sampling=settings))
     assert torch.equal(done[~mask], tokens[~mask])
-    alone = pipe.fill(tokens[1:], mask[1:], labels=[], seeds=[2], sampling=settings, fine_sampling=settings)
+    alone = pipe.fill(tokens[1:], mask[1:], Request(seeds=[2], sampling=settings, fine_sampling=settings))
     assert torch.equal(alone[0], done[1])
 
 

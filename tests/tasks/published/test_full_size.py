@@ -54,7 +54,7 @@ import re, maskgen.tasks.cli, maskgen.tasks.published.convert, maskgen.published
 def kibibytes(name):
     return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 before = kibibytes("VmRSS")
-maskgen.tasks.commands.parser.run(["convert", "--family", "maskgit-imagenet256", "--any-size", "true", "--transformer",
+maskgen.tasks.cli.run(["convert", "--family", "maskgit-imagenet256", "--any-size", "true", "--transformer",
                        {str(tmp_path / "w")!r}, "--out", {str(tmp_path / "m")!r}])
 print(kibibytes("VmHWM") - before)
 """

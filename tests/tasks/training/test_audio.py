@@ -18,6 +18,7 @@ from maskgen.data import Batch, Source, TensorSource
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.base import AudioData
 from maskgen.tasks.data.tokens.cache import cached_tokens, tokenize
 from maskgen.tasks.media.audio.files import load_sound
@@ -180,10 +181,10 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, kind: Any, step: int, train: Any
     """Send Ctrl-C to this process in the middle of one step."""
     real = kind.loss
 
-    def loss(self: Any, player: str, modules: Any, batch: Any, at: int) -> Any:
+    def loss(self: Any, network: str, modules: Any, batch: Any, at: int) -> Any:
         if at == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, at)
+        return real(self, network, modules, batch, at)
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "loss", loss)
@@ -215,7 +216,7 @@ def test_two_transformers(tmp_path: Path) -> None:
     ]
     tokens = pipe.encode(torch.zeros(1, 1, SAMPLES))
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    assert pipe.fill(tokens, mask, labels=[], seeds=[0], sampling=Sampling(steps=2)).shape == (1, FRAMES, 3)
+    assert pipe.fill(tokens, mask, Request(seeds=[0], sampling=Sampling(steps=2))).shape == (1, FRAMES, 3)
 
 
 def test_the_fine_stage_refuses(tmp_path: Path) -> None:
@@ -339,5 +340,5 @@ def test_it_learns(tmp_path: Path) -> None:
     tokens = pipe.encode(data._source.tensors["audio"])
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     mask[:, 4:9] = True
-    filled = pipe.fill(tokens, mask, labels=[], seeds=[0], sampling=Sampling(steps=4, temperature=0.0))
+    filled = pipe.fill(tokens, mask, Request(seeds=[0], sampling=Sampling(steps=4, temperature=0.0)))
     assert (filled == tokens).float().mean() > 0.95

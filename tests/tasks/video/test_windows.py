@@ -18,6 +18,7 @@ from maskgen.conditioning import Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.commit import Prompt, commit_guided_logits, sample_commit
 from maskgen.sampling.guidance import Guidance
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tasks.conditions.video import VIDEO_TASKS, TokenCells
 from maskgen.tasks.model_folder import PipelineConfig
@@ -354,9 +355,10 @@ def test_the_settings_reach_the_loop() -> None:
         pipe.transformer, cond, Guidance(scale=1.5, ramp="linear"), steps=4, null_task=Prompt.FULL_GENERATION
     )
     expected = sample_commit(logits_fn, tokens, ~hidden, mask_id=LEVELS, seeds=seeds, keep=chosen.filter, **numbers)  # type: ignore[arg-type]
-    found = pipe.fill(tokens, hidden, labels=labels, tasks=tasks, seeds=seeds, sampling=chosen)
+    request = Request(cond=cond, seeds=seeds, sampling=chosen)
+    found = pipe.fill(tokens, hidden, request)
     assert torch.equal(found, expected)
-    parts = pipe.fill(tokens, hidden, labels=labels, tasks=tasks, seeds=seeds, sampling=chosen, batch_size=1)
+    parts = pipe.fill(tokens, hidden, request, batch_size=1)
     assert torch.equal(parts, expected)
     assert not torch.equal(found[~hidden], tokens[~hidden]), "what is known is decided, too"
 

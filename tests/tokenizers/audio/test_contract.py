@@ -21,6 +21,7 @@ from maskgen.checkpoint import load_module, save_module
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
+from maskgen.tokenizers.base import check_contract
 from maskgen.tokenizers.published.audio.dac import DACTokenizer, DACTokenizerConfig
 from maskgen.tokenizers.published.audio.encodec import EncodecTokenizer, EncodecTokenizerConfig
 from maskgen.tokenizers.published.audio.encodec_package import EncodecPackageTokenizer
@@ -91,6 +92,9 @@ def test_shapes_types_and_length(codec: AudioTokenizer) -> None:
         assert decoded.isfinite().all()
         assert decoded[..., :samples].shape == signal.shape
     assert codec.modality == "audio"
+    assert codec.is_spatial is True
+    check_contract(codec)
+    check_contract(type(codec))
     assert len(codec.stride) == 1
 
 
@@ -232,7 +236,7 @@ def test_toy_is_a_residual_quantizer() -> None:
 
 def test_toy_refuses() -> None:
     for name in ("sample_rate", "channels", "hop", "codebooks"):
-        with pytest.raises(ValueError, match=f"{name}: got 0, expected at least 1"):
+        with pytest.raises(ValueError, match=f"{name}: got 0, expected 1 or more"):
             ToyAudioTokenizerConfig(**{name: 0})
     for sizes in ({"levels": 1}, {"levels": 257, "codebooks": 2}):
         with pytest.raises(ValueError, match="expected 2 or more levels and at most 65536"):

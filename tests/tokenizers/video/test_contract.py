@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskgen.checkpoint import load_module, save_module
+from maskgen.tokenizers.base import check_contract
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Video, Magvit2VideoConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.video.base import VideoTokenizer
@@ -93,6 +94,9 @@ def test_shapes_types_and_range(tokenizer: VideoTokenizer) -> None:
         assert decoded.isfinite().all()
         assert decoded.is_contiguous()
     assert tokenizer.modality == "video"
+    assert tokenizer.is_spatial is True
+    check_contract(tokenizer)
+    check_contract(type(tokenizer))
     assert len(tokenizer.stride) == 3
 
 
@@ -258,7 +262,7 @@ def test_toy_refuses() -> None:
         with pytest.raises(ValueError, match=f"{name}: got 0, expected 1 or more"):
             ToyVideoTokenizerConfig(**{name: 0})
     toy = ToyVideoTokenizer(ToyVideoTokenizerConfig(frames=4, first_alone=True))
-    with pytest.raises(ValueError, match=r"frames: got 7, expected 1 \+ n \* 4; the nearest are 5 and 9"):
+    with pytest.raises(ValueError, match=r"frames: got 7, expected 1 \+ 4n of them; the nearest are 5 and 9"):
         toy.encode(torch.zeros(1, 3, 7, 4, 4))
 
 

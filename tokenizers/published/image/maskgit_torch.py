@@ -7,23 +7,20 @@ although that level runs last. MaskBit keeps the network and changes the names, 
 
 The official ``decode`` clamps to [0, 1]; ours does not, the ``Pipeline`` does. The official pooling drops the last row
 or column of an odd size; ours averages what is there and rounds up, as Google's code does.
-
-Shapes: B batch, N tokens, V codes, D width of a code, H W pixels.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from maskgen.checkpoint import check_state
-from maskgen.tokenizers.base import check_images
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
-from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
+from maskgen.tokenizers.published.names import empty_shapes, renamed
+from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 
-__all__ = ["PUBLISHED", "Layout", "config_from", "convert", "network_sizes", "official_name", "rename", "soft_codes"]
+__all__ = ["PUBLISHED", "Layout", "config_from", "convert", "network_sizes", "official_name"]
 
 PUBLISHED: dict[str, VQGANConfig] = {"maskgit-vqgan-imagenet-f16-256": VQGANConfig()}
 """Published name to full-size settings (54,515,587 weights; the 2D tokenizer of 1d-tokenizer, Apache-2.0 code)."""
@@ -91,36 +88,8 @@ def convert(state: Mapping[str, Tensor], config: VQGANConfig) -> dict[str, Tenso
             f"config: got quantizer {config.quantizer.kind!r}, shortcut {config.shortcut!r} and downsample "
             f"{config.downsample!r}, expected 'vq', 'branch' and 'average', which these weights are made for"
         )
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in VQGAN(config).state_dict().items()}
-    names = {name: official_name(name, config, _PORT) for name in shapes}
-    return rename(state, names, shapes, "MaskGIT torch tokenizer")
-
-
-def soft_codes(model: VQGAN, images: Tensor, temperature: float = 1.0) -> Tensor:
-    """How near each code is to each place, as probabilities: softmax(-squared distance / temperature).
-
-    Args:
-        model: a VQGAN with the "vq" quantizer.
-        images: float [B, 3, H, W] in [0, 1].
-        temperature: above 0; small ones approach the one-hot nearest code.
-
-    Returns:
-        Float32 [B, N, V], rows adding up to 1.
-
-    Raises:
-        TypeError: when the images are not floating point.
-        ValueError: when the shape is not [B, 3, H, W], the temperature not positive or the quantizer has no distances.
-    """
-    check_images(images)
-    if not temperature > 0:
-        raise ValueError(f"temperature: got {temperature}, expected a positive number")
-    if not isinstance(model.quantizer, VectorQuantizer):
-        raise ValueError(f"quantizer: got {type(model.quantizer).__name__}, expected a VectorQuantizer (kind 'vq')")
-    latents: Tensor = model.encoder(images.to(model.last_layer.dtype))
-    rows = latents.flatten(2).transpose(1, 2).float()
-    distances = model.quantizer._distances(rows.flatten(end_dim=1))
-    return torch.softmax(-distances / temperature, dim=-1).unflatten(0, rows.shape[:2])
+    official = functools.partial(official_name, config=config, layout=_PORT)
+    return renamed(state, empty_shapes(VQGAN, config), official, "MaskGIT torch tokenizer")
 
 
 def network_sizes(state: Mapping[str, Tensor], layout: Layout, family: str) -> tuple[int, tuple[int, ...], int]:
@@ -178,24 +147,6 @@ def official_name(ours: str, config: VQGANConfig, layout: Layout) -> str:
         up = stage - 1 if layout.run_order else last - (stage - 1)
         place = f"up.{up}.{layout.level}" if stage else f"mid.{layout.middle}"
     return f"{part}.{place}{inside}.{leaf.replace('shortcut', 'nin_shortcut')}"
-
-
-def rename(
-    state: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size], where: str
-) -> dict[str, Tensor]:
-    """Official weights under our names, every misfit reported at once under its official name.
-
-    Args:
-        state: official name to weight.
-        names: our name to the official one.
-        shapes: our name to the expected shape.
-        where: named in the error.
-
-    Raises:
-        ValueError: naming every weight that is missing, unexpected or of another shape.
-    """
-    check_state(state, {names[ours]: shape for ours, shape in shapes.items()}, where)
-    return {ours: state[names[ours]] for ours in shapes}
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

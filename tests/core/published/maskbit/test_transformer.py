@@ -180,7 +180,7 @@ def test_contract(kind: str, tmp_path: Path) -> None:
             assert cond.labels is not None
             alone = model(tokens[i : i + 1], Cond(labels=cond.labels[i : i + 1]))
             torch.testing.assert_close(alone[0], logits[i], atol=1e-4, rtol=1e-5)
-        assert torch.equal(model(tokens, Cond()), model(tokens, cond.without_labels()))
+        assert torch.equal(model(tokens, Cond()), model(tokens, cond.unconditional()))
         classes = [model(tokens, Cond(labels=torch.full((3,), label))) for label in (*range(5), NO_LABEL)]
         assert all((a - b).abs().max() > 1e-2 for i, a in enumerate(classes) for b in classes[:i])
         eager = MaskBitTransformer(dataclasses.replace(config, attention="eager")).eval()

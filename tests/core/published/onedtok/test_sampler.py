@@ -43,7 +43,7 @@ def test_guidance_pushes_away_from_no_class() -> None:
             parameter.copy_(torch.randn_like(parameter))
     tokens = torch.randint(8, (3, 6, 1), generator=torch.Generator().manual_seed(1))
     cond = Cond(labels=torch.tensor([0, 1, 2]))
-    conditional, unconditional = model(tokens, cond), model(tokens, cond.without_labels())
+    conditional, unconditional = model(tokens, cond), model(tokens, cond.unconditional())
     expected = {
         "constant": conditional + 3 * (conditional - unconditional),
         "linear": conditional + 1.5 * (conditional - unconditional),

@@ -43,7 +43,7 @@ def plain(model: PartialTransformer, cond: Cond, weights: list[float], axes: tup
         found: Tensor = model(tokens, cond, axes)
         if not weights:
             return found
-        return found + weights[step] * (found - model(tokens, cond.without_labels(), axes))
+        return found + weights[step] * (found - model(tokens, cond.unconditional(), axes))
 
     return logits_fn
 

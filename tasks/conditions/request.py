@@ -1,0 +1,88 @@
+"""What a call asks of a model: for each result a condition and a seed, and how it is sampled.
+
+Shapes: B results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+import torch
+
+from maskgen.conditioning import Cond
+from maskgen.data import item_seed
+from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
+
+__all__ = ["Label", "Options", "Request", "SamplingOptions"]
+
+Label = int | str
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Keyword arguments of every task, all optional.
+
+    Attributes:
+        seeds: one integer a result; a result depends on its own seed, label and input alone, in any batch.
+        steps: decoding steps, instead of the settings' number.
+        guidance: scale of classifier-free guidance, instead of the settings'.
+        sampling: settings, instead of the model's own.
+        callback: sees each step of each window or batch.
+    """
+
+    seeds: Sequence[int] | None
+    steps: int | None
+    guidance: float | None
+    sampling: Sampling | None
+    callback: Callable[[SampleStep], None] | None
+
+
+class Options(SamplingOptions, total=False):
+    """Keyword arguments of the tasks that edit something, all optional.
+
+    Inputs, labels and seeds must be equally many or single ones, which repeat.
+
+    Attributes:
+        label: class id or name of the result, or one for each seed; None for a model that works without.
+    """
+
+    label: Label | Sequence[Label] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of a model besides tokens and mask; a row is a result.
+
+    Attributes:
+        seeds: B integers of 0 or more; an item's result depends on its own seed alone.
+        sampling: how tokens are sampled.
+        cond: conditions of B rows.
+        fine_sampling: the same for the fine transformer of sound; the model's own settings if left out.
+        callback: sees each step.
+        sources: number of the input that each row belongs to, where a call has several.
+    """
+
+    seeds: Sequence[int]
+    sampling: Sampling
+    cond: Cond = field(default_factory=Cond)
+    fine_sampling: Sampling | None = None
+    callback: Callable[[SampleStep], None] | None = None
+    sources: Sequence[int] = ()
+
+    def window(self, number: int) -> Request:
+        """The request for one window of a long signal: a result with seed s is sampled with ``item_seed(s, number)``."""
+        return dataclasses.replace(self, seeds=[item_seed(seed, number) for seed in self.seeds])
+
+    def rows(self, index: Sequence[int]) -> Request:
+        """The request for some rows, in the order of ``index``; a row may come more than once."""
+        sources = [self.sources[row] for row in index] if self.sources else ()
+        seeds = [self.seeds[row] for row in index]
+        return dataclasses.replace(self, seeds=seeds, cond=self.cond.rows(list(index)), sources=sources)
+
+    def for_task(self, task: int) -> Request:
+        """The request with the same task id in every row, for a model of several tasks."""
+        ids = torch.full((len(self.seeds),), task)
+        return dataclasses.replace(self, cond=dataclasses.replace(self.cond, task=ids))
