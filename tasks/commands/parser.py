@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-import maskgen.models.modern
-import maskgen.published.vampnet.transformer
-import maskgen.tasks.data.audio.folders
-import maskgen.tasks.data.audio.melodies
-import maskgen.tasks.data.images.cifar10
-import maskgen.tasks.data.images.digits
-import maskgen.tasks.data.images.hub
-import maskgen.tasks.data.images.shards
-import maskgen.tasks.data.tokens.shards
-import maskgen.tasks.data.video.folders
-import maskgen.tasks.data.video.moving_digits
-import maskgen.tokenizers.video.vq3d  # noqa: F401
+from maskgen.former import current_path
 
-__all__ = ["Leaf", "Parser", "build_parser", "one_line", "run"]
+__all__ = ["ByClass", "Leaf", "Parser", "build_parser", "one_line", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
 
@@ -34,6 +26,64 @@ _GROUPS = {
     "train": "Train a tokenizer, then a transformer on its tokens.",
     "evaluate": "Measure samples, a model or a tokenizer.",
 }
+
+
+_FORMER_COMMANDS = {
+    "train codec": "train tokenizer --tokenizer AudioCodec",
+    "train video-tokenizer": "train tokenizer --tokenizer VQ3D",
+}
+
+_FORMER_SETTINGS = {
+    "codec": "tokenizer (as class_path: maskgen.tokenizers.audio.AudioCodec, init_args: {config: ...})",
+    "judging": "critic_settings",
+    "settings.guard.most_in_a_row": "settings.guard.max_consecutive_skips",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ByClass:
+    """A command one of whose settings has the type that another one's class asks for.
+
+    Attributes:
+        function: the command.
+        option: names the class.
+        base: what the class is derived from.
+        setting: whose type follows.
+        kind: the type for a class; None stands for no class, or none that can be found.
+        check: refuses a class.
+        example: import path of a class, for an error.
+    """
+
+    function: Callable[..., Any]
+    option: str
+    base: type
+    setting: str
+    kind: Callable[[Any], type]
+    check: Callable[[Any], None]
+    example: str
+
+    def __call__(self, **values: Any) -> Any:
+        """Carry it out."""
+        return self.function(**values)
+
+    def settle(self, leaf: Leaf, mentioned: Mapping[str, Any]) -> None:
+        """Add the setting to the parser of a command line."""
+        name = mentioned.get(f"{self.option}.class_path", mentioned.get(self.option))
+        inner = [key for key in mentioned if key.startswith(f"{self.option}.")]
+        if inner and not isinstance(name, str):
+            leaf.error(
+                f"{self.option}: got settings ({inner[0]}) without a class; name one, as in "
+                f"{self.option}: {{class_path: {self.example}, init_args: {{config: ...}}}}"
+            )
+        chosen = None if not isinstance(name, str) else _class_named(name, self.base)
+        try:
+            if chosen is not None:
+                self.check(chosen)
+            kind = self.kind(chosen)
+        except (TypeError, ValueError) as error:
+            leaf.error(f"{self.option}: {error}")
+        leaf.add_class_arguments(kind, self.setting)
+        leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
 
 
 class Parser(ArgumentParser):
@@ -61,9 +111,17 @@ class Leaf(Parser):
     """
 
     kinds: dict[str, Any] | None = None  # type of each argument
+    by_class: ByClass | None = None
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
+        mentioned = dict(_mentioned([_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()]))
+        for former, now in _FORMER_SETTINGS.items():
+            if former in mentioned:
+                self.error(f"{former}: is called {now} now")
+        if self.by_class is not None:
+            self.by_class.settle(self, mentioned)
+            self.by_class = None
         try:
             found: Namespace = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
@@ -89,13 +147,15 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
             parser_of_group = Parser(description=description)
             top.add_subcommand(group, parser_of_group, help=description)
             groups[group] = parser_of_group.add_subcommands(required=True)
-    for name, function in commands.items():
+    for name, command in commands.items():
         group, _, own = name.rpartition(" ")
+        by_class = command if isinstance(command, ByClass) else None
+        function, skipped = (command, {"say"}) if by_class is None else (by_class.function, {"say", by_class.setting})
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
-        leaf.add_function_arguments(function, skip={"say"})
-        leaf.kinds = get_type_hints(function)
+        leaf.add_function_arguments(function, skip=skipped)
+        leaf.kinds, leaf.by_class = get_type_hints(function), by_class
         groups[group].add_subcommand(own, leaf, help=summary)
         if name == "demo":  # complete by itself, and the group of the other demos
             groups[name] = leaf.add_subcommands(required=False, dest=_MODALITY)
@@ -109,6 +169,9 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
         argv: arguments without the program's name; ``sys.argv`` if None.
         commands: functions by their names.
     """
+    former = " ".join(list(sys.argv[1:] if argv is None else argv)[:2])
+    if former in _FORMER_COMMANDS:
+        raise ValueError(f"{former}: is `maskgen {_FORMER_COMMANDS[former]}` now; see docs/architecture.md")
     parser = build_parser(commands)
     parsed = parser.instantiate(parser.parse_args(argv))
     name = parsed.subcommand
@@ -127,6 +190,53 @@ def _underscored(word: str) -> str:
     """Options are named like Python arguments; people also write them with dashes."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
+
+
+def _mentioned(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Settings as a command line and its config files name them, with dots, and their values; later ones count."""
+    for place, word in enumerate(words):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if name == word or not name:
+            continue
+        if not equals:
+            value = next(iter(words[place + 1 : place + 2]), "")
+        if name != "config":
+            yield from _flat({name: _plain(value)})
+            continue
+        with contextlib.suppress(OSError, UnicodeDecodeError):  # which the parser reports
+            yield from _flat(_plain(Path(value).read_text(encoding="utf-8")))
+
+
+def _plain(text: str) -> Any:
+    """What YAML makes of a text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items() if isinstance(content, dict) else ():
+        yield f"{prefix}{name}", value
+        yield from _flat(value, f"{prefix}{name}.")
+
+
+def _class_named(name: str, base: type) -> type | None:
+    """A class by its import path, or one of the known ones by its own name; None if there is none."""
+    module, _, own = current_path(name).rpartition(".")
+    if not module:
+        return next((kind for kind in _subclasses(base) if kind.__name__ == name), None)
+    try:
+        found = getattr(importlib.import_module(module), own, None)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, base) else None
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    for found in kind.__subclasses__():
+        yield found
+        yield from _subclasses(found)
 
 
 def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:
