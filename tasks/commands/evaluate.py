@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.commands.parts import load_model
 from maskgen.tasks.data.base import Modality, SignalData, modality_named
+from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.features.base import FeatureExtractor, LogMelFeatures
 from maskgen.tasks.evaluation.features.inception import InceptionFeatures
 from maskgen.tasks.evaluation.features.protocols import find_protocol
@@ -29,7 +30,7 @@ from maskgen.tasks.evaluation.samples import evaluate_samples, open_target
 from maskgen.tasks.evaluation.sets.arrays import write_batch
 from maskgen.tasks.evaluation.sets.base import DataSamples, FileSamples, SampleSet, open_samples
 from maskgen.tasks.evaluation.sets.processes import Processes, process_state
-from maskgen.tasks.evaluation.settings import OF_FEATURES, Evaluation, EvaluationSettings
+from maskgen.tasks.evaluation.settings import OF_FEATURES, Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.evaluation.tokenizers import evaluate_tokenizer, find_tokenizer
 from maskgen.tasks.published.convert import cache_folder
 
@@ -78,20 +79,16 @@ def evaluate_samples_command(
     made = open_samples(samples, modality, settings.frames)
     target = open_target(reference, data, held_out, modality, frames=settings.frames)
     chosen = _features(features, modality, settings)
-    team = Processes(state, out / ".parts")
-    result = evaluate_samples(
-        made,
-        target,
-        chosen,
-        rules,
+    run = EvaluationRun(
         settings=settings,
-        team=team,
+        protocol=rules,
+        extractor=chosen,
+        team=Processes(state, out / ".parts"),
         out=out,
         cache=_references(cache),
         device=place,
     )
-    team.close()
-    _write(result, made, target.real, out, settings, team.count)
+    _write(evaluate_samples(made, target, run), made, target.real, run)
 
 
 def evaluate_model_command(
@@ -139,22 +136,17 @@ def evaluate_model_command(
         needed=settings.needs_real,
     )
     chosen = _features(features, modality, settings)
-    result = evaluate_model(
-        pipe,
-        model,
-        target,
-        chosen,
-        rules,
+    run = EvaluationRun(
         settings=settings,
-        state=state,
+        protocol=rules,
+        extractor=chosen,
+        team=Processes(state, out / ".parts"),
         out=out,
         cache=_references(cache),
-        sampling=sampling,
-        task=task,
-        data=data,
     )
+    result = evaluate_model(pipe, model, target, run, sampling=sampling, task=task, data=data)
     made = FileSamples(out / "samples", modality, settings.frames) if settings.needs_samples else None
-    _write(result, made, target.real, out, settings, state.num_processes)
+    _write(result, made, target.real, run)
 
 
 def evaluate_tokenizer_command(
@@ -192,22 +184,20 @@ def evaluate_tokenizer_command(
     originals = _originals(samples, data, split, modality, settings.frames)
     settings.check_measures(f"a tokenizer of {modality}", ("fid", *_pairs(modality), "codes"))
     chosen = features
-    if settings.wants("fid") and (modality != "video" or settings.asks("fid")):
+    if settings.enabled("fid") and (modality != "video" or settings.required("fid")):
         chosen = _features(features, modality, settings)
-    result = evaluate_tokenizer(
-        found,
-        str(tokenizer),
-        originals,
-        chosen,
-        rules,
+    run = EvaluationRun(
         settings=settings,
-        state=state,
+        protocol=rules,
+        extractor=chosen,
+        team=Processes(state, out / ".parts"),
         out=out,
         cache=_references(cache),
         device=place,
     )
+    result = evaluate_tokenizer(found, str(tokenizer), originals, run)
     rebuilt = FileSamples(out / "rebuilt", originals.modality, settings.frames)
-    _write(result, rebuilt, originals, out, settings, state.num_processes)
+    _write(result, rebuilt, originals, run)
 
 
 def evaluate_reference_command(
@@ -248,19 +238,18 @@ def evaluate_reference_command(
             _write_batch(_originals(samples, data, split, modality, settings.frames), out, settings)
         return
     chosen, rules = features or _usual(modality), find_protocol(protocol)
-    team = Processes(state, out.parent / f".{out.stem}-parts")
-    reference = cached_reference(
-        _originals(samples, data, split, chosen.modality, settings.frames),
-        chosen,
-        resize=rules.resize,
-        team=team,
+    run = EvaluationRun(
+        settings=settings,
+        protocol=rules,
+        extractor=chosen,
+        team=Processes(state, out.parent / f".{out.stem}-parts"),
+        out=out,
         cache=_references(cache),
         device=place,
-        batch_size=settings.batch_size,
-        broken=settings.broken,
-        most=max(rules.most, rules.count),
     )
-    team.close()
+    originals = _originals(samples, data, split, chosen.modality, settings.frames)
+    reference = cached_reference(originals, run.extraction, cache=run.cache)
+    run.team.close()
     if reference is not None:
         write_statistics(out, reference)
         print(f"{reference.samples} samples, {reference.gaussian.width} features in {out}")  # noqa: T201
@@ -307,17 +296,18 @@ def _originals(samples: Path | None, data: SignalData | None, split: str, modali
 
 def _write_batch(samples: SampleSet, out: Path, settings: EvaluationSettings) -> None:
     (first,) = samples.read(0, 1)
-    if isinstance(first, str) or samples.modality == "audio":
-        raise ValueError(f"{samples.name}: {first if isinstance(first, str) else 'sounds make no such batch'}")
+    if isinstance(first, Broken) or samples.modality == "audio":
+        reason = first.reason if isinstance(first, Broken) else "sounds make no such batch"
+        raise ValueError(f"{samples.name}: {reason}")
     shape = (len(samples), *first.movedim(0, -1).shape)
 
     def pieces() -> Iterator[NDArray[np.uint8]]:
         for start in range(0, len(samples), settings.batch_size):
             read = samples.read(start, start + settings.batch_size)
-            broken = [sample for sample in read if isinstance(sample, str)]
+            broken = [sample for sample in read if isinstance(sample, Broken)]
             if broken:
-                raise ValueError(f"{broken[0]}; take it out, a batch has no gaps")
-            yield torch.stack([sample for sample in read if not isinstance(sample, str)]).movedim(1, -1).numpy()
+                raise ValueError(f"{broken[0].reason}; take it out, a batch has no gaps")
+            yield torch.stack([sample for sample in read if not isinstance(sample, Broken)]).movedim(1, -1).numpy()
 
     write_batch(out, shape, pieces(), samples.labels)
     print(f"{shape[0]} samples of {list(shape[1:])} in {out}")  # noqa: T201
@@ -337,21 +327,15 @@ def _device(device: str | None, state: PartialState) -> str:
     return wanted
 
 
-def _write(
-    result: Evaluation | None,
-    samples: SampleSet | None,
-    real: SampleSet | None,
-    out: Path,
-    settings: EvaluationSettings,
-    processes: int,
-) -> None:
+def _write(result: Evaluation | None, samples: SampleSet | None, real: SampleSet | None, run: EvaluationRun) -> None:
+    run.team.close()
     if result is None:  # not the first process
         return
-    write_evaluation(result, samples, real, out, settings=settings, processes=processes)
+    write_evaluation(result, samples, real, run.out, settings=run.settings, processes=run.team.count)
     for name, metric in result.metrics.items():
         print(f"{name}: {metric}")  # noqa: T201
     for one in result.masked:
         print(f"masked {one.ratio:.0%}: loss {one.loss} nats, accuracy {one.accuracy}")  # noqa: T201
     for line in result.warnings:
         print(f"warning: {line}")  # noqa: T201
-    print(f"evaluation.json and evaluation.html in {out}")  # noqa: T201
+    print(f"evaluation.json and evaluation.html in {run.out}")  # noqa: T201

@@ -25,8 +25,8 @@ from maskgen.checkpoint import fingerprint, load_module, read_json, write_json
 from maskgen.data import Batch, Source
 from maskgen.precision import fast_matmul
 from maskgen.tasks.data.base import AudioData, SignalData
+from maskgen.tasks.data.broken import count_broken
 from maskgen.tasks.data.images.hub import StreamSource
-from maskgen.tasks.data.skipped import count_skipped
 from maskgen.tasks.data.tokens.cache import probe, read_tokens, write_tokens
 from maskgen.tasks.data.tokens.shards import TokenShards, shard_path, shard_stamp
 from maskgen.tasks.evaluation.sets.processes import process_state
@@ -108,7 +108,7 @@ def tokenize_data(
     if state.is_main_process:
         write_json(out / "tokens.json", description | counts | {"complete": True})
         TokenShards(out)
-        skipped = count_skipped(out / "skipped.jsonl")
+        skipped = count_broken(out / "skipped.jsonl")
         say(
             f"tokenize: {counts['train']} and {counts['test']} held-out examples in {out}, {skipped} broken ones skipped"
         )

@@ -14,7 +14,7 @@ from torch import nn
 from maskgen.checkpoint import read_json, write_json
 from maskgen.data import Source
 from maskgen.tasks.data.base import SignalData
-from maskgen.tasks.data.skipped import count_skipped
+from maskgen.tasks.data.broken import count_broken
 from maskgen.training.trainer import Objective, Trainer
 
 __all__ = ["Say", "copy_files", "describe", "finished_before", "run_stage"]
@@ -55,7 +55,7 @@ def run_stage(
     # Write run.json after validation, so that a refused run does not claim the folder.
     write_json(run / "run.json", {**description, "finished": False})
     trainer.fit()
-    if count := count_skipped(skipped):
+    if count := count_broken(skipped):
         say(f"{title}: {count} broken examples were skipped, see {skipped}")
     finish()
     write_json(run / "run.json", {**description, "finished": True})

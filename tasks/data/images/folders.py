@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
 from maskgen.tasks.data.images.labels import class_names, read_labels
-from maskgen.tasks.data.images.sources import Crop, CropKind, Encoded, PictureSource, Unusable
+from maskgen.tasks.data.images.sources import Crop, CropKind, Encoded, PictureSource
 from maskgen.tasks.data.patience import patiently
-from maskgen.tasks.data.skipped import Skipped
 
 __all__ = ["Folder", "FolderSource"]
 
@@ -69,11 +69,13 @@ class Folder(ImageData):
         self._crop = Crop(size=self.size, kind=crop, min_scale=min_scale, flip=flip)
         usual, train = _labelled(Path(root), label_file, classes, None)
         self._names = class_names(names, usual)
-        self._train, self._skipped = train, Skipped(str(root), len(train), broken)
+        self._train = train
+        self._broken = BrokenExamples(Tolerance(place=str(root), total=len(train), share=broken))
         self._test = None
         if test_root is not None:
             _, self._test = _labelled(Path(test_root), test_label_file, classes, usual)
-            self._test_skipped = Skipped(str(test_root), len(self._test), broken)
+            limit = Tolerance(place=str(test_root), total=len(self._test), share=broken)
+            self._test_broken = BrokenExamples(limit)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -88,7 +90,7 @@ class Folder(ImageData):
             augment=True,
             flip=self.flip,
             crop=self._crop,
-            skipped=self._skipped,
+            broken=self._broken,
             labelled=self.classes,
         )
 
@@ -97,12 +99,12 @@ class Folder(ImageData):
         if self._test is None:
             return None
         return FolderSource(
-            self._test, self.size, augment=False, flip=False, skipped=self._test_skipped, labelled=self.classes
+            self._test, self.size, augment=False, flip=False, broken=self._test_broken, labelled=self.classes
         )
 
     def log_skipped(self, path: Path) -> None:
         """See ``SignalData``."""
-        self._skipped.keep(path)
+        self._broken.keep(path)
 
 
 class _Files:
@@ -118,18 +120,18 @@ class _Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+    def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``."""
         return [self._read(Path(self.paths[index]), self.labels[index]) for index in indices]
 
-    def _read(self, path: Path, label: int) -> Encoded | Unusable:
-        def ask() -> Encoded | Unusable:
+    def _read(self, path: Path, label: int) -> Encoded | Broken:
+        def ask() -> Encoded | Broken:
             try:
                 return Encoded(str(path), path.read_bytes(), label if self.labelled else None)
             except OSError as error:
                 # One file that is gone is a broken example; its whole folder gone, or a failing disk, is something else.
                 if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError) and path.parent.is_dir():
-                    return Unusable(str(path), f"{path}: {error.strerror}")
+                    return Broken(str(path), f"{path}: {error.strerror}")
                 raise
 
         return patiently(str(path), ask)
@@ -144,7 +146,7 @@ class FolderSource(PictureSource):
         augment: crop at random instead of in the middle.
         flip: mirror at random.
         crop: how the images get the size, instead of what the two above say.
-        skipped: told of broken images; without it the first one is an error.
+        broken: told of broken images; without it the first one is an error.
         labelled: whether batches hold the labels.
     """
 
@@ -158,11 +160,12 @@ class FolderSource(PictureSource):
         augment: bool,
         flip: bool,
         crop: Crop | None = None,
-        skipped: Skipped | None = None,
+        broken: BrokenExamples | None = None,
         labelled: bool = True,
     ) -> None:
         plain = Crop(size=size, kind="random" if augment else "centre", flip=flip)
-        super().__init__(_Files(files, labelled), crop or plain, skipped or Skipped("images", len(files), 0.0))
+        none = Tolerance(place="images", total=len(files), share=0.0)
+        super().__init__(_Files(files, labelled), crop or plain, broken or BrokenExamples(none))
 
     @property
     def files(self) -> list[tuple[Path, int]]:

@@ -6,6 +6,7 @@ Shapes: B batch, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from torch.utils.data import get_worker_info
 
 from maskgen.data import item_seed
 from maskgen.tasks.data.base import ImageData
-from maskgen.tasks.data.images.sources import Crop, CropKind, Encoded, Encodings, PictureSource, Unusable
+from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
+from maskgen.tasks.data.images.sources import Crop, CropKind, Encoded, Encodings, PictureSource
 from maskgen.tasks.data.patience import patiently
-from maskgen.tasks.data.skipped import Skipped
 
 __all__ = ["HubImages", "StoredPictures", "StreamSource", "StreamedPictures"]
 
@@ -86,14 +87,15 @@ class HubImages(ImageData):
             self._train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}")
         else:
             self._train = StoredPictures(table, columns, f"{path} {split}")
-        self._skipped = Skipped(path, len(self._train), broken)
+        self._broken = BrokenExamples(Tolerance(place=path, total=len(self._train), share=broken))
         self._test: PictureSource | None = None
         if test_split is not None:
             stored = StoredPictures(
                 _load(path, test_split, data_files, columns, False), columns, f"{path} {test_split}"
             )
             centre = Crop(size=self.size, kind="centre", flip=False)
-            self._test = PictureSource(stored, centre, Skipped(path, len(stored), broken))
+            limit = Tolerance(place=path, total=len(stored), share=broken)
+            self._test = PictureSource(stored, centre, BrokenExamples(limit))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -103,15 +105,15 @@ class HubImages(ImageData):
     def train(self) -> PictureSource:
         """All images of ``split``."""
         kind = StreamSource if isinstance(self._train, StreamedPictures) else PictureSource
-        return kind(self._train, self._crop, self._skipped)
+        return kind(self._train, self._crop, self._broken)
 
     def test(self) -> PictureSource | None:
         """All images of ``test_split``."""
         return self._test
 
-    def log_skipped(self, path: Any) -> None:
+    def log_skipped(self, path: Path) -> None:
         """See ``SignalData``."""
-        self._skipped.keep(path)
+        self._broken.keep(path)
 
 
 class StoredPictures:
@@ -131,7 +133,7 @@ class StoredPictures:
     def __len__(self) -> int:
         return len(self.table)
 
-    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+    def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``."""
         return [_encoded(self.table[int(index)], self.columns, f"{self.name}: {index}") for index in indices]
 
@@ -158,12 +160,12 @@ class StreamedPictures:
         self.start, self.count, self.window, self.columns, self.name = start, count, window, columns, name
         self._rows: Iterator[dict[str, Any]] | None = None
         self._next = 0  # the window that comes next
-        self._kept: dict[int, list[Encoded | Unusable]] = {}
+        self._kept: dict[int, list[Encoded | Broken]] = {}
 
     def __len__(self) -> int:
         return self.count
 
-    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+    def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``; quick where the indices follow ``order``."""
         worker = get_worker_info()
         if worker is not None:  # datasets would deal out the stream among them, and its threads do not survive a fork
@@ -184,14 +186,14 @@ class StreamedPictures:
             parts.append(first + torch.randperm(min(self.window, self.count - first), generator=generator))
         return torch.cat(parts)
 
-    def _window(self, number: int) -> list[Encoded | Unusable]:
+    def _window(self, number: int) -> list[Encoded | Broken]:
         if number not in self._kept:
             self._kept[number] = patiently(self.name, lambda: self._fetch(number))
             for old in list(self._kept)[:-_WINDOWS]:
                 del self._kept[old]
         return self._kept[number]
 
-    def _fetch(self, number: int) -> list[Encoded | Unusable]:
+    def _fetch(self, number: int) -> list[Encoded | Broken]:
         first = number * self.window
         if self._rows is None or number != self._next:
             self._rows = self.start(first)
@@ -216,7 +218,7 @@ class StreamSource(PictureSource):
     Args:
         pictures: the stream.
         crop: how the images get the wanted size.
-        skipped: told of broken ones.
+        broken: told of broken ones.
     """
 
     pictures: StreamedPictures
@@ -258,17 +260,17 @@ def _length(table: Any, split: str) -> int:
     return int(found.num_examples or 0) if found is not None else 0
 
 
-def _encoded(row: dict[str, Any], columns: tuple[str, str | None], name: str) -> Encoded | Unusable:
+def _encoded(row: dict[str, Any], columns: tuple[str, str | None], name: str) -> Encoded | Broken:
     picture, label = row[columns[0]], None if columns[1] is None else row[columns[1]]
     if columns[1] is not None and (label is None or label < 0):
-        return Unusable(name, f"{name}: no label")
+        return Broken(name, f"{name}: no label")
     if picture is None:
-        return Unusable(name, f"{name}: no picture")
+        return Broken(name, f"{name}: no picture")
     content = picture.get("bytes")
     if content is None:
         try:
             with open(picture["path"], "rb") as handle:
                 content = handle.read()
         except OSError as error:
-            return Unusable(name, f"{name}: {error.filename}: {error.strerror}")
+            return Broken(name, f"{name}: {error.filename}: {error.strerror}")
     return Encoded(name, content, label)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.broken import BrokenExamples, Tolerance
 from maskgen.tasks.data.images.labels import class_names
 from maskgen.tasks.data.images.places import ShardPlace, expand
 from maskgen.tasks.data.images.sources import Crop, CropKind, PictureSource
 from maskgen.tasks.data.images.tar import TarShards, index_folder
-from maskgen.tasks.data.skipped import Skipped
 
 __all__ = ["ShardImages", "ShardSource"]
 
@@ -80,8 +80,9 @@ class ShardImages(ImageData):
         self.window = self._train.window
         counted = self._classes(num_classes) if label is not None else 0
         self._names = class_names(names, tuple(str(number) for number in range(counted)))
-        self._skipped = Skipped(shards, len(self._train), broken)
-        self._test_skipped = Skipped(test_shards or "", 0 if self._test is None else len(self._test), broken)
+        self._broken = BrokenExamples(Tolerance(place=shards, total=len(self._train), share=broken))
+        limit = Tolerance(place=test_shards or "", total=len(self._test or ()), share=broken)
+        self._test_broken = BrokenExamples(limit)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,17 +91,17 @@ class ShardImages(ImageData):
 
     def train(self) -> ShardSource:
         """All samples of ``shards``."""
-        return ShardSource(self._train, self._crop, self._skipped)
+        return ShardSource(self._train, self._crop, self._broken)
 
     def test(self) -> ShardSource | None:
         """All samples of ``test_shards``."""
         if self._test is None:
             return None
-        return ShardSource(self._test, Crop(size=self.size, kind="centre", flip=False), self._test_skipped)
+        return ShardSource(self._test, Crop(size=self.size, kind="centre", flip=False), self._test_broken)
 
     def log_skipped(self, path: Path) -> None:
         """See ``SignalData``."""
-        self._skipped.keep(path)
+        self._broken.keep(path)
 
     def _classes(self, given: int) -> int:
         most = int(max(np.max(part.labels) for part in (self._train, self._test) if part is not None)) + 1
@@ -126,13 +127,10 @@ class ShardSource(PictureSource):
     Args:
         pictures: the samples.
         crop: how the images get the wanted size.
-        skipped: told of broken ones.
+        broken: told of broken ones.
     """
 
     pictures: TarShards
-
-    def __init__(self, pictures: TarShards, crop: Crop, skipped: Skipped) -> None:
-        super().__init__(pictures, crop, skipped)
 
     def order(self, seed: int) -> torch.Tensor:
         """See ``maskgen.data.OrderedSource``."""

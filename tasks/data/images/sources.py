@@ -16,10 +16,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from maskgen.data import Batch
-from maskgen.tasks.data.skipped import Skipped
+from maskgen.tasks.data.broken import Broken, BrokenExamples
 from maskgen.tasks.media.images import load_image, to_tensor
 
-__all__ = ["Crop", "CropKind", "Encoded", "Encodings", "PictureSource", "Unusable", "decode_picture"]
+__all__ = ["Crop", "CropKind", "Encoded", "Encodings", "PictureSource", "decode_picture"]
 
 CropKind = Literal["random", "resized", "centre"]
 
@@ -93,19 +93,6 @@ class Encoded:
     label: int | None
 
 
-@dataclass(frozen=True)
-class Unusable:
-    """What stands where a picture should be.
-
-    Attributes:
-        name: see ``Encoded``.
-        reason: one line that names it.
-    """
-
-    name: str
-    reason: str
-
-
 class Encodings(Protocol):
     """Encoded pictures by their numbers."""
 
@@ -113,7 +100,7 @@ class Encodings(Protocol):
         """How many there are."""
         ...
 
-    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+    def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """Some of them.
 
         Raises:
@@ -131,13 +118,13 @@ class PictureSource:
     Args:
         pictures: where they come from.
         crop: how they get the wanted size.
-        skipped: told of broken ones.
+        broken: told of broken ones.
     """
 
-    def __init__(self, pictures: Encodings, crop: Crop, skipped: Skipped) -> None:
+    def __init__(self, pictures: Encodings, crop: Crop, broken: BrokenExamples) -> None:
         import torchvision.transforms.v2  # noqa: F401 (here, before loader processes are forked: it takes a second)
 
-        self.pictures, self.crop, self.skipped = pictures, crop, skipped
+        self.pictures, self.crop, self.broken = pictures, crop, broken
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -156,19 +143,18 @@ class PictureSource:
         labels = [label for _, label in pairs if label is not None]
         return batch | ({"labels": torch.tensor(labels)} if labels else {})
 
-    def _whole(self, found: Encoded | Unusable, index: int) -> tuple[Image.Image, int | None]:
+    def _whole(self, found: Encoded | Broken, index: int) -> tuple[Image.Image, int | None]:
         """The picture, or the next one that can be decoded."""
         for step in range(len(self.pictures)):
             if step:
                 (found,) = self.pictures.read([(index + step) % len(self.pictures)])
-            if isinstance(found, Unusable):
-                self.skipped.add(found.name, found.reason)
-                continue
-            try:
-                return decode_picture(found.content, found.name), found.label
-            except ValueError as error:
-                self.skipped.add(found.name, str(error))
-        raise ValueError(f"{self.skipped.place}: all {len(self.pictures)} pictures are broken; replace them")
+            if isinstance(found, Encoded):
+                try:
+                    return decode_picture(found.content, found.name), found.label
+                except ValueError as error:
+                    found = Broken(found.name, str(error))
+            self.broken.add(found)
+        raise ValueError(f"{self.broken.tolerance.place}: all {len(self.pictures)} pictures are broken; replace them")
 
 
 def decode_picture(content: bytes, name: str) -> Image.Image:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from maskgen.tokenizers.published.video.magvit import DISCRIMINATORS, discriminator_config, discriminator_state_dict
 from maskgen.tokenizers.quantizers.entropy import entropy_loss
 from maskgen.tokenizers.training.discriminators.video import VideoDiscriminatorConfig, build_video_discriminator
 from maskgen.tokenizers.training.losses import image as losses
 from tests.parity.magvit.models import NORMS, first, last, recording
+from tests.parity.magvit.weights import DISCRIMINATORS, discriminator_config, discriminator_state_dict
 from tests.parity.support import files, load
 
 SETS = [path.stem for path in files("magvit", "disc*.safetensors")]

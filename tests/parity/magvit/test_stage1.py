@@ -11,16 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from maskgen.tokenizers.published.video.magvit import (
-    discriminator_config,
-    discriminator_state_dict,
-    tokenizer_state_dict,
-)
 from maskgen.tokenizers.training.losses.image import LeCam
 from maskgen.tokenizers.training.reconstruction import ReconstructionTraining, VideoReconstructionSettings
 from maskgen.tokenizers.video.vq3d import VQ3D
 from maskgen.training.optim.averaging import warm_average
 from tests.parity.magvit.models import first, group, tokenizer
+from tests.parity.magvit.weights import discriminator_config, discriminator_state_dict, tokenizer_state_dict
 from tests.parity.support import files, load, metadata
 
 SETS = files("magvit", "vqgan_train_step_*.safetensors")

@@ -154,7 +154,7 @@ def test_use_of_codes() -> None:
     assert found["codebook_usage"].value == 0.5
     assert found["codebook_perplexity"].value == pytest.approx(4)
     assert found["codebook_usage"].count == 4
-    assert found["codebook_usage"].note == "8 places, 8 codes"
+    assert found["codebook_usage"].note == "8 positions, 8 codes"
     large = CodeUse(1 << 18)
     large.update(torch.tensor([[[(1 << 18) - 1]]]))
     assert large.metrics()["codebook_perplexity"].value == 1
