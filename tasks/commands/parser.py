@@ -171,7 +171,7 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
     """
     former = " ".join(list(sys.argv[1:] if argv is None else argv)[:2])
     if former in _FORMER_COMMANDS:
-        raise ValueError(f"{former}: is `maskgen {_FORMER_COMMANDS[former]}` now; see docs/architecture.md")
+        raise ValueError(f"{former}: is `maskgen {_FORMER_COMMANDS[former]}` now")
     parser = build_parser(commands)
     parsed = parser.instantiate(parser.parse_args(argv))
     name = parsed.subcommand

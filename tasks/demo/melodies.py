@@ -73,7 +73,7 @@ def demo_audio(
     first = f"--config={codec_config or config_file('melodies_codec')}"
     second = f"--config={transformer_config or config_file('melodies_transformer')}"
     stages = {
-        "codec": ["train", "codec", first, f"--out={out / 'codec'}"],
+        "codec": ["train", "tokenizer", first, f"--out={out / 'codec'}"],
         "transformer": ["train", "transformer", second, f"--tokenizer={out / 'codec'}", f"--out={out}"],
     }
     train_stages(clock, stages)

@@ -76,7 +76,7 @@ def demo_video(
     first = f"--config={tokenizer_config or config_file('moving_digits_tokenizer')}"
     second = f"--config={transformer_config or config_file('moving_digits_transformer')}"
     stages = {
-        "tokenizer": ["train", "video-tokenizer", first, f"--out={out / 'tokenizer'}"],
+        "tokenizer": ["train", "tokenizer", first, f"--out={out / 'tokenizer'}"],
         "transformer": [
             *("train", "video-transformer", second),
             *(f"--tokenizer={out / 'tokenizer'}", f"--out={out}"),

@@ -31,7 +31,7 @@ def tokenizer_folder(folder: Path, name: str = "tokenizer") -> Path:
         if (found / "config.json").is_file():
             return found
     raise FileNotFoundError(
-        f"{name}: got {folder}, which holds no tokenizer (no config.json); name a folder made by `maskgen train tokenizer`"
+        f"{name}: got {folder}, which holds none (no config.json); name a folder made by `maskgen train tokenizer`"
     )
 
 

@@ -19,7 +19,7 @@ from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.quantizers.usage import codebook_usage
 from maskgen.training.objective import Objective, Show
 
-__all__ = ["TokenizerTraining", "TrainingLoss", "crop_like", "frozen", "psnr"]
+__all__ = ["TokenizerTraining", "TrainingLoss", "check_forward", "crop_like", "frozen", "psnr"]
 
 _AT_A_TIME = 8  # signals of a validation
 
@@ -74,11 +74,7 @@ class TokenizerTraining(Objective):
         lecam: nn.Module | None = None,
         care: CodebookSettings | None = None,
     ) -> None:
-        if type(model).forward is nn.Module.forward:
-            raise ValueError(
-                f"tokenizer: {type(model).__name__} has no forward to train; add forward(signal), which gives "
-                "reconstruction and quantized, or name a training of its own in training_loss (see maskgen.tokenizers.base)"
-            )
+        check_forward(type(model))
         super().__init__(model, show=show)
         self.key, self.discriminator, self._lecam = key, discriminator, lecam
         self.care = CodebookCare(model, care or CodebookSettings())
@@ -163,6 +159,19 @@ class TokenizerTraining(Objective):
     def _usage(self, codes: Tensor) -> dict[str, float]:
         usage = codebook_usage(codes, self.model.vocab_size)
         return {"codebook_usage": usage.share, "codebook_perplexity": usage.perplexity}
+
+
+def check_forward(tokenizer: type[nn.Module]) -> None:
+    """Refuse a class of tokenizers without a forward pass, which is no part of the contract but needed here.
+
+    Raises:
+        ValueError: saying what to add.
+    """
+    if tokenizer.forward is nn.Module.forward:
+        raise ValueError(
+            f"tokenizer: {tokenizer.__name__} has no forward to train; add forward(signal), which gives reconstruction and "
+            "quantized, or name a training of its own in training_loss (see maskgen.tokenizers.base)"
+        )
 
 
 def psnr(squared_error: Tensor) -> Tensor:
