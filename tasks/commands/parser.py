@@ -150,7 +150,8 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
     for name, command in commands.items():
         group, _, own = name.rpartition(" ")
         by_class = command if isinstance(command, ByClass) else None
-        function, skipped = (command, {"say"}) if by_class is None else (by_class.function, {"say", by_class.setting})
+        function = command if by_class is None else by_class.function
+        skipped: set[str | int] = {"say"} if by_class is None else {"say", by_class.setting}
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
@@ -227,7 +228,7 @@ def _class_named(name: str, base: type) -> type | None:
     if not module:
         return next((kind for kind in _subclasses(base) if kind.__name__ == name), None)
     try:
-        found = getattr(importlib.import_module(module), own, None)
+        found: Any = getattr(importlib.import_module(module), own, None)
     except ImportError:
         return None
     return found if isinstance(found, type) and issubclass(found, base) else None
