@@ -18,7 +18,7 @@ from maskgen.data import Source
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.quantizers.autoencoder import Reconstruction
 from maskgen.tokenizers.quantizers.care import CodebookSettings
-from maskgen.tokenizers.training.base import Show, TokenizerTraining, crop_like, frozen
+from maskgen.tokenizers.training.base import TokenizerTraining, crop_like, frozen
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig, StyleGANDiscriminator
 from maskgen.tokenizers.training.discriminators.video import (
     ClipDiscriminator,
@@ -39,6 +39,7 @@ from maskgen.tokenizers.training.losses.image import (
 )
 from maskgen.tokenizers.training.losses.perceptual import PerceptualKind, build_perceptual
 from maskgen.training.distributed.whole_batch import whole_mean
+from maskgen.training.objective import Show
 
 __all__ = ["ReconstructionSettings", "ReconstructionTraining", "VideoReconstructionSettings"]
 
@@ -162,7 +163,7 @@ class ReconstructionTraining(TokenizerTraining):
         model: the tokenizer.
         settings: those of its modality.
         held_out: signals for validation.
-        show: see ``maskgen.tokenizers.training.base.Show``.
+        show: see ``maskgen.training.objective.Show``.
 
     Raises:
         ValueError: help for a codebook that the model's quantizer does not have, or an adaptive weight for a model without a

@@ -29,7 +29,7 @@ MODES: dict[str | None, ConditionMode] = {
     "cond->cond": "replace",
     None: "ignore",
 }
-LOSSES: dict[str | None, LossOn] = {"mask+refine+recons": "all", "mask+refine": "hidden", None: "all"}
+LOSSES: dict[str | None, LossOn] = {"mask+refine+recons": "all", "mask+refine": "masked", None: "all"}
 TASKS = sorted({name.split("/")[0] for name in load(TRACES) if "/" in name})
 NAMED = [name for name in metadata(CASES) if name.startswith("case")]
 
@@ -98,7 +98,7 @@ def test_mask_of_a_task(task: str) -> None:
     hidden = hidden_by(recorded, scores, stored[f"{task}/mask_ratio"], mode)
     grids = (recorded.tokens, recorded.condition, recorded.known, hidden)
     compare(recorded, commit_example(*grids, mask_id=codes, mode=mode))
-    only_hidden = commit_example(*grids, mask_id=codes, mode=mode, loss_on="hidden")
+    only_hidden = commit_example(*grids, mask_id=codes, mode=mode, loss_on="masked")
     assert torch.equal(only_hidden.weights.float(), recorded.grid("weights_mask+refine").float())
 
 
