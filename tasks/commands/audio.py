@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.commands.parts import ProgressBar, describe_part, load_model, seed_list, write_manifest
 from maskgen.tasks.pipeline import Label, Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
+
+if TYPE_CHECKING:
+    from maskgen.tasks.audio.edit import SoundEdit
 
 __all__ = ["continue_command", "describe_audio", "infill_command", "loop_command", "vary_command"]
 
@@ -55,10 +58,10 @@ def infill_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    from maskgen.tasks.audio.files import infill_file
+    from maskgen.tasks.audio import infill
 
     options = {"start": start, "stop": stop, "crossfade": crossfade}
-    job = _Job("infill", infill_file, model, audio, out, options, label)
+    job = _Job("infill", infill, model, audio, out, options, label)
     job.run(seed_list(seed, count), steps, sampling, device)
 
 
@@ -91,10 +94,10 @@ def continue_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    from maskgen.tasks.audio.files import continue_file
+    from maskgen.tasks.audio import continue_audio
 
     options = {"seconds": seconds, "crossfade": crossfade}
-    job = _Job("continue", continue_file, model, audio, out, options, label)
+    job = _Job("continue", continue_audio, model, audio, out, options, label)
     job.run(seed_list(seed, count), steps, sampling, device)
 
 
@@ -129,10 +132,10 @@ def vary_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    from maskgen.tasks.audio.files import vary_file
+    from maskgen.tasks.audio import vary
 
     options = {"period": period, "keep_codebooks": keep_codebooks, "onset_width": onset_width}
-    job = _Job("vary", vary_file, model, audio, out, options, label)
+    job = _Job("vary", vary, model, audio, out, options, label)
     job.run(seed_list(seed, count), steps, sampling, device)
 
 
@@ -154,7 +157,7 @@ def loop_command(
 
     Args:
         model: model folder, published name or Hub repository.
-        audio: sound file of any rate and number of channels up to two; all of it is held in memory.
+        audio: sound file of any length, rate and number of channels up to two.
         seam: seconds regenerated, half of them at the end and half at the start.
         count: variants, with seeds ``seed``, ``seed`` + 1, ...
         seed: of the first variant.
@@ -165,7 +168,9 @@ def loop_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    job = _Job("loop", _loop_file, model, audio, out, {"seam": seam, "crossfade": crossfade}, label)
+    from maskgen.tasks.audio import loop
+
+    job = _Job("loop", loop, model, audio, out, {"seam": seam, "crossfade": crossfade}, label)
     job.run(seed_list(seed, count), steps, sampling, device)
 
 
@@ -195,8 +200,7 @@ class _Job:
 
     Attributes:
         task: its name in the files and the manifest.
-        function: called as ``function(pipe, path, out_path, seed=, sampling=, label=, bits=, callback=, **options)``;
-            returns the number of clipped samples.
+        function: one of ``maskgen.tasks.audio``.
         model: see the commands.
         audio: see the commands.
         out: see the commands.
@@ -205,7 +209,7 @@ class _Job:
     """
 
     task: str
-    function: Callable[..., int]
+    function: Callable[..., SoundEdit]
     model: str
     audio: Path
     out: Path
@@ -223,29 +227,18 @@ class _Job:
         with ProgressBar(None) as callback:
             for seed in seeds:
                 name = f"{self.task}_seed-{seed:08d}{suffix}"
-                clipped += self.function(
+                edit = self.function(
                     pipe,
                     self.audio,
-                    self.out / name,
-                    seed=seed,
+                    seeds=[seed],
                     sampling=chosen,
                     label=self.label,
-                    bits=_BITS[suffix],
                     callback=callback,
                     **self.options,
                 )
+                clipped += edit.write(self.out / name, bits=_BITS[suffix])
                 items.append({"file": name, "seed": seed})
         details = {"audio": str(self.audio), **self.options, "label": self.label}
         write_manifest(self.task, self.model, items, self.out, details | {"sampling": dataclasses.asdict(chosen)})
         note = f" ({clipped} samples beyond [-1, 1] had to be clipped)" if clipped else ""
         print(f"{len(items)} sound(s) and manifest.json in {self.out}{note}")  # noqa: T201
-
-
-def _loop_file(pipe: Pipeline, path: Path, out_path: Path, *, seed: int, bits: int, **options: Any) -> int:
-    """``loop`` on a file, in memory: a loop is short."""
-    from maskgen.tasks.audio.infilling import loop
-    from maskgen.tasks.media.audio.files import load_sound, save_sound
-
-    waveform, sample_rate = load_sound(path)
-    (result,) = loop(pipe, waveform, sample_rate, seeds=[seed], **options)
-    return save_sound(result, out_path, sample_rate, bits=bits)

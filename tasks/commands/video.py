@@ -18,16 +18,19 @@ from maskgen.tasks.media.images import image_grid
 from maskgen.tasks.media.video.backends import Frames
 from maskgen.tasks.media.video.files import save_video
 from maskgen.tasks.pipeline import Label, Pipeline
-from maskgen.tasks.video.completion import clip_size, drawing, trained
-from maskgen.tasks.video.files import ClipOptions, output_rate
+from maskgen.tasks.video.completion import clip_size, output_rate, trained
+from maskgen.tasks.video.edit import VideoEdit
 from maskgen.tasks.video.generation import generate_video
-from maskgen.tasks.video.inpainting import inpaint_file
-from maskgen.tasks.video.interpolation import interpolate_files
-from maskgen.tasks.video.outpainting import outpaint_file
-from maskgen.tasks.video.prediction import predict_file
+from maskgen.tasks.video.inpainting import inpaint_video
+from maskgen.tasks.video.interpolation import interpolate
+from maskgen.tasks.video.outpainting import outpaint_video
+from maskgen.tasks.video.prediction import predict_frames
+from maskgen.tasks.video.regions import INPAINTED
+from maskgen.tasks.video.source import Excerpt
 from maskgen.tokenizers.video.base import VideoTokenizer
 
 __all__ = [
+    "ClipOptions",
     "Sides",
     "describe_video",
     "inpaint_video_command",
@@ -36,6 +39,28 @@ __all__ = [
     "predict_frames_command",
     "write_clips",
 ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """Which part of a video file is taken, and what is written.
+
+    Attributes:
+        start: where the part begins, in seconds.
+        frames: how many frames it has; up to the end of the file if left out.
+        frame_rate: take so many frames a second, by time; those of the file if left out.
+        format: of the results, ``mp4`` or ``gif``.
+    """
+
+    start: float = 0.0
+    frames: int | None = None
+    frame_rate: float | None = None
+    format: Literal["mp4", "gif"] = "mp4"
+
+    def part(self, path: Path) -> Excerpt:
+        """This part of a file."""
+        return Excerpt(path, self.start, self.frames, self.frame_rate)
+
 
 _WHOLE = ClipOptions()
 
@@ -89,7 +114,7 @@ def predict_frames_command(
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
     options = {"total": total, "context": context}
-    job = _Job("predict-frames", predict_file, model, out, {"video": video}, options, label, clip)
+    job = _Job("predict-frames", predict_frames, model, out, {"video": video}, options, label, clip)
     job.run(seed_list(seed, count), steps, sampling, device)
 
 
@@ -124,8 +149,8 @@ def interpolate_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    files = {"first": first, "last": last}
-    job = _Job("interpolate", _interpolate, model, out, files, {"total": total}, label, ClipOptions(format=format))
+    files: dict[str, str | Path] = {"first": first, "last": last}
+    job = _Job("interpolate", interpolate, model, out, files, {"total": total}, label, ClipOptions(format=format))
     job.run(seed_list(seed, count), steps, sampling, device)
 
 
@@ -158,9 +183,8 @@ def inpaint_video_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    job = _Job(
-        "inpaint-video", inpaint_file, model, out, {"video": video, "mask": mask}, {}, label, clip or ClipOptions()
-    )
+    files: dict[str, str | Path] = {"video": video, "mask": mask if mask in INPAINTED else Path(mask)}
+    job = _Job("inpaint-video", inpaint_video, model, out, files, {}, label, clip)
     job.run(seed_list(seed, count), steps, sampling, device)
 
 
@@ -195,8 +219,8 @@ def outpaint_video_command(
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    options = {"pads": dataclasses.astuple(sides), "region": region}
-    job = _Job("outpaint-video", outpaint_file, model, out, {"video": video}, options, label, clip)
+    options = dataclasses.asdict(sides) | {"region": region}
+    job = _Job("outpaint-video", outpaint_video, model, out, {"video": video}, options, label, clip)
     job.run(seed_list(seed, count), steps, sampling, device)
 
 
@@ -255,7 +279,7 @@ class _Job:
 
     Attributes:
         task: its name in the files and the manifest.
-        function: called as ``function(pipe, *files, out_path, draw, clip=, **options)``.
+        function: one of ``maskgen.tasks.video``.
         model: see the commands.
         out: see the commands.
         files: what is read, by name.
@@ -265,7 +289,7 @@ class _Job:
     """
 
     task: str
-    function: Callable[..., int]
+    function: Callable[..., VideoEdit]
     model: str
     out: Path
     files: Mapping[str, str | Path]
@@ -279,24 +303,19 @@ class _Job:
         pipe.require("video", self.task)
         _check_even(pipe, self.clip.format)
         chosen = pipe.sampling(sampling, steps)
+        sources = [self.clip.part(Path(path)) if name == "video" else path for name, path in self.files.items()]
         items, frames = [], 0
         with ProgressBar(None) as callback:
             for seed in seeds:
                 name = f"{self.task}_seed-{seed:08d}.{self.clip.format}"
-                draw = drawing(pipe, self.label, [seed], chosen, callback=callback)
-                frames = self.function(
-                    pipe, *self.files.values(), self.out / name, draw, clip=self.clip, **self.options
-                )
+                chosen_options = {"label": self.label, "sampling": chosen, "callback": callback, **self.options}
+                edit = self.function(pipe, *sources, seeds=[seed], **chosen_options)
+                frames = edit.write(self.out / name)
                 items.append({"file": name, "seed": seed})
         details = {**{name: str(path) for name, path in self.files.items()}, **self.options}
         details |= {"clip": dataclasses.asdict(self.clip), "label": self.label, "frames": frames}
         write_manifest(self.task, self.model, items, self.out, details | {"sampling": dataclasses.asdict(chosen)})
         print(f"{len(items)} video(s) of {frames} frames and manifest.json in {self.out}")  # noqa: T201
-
-
-def _interpolate(*arguments: Any, clip: ClipOptions, **options: Any) -> int:
-    """``interpolate_files`` takes all of both files."""
-    return interpolate_files(*arguments, **options)
 
 
 def _check_even(pipe: Pipeline, kind: str) -> None:

@@ -309,7 +309,7 @@ def _show_tasks(
         rows = [clips]
         for name in names:
             labels = batch["labels"].tolist() if name in by_class else None
-            rows.append(complete_clips(pipe, clips, name, labels=labels, seeds=range(len(clips))))
+            rows.append(complete_clips(pipe, clips, name, label=labels, seeds=range(len(clips))))
         _save_rows(rows, folder / f"samples-{step:08d}.gif", data)
 
     return show
