@@ -81,7 +81,8 @@ class FileSound:
         path: the file, mono or stereo.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: see ``maskgen.tasks.media.audio.files.SoundFile``; more than two channels.
+        FileNotFoundError, ValueError, ImportError: see ``maskgen.tasks.media.audio.files.SoundFile``; more than two
+            channels.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -86,9 +86,7 @@ def test_an_edit_is_a_sequence(pipe: Pipeline, file: Path) -> None:
     waveform, _ = load_sound(file)
     in_memory = infill(pipe, waveform, RATE, start=0.2, stop=0.3, seeds=[1, 2, 3])
     assert len(in_memory) == 3
-    assert [torch.equal(one, two) for one, two in zip(in_memory, in_memory[:2] + [in_memory[-1]], strict=True)] == [
-        True
-    ] * 3
+    assert all(map(torch.equal, in_memory, [*in_memory[:2], in_memory[-1]]))
     assert (in_memory.sample_rate, in_memory.channels) == (RATE, 2)
     outs = [file.with_name(f"{seed}.wav") for seed in (1, 2, 3)]
     from_file = infill(pipe, str(file), start=0.2, stop=0.3, seeds=[1, 2, 3])

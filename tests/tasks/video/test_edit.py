@@ -107,7 +107,7 @@ def test_other_rates_and_generated_clips(tmp_path: Path) -> None:
         (lambda pipe, path: interpolate(pipe, path, path, total=40), "total: got 40, expected more than the 40 frames"),
         (lambda pipe, path: inpaint_video(pipe, path, "middle"), "mask: got 'middle', expected central, dynamic"),
         (lambda pipe, path: outpaint_video(pipe, path, left=-1), "outpaint: got left -1"),
-        (lambda pipe, path: outpaint_video(pipe, path), "nothing to add"),
+        (outpaint_video, "nothing to add"),
     ],
 )
 def test_everything_is_refused_before_it_is_wanted(tmp_path: Path, clip: Frames, task: Any, message: str) -> None:
