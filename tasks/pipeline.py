@@ -40,7 +40,7 @@ from maskgen.tasks.model_folder import (
 )
 from maskgen.tasks.published.find import find_model
 from maskgen.tokenizers.audio.base import AudioTokenizer
-from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.base import Tokenizer, check_contract
 
 __all__ = ["Label", "Options", "Pipeline", "Request", "Sampling"]
 
@@ -74,6 +74,7 @@ class Pipeline:
         fine: MaskedTransformer | None = None,
         critic: MaskedTransformer | None = None,
     ) -> None:
+        check_contract(tokenizer)
         check_parts(tokenizer, transformer, fine)
         if critic is not None:
             check_critic(critic, transformer)
@@ -169,15 +170,25 @@ class Pipeline:
         """``image``, ``video`` or ``audio``."""
         return self.tokenizer.modality
 
-    def require(self, modality: str, task: str) -> None:
-        """Refuse a task of another modality.
+    def require(self, modality: str, task: str, *, regions: bool = False) -> None:
+        """Refuse a task of another modality, or of regions where tokens have none.
+
+        Args:
+            modality: what the task is for.
+            task: its name.
+            regions: whether the task keeps a part of the signal, so that tokens must belong to parts of it.
 
         Raises:
-            ValueError: naming both.
+            ValueError: another modality, or a tokenizer that is not spatial.
         """
         if self.modality != modality:
             kind = f"{'a' if modality == 'video' else 'an'} {modality}"
             raise ValueError(f"{task} needs {kind} model, but this model's modality is {self.modality}")
+        if regions and not self.tokenizer.is_spatial:
+            raise ValueError(
+                f"{task} keeps a part of the signal, but each token of {type(self.tokenizer).__name__} describes all of it; "
+                "use a model whose tokens form a grid"
+            )
 
     def class_ids(self, labels: Label | Sequence[Label] | None) -> list[int]:
         """Class ids of ids or names (case does not matter); None is "no class", for models that know it.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Tokenizer", "check_contract"]
+__all__ = ["Tokenizer", "check_contract", "freeze_lists"]
 
 
 class Tokenizer(nn.Module, ABC):
@@ -28,10 +28,16 @@ class Tokenizer(nn.Module, ABC):
             set of tokens that each describe the whole signal (TiTok's 1-D tokens) is not: there is no token for a region,
             so regions can be neither kept nor replaced, and inpainting, outpainting and swaps refuse such a tokenizer.
         config: the frozen dataclass it was built from.
+        training_loss: what ``maskgen train tokenizer`` trains it with: settings that know their objective (a class as
+            ``maskgen.tokenizers.training.base.TrainingLoss`` describes it, or its import path). Left out, those of the
+            modality, which need a ``forward(signal)`` that gives an object with ``reconstruction``, in the signal's layout,
+            and ``quantized``, with ``codes`` long [B, N, K], ``loss`` and ``terms``
+            (``maskgen.tokenizers.quantizers.vector.Quantized``).
     """
 
     modality: ClassVar[str]
     is_spatial: ClassVar[bool]
+    training_loss: ClassVar[type | str] = ""
     config: Any
 
     @property
@@ -184,3 +190,21 @@ def _is_missing(tokenizer: Tokenizer | type[Tokenizer], name: str) -> bool:
             getattr(tokenizer, name, None), "__isabstractmethod__", not hasattr(tokenizer, name)
         )
     return not hasattr(tokenizer, name)
+
+
+def freeze_lists(config: Any) -> None:
+    """Make tuples of the lists in a frozen dataclass, as a config read back from JSON or YAML has them.
+
+    Call it first in ``__post_init__``.
+
+    Args:
+        config: the dataclass; lists within its lists become tuples as well.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, list | tuple):
+            object.__setattr__(config, field.name, _frozen(value))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

@@ -108,7 +108,7 @@ class CommitModeling(Objective):
         self.settings, self.held_out, self._show = settings, held_out, show
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Weighted cross-entropy of one batch; terms: see ``commit_loss``."""
         batch = self._checked(batch)

@@ -91,7 +91,7 @@ class CriticModeling(Objective):
         self.settings, self.held_out = settings, held_out
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Binary cross-entropy of one batch; terms: ``accuracy`` over all places."""
         generator = self.generator.to(batch["tokens"].device)
@@ -144,10 +144,10 @@ class SelfCriticModeling(MaskedModeling):
         self.critic_settings = settings
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Masked cross-entropy + weight x binary cross-entropy; terms: ``accuracy`` and ``critic_accuracy``."""
-        loss, terms = super().loss(player, modules, batch, step)
+        loss, terms = super().loss(network, modules, batch, step)
         model, settings = modules["model"], self.critic_settings
         critic, critic_terms = _critic_loss(model, model, batch, settings, self.model.vocab_size, self.rows)
         return loss + settings.weight * critic, terms | {"critic_accuracy": critic_terms["accuracy"]}

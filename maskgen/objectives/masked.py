@@ -108,7 +108,7 @@ class MaskedModeling(Objective):
         self.settings, self.held_out, self._show = settings, held_out, show
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Masked cross-entropy of one batch; terms: ``accuracy`` over hidden tokens."""
         settings = self.settings

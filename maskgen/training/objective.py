@@ -20,7 +20,7 @@ Metrics = dict[str, torch.Tensor]
 
 
 class Objective(ABC):
-    """What a stage trains. ``model`` is what gets averaged, validated and exported; a stage may train more players.
+    """What a stage trains. ``model`` is what gets averaged, validated and exported; a stage may train more networks.
 
     ``rows`` is the randomness of a step that belongs to rows of the whole batch (see
     ``maskgen.training.distributed.rows``): the trainer sets it before every step. torch's global generator is each
@@ -34,19 +34,19 @@ class Objective(ABC):
         self.model = model
         self.rows = RandomRows()
 
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """Everything trained, by name, in the order of their updates; each has an optimiser of its own."""
         return {"model": self.model}
 
     def state(self) -> nn.Module | None:
-        """Buffers to keep in checkpoints that no player owns (for instance moving averages), the same on every process."""
+        """Buffers to keep in checkpoints that no network owns (for instance moving averages), the same on every process."""
         return None
 
     @abstractmethod
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, Metrics]:
-        """Loss of one player on one micro-batch and what to log; ``modules`` are the players as Accelerate wrapped them.
+        """Loss of one network on one micro-batch and what to log; ``modules`` are the networks as Accelerate wrapped them.
 
         Gradients are averaged over processes, so the loss must be a mean over rows for a run not to depend on their number.
         """

@@ -16,12 +16,13 @@ from maskgen.checkpoint import write_json
 from maskgen.data import TensorSource
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.demo.figures.digits import draw_pictures
-from maskgen.tasks.demo.stages import Clock, config_file, say, train_stages
+from maskgen.tasks.demo.stages import clock_metrics, config_file, say, train_stages
 from maskgen.tasks.evaluation.features.base import pixel_features
 from maskgen.tasks.evaluation.metrics.manifold import copies
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse, frame_psnr
 from maskgen.tasks.evaluation.metrics.scores import classifier_scores, within_class_variance
 from maskgen.tasks.image.generation import generate
+from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.media.images import to_tensor
 from maskgen.tasks.media.report import write_report
 from maskgen.tasks.pipeline import Pipeline
@@ -88,7 +89,7 @@ def demo(
     with clock("pictures"):
         say("demo: drawing pictures")
         figures = draw_pictures(pipe, train, test, sets[0], train.tensors["labels"], out / "pictures")
-    metrics |= clock.metrics()
+    metrics |= clock_metrics(clock)
     write_json(out / "metrics.json", metrics)
     write_report(out / "report.html", "maskgen: handwritten digits", _INTRODUCTION, figures, metrics, _NOTES)
     say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")

@@ -16,12 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from maskgen.checkpoint import read_json, write_json
+from maskgen.tasks.audio.infilling import infill
 from maskgen.tasks.data.audio.melodies import Melodies
 from maskgen.tasks.demo.figures.melodies import Filled, draw_sounds
-from maskgen.tasks.demo.stages import Clock, config_file, say, train_stages
-from maskgen.tasks.evaluation.made.gaps import GapScores, GapSettings, fill_gap, middle_gap
+from maskgen.tasks.demo.stages import clock_metrics, config_file, say, train_stages
+from maskgen.tasks.evaluation.made.gaps import GapScores, GapSettings, middle_gap
 from maskgen.tasks.evaluation.metrics.audio import SoundScores
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse
+from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.media.report import write_report
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
@@ -87,7 +89,7 @@ def demo_audio(
     with clock("sounds"):
         say("demo: continuing, varying and looping")
         figures = draw_sounds(pipe, filled, out / "sounds")
-    metrics |= clock.metrics()
+    metrics |= clock_metrics(clock)
     write_json(out / "metrics.json", metrics)
     write_report(out / "report.html", "maskgen: melodies", _INTRODUCTION, figures, metrics, _NOTES)
     say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")
@@ -102,9 +104,11 @@ def _held_out(out: Path) -> Tensor:
 
 def _fill_gaps(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor) -> list[Filled]:
     """Fill an eighth of each melody ``[M, C, S]`` in its middle, on whole frames."""
-    gap = middle_gap(melodies.shape[-1], _GAP.share, codec.stride[0])
+    gap, rate = middle_gap(melodies.shape[-1], _GAP.share, codec.stride[0]), codec.sample_rate
+    how: dict[str, Any] = {"start": gap[0] / rate, "stop": gap[1] / rate, "loudness": _GAP.loudness}
+    how["crossfade"] = _GAP.crossfade
     return [
-        Filled(melody, fill_gap(pipe, melody, gap, seed=seed, settings=_GAP), gap, codec.sample_rate)
+        Filled(melody, infill(pipe, melody, rate, seeds=[seed], **how)[0], gap, rate)
         for seed, melody in enumerate(melodies)
     ]
 

@@ -19,10 +19,11 @@ from torch import Tensor
 from maskgen.checkpoint import read_json, write_json
 from maskgen.tasks.data.video.moving_digits import MovingDigits
 from maskgen.tasks.demo.figures.moving_digits import Predicted, draw_clips
-from maskgen.tasks.demo.stages import Clock, config_file, say, train_stages
+from maskgen.tasks.demo.stages import clock_metrics, config_file, say, train_stages
 from maskgen.tasks.evaluation.features.base import centred_features
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse, clip_psnr, frame_psnr
 from maskgen.tasks.evaluation.metrics.scores import Labels, read_classes
+from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.media.report import write_report
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import complete_clips
@@ -93,7 +94,7 @@ def demo_video(
     with clock("clips"):
         say("demo: drawing clips")
         figures = draw_clips(pipe, Predicted(test["video"], predicted, _GIVEN), out / "clips")
-    metrics |= clock.metrics()
+    metrics |= clock_metrics(clock)
     write_json(out / "metrics.json", metrics)
     write_report(out / "report.html", "maskgen: moving digits", _INTRODUCTION, figures, metrics, _NOTES)
     say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")

@@ -58,7 +58,7 @@ def swap_class(
             range, an unknown class, or a model of another modality.
         TypeError: a box that is not four integers.
     """
-    pipe.require("image", "class swapping")
+    pipe.require("image", "class swapping", regions=True)
     chosen = swap_sampling(pipe, options.get("sampling"), options.get("steps"), options.get("guidance"))
     request = dataclasses.replace(pipe.request(options), sampling=chosen)
     picture = load_image(image)

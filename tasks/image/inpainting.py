@@ -79,7 +79,7 @@ def inpaint(
         ValueError: a picture or mask that cannot be used, numbers that differ, settings out of range, an unknown class,
             or a model of another modality.
     """
-    pipe.require("image", "inpainting")
+    pipe.require("image", "inpainting", regions=True)
     check_count("dilation", dilation)
     pictures, masks = broadcast(images=as_list(image), masks=as_list(mask))
     request = pipe.request(options, images=pictures)

@@ -66,7 +66,7 @@ def outpaint(
             of range, an unknown class, or a model of another modality.
         TypeError: amounts that are not integers.
     """
-    pipe.require("image", "outpainting")
+    pipe.require("image", "outpainting", regions=True)
     request = pipe.request(options)
     pads = ((top, bottom), (left, right))
     for name, pad in (("left", left), ("right", right), ("top", top), ("bottom", bottom)):
@@ -94,7 +94,7 @@ def outpaint(
     tokens, masked = _canvas(pipe, picture, spans)
     tokens = extend_tokens(pipe, tokens.expand(len(request.seeds), *tokens.shape[1:]), masked, request)
     # One at a time: a canvas can be 64 pictures large.
-    decoded = [to_images(pipe.decode(item, axes))[0] for item in tokens.flatten(1, 2)[:, None]]
+    decoded = [to_images(pipe.decode(item, axes))[0] for item in rearrange(tokens, "B h w K -> B 1 (h w) K")]
     (y, height), (x, width) = (span.result for span in spans)
     painted = [item.resize(shown, Image.Resampling.BICUBIC, (x, y, x + width, y + height)) for item in decoded]
     base, alpha = _extended(

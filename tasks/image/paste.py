@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import nn
 
@@ -82,7 +83,7 @@ def paste(original: Image.Image, repainted: Image.Image | torch.Tensor, alpha: t
         ValueError: sizes that differ.
     """
     if isinstance(repainted, torch.Tensor):
-        new = repainted.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy() * 255
+        new = rearrange(repainted.detach().float().cpu().clamp(0, 1), "C H W -> H W C").numpy() * 255
     else:
         new = np.asarray(repainted.convert("RGB"), dtype=np.float32)
     old, part = np.asarray(original.convert("RGB"), dtype=np.float32), alpha.cpu().numpy()[..., None]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskgen.checkpoint import atomic_file
@@ -102,7 +103,7 @@ def to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
     if len(sizes) != 1:
         raise ValueError(f"images: got sizes {sizes}, expected at least one picture and all of one size")
     arrays = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous() / 255
+    return rearrange(torch.from_numpy(arrays), "B H W C -> B C H W").contiguous() / 255
 
 
 def to_images(tensor: torch.Tensor) -> list[Image.Image]:
@@ -115,8 +116,8 @@ def to_images(tensor: torch.Tensor) -> list[Image.Image]:
         raise ValueError(f"images: got shape {tuple(tensor.shape)}, expected [B, 3, H, W]")
     if not torch.isfinite(tensor).all():
         raise ValueError("images: got values that are not finite, expected numbers in [0, 1]; is the model damaged?")
-    pixels = (tensor.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in pixels]
+    pixels = (tensor.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return [Image.fromarray(picture) for picture in rearrange(pixels, "B C H W -> B H W C").cpu().numpy()]
 
 
 def image_grid(images: Sequence[Image.Image], columns: int, *, pad: int = 2, background: str = "white") -> Image.Image:

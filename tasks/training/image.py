@@ -19,7 +19,7 @@ from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.media.images import image_grid, save_image, to_images
 from maskgen.tasks.training.runs import Say, _tell_skipped, describe, finished_before
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
-from maskgen.tokenizers.training.image import ReconstructionSettings, VQGANTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, ReconstructionTraining
 from maskgen.training.trainer import Trainer, TrainSettings
 
 __all__ = ["train_tokenizer"]
@@ -63,7 +63,7 @@ def train_tokenizer(
         return out
     torch.manual_seed(settings.seed)
     data.log_skipped(out / "skipped.jsonl")
-    objective = VQGANTraining(VQGAN(tokenizer), loss, held_out=data.test(), show=_show_reconstructions(data))
+    objective = ReconstructionTraining(VQGAN(tokenizer), loss, held_out=data.test(), show=_show_reconstructions(data))
     trainer = Trainer(objective, data.train(), settings, out, title="tokenizer")
     # Only now: what was refused above leaves no run behind that would forbid other settings.
     write_json(out / "run.json", {**description, "finished": False})

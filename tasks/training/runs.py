@@ -12,13 +12,13 @@ from torch import nn
 
 from maskgen.checkpoint import read_json
 from maskgen.tasks.data.base import SignalData
-from maskgen.tasks.data.skipped import count_skipped
+from maskgen.tasks.data.broken import count_broken
 
 __all__ = ["Say", "copy_files", "describe", "finished_before"]
 
 
 def _tell_skipped(run: Path, title: str, say: Say) -> None:
-    count = count_skipped(run / "skipped.jsonl")
+    count = count_broken(run / "skipped.jsonl")
     if count:
         say(f"{title}: {count} broken examples were skipped, see {run / 'skipped.jsonl'}")
 

@@ -29,7 +29,7 @@ from maskgen.tasks.training.video_tokens import commit_tokens
 from maskgen.tasks.video.completion import complete_clips
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image.vqgan import VQGAN
-from maskgen.tokenizers.training.video import VideoReconstructionSettings, VideoTokenizerTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining, VideoReconstructionSettings
 from maskgen.tokenizers.video.base import VideoTokenizer
 from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.inflation import inflate_model
@@ -86,7 +86,7 @@ def train_video_tokenizer(
         assert isinstance(model, VQ3D), "see _check_stage_1"
         kept = inflate_model(model, images)
         say(f"video tokenizer: inflated from {inflate}; {len(kept)} weights start anew")
-    objective = VideoTokenizerTraining(model, loss, held_out=data.test(), show=_show_reconstructions(data))
+    objective = ReconstructionTraining(model, loss, held_out=data.test(), show=_show_reconstructions(data))
     trainer = Trainer(objective, data.train(), settings, out, title="video tokenizer")
     # Only now: what was refused above leaves no run behind that would forbid other settings.
     write_json(out / "run.json", {**description, "finished": False})

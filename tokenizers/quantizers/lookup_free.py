@@ -1,7 +1,7 @@
 """Lookup-free quantization (Yu et al. 2024, arXiv 2310.05737), number for number as Open-MAGVIT2 trains and counts it.
 
-A code is a corner of a cube: channel i is -1 or 1 and is bit i of the id, so channel 0 is the LEAST significant bit
-(``reverse_bits`` leads to libraries that count the other way round). A channel that is 0 counts as below 0.
+A code is a corner of a cube: channel i is -1 or 1 and is bit i of the id, so channel 0 is the LEAST significant bit (in
+vector-quantize-pytorch the most significant). A channel that is 0 counts as below 0.
 
 The losses look at p(code | x) = softmax(2 x.code / T), a product over bits: bit i is set with probability
 sigmoid(4 x_i / T). Hence two shortcuts, both exact: the entropy of a token is the sum of its bits' entropies, and the mean
@@ -30,7 +30,6 @@ __all__ = [
     "factor_ids",
     "ids_to_codes",
     "join_ids",
-    "reverse_bits",
 ]
 
 
@@ -216,27 +215,6 @@ def ids_to_codes(ids: Tensor, bits: int) -> Tensor:
     """
     _check(ids, bits)
     return ((ids[..., None] >> torch.arange(bits, device=ids.device)) & 1).float() * 2 - 1
-
-
-def reverse_bits(ids: Tensor, bits: int) -> Tensor:
-    """Ids with their bits in the opposite order: those of vector-quantize-pytorch, whose first channel counts most.
-
-    Codes are the same there; only their numbers differ. The map is its own inverse.
-
-    Args:
-        ids: long [...], in [0, 2^bits).
-        bits: d.
-
-    Returns:
-        Long [...], in [0, 2^bits).
-
-    Raises:
-        TypeError: when ids are not long.
-        ValueError: when they are out of range.
-    """
-    _check(ids, bits)
-    places = torch.arange(bits, device=ids.device)
-    return (((ids[..., None] >> places) & 1) << places.flip(0)).sum(-1)
 
 
 def factor_ids(ids: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

@@ -54,7 +54,7 @@ class ClassifierTraining(Objective):
         self.held_out, self.label_smoothing = held_out, label_smoothing
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``maskgen.training.trainer.Objective``; terms: ``accuracy``."""
         logits, labels = modules["model"](batch["images"]), batch["labels"]

@@ -1,6 +1,8 @@
 """What makes samples of a model to be measured: from nothing, or by completing real clips and sounds.
 
-See ``evaluation_set`` for how they are written. Shapes: T frames, H W pixels, C channels, S samples of sound.
+See ``maskgen.tasks.evaluation.made.writing`` for how they are written.
+
+Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from torch import Tensor
 
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.audio.generation import generate_sounds
-from maskgen.tasks.evaluation.made.gaps import GapSettings, fill_gap, middle_gap
+from maskgen.tasks.audio.infilling import infill
+from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.evaluation.made.gaps import GapSettings, middle_gap
 from maskgen.tasks.evaluation.sets.base import SampleSet
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.audio.files import resample, to_channels
@@ -99,13 +103,22 @@ def filling(pipe: Pipeline, sounds: SampleSet, seed: int, sampling: Sampling, ga
     def make(numbers: Sequence[int]) -> list[Any]:
         found = []
         for number in numbers:
-            sound = codec_sound(sounds, number, codec)
+            sound, rate = codec_sound(sounds, number, codec), codec.sample_rate
             try:
-                place = middle_gap(sound.shape[-1], gap.share, codec.stride[0])
+                start, stop = middle_gap(sound.shape[-1], gap.share, codec.stride[0])
             except ValueError as error:
                 raise ValueError(f"{sounds.name}, sound number {number}: {error}") from None
             label = None if sounds.labels is None or not pipe.transformer.num_classes else sounds.labels[number]
-            found.append(fill_gap(pipe, sound, place, seed=seed + number, settings=gap, sampling=sampling, label=label))
+            found += infill(
+                *(pipe, sound, rate),
+                start=start / rate,
+                stop=stop / rate,
+                seeds=[seed + number],
+                sampling=sampling,
+                crossfade=gap.crossfade,
+                loudness=gap.loudness,
+                label=label,
+            )
         return found
 
     return make
@@ -118,8 +131,8 @@ def read_good(samples: SampleSet, number: int) -> Tensor:
         ValueError: it cannot be read.
     """
     (sample,) = samples.read(number, number + 1)
-    if isinstance(sample, str):
-        raise ValueError(f"{sample}; take it out of {samples.name}")
+    if isinstance(sample, Broken):
+        raise ValueError(f"{sample.reason}; take it out of {samples.name}")
     return sample
 
 
@@ -134,7 +147,7 @@ def codec_sound(sounds: SampleSet, number: int, codec: AudioTokenizer) -> Tensor
 
 
 def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]:
-    """What decides a model's samples, for ``evaluation_set.write_samples``.
+    """What decides a model's samples, for ``maskgen.tasks.evaluation.made.writing.write_samples``.
 
     Args:
         pipe: the model.

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.tokenizers.published.video.magvit import config_from, tokenizer_state_dict
+from maskgen.tokenizers.published.video.magvit import config_from
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
+from tests.parity.magvit.weights import tokenizer_state_dict
 from tests.parity.support import files, load, metadata
 
 NORMS = {"GN": "group", "LN": "layer", None: None}

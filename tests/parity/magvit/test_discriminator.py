@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from maskgen.tokenizers.published.video.magvit import DISCRIMINATORS, discriminator_config, discriminator_state_dict
+from maskgen.tokenizers.quantizers.entropy import entropy_loss
 from maskgen.tokenizers.training.discriminators.video import VideoDiscriminatorConfig, build_video_discriminator
 from maskgen.tokenizers.training.losses import image as losses
 from tests.parity.magvit.models import NORMS, first, last, recording
+from tests.parity.magvit.weights import DISCRIMINATORS, discriminator_config, discriminator_state_dict
 from tests.parity.support import files, load
 
 SETS = [path.stem for path in files("magvit", "disc*.safetensors")]
@@ -121,7 +122,7 @@ def test_losses(path) -> None:
     forms = [match for key in data if (match := re.fullmatch(r"entropy_(softmax|argmax)_T([\d.]+)", key))]
     assert len(forms) >= 4
     for match in forms:
-        loss = losses.entropy_loss(data["affinity"], match[1], float(match[2]))
+        loss = entropy_loss(data["affinity"], match[1], float(match[2]))
         torch.testing.assert_close(loss.reshape(1), data[match[0]], **CLOSE)
 
 
@@ -131,5 +132,5 @@ def test_perplexity(path) -> None:
     data = load(path)
     logits = data["ce_logits"]
     rows = torch.distributions.Categorical(logits=logits).entropy().mean()
-    batch = rows - losses.entropy_loss(logits, "softmax", 1.0)
+    batch = rows - entropy_loss(logits, "softmax", 1.0)
     torch.testing.assert_close(batch.exp().reshape(1), data["perplexity"], **CLOSE)

@@ -11,16 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskgen.tokenizers.published.video.magvit import (
-    FRAME_TOKENIZERS,
-    PUBLISHED,
-    config_from,
-    convert,
-    tokenizer_state_dict,
-)
+from maskgen.tokenizers.published.video.magvit import PUBLISHED, config_from, convert
 from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.vq3d import VQ3D
 from tests.parity.magvit.models import first, last, read_config, recording, tokenizer, tokenizer_config
+from tests.parity.magvit.weights import FRAME_TOKENIZERS, tokenizer_state_dict
 from tests.parity.support import files
 
 SETS = sorted({path.name.split(".")[0] for path in files("magvit", "tok_*.safetensors")})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2ImageConfig, Magvit2Video, Magvit2VideoConfig
 from maskgen.tokenizers.published.video import open_magvit2 as magvit2
+from maskgen.tokenizers.quantizers.lookup_free import factor_ids, join_ids
 from tests.parity.support import files, load, metadata
 
 CLOSE: dict[str, float] = {"atol": 5e-5, "rtol": 0}  # README: latents, images, activations
@@ -27,6 +28,11 @@ def recording(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     told = metadata(parts[0])
     assert len(parts) == told.get("num_shards", 1)
     return merged, told
+
+
+def reverse_bits(ids: Tensor, bits: int) -> Tensor:
+    """Ids with their bits in the opposite order: those of vector-quantize-pytorch, whose first channel counts most."""
+    return join_ids(factor_ids(ids, (1,) * bits)[::-1], (1,) * bits)
 
 
 def state(tensors: Mapping[str, Tensor], prefix: str = "sd/") -> dict[str, Tensor]:

@@ -18,10 +18,9 @@ from maskgen.tokenizers.quantizers.lookup_free import (
     factor_ids,
     ids_to_codes,
     join_ids,
-    reverse_bits,
 )
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
-from tests.parity.magvit2.recordings import recording, relative
+from tests.parity.magvit2.recordings import recording, relative, reverse_bits
 
 LFQ_CASES = sorted(recording("lfq")[1]["cases"])
 ENTROPY_CASES = sorted(recording("lfq_entropy")[1]["cases"])

@@ -20,7 +20,7 @@ from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.base import Selection
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.tokenizers.image.vqgan import VQGAN
-from maskgen.tokenizers.published.image.maskgit import tokenizer_config, tokenizer_state_dict
+from tests.parity.maskgit.weights import tokenizer_config, tokenizer_state_dict
 from tests.parity.support import files, load, metadata
 
 TRACES = files("maskgit", "decode_*.safetensors")

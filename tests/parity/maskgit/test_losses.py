@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maskgen.tokenizers.layers.conv2d import average_downsample, upsample
-from maskgen.tokenizers.published.image.maskgit import discriminator_state_dict
+from maskgen.tokenizers.quantizers.entropy import entropy_loss
 from maskgen.tokenizers.training.discriminators.image import (
     BlurPool,
     DiscriminatorConfig,
@@ -19,6 +19,7 @@ from maskgen.tokenizers.training.discriminators.image import (
     StyleGANDiscriminator,
 )
 from maskgen.tokenizers.training.losses import image as losses
+from tests.parity.maskgit.weights import discriminator_state_dict
 from tests.parity.support import files, load, metadata
 
 PARTS = files("maskgit", "losses_and_disc_parts*.safetensors")
@@ -70,7 +71,7 @@ def test_entropy_loss_and_gradient(path) -> None:
     data = load(path)
     for match in groups(data, r"entropy_loss/(softmax|argmax)/T([\d.]+)"):
         affinity = data["affinity"].clone().requires_grad_(True)
-        loss = losses.entropy_loss(affinity, match[1], float(match[2]))
+        loss = entropy_loss(affinity, match[1], float(match[2]))
         torch.testing.assert_close(loss.detach().reshape(1), data[match[0]], **CLOSE)
         loss.backward()
         expected = data[match[0].replace("entropy_loss/", "entropy_loss_grad/")]

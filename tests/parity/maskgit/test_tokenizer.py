@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
-from maskgen.tokenizers.published.image.maskgit import tokenizer_config, tokenizer_state_dict
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, build_quantizer
+from tests.parity.maskgit.weights import tokenizer_config, tokenizer_state_dict
 from tests.parity.support import files, load, metadata
 
 SETS = sorted(path.name.removesuffix("_io.safetensors") for path in files("maskgit", "vqgan*_io.safetensors"))

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from support import files, load, metadata
 from torch import Tensor
 
 from maskgen.tokenizers.published.audio.dac import DACTokenizer, dac_from_files
 from maskgen.tokenizers.published.audio.lac import LACTokenizer, lac_from_file
+from tests.parity.support import files, load, metadata
 
 LATENTS = {"atol": 2e-5, "rtol": 0.0}
 AUDIO = {"atol": 5e-5, "rtol": 0.0}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import maskgen.training.state
-from maskgen.tokenizers.training.image import VQGANTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining
 from tests.tasks.commandline import (
     TOKENIZER,
     TRANSFORMER,
@@ -67,6 +67,7 @@ def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) ->
         ({"loss": None}, "loss: got None, expected settings (pixel, "),
         ({"settings__steps": None}, "settings.steps: got nothing, expected int; leave the key out for its default"),
         ({"data__init_args__size": None}, "data.init_args.size: got nothing, expected int"),
+        ({"data__init_args__broken": None}, "data.init_args.broken: got nothing, expected float"),
         ({"data__init_args__root": "nowhere"}, "data folder: got nowhere, expected a folder of images"),
         ({"loss__gan_weight": 0.1}, "loss.discriminator.image_size: got 256, but the images are 8 x 8"),
     ],
@@ -136,17 +137,17 @@ def test_a_broken_training_image_is_named(workers: int, configs: Path, capsys: p
 def test_interrupted_training(
     configs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = VQGANTraining.loss
+    real = ReconstructionTraining.loss
     words = ("train", "tokenizer", "--config", "tokenizer.yaml", "--out")
 
-    def interrupt(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def interrupt(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
     run(*words, "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(VQGANTraining, "loss", interrupt)
+        patch.setattr(ReconstructionTraining, "loss", interrupt)
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             run(*words, "parts")

@@ -258,7 +258,7 @@ def test_files_that_are_no_whole_videos(model: Path, place: Path, capsys: pytest
 
 
 def test_files_that_only_look_wrong(model: Path, place: Path) -> None:
-    """Odd sizes, a phone held upright, a single frame: what is given comes out as players show it."""
+    """Odd sizes, a phone held upright, a single frame: what is given comes out as networks show it."""
     write(Path("odd.mkv"), moving(12, 45, 63), pixels="yuv444p")
     write(Path("phone.mp4"), moving(12, 48, 64), matrix=PORTRAIT)
     write(Path("one.mp4"), moving(1))

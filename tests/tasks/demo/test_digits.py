@@ -178,14 +178,14 @@ def test_an_interrupted_demo_goes_on(
 ) -> None:
     out, real, done = tmp_path / "demo", MaskedModeling.loss, []
 
-    def interrupt(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def interrupt(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
-    def note(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def note(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         done.append(step)
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
     monkeypatch.setattr(MaskedModeling, "loss", interrupt)
     with pytest.raises(SystemExit) as stopped:

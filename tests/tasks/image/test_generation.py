@@ -79,9 +79,9 @@ def test_a_saved_model_gives_the_same_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": []}, "got 0 labels and 0 seeds"),
-        ({"labels": 1, "seeds": []}, "got 0 labels and 0 seeds"),
-        ({"labels": [1, 2], "seeds": [0]}, "got 2 labels and 1 seeds, expected the same number of each, or one label"),
+        ({"labels": []}, "got 0 labels, 0 seeds"),
+        ({"labels": 1, "seeds": []}, "got 1 labels, 0 seeds"),
+        ({"labels": [1, 2], "seeds": [0, 1, 2]}, "got 2 labels, 3 seeds; expected the same number of each, or one"),
         ({"labels": 10}, "label: got 10, expected 0 to 9"),
         ({"labels": "eleven"}, "label: got 'eleven', expected a number from 0 to 9 or a class name"),
         ({"labels": 1, "batch_size": 0}, "batch_size: got 0, expected at least 1"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskgen.sampling.loop import SampleStep
-from maskgen.tasks.image.inpainting import inpaint
+from maskgen.tasks.image import generate, inpaint, outpaint, swap_class
 from maskgen.tasks.image.paste import feather as soft_edge
 from maskgen.tasks.media.images import to_images
 from maskgen.tasks.pipeline import Pipeline, Sampling
@@ -217,3 +217,17 @@ def test_models_that_need_a_class_or_cannot_be_guided() -> None:
         inpaint(pipe, whole, hole(16, 16, (1, 1, 2, 2)))
     with pytest.raises(ValueError, match=r"guidance: got 2\.0"):
         inpaint(pipe, whole, hole(16, 16, (1, 1, 2, 2)), label=1, guidance=2.0)
+
+
+def test_tokens_without_regions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny_pipeline()
+    monkeypatch.setattr(type(pipe.tokenizer), "is_spatial", False)
+    image, mask = picture(32, 32), hole(32, 32, (3, 4, 6, 5))
+    for edit in (
+        lambda: inpaint(pipe, image, mask, label=0),
+        lambda: outpaint(pipe, image, right=4, label=0),
+        lambda: swap_class(pipe, image, box=(3, 4, 6, 5), label=0),
+    ):
+        with pytest.raises(ValueError, match="keeps a part of the signal, but each token of VQGAN describes all of it"):
+            edit()
+    assert generate(pipe, 0, seeds=[0])[0].size == (32, 32)

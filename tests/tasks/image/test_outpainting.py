@@ -7,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from maskgen.conditioning import Cond
 from maskgen.sampling.loop import SampleStep
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.image.outpainting import extend_tokens, outpaint
 from maskgen.tasks.media.images import to_images
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from tests.support import OracleTransformer, oracle_pipeline, tiny_pipeline, toy_pipeline
 
+REQUEST = Request(cond=Cond(labels=torch.tensor([1])), seeds=[0], sampling=Sampling(steps=1))
 PIPE, WIDE = tiny_pipeline(), tiny_pipeline((32, 48))
 
 
@@ -164,9 +167,9 @@ def test_every_window_has_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None
     pipe, drawn = toy_pipeline(), []
     fill = pipe.fill
 
-    def spy(*args: object, seeds: list[int], **kwargs: object) -> torch.Tensor:
-        drawn.extend(seeds)
-        return fill(*args, seeds=seeds, **kwargs)  # type: ignore[arg-type]
+    def spy(tokens: torch.Tensor, mask: torch.Tensor, request: Request) -> torch.Tensor:
+        drawn.extend(request.seeds)
+        return fill(tokens, mask, request)
 
     monkeypatch.setattr(pipe, "fill", spy)
     outpaint(pipe, picture(16, 16), label=1, seeds=[0, 1], right=16, bottom=8)
@@ -174,11 +177,11 @@ def test_every_window_has_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(set(drawn)) == len(drawn)
 
 
-def strip(pipe: Pipeline, columns: int, known: slice) -> tuple[torch.Tensor, torch.Tensor]:
+def strip(pipe: Pipeline, columns: int, given: slice) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.randint(8, (1, 8, columns, 1), generator=torch.Generator().manual_seed(0))
-    hidden = torch.ones(8, columns, dtype=torch.bool)
-    hidden[:, known] = False
-    return tokens, hidden
+    masked = torch.ones(8, columns, dtype=torch.bool)
+    masked[:, given] = False
+    return tokens, masked
 
 
 @pytest.mark.parametrize(("overlap", "windows"), [(0.0, 2), (0.5, 4), (0.75, 8), (0.9, 16)])
@@ -186,25 +189,24 @@ def test_overlap_sets_the_number_of_windows(overlap: float, windows: int) -> Non
     pipe = oracle_pipeline(torch.arange(64)[:, None] % 8)
     model = pipe.transformer
     assert isinstance(model, OracleTransformer)
-    tokens, hidden = strip(pipe, 24, slice(0, 8))
-    result = extend_tokens(pipe, tokens, hidden, labels=[1], seeds=[0], sampling=Sampling(steps=1), overlap=overlap)
+    tokens, masked = strip(pipe, 24, slice(0, 8))
+    result = extend_tokens(pipe, tokens, masked, REQUEST, overlap=overlap)
     assert len(model.seen) == windows
     assert torch.equal(result[:, :, :8], tokens[:, :, :8])
     assert int(result.max()) < 8
-    # Each window knows what stood before it.
+    # Each window sees what stood before it.
     for seen in model.seen:
         assert int((seen == 8).sum()) == 128 // windows
 
 
-def test_a_canvas_without_hidden_tokens_comes_back() -> None:
+def test_a_canvas_without_masked_tokens_comes_back() -> None:
     pipe = oracle_pipeline(torch.zeros(64, 1, dtype=torch.long))
-    tokens, hidden = strip(pipe, 9, slice(None))
-    arguments = {"labels": [1], "seeds": [0], "sampling": Sampling(steps=1)}
-    assert torch.equal(extend_tokens(pipe, tokens, hidden, **arguments), tokens)  # type: ignore[arg-type]
+    tokens, masked = strip(pipe, 9, slice(None))
+    assert torch.equal(extend_tokens(pipe, tokens, masked, REQUEST), tokens)
     with pytest.raises(ValueError, match=r"overlap: got 1, expected 0 or more and below 1"):
-        extend_tokens(pipe, tokens, hidden, overlap=1, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"hidden: got \(8, 5\) for tokens .* at least \(8, 8\)"):
-        extend_tokens(pipe, tokens[:, :, :5], hidden[:, :5], **arguments)  # type: ignore[arg-type]
+        extend_tokens(pipe, tokens, masked, REQUEST, overlap=1)
+    with pytest.raises(ValueError, match=r"mask: got \(8, 5\) for tokens .* at least \(8, 8\)"):
+        extend_tokens(pipe, tokens[:, :, :5], masked[:, :5], REQUEST)
 
 
 @pytest.mark.parametrize(

@@ -181,10 +181,10 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, kind: Any, step: int, train: Any
     """Send Ctrl-C to this process in the middle of one step."""
     real = kind.loss
 
-    def loss(self: Any, player: str, modules: Any, batch: Any, at: int) -> Any:
+    def loss(self: Any, network: str, modules: Any, batch: Any, at: int) -> Any:
         if at == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, at)
+        return real(self, network, modules, batch, at)
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "loss", loss)

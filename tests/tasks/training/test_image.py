@@ -30,7 +30,7 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
-from maskgen.tokenizers.training.image import ReconstructionSettings
+from maskgen.tokenizers.training.reconstruction import ReconstructionSettings
 from maskgen.training.trainer import Interrupted, OptimizerSettings, TrainSettings
 
 VQGAN_CONFIG = VQGANConfig(
@@ -220,10 +220,10 @@ def test_what_was_refused_does_not_bind(tmp_path: Path) -> None:
 def interrupt_at(step: int, real: Callable[..., Any]) -> Callable[..., Any]:
     """A loss that sends Ctrl-C to this process in the middle of one step."""
 
-    def loss(self: Any, player: str, modules: Any, batch: Any, at: int) -> Any:
+    def loss(self: Any, network: str, modules: Any, batch: Any, at: int) -> Any:
         if at == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, at)
+        return real(self, network, modules, batch, at)
 
     return loss
 
@@ -237,7 +237,7 @@ def test_interrupted_and_gone_on(stage: str, tmp_path: Path, monkeypatch: pytest
             return stage1(out, settings=chosen)
         return stage2(toy(tmp_path / "toy"), out, transformer=model(vocab_size=4, dropout=0.1), settings=chosen)
 
-    kind = maskgen.tasks.training.image.VQGANTraining if stage == "tokenizer" else MaskedModeling
+    kind = maskgen.tasks.training.image.ReconstructionTraining if stage == "tokenizer" else MaskedModeling
     folder = "." if stage == "tokenizer" else "transformer"
     train(tmp_path / "whole")
     with monkeypatch.context() as patch:

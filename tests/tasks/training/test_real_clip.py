@@ -15,8 +15,8 @@ from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.video import train_video_tokenizer, train_video_transformer
 from maskgen.tasks.video.prediction import predict_frames
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
-from maskgen.tokenizers.training.adversarial import psnr
-from maskgen.tokenizers.training.video import VideoReconstructionSettings
+from maskgen.tokenizers.training.base import psnr
+from maskgen.tokenizers.training.reconstruction import VideoReconstructionSettings
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 from maskgen.training.trainer import OptimizerSettings, TrainSettings
 

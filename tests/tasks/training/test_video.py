@@ -33,7 +33,7 @@ from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Video, Magvit2VideoConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.training.discriminators.video import VideoDiscriminatorConfig
-from maskgen.tokenizers.training.video import VideoReconstructionSettings, VideoTokenizerTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining, VideoReconstructionSettings
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 from maskgen.training.trainer import Interrupted, OptimizerSettings, TrainSettings
 from tests.tasks.training.test_image import Squares
@@ -184,7 +184,7 @@ def test_it_learns_one_clip_by_heart(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage1(tmp_path / "whole", settings=settings(steps=5))
-    _interrupt(monkeypatch, VideoTokenizerTraining, 2, lambda: stage1(tmp_path / "parts", settings=settings(steps=5)))
+    _interrupt(monkeypatch, ReconstructionTraining, 2, lambda: stage1(tmp_path / "parts", settings=settings(steps=5)))
     with pytest.raises(ValueError, match=r"holds a run with other settings \(settings\)"):
         stage1(tmp_path / "parts", settings=settings(steps=6))
     stage1(tmp_path / "parts", settings=settings(steps=5))
@@ -209,10 +209,10 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, kind: Any, step: int, train: Any
     """Send Ctrl-C to this process in the middle of one step."""
     real = kind.loss
 
-    def loss(self: Any, player: str, modules: Any, batch: Any, at: int) -> Any:
+    def loss(self: Any, network: str, modules: Any, batch: Any, at: int) -> Any:
         if at == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, at)
+        return real(self, network, modules, batch, at)
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "loss", loss)

@@ -1,40 +1,24 @@
-"""The VQ model of aMUSEd (Patil et al. 2024), in diffusers' layout: settings and key map.
+"""The VQ model of aMUSEd (Patil et al. 2024), in diffusers' layout: settings and key map."""
 
-Shapes: B batch, D width of a code, Z width of the latents, L levels.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from maskgen.tokenizers.published.image.attention_vqgan import (
-    AttentionVQGAN,
-    NameMap,
-    convert_state,
-    measure,
-    quantizer_config,
-)
+from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN, AttentionVQGANConfig, Family, NameMap
 from maskgen.tokenizers.published.image.blocks import NetworkConfig
-from maskgen.tokenizers.quantizers.vector import VectorQuantizer
 
 __all__ = ["NAMES", "PUBLISHED", "AmusedVQ", "AmusedVQConfig", "config_from", "convert"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmusedVQConfig:
+class AmusedVQConfig(AttentionVQGANConfig):
     """Settings; the defaults are the released model, which serves 256 and 512 pixels.
 
-    Attributes:
-        widths: width of each level; L levels give a stride of 2^(L-1).
-        res_blocks: residual blocks a level of the encoder; the decoder has one more.
-        latent_channels: Z.
-        code_dim: D.
-        codebook_size: number of codes.
-        middle_attention: an attention between the two middle blocks; the release has none.
-        groups: groups of every normalisation; official 32.
+    Attributes are those of ``NetworkConfig``; the first convolution is as wide as the first level, no level has attentions,
+    and neither has the middle of the release.
     """
 
     widths: tuple[int, ...] = (128, 256, 256, 512, 768)
@@ -45,74 +29,37 @@ class AmusedVQConfig:
     middle_attention: bool = False
     groups: int = 32
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))  # JSON brings a list
-        _ = self.network  # refuses what cannot be built
-
     @property
     def network(self) -> NetworkConfig:
         """The shared network in these sizes, without attention at the levels."""
-        return NetworkConfig(
-            stem=self.widths[0] if self.widths else 0,
-            widths=self.widths,
-            res_blocks=self.res_blocks,
-            latent_channels=self.latent_channels,
-            code_dim=self.code_dim,
-            codebook_size=self.codebook_size,
-            attention_levels=(),
-            middle_attention=self.middle_attention,
-            groups=self.groups,
-        )
+        return NetworkConfig(stem=self.widths[0] if self.widths else 0, attention_levels=(), **vars(self))
 
 
 class AmusedVQ(AttentionVQGAN):
     """aMUSEd's tokenizer: nearest code by distance, codes as stored, convolutions only in the release.
 
-    Signal: float images [B, 3, H, W] in [0, 1], which is also what the network was trained on; H and W multiples of the
-    stride. ``decode`` is not clamped (the official pipeline clamps afterwards).
+    The network itself was trained on pixels in [0, 1]; the official pipeline clamps what it decodes. See
+    ``AttentionVQGAN`` for the signal.
 
     Keep the weights in float32 or bfloat16: in float16 the activations of the released model overflow, which diffusers
-    avoids by its ``force_upcast``, and here ``encode`` and ``decode`` refuse it.
+    avoids by its ``force_upcast``, and here ``encode`` and ``decode`` refuse it with a ``TypeError``.
 
     Args:
         config: settings.
     """
 
+    signed = False
+
     def __init__(self, config: AmusedVQConfig) -> None:
-        network = config.network
-        super().__init__(network, VectorQuantizer(quantizer_config(network)), signed=False)
-        self.config: AmusedVQConfig = config
+        super().__init__(config)
 
     def encode(self, signal: Tensor) -> Tensor:
-        """Tokens of images.
-
-        Args:
-            signal: float [B, 3, H, W] in [0, 1].
-
-        Returns:
-            Long [B, h * w, 1].
-
-        Raises:
-            TypeError: when the images are not floating point, or the weights are float16.
-            ValueError: when the shape does not fit.
-        """
+        """Tokens of images; see ``Tokenizer.encode``."""
         self._refuse_float16()
         return super().encode(signal)
 
     def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Images of tokens.
-
-        Args:
-            tokens: long [B, h * w, 1], ids in [0, V).
-            axes: (h, w).
-
-        Returns:
-            Float [B, 3, h * stride, w * stride], nominally in [0, 1], not clamped.
-
-        Raises:
-            TypeError: when tokens are not long, or the weights are float16.
-            ValueError: when shape, grid or ids do not fit.
-        """
+        """Images of tokens, not clamped; see ``Tokenizer.decode``."""
         self._refuse_float16()
         return super().decode(tokens, axes)
 
@@ -145,45 +92,5 @@ NAMES: Final = NameMap(
 
 PUBLISHED: Final[dict[str, AmusedVQConfig]] = {"amused-vqvae": AmusedVQConfig()}
 
-
-def config_from(state: Mapping[str, Tensor], *, groups: int = 32) -> AmusedVQConfig:
-    """Settings that official weights were made with, read from their shapes.
-
-    Args:
-        state: official name to tensor.
-        groups: not visible in the weights (``norm_num_groups`` of the official config); 32 in the release.
-
-    Returns:
-        Settings.
-
-    Raises:
-        ValueError: when weights that fix a size are missing or make no network.
-    """
-    network = measure(state, NAMES, groups)
-    return AmusedVQConfig(
-        widths=network.widths,
-        res_blocks=network.res_blocks,
-        latent_channels=network.latent_channels,
-        code_dim=network.code_dim,
-        codebook_size=network.codebook_size,
-        middle_attention=network.middle_attention,
-        groups=groups,
-    )
-
-
-def convert(state: Mapping[str, Tensor], config: AmusedVQConfig) -> dict[str, Tensor]:
-    """Official weights as the state dict of ``AmusedVQ(config)``.
-
-    Args:
-        state: official name to tensor.
-        config: settings of the model to fill.
-
-    Returns:
-        State dict: the given tensors themselves or views of them, in the precision they came in.
-
-    Raises:
-        ValueError: every official name that is missing, unexpected or mis-shaped.
-    """
-    with torch.device("meta"):
-        model = AmusedVQ(config)
-    return convert_state(state, model, NAMES)
+_FAMILY: Final = Family(names=NAMES, config=AmusedVQConfig, model=AmusedVQ)
+config_from, convert = _FAMILY.config_from, _FAMILY.convert

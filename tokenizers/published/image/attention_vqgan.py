@@ -1,24 +1,92 @@
-"""What the VQGANs with attention have in common: the tokenizer, and reading official weights by a table of names.
+"""What the VQGANs with attention have in common: settings, the tokenizer, and reading official weights by a table of names.
 
-A family gives its settings, its pixel range, its quantizer and a ``NameMap``; see ``taming.py``, ``llamagen.py`` and
-``amused.py``.
+A family's file (``taming.py``, ``llamagen.py``, ``ibq.py``, ``amused.py``) holds what is its own: its settings, its
+quantizer, its pixel range, and its ``NameMap``; the ``Family`` record makes ``config_from`` and ``convert`` of them.
 
 Shapes: B batch, H W pixels, h w token grid, N = h * w, D width of a code, Z width of the latents, C channels, L levels.
 """
 
+import dataclasses
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from maskgen.checkpoint import check_state
+from maskgen.tokenizers.base import freeze_lists
 from maskgen.tokenizers.image.base import ImageTokenizer, check_images
 from maskgen.tokenizers.published.image.blocks import Decoder, Encoder, NetworkConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
 
-__all__ = ["AttentionVQGAN", "NameMap", "convert_state", "measure", "multiples", "quantizer_config"]
+__all__ = [
+    "AttentionVQGAN",
+    "AttentionVQGANConfig",
+    "Family",
+    "MultiplierConfig",
+    "NameMap",
+    "convert_state",
+    "measure",
+    "multiples",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionVQGANConfig:
+    """Base of the families' settings, which all come down to a ``NetworkConfig``; its attributes are described there."""
+
+    def __post_init__(self) -> None:
+        freeze_lists(self)
+        _ = self.network, self.quantizer  # refuse what cannot be built
+
+    @property
+    @abstractmethod
+    def network(self) -> NetworkConfig:
+        """The shared network in these sizes."""
+
+    @property
+    def quantizer(self) -> QuantizerConfig:
+        """Settings of a learned codebook of the network's size; the official losses have no entropy term."""
+        network = self.network
+        return QuantizerConfig(codebook_size=network.codebook_size, dim=network.code_dim, entropy_weight=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiplierConfig(AttentionVQGANConfig):
+    """Base of settings that give widths as multiples of the first one.
+
+    Attributes:
+        channels: width after the first convolution.
+        multipliers: width of each level as a multiple of ``channels``; L levels give a stride of 2^(L-1).
+        res_blocks: residual blocks a level of the encoder; the decoder has one more.
+        latent_channels: Z.
+        code_dim: D.
+        codebook_size: number of codes.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    latent_channels: int = 256
+    code_dim: int = 256
+    codebook_size: int = 1024
+
+    def _network(self, *, attention_levels: tuple[int, ...], groups: int) -> NetworkConfig:
+        """The network in these sizes, with an attention in the middle."""
+        return NetworkConfig(
+            stem=self.channels,
+            widths=tuple(self.channels * multiplier for multiplier in self.multipliers),
+            res_blocks=self.res_blocks,
+            latent_channels=self.latent_channels,
+            code_dim=self.code_dim,
+            codebook_size=self.codebook_size,
+            attention_levels=attention_levels,
+            middle_attention=True,
+            groups=groups,
+        )
 
 
 class AttentionVQGAN(ImageTokenizer):
@@ -31,14 +99,21 @@ class AttentionVQGAN(ImageTokenizer):
     Fresh weights start as torch starts them; these classes are made to be filled with published weights.
 
     Args:
-        network: sizes.
-        quantizer: the family's quantizer.
+        config: settings.
+
+    Attributes:
         signed: whether the family's pixels run from -1 to 1 instead of 0 to 1.
+        quantizer_type: the family's quantizer.
     """
 
-    def __init__(self, network: NetworkConfig, quantizer: VectorQuantizer, *, signed: bool) -> None:
+    signed: ClassVar[bool] = True
+    quantizer_type: ClassVar[type[VectorQuantizer]] = VectorQuantizer
+
+    def __init__(self, config: AttentionVQGANConfig) -> None:
         super().__init__()
-        self.signed = signed
+        self.config: Any = config
+        network = config.network
+        quantizer = self.quantizer_type(config.quantizer)  # starts first: seeded models are the ones they were
         self.encoder = Encoder(network)
         self.quant_conv = torch.nn.Conv2d(network.latent_channels, network.code_dim, kernel_size=1)
         self.quantizer = quantizer
@@ -70,37 +145,14 @@ class AttentionVQGAN(ImageTokenizer):
         return self._whole_axes(signal_shape)
 
     def encode(self, signal: Tensor) -> Tensor:
-        """Tokens of images.
-
-        Args:
-            signal: float [B, 3, H, W] in [0, 1].
-
-        Returns:
-            Long [B, h * w, 1].
-
-        Raises:
-            TypeError: when the images are not floating point.
-            ValueError: when the shape does not fit.
-        """
+        """Tokens of images; see ``Tokenizer.encode``."""
         check_images(signal)
-        self.axes(signal.shape)
+        self.axes(signal.shape)  # refuses other sizes
         pixels = signal.to(self.decoder.conv_out.weight.dtype)
         return self.quantizer.encode(self.latents(2 * pixels - 1 if self.signed else pixels))
 
     def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Images of tokens.
-
-        Args:
-            tokens: long [B, h * w, 1], ids in [0, V).
-            axes: (h, w).
-
-        Returns:
-            Float [B, 3, h * stride, w * stride], nominally in [0, 1], not clamped.
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit.
-        """
+        """Images of tokens, not clamped; see ``Tokenizer.decode``."""
         self._check_tokens(tokens, axes)
         pixels = self.pixels(self.quantizer.lookup(tokens, axes))
         return (pixels + 1) / 2 if self.signed else pixels
@@ -252,6 +304,50 @@ def multiples(network: NetworkConfig) -> tuple[int, ...]:
     return tuple(width // network.stem for width in network.widths)
 
 
-def quantizer_config(network: NetworkConfig) -> QuantizerConfig:
-    """Settings of a learned codebook of the network's size; the official losses have no entropy term."""
-    return QuantizerConfig(codebook_size=network.codebook_size, dim=network.code_dim, entropy_weight=0.0)
+C = TypeVar("C", bound=AttentionVQGANConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Generic[C]):
+    """A family of published weights: its names, its settings, its model.
+
+    Attributes:
+        names: how it calls the weights of the shared network.
+        config: class of its settings.
+        model: class of its tokenizer.
+    """
+
+    names: NameMap
+    config: type[C]
+    model: type[AttentionVQGAN]
+
+    def config_from(self, state: Mapping[str, Tensor], *, groups: int = 32) -> C:
+        """Settings that official weights were made with, read from their shapes.
+
+        Args:
+            state: official name to tensor (what the file has under "state_dict" or "model").
+            groups: not visible in the weights; 32 in the official code.
+
+        Raises:
+            ValueError: when weights that fix a size are missing or make no network.
+        """
+        network = measure(state, self.names, groups)
+        names = {field.name for field in dataclasses.fields(self.config)}
+        seen = {name: value for name, value in vars(network).items() if name in names}
+        if "multipliers" in names:
+            seen |= {"channels": network.stem, "multipliers": multiples(network)}
+        return self.config(**seen)
+
+    def convert(self, state: Mapping[str, Tensor], config: C) -> dict[str, Tensor]:
+        """Official weights as the state dict of the family's tokenizer; see ``convert_state``.
+
+        Args:
+            state: official name to tensor.
+            config: settings of the model to fill.
+
+        Raises:
+            ValueError: every official name that is missing, unexpected or mis-shaped.
+        """
+        with torch.device("meta"):
+            model = self.model(config)
+        return convert_state(state, model, self.names)

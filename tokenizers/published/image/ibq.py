@@ -1,12 +1,12 @@
 """IBQ, index backpropagation quantization (Shi et al. 2024, arXiv 2412.02692; TencentARC/SEED-Voken): settings and key map.
 
 The network is CompVis's VQGAN with four residual blocks a level; the quantizer chooses the code with the largest scalar
-product and lets gradients reach every code. Weights are Lightning files, and have the very names of ``taming.py``.
+product and lets gradients reach every code. Weights are Lightning files, and have the very names of ``taming.py``;
+``loss.*`` and ``model_ema.*`` are dropped.
 
-Shapes: B batch, N places, M tokens, D width of a code, V codes.
+Shapes: B batch, N positions, M tokens, D width of a code, V codes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,73 +14,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.tokenizers.published.image.attention_vqgan import (
-    AttentionVQGAN,
-    NameMap,
-    convert_state,
-    measure,
-    multiples,
-)
-from maskgen.tokenizers.published.image.blocks import NetworkConfig
+from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN, Family, NameMap
 from maskgen.tokenizers.published.image.taming import NAMES as TAMING_NAMES
+from maskgen.tokenizers.published.image.taming import TamingConfig
 from maskgen.tokenizers.quantizers.lookup_free import entropies
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
 
 __all__ = ["NAMES", "PUBLISHED", "IBQConfig", "IBQTokenizer", "IndexQuantizer", "config_from", "convert"]
 
-_LOGITS = 2**26  # most scalar products held at once where only ids are wanted
+_LOGITS = 2**26  # most scalar products held at once where only ids are needed
 
 
 @dataclass(frozen=True, kw_only=True)
-class IBQConfig:
-    """Settings; the defaults are those of the published weights with 16384 codes.
+class IBQConfig(TamingConfig):
+    """Settings; the defaults are those of the published weights with 16384 codes. See ``TamingConfig`` for the network's.
 
     Attributes:
-        channels: width after the first convolution.
-        multipliers: width of each level as a multiple of ``channels``; L levels give a stride of 2^(L-1).
-        res_blocks: residual blocks a level of the encoder; the decoder has one more.
-        latent_channels: width of the latents.
-        code_dim: D.
-        codebook_size: V.
-        attention_levels: levels with attentions, 0 being the full resolution.
-        groups: groups of every normalisation; official 32.
         commitment_weight: of the term that pulls latents to their codes.
         entropy_weight: of the entropy term.
         entropy_temperature: of the softmax in that term.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     res_blocks: int = 4
-    latent_channels: int = 256
-    code_dim: int = 256
     codebook_size: int = 16384
-    attention_levels: tuple[int, ...] = (4,)
-    groups: int = 32
     commitment_weight: float = 0.25
     entropy_weight: float = 0.05
     entropy_temperature: float = 0.01
-
-    def __post_init__(self) -> None:
-        # A config read back from JSON brings lists.
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
-        _ = self.network, self.quantizer  # refuse what cannot be built
-
-    @property
-    def network(self) -> NetworkConfig:
-        """The shared network in these sizes."""
-        return NetworkConfig(
-            stem=self.channels,
-            widths=tuple(self.channels * multiplier for multiplier in self.multipliers),
-            res_blocks=self.res_blocks,
-            latent_channels=self.latent_channels,
-            code_dim=self.code_dim,
-            codebook_size=self.codebook_size,
-            attention_levels=self.attention_levels,
-            middle_attention=True,
-            groups=self.groups,
-        )
 
     @property
     def quantizer(self) -> QuantizerConfig:
@@ -137,18 +96,16 @@ class IndexQuantizer(VectorQuantizer):
 
 
 class IBQTokenizer(AttentionVQGAN):
-    """IBQ's tokenizer.
-
-    Signal: float images [B, 3, H, W] in [0, 1], H and W multiples of the stride. The network itself was trained on -1..1:
-    ``encode`` and ``decode`` rescale. ``decode`` is not clamped.
+    """IBQ's tokenizer; the network itself was trained on -1..1. See ``AttentionVQGAN`` for the signal.
 
     Args:
         config: settings.
     """
 
+    quantizer_type = IndexQuantizer
+
     def __init__(self, config: IBQConfig) -> None:
-        super().__init__(config.network, IndexQuantizer(config.quantizer), signed=True)
-        self.config: IBQConfig = config
+        super().__init__(config)
 
 
 NAMES: Final = NameMap(family="IBQ", rules=TAMING_NAMES.rules, run_order=False, ignored=("loss.", "model_ema."))
@@ -158,46 +115,5 @@ PUBLISHED: Final[dict[str, IBQConfig]] = {
 }
 """File name of the release to settings."""
 
-
-def config_from(state: Mapping[str, Tensor], *, groups: int = 32) -> IBQConfig:
-    """Settings that official weights were made with, read from their shapes.
-
-    Args:
-        state: official name to tensor (the file's "state_dict").
-        groups: not visible in the weights; 32 in the official code.
-
-    Returns:
-        Settings.
-
-    Raises:
-        ValueError: when weights that fix a size are missing or make no network.
-    """
-    network = measure(state, NAMES, groups)
-    return IBQConfig(
-        channels=network.stem,
-        multipliers=multiples(network),
-        res_blocks=network.res_blocks,
-        latent_channels=network.latent_channels,
-        code_dim=network.code_dim,
-        codebook_size=network.codebook_size,
-        attention_levels=network.attention_levels,
-        groups=groups,
-    )
-
-
-def convert(state: Mapping[str, Tensor], config: IBQConfig) -> dict[str, Tensor]:
-    """Official weights as the state dict of ``IBQTokenizer(config)``; ``loss.*`` and ``model_ema.*`` are dropped.
-
-    Args:
-        state: official name to tensor (the file's "state_dict").
-        config: settings of the model to fill.
-
-    Returns:
-        State dict: the given tensors themselves, in the precision they came in.
-
-    Raises:
-        ValueError: every official name that is missing, unexpected or mis-shaped.
-    """
-    with torch.device("meta"):
-        model = IBQTokenizer(config)
-    return convert_state(state, model, NAMES)
+_FAMILY: Final = Family(names=NAMES, config=IBQConfig, model=IBQTokenizer)
+config_from, convert = _FAMILY.config_from, _FAMILY.convert

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.tokenizers.quantizers.lookup_free import factor_ids, join_ids
 from maskgen.tokenizers.quantizers.vector import Quantizer, VectorQuantizer, straight_through
 
 __all__ = ["BitQuantizer", "UnitQuantizer", "check_split", "merge_ids", "split_ids"]
@@ -66,10 +67,8 @@ def split_ids(ids: Tensor, *, bits: int, splits: int) -> Tensor:
         TypeError: when ids are not long.
         ValueError: when they are out of range or ``splits`` does not divide ``bits``.
     """
-    each = check_split(bits, splits)
-    _check_range(ids, bits)
-    shifts = torch.arange(splits, device=ids.device) * each
-    return (ids[..., None] >> shifts) & (2**each - 1)
+    sizes = (check_split(bits, splits),) * splits
+    return torch.stack(factor_ids(ids, sizes), dim=-1)
 
 
 def merge_ids(tokens: Tensor, *, bits: int) -> Tensor:
@@ -86,10 +85,8 @@ def merge_ids(tokens: Tensor, *, bits: int) -> Tensor:
         TypeError: when tokens are not long.
         ValueError: when they are out of range or K does not divide ``bits``.
     """
-    each = check_split(bits, tokens.shape[-1])
-    _check_range(tokens, each)
-    shifts = torch.arange(tokens.shape[-1], device=tokens.device) * each
-    return (tokens << shifts).sum(-1)
+    splits = tokens.shape[-1]
+    return join_ids(tokens.unbind(-1), (check_split(bits, splits),) * splits)
 
 
 def check_split(bits: int, splits: int) -> int:
@@ -105,10 +102,3 @@ def check_split(bits: int, splits: int) -> int:
     if not 0 < bits < 63 or splits < 1 or bits % splits:
         raise ValueError(f"splits: got {splits} for ids of {bits} bits, expected a divisor of 1 to 62 bits")
     return bits // splits
-
-
-def _check_range(ids: Tensor, bits: int) -> None:
-    if ids.dtype != torch.long:
-        raise TypeError(f"ids: got {ids.dtype}, expected torch.int64; convert them with .long()")
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < 2**bits:
-        raise ValueError(f"ids: got {int(ids.min())} to {int(ids.max())}, expected 0 to {2**bits - 1} ({bits} bits)")

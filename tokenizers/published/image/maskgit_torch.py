@@ -7,8 +7,6 @@ although that level runs last. MaskBit keeps the network and changes the names, 
 
 The official ``decode`` clamps to [0, 1]; ours does not, the ``Pipeline`` does. The official pooling drops the last row
 or column of an odd size; ours averages what is there and rounds up, as Google's code does.
-
-Shapes: B batch, N tokens, V codes, D width of a code, H W pixels.
 """
 
 import re
@@ -19,11 +17,10 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import check_state
-from maskgen.tokenizers.image.base import check_images
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
-from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
+from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 
-__all__ = ["PUBLISHED", "Layout", "config_from", "convert", "network_sizes", "official_name", "rename", "soft_codes"]
+__all__ = ["PUBLISHED", "Layout", "config_from", "convert", "network_sizes", "official_name", "rename"]
 
 PUBLISHED: dict[str, VQGANConfig] = {"maskgit-vqgan-imagenet-f16-256": VQGANConfig()}
 """Published name to full-size settings (54,515,587 weights; the 2D tokenizer of 1d-tokenizer, Apache-2.0 code)."""
@@ -95,32 +92,6 @@ def convert(state: Mapping[str, Tensor], config: VQGANConfig) -> dict[str, Tenso
         shapes = {name: weight.shape for name, weight in VQGAN(config).state_dict().items()}
     names = {name: official_name(name, config, _PORT) for name in shapes}
     return rename(state, names, shapes, "MaskGIT torch tokenizer")
-
-
-def soft_codes(model: VQGAN, images: Tensor, temperature: float = 1.0) -> Tensor:
-    """How near each code is to each place, as probabilities: softmax(-squared distance / temperature).
-
-    Args:
-        model: a VQGAN with the "vq" quantizer.
-        images: float [B, 3, H, W] in [0, 1].
-        temperature: above 0; small ones approach the one-hot nearest code.
-
-    Returns:
-        Float32 [B, N, V], rows adding up to 1.
-
-    Raises:
-        TypeError: when the images are not floating point.
-        ValueError: when the shape is not [B, 3, H, W], the temperature not positive or the quantizer has no distances.
-    """
-    check_images(images)
-    if not temperature > 0:
-        raise ValueError(f"temperature: got {temperature}, expected a positive number")
-    if not isinstance(model.quantizer, VectorQuantizer):
-        raise ValueError(f"quantizer: got {type(model.quantizer).__name__}, expected a VectorQuantizer (kind 'vq')")
-    latents: Tensor = model.encoder(images.to(model.last_layer.dtype))
-    rows = latents.flatten(2).transpose(1, 2).float()
-    distances = model.quantizer._distances(rows.flatten(end_dim=1))
-    return torch.softmax(-distances / temperature, dim=-1).unflatten(0, rows.shape[:2])
 
 
 def network_sizes(state: Mapping[str, Tensor], layout: Layout, family: str) -> tuple[int, tuple[int, ...], int]:

@@ -1,6 +1,6 @@
-"""What every stage 1 with a discriminator shares: players, validation, and whose gradients count when.
+"""What every stage 1 shares: networks, help for the codebook, validation, and whose gradients count when.
 
-Shapes: B batch, ... the axes of a signal.
+Shapes: B batch, N tokens, K codebooks, ... the axes of a signal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +20,47 @@ from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.quantizers.usage import codebook_usage
 from maskgen.training.objective import Objective
 
-__all__ = ["AdversarialTraining", "crop_like", "frozen", "psnr"]
+__all__ = ["Show", "TokenizerTraining", "TrainingLoss", "crop_like", "frozen", "psnr"]
 
 _AT_A_TIME = 8  # signals of a validation
 
+Show = Callable[[nn.Module, Path, int], None]
+"""Called as ``show(model, folder, step)`` to write pictures, clips or sounds while training."""
 
-class AdversarialTraining(Objective):
+
+class TrainingLoss(Protocol):
+    """Settings of a stage 1, a frozen dataclass, which know the objective that they are of."""
+
+    def objective(
+        self, model: Any, size: tuple[int, ...], *, held_out: Source | None = None, show: Show | None = None
+    ) -> Objective:
+        """The objective that trains a tokenizer.
+
+        Args:
+            model: the tokenizer.
+            size: of a training signal without batch and channels, e.g. (H, W) or (S,).
+            held_out: signals for validation.
+            show: writes reconstructions while training.
+
+        Raises:
+            ValueError: settings that do not fit the tokenizer or the size.
+        """
+
+
+class TokenizerTraining(Objective):
     """Reconstruct signals through codes; optionally fool a discriminator.
 
-    The generator is updated first; the discriminator then sees the same reconstructions, which saves a second forward.
+    The tokenizer is updated first; the discriminator then sees the same reconstructions, which saves a second forward.
 
     Args:
-        model: a tokenizer whose ``forward`` gives a ``reconstruction``.
+        model: a tokenizer whose ``forward`` gives a ``reconstruction`` and the codes (see ``maskgen.tokenizers.base``).
         key: name of the signal in a batch.
-        discriminator: judges signals; None trains without.
+        discriminator: tells real signals from reconstructions; None trains without.
         lecam: running means to keep in checkpoints.
-        care: of the codebook; None only watches it.
+        care: of the codebook; by default it is only watched.
         held_out: signals for validation.
         validation: how many of them a validation takes at most.
-        show: called as ``show(model, folder, step)`` to write reconstructions while training.
+        show: see ``Show``.
     """
 
     def __init__(
@@ -46,20 +68,20 @@ class AdversarialTraining(Objective):
         model: Any,
         *,
         key: str,
-        discriminator: nn.Module | None,
-        lecam: nn.Module | None,
-        care: CodebookCare | None,
         held_out: Source | None,
         validation: int,
-        show: Callable[[nn.Module, Path, int], None] | None,
+        show: Show | None,
+        discriminator: nn.Module | None = None,
+        lecam: nn.Module | None = None,
+        care: CodebookSettings | None = None,
     ) -> None:
         super().__init__(model)
         self.key, self.discriminator, self._lecam = key, discriminator, lecam
-        self.care = CodebookCare(model, CodebookSettings()) if care is None else care
+        self.care = CodebookCare(model, care or CodebookSettings())
         self.held_out, self.validation, self._show = held_out, validation, show
-        self._fake: Tensor | None = None
+        self._pair: tuple[Tensor, Tensor] | None = None
 
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """The tokenizer and, where there is one, the discriminator."""
         if self.discriminator is None:
             return {"model": self.model}
@@ -72,32 +94,37 @@ class AdversarialTraining(Objective):
         return nn.ModuleDict({"care": self.care} | ({} if self._lecam is None else {"lecam": self._lecam}))
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the tokenizer or of the discriminator; see ``maskgen.training.trainer.Objective``."""
-        if player == "discriminator":
-            assert self._fake is not None, "the generator plays first"
-            return self._discriminator_loss(modules["discriminator"], batch[self.key], self._fake, step)
-        self.care.begin(batch[self.key], step, self.rows.generator)
-        loss, terms, fake, codes = self._generator_loss(modules, batch[self.key], step)
-        self._fake = fake.detach()
+        """Loss of the tokenizer or of the discriminator; see ``maskgen.training.objective.Objective``."""
+        if network == "discriminator":
+            assert self._pair is not None, "the tokenizer comes first"
+            return self._discriminator_loss(modules["discriminator"], *self._pair, step)
+        signal = self._excerpt(batch[self.key])
+        self.care.begin(signal, step, self.rows.generator)
+        loss, terms, fake, codes = self._generator_loss(modules, signal, step)
+        self._pair = (signal, fake.detach())
         terms = terms | self.care.watch(codes)
         return loss, {name: term.detach() for name, term in terms.items()}
+
+    def _excerpt(self, signal: Tensor) -> Tensor:
+        """The part of a batch's signal that a step sees."""
+        return signal
 
     @abstractmethod
     def _generator_loss(
         self, modules: Mapping[str, nn.Module], signal: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
-        """Loss, its terms, what the discriminator shall see, and the codes."""
+        """Loss, its terms, what the discriminator shall see, and the codes ``[B, N, K]``."""
 
-    @abstractmethod
     def _discriminator_loss(
-        self, judge: nn.Module, signal: Tensor, fake: Tensor, step: int
+        self, discriminator: nn.Module, signal: Tensor, fake: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and its terms."""
+        raise NotImplementedError(f"{type(self).__name__} has no discriminator")
 
     def _codes(self, out: Any) -> Tensor:
-        """Codes of a pass of the model."""
+        """Codes of a pass of the model, ``[B, N, K]``."""
         return out.quantized.codes
 
     def _errors(self, difference: Tensor) -> Tensor:
@@ -123,13 +150,15 @@ class AdversarialTraining(Objective):
             errors.append(self._errors(crop_like(out.reconstruction, signal).float().clamp(0, 1) - signal).cpu())
             codes.append(self._codes(out).cpu())
         error = torch.cat(errors)
-        usage = codebook_usage(torch.cat(codes), self.model.vocab_size)
         return {
             "score": float(error.mean()),
             "psnr": float(psnr(error).mean()),
-            "codebook_usage": usage.share,
-            "codebook_perplexity": usage.perplexity,
+            **self._usage(torch.cat(codes)),
         }
+
+    def _usage(self, codes: Tensor) -> dict[str, float]:
+        usage = codebook_usage(codes, self.model.vocab_size)
+        return {"codebook_usage": usage.share, "codebook_perplexity": usage.perplexity}
 
     def show(self, model: nn.Module, folder: Path, step: int) -> None:
         """Write reconstructions, if the caller said how."""
@@ -149,7 +178,7 @@ def crop_like(reconstruction: Tensor, signal: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def frozen(module: nn.Module | None) -> Iterator[nn.Module | None]:
-    """The discriminator judges the generator without collecting gradients of its own."""
+    """The discriminator sees reconstructions without collecting gradients of its own."""
     if module is not None:
         module.requires_grad_(False)
     try:

@@ -1,0 +1,41 @@
+"""Official MaskGIT weights in new memory, and those of the discriminator, which no released file holds."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from maskgen.tokenizers.image.vqgan import VQGANConfig
+from maskgen.tokenizers.published.flax_names import convert_flax
+from maskgen.tokenizers.published.image.maskgit import config_from as tokenizer_config
+from maskgen.tokenizers.published.image.maskgit import convert
+from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig, StyleGANDiscriminator
+
+__all__ = ["discriminator_modules", "discriminator_state_dict", "owned", "tokenizer_config", "tokenizer_state_dict"]
+
+
+def tokenizer_state_dict(params: Mapping[str, Tensor], config: VQGANConfig | None = None) -> dict[str, Tensor]:
+    """``convert`` with the sizes that the weights show, in new memory."""
+    return owned(convert(params, config or tokenizer_config(params)))
+
+
+def discriminator_state_dict(params: Mapping[str, Tensor], config: DiscriminatorConfig) -> dict[str, Tensor]:
+    """Official discriminator weights as the state dict of ``StyleGANDiscriminator(config)``, in new memory."""
+    with torch.device("meta"):
+        model = StyleGANDiscriminator(config)
+    return owned(convert_flax(params, model, discriminator_modules(len(model.blocks)), "MaskGIT discriminator"))
+
+
+def discriminator_modules(blocks: int) -> dict[str, str]:
+    """Our module name to the official one."""
+    modules = {"conv_in": "Conv_0", "conv_out": "Conv_1", "dense1": "Dense_0", "dense2": "Dense_1"}
+    for index in range(blocks):
+        # The official block makes its convolutions in the order main, skip, main.
+        for ours, official in (("conv1", "Conv_0"), ("shortcut", "Conv_1"), ("conv2", "Conv_2")):
+            modules[f"blocks.{index}.{ours}"] = f"ResBlock_{index}/{official}"
+    return modules
+
+
+def owned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights in memory of their own."""
+    return {key: array.clone(memory_format=torch.contiguous_format) for key, array in state.items()}
