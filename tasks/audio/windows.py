@@ -247,12 +247,12 @@ def vary_pieces(
     kept = books if keep_codebooks is None else keep_codebooks
     if not 0 <= kept <= books:
         raise ValueError(f"keep_codebooks: got {kept}, expected 0 to {books}, the model's codebooks")
-    prompt = VampPrompt(period=period, onset_width=onset_width, hide_from=kept)
+    prompt = VampPrompt(period=period, onset_width=onset_width, mask_from=kept)
     fade = seconds_to_samples("crossfade", crossfade, source.sample_rate, least=0)
     grid = Grid(0, Fraction(tokenizer.stride[0] * source.sample_rate, tokenizer.sample_rate))
     frames = math.ceil(source.frames / grid.hop)
     onsets = _onset_frames(source, tokenizer, grid, frames) if onset_width else []
-    mask = prompt.mask(prompt.draw((len(draw.request.seeds), frames, books), draw.request.seeds), onsets)
+    mask = prompt.mask(prompt.noise((len(draw.request.seeds), frames, books), draw.request.seeds), onsets)
     for begin, piece in stitch(regenerate(pipe, source, Job(grid, mask, (0, 0), window // 4), draw), fade):
         if begin < source.frames:
             yield begin, piece[..., : source.frames - begin]
