@@ -12,15 +12,19 @@ A keyword-only parameter that is a dataclass is a group instead: ``clip: ClipOpt
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from maskgen.checkpoint import known_classes
+from maskgen.former import current_path
 
 __all__ = ["Leaf", "Parser", "build_parser", "one_line", "run"]
 
@@ -40,7 +44,11 @@ class Parser(ArgumentParser):
         """See ``jsonargparse.ArgumentParser``; ``--per-class`` is the same as ``--per_class``."""
         given = args[0] if args else kwargs.pop("args", None)
         words = sys.argv[1:] if given is None else given
-        return super().parse_args([_underscored(word) for word in words], *args[1:], **kwargs)
+        return super().parse_args([_current(_underscored(word)) for word in words], *args[1:], **kwargs)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """See ``jsonargparse.ArgumentParser``; config files come here, too, in which classes may have their former paths."""
+        return super().parse_string(_current(content), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where to read more, and leave with status 2."""
@@ -58,6 +66,10 @@ class Leaf(Parser):
     """
 
     kinds: dict[str, Any] | None = None  # type of each argument
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """As ``Parser``; of a class that does not exist, those that are meant perhaps."""
+        super().error(_nearest_classes(message, self.kinds or {}) or message, ex)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
@@ -141,6 +153,42 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
+def _current(text: str) -> str:
+    """Class paths from before a class moved, as they are today."""
+
+    def replaced(found: re.Match[str]) -> str:
+        path = current_path(found[0])
+        if path != found[0]:
+            print(f"maskgen: note: {found[0]} is {path} now", file=sys.stderr)  # noqa: T201
+        return path
+
+    return re.sub(r"(?<![\w./-])maskgen(?:\.\w+)+", replaced, text)
+
+
+def _nearest_classes(message: str, kinds: Mapping[str, Any]) -> str | None:
+    """What to say where jsonargparse found no class of ours; None where that is not what is wrong."""
+    found = re.match(
+        r"Parser key \"(?P<key>\w+)\":.*?(?:Expected a dot import path string: (?P<name>\S+)|Problem with given class_path "
+        r"'maskgen\.(?P<path>[\w.]+)':\s*(?:module '[\w.]+' has no attribute|No module named))",
+        message,
+        re.DOTALL,
+    )
+    if found is None:
+        return None
+    kind = kinds.get(found["key"])
+    known = {
+        name: path
+        for part in (kind, *get_args(kind))
+        if isinstance(part, type)
+        for name, path in known_classes(part).items()
+    }
+    name = found["name"] or found["path"].rpartition(".")[2]
+    near = difflib.get_close_matches(name, known, n=3) or sorted(known)
+    if not near:
+        return None
+    return f"{found['key']}: no class {name!r} is known; the nearest are {', '.join(known[one] for one in near)}"
+
+
 def _underscored(word: str) -> str:
     """Options are named like Python arguments; people also write them with dashes."""
     name, equals, value = word.partition("=")
@@ -198,6 +246,8 @@ def one_line(text: str) -> str:
         else:
             kept[-1] += f", got {value}"
     line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
-    line = line.replace("Not a valid subclass of ", "expected ")
+    line = re.sub(
+        r"Problem with given class_path '[\w.]+': ", "", line.replace("Not a valid subclass of ", "expected ")
+    )
     line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
     return line.replace(". Got value: ", ", got ").removesuffix(".")
