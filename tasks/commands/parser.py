@@ -12,21 +12,23 @@ A keyword-only parameter that is a dataclass is a group instead: ``clip: ClipOpt
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import importlib
 import inspect
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from maskgen.checkpoint import known_classes
 from maskgen.former import current_path
+from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
+from maskgen.tasks.commands.messages import nearest_classes, one_line
 
-__all__ = ["Leaf", "Parser", "build_parser", "one_line", "run"]
+__all__ = ["ByClass", "Leaf", "Parser", "build_parser", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
 _PLAIN = (int, float, str, bool)
@@ -37,6 +39,52 @@ _GROUPS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class ByClass:
+    """A command one of whose settings has the type that another one's class asks for.
+
+    Attributes:
+        function: the command.
+        option: names the class.
+        base: what the class is derived from.
+        setting: whose type follows.
+        kind: the type for a class; None stands for no class, or none that can be found.
+        check: refuses a class.
+        example: import path of a class, for an error.
+    """
+
+    function: Callable[..., Any]
+    option: str
+    base: type
+    setting: str
+    kind: Callable[[Any], type]
+    check: Callable[[Any], None]
+    example: str
+
+    def __call__(self, **values: Any) -> Any:
+        """Carry it out."""
+        return self.function(**values)
+
+    def settle(self, leaf: Leaf, mentioned: Mapping[str, Any]) -> None:
+        """Add the setting to the parser of a command line."""
+        name = mentioned.get(f"{self.option}.class_path", mentioned.get(self.option))
+        inner = [key for key in mentioned if key.startswith(f"{self.option}.")]
+        if inner and not isinstance(name, str):
+            leaf.error(
+                f"{self.option}: got settings ({inner[0]}) without a class; name one, as in "
+                f"{self.option}: {{class_path: {self.example}, init_args: {{config: ...}}}}"
+            )
+        chosen = None if not isinstance(name, str) else _class_named(name, self.base)
+        try:
+            if chosen is not None:
+                self.check(chosen)
+            kind = self.kind(chosen)
+        except (TypeError, ValueError) as error:
+            leaf.error(f"{self.option}: {error}")
+        leaf.add_class_arguments(kind, self.setting)
+        leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
+
+
 class Parser(ArgumentParser):
     """A parser whose mistakes take one line."""
 
@@ -44,11 +92,11 @@ class Parser(ArgumentParser):
         """See ``jsonargparse.ArgumentParser``; ``--per-class`` is the same as ``--per_class``."""
         given = args[0] if args else kwargs.pop("args", None)
         words = sys.argv[1:] if given is None else given
-        return super().parse_args([_current(_underscored(word)) for word in words], *args[1:], **kwargs)
+        return super().parse_args([current_paths(_underscored(word)) for word in words], *args[1:], **kwargs)
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``; config files come here, too, in which classes may have their former paths."""
-        return super().parse_string(_current(content), *args, **kwargs)
+        return super().parse_string(current_paths(content), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where to read more, and leave with status 2."""
@@ -66,13 +114,20 @@ class Leaf(Parser):
     """
 
     kinds: dict[str, Any] | None = None  # type of each argument
+    by_class: ByClass | None = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """As ``Parser``; of a class that does not exist, those that are meant perhaps."""
-        super().error(_nearest_classes(message, self.kinds or {}) or message, ex)
+        super().error(nearest_classes(message, self.kinds or {}) or message, ex)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
+        mentioned = mentioned_settings([_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()])
+        for former, now in former_options(self.kinds or {}, mentioned).items():
+            self.error(f"{former}: this option is called {now} now")
+        if self.by_class is not None:
+            self.by_class.settle(self, mentioned)
+            self.by_class = None
         try:
             found: Namespace = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
@@ -98,14 +153,17 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
             parser_of_group = Parser(description=description)
             top.add_subcommand(group, parser_of_group, help=description)
             groups[group] = parser_of_group.add_subcommands(required=True)
-    for name, function in commands.items():
+    for name, command in commands.items():
         group, _, own = name.rpartition(" ")
+        by_class = command if isinstance(command, ByClass) else None
+        function = command if by_class is None else by_class.function
+        skipped: set[str | int] = {"say"} if by_class is None else {"say", by_class.setting}
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
         shared = _shared_options(function)
-        leaf.add_function_arguments(function, skip={"say", *shared})
-        leaf.kinds = _kinds(function)
+        leaf.add_function_arguments(function, skip={*skipped, *shared})
+        leaf.kinds, leaf.by_class = _kinds(function), by_class
         for kind in shared.values():
             leaf.add_class_arguments(kind)
             leaf.kinds |= _kinds(kind)
@@ -122,6 +180,9 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
         argv: arguments without the program's name; ``sys.argv`` if None.
         commands: functions by their names.
     """
+    former = " ".join(list(sys.argv[1:] if argv is None else argv)[:2])
+    if former in FORMER_COMMANDS:
+        raise ValueError(f"{former}: is `maskgen {FORMER_COMMANDS[former]}` now")
     parser = build_parser(commands)
     parsed = parser.instantiate(parser.parse_args(argv))
     name = parsed.subcommand
@@ -133,9 +194,10 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
     if values.get("out") is not None:
         _check_writable(values["out"])
-    for parameter, kind in _shared_options(commands[name]).items():
+    command = commands[name]
+    for parameter, kind in _shared_options(command.function if isinstance(command, ByClass) else command).items():
         values[parameter] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-    commands[name](**values)
+    command(**values)
 
 
 def _shared_options(function: Callable[..., Any]) -> dict[str, Any]:
@@ -153,46 +215,20 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def _current(text: str) -> str:
-    """Class paths from before a class moved, as they are today."""
-
-    def replaced(found: re.Match[str]) -> str:
-        path = current_path(found[0])
-        if path != found[0]:
-            print(f"maskgen: note: {found[0]} is {path} now", file=sys.stderr)  # noqa: T201
-        return path
-
-    return re.sub(r"(?<![\w./-])maskgen(?:\.\w+)+", replaced, text)
-
-
-def _nearest_classes(message: str, kinds: Mapping[str, Any]) -> str | None:
-    """What to say where jsonargparse found no class of ours; None where that is not what is wrong."""
-    found = re.match(
-        r"Parser key \"(?P<key>\w+)\":.*?(?:Expected a dot import path string: (?P<name>\S+)|Problem with given class_path "
-        r"'maskgen\.(?P<path>[\w.]+)':\s*(?:module '[\w.]+' has no attribute|No module named))",
-        message,
-        re.DOTALL,
-    )
-    if found is None:
-        return None
-    kind = kinds.get(found["key"])
-    known = {
-        name: path
-        for part in (kind, *get_args(kind))
-        if isinstance(part, type)
-        for name, path in known_classes(part).items()
-    }
-    name = found["name"] or found["path"].rpartition(".")[2]
-    near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-    if not near:
-        return None
-    return f"{found['key']}: no class {name!r} is known; the nearest are {', '.join(known[one] for one in near)}"
-
-
 def _underscored(word: str) -> str:
     """Options are named like Python arguments; people also write them with dashes."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
+
+
+def _class_named(name: str, base: type) -> type | None:
+    """A class by its import path, or one of the known ones by its own name; None if there is none."""
+    module, _, own = (current_path(name) if "." in name else known_classes(base).get(name, "")).rpartition(".")
+    try:
+        found: Any = getattr(importlib.import_module(module), own, None) if module else None
+    except ImportError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, base) else None
 
 
 def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:
@@ -205,12 +241,18 @@ def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> N
             value = value.get("init_args")
             key += ".init_args"
         if isinstance(value, Namespace):
-            _check_values(get_type_hints(kind.__init__) if isinstance(kind, type) else {}, value, f"{key}.")  # type: ignore[misc]
+            _check_values(_kinds_of(kind) if isinstance(kind, type) else {}, value, f"{key}.")
         elif dataclasses.is_dataclass(kind):
             expected = ", ".join(field.name for field in dataclasses.fields(kind))
             raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
         elif value is None and kind in _PLAIN:
             raise TypeError(f"{key}: got nothing, expected {kind.__name__}; leave the key out for its default")
+
+
+def _kinds_of(kind: type) -> dict[str, Any]:
+    """Types of what a class takes; data sets take those of their ``rules`` as well, see ``SignalData``."""
+    rules = getattr(kind, "rules", None)
+    return get_type_hints(kind.__init__) | (get_type_hints(rules) if isinstance(rules, type) else {})  # type: ignore[misc]
 
 
 def _check_writable(out: Path) -> None:
@@ -223,31 +265,3 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"out: cannot write to {out} ({error.strerror}); name another folder") from None
-
-
-def one_line(text: str) -> str:
-    """Without line breaks and without what jsonargparse says about types that nobody asked for."""
-    noise = (
-        *("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:"),
-        *("Subclass types expect one of", "a class path (str)", "a dict with"),
-    )
-    kept: list[str] = []
-    for line in text.splitlines():
-        bare = line.strip().removeprefix("- ")
-        value = bare.removeprefix("Given value: ")
-        if (
-            bare.startswith(noise)
-            or bare == "Expected a <class 'NoneType'>"
-            or value.startswith(("NestedArg", "Namespace"))
-        ):
-            continue
-        if value == bare or not kept:
-            kept.append(bare)
-        else:
-            kept[-1] += f", got {value}"
-    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
-    line = re.sub(
-        r"Problem with given class_path '[\w.]+': ", "", line.replace("Not a valid subclass of ", "expected ")
-    )
-    line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
-    return line.replace(". Got value: ", ", got ").removesuffix(".")

@@ -118,10 +118,10 @@ def drawing(
     chosen, known = request.sampling, trained(pipe)
     needs_class = bool(pipe.transformer.num_classes) and not pipe.transformer.null_class
     blind = needs_class or (bool(known.names) and not known.unconditional)
-    if chosen.guidance and chosen.sampler == "commit" and blind:
+    if chosen.guidance.scale and chosen.sampler == "commit" and blind:
         raise ValueError(
-            f"guidance: got {chosen.guidance:g}, but this model never saw an example without a condition (CG among its "
-            "tasks, or masking.condition_dropout); use 0"
+            f"guidance: got {chosen.guidance.scale:g}, but this model never saw an example without a condition (CG among "
+            "its tasks, or masking.condition_dropout); use 0"
         )
     return Drawing(request=request, paste=paste)
 
