@@ -262,9 +262,12 @@ class Pipeline:
             inputs: what the call works on, by what errors call it; goes with labels and seeds of the same number.
 
         Raises:
-            TypeError: seeds that are no integers.
+            TypeError: an option that there is not, or seeds that are no integers.
             ValueError: no seeds or negative ones, numbers that differ, an unknown class, settings out of range.
         """
+        if unknown := options.keys() - Options.__optional_keys__:
+            expected = ", ".join(sorted(Options.__optional_keys__))
+            raise TypeError(f"got an unexpected option {min(unknown)!r}; expected those of the task, or {expected}")
         given = cast(Options, options)
         chosen = self.sampling(given.get("sampling"), given.get("steps"), given.get("guidance"))
         ids = self.class_ids(given.get("label"))

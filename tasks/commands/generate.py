@@ -26,8 +26,7 @@ from maskgen.tasks.media.images import image_grid, save_image
 from maskgen.tasks.media.video.backends import Frames
 from maskgen.tasks.media.video.files import save_video
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.video.completion import clip_size
-from maskgen.tasks.video.files import output_rate
+from maskgen.tasks.video.completion import clip_size, output_rate
 from maskgen.tasks.video.generation import generate_video
 
 __all__ = ["GENERATED", "Generated", "generate_command", "regenerate"]

@@ -24,7 +24,15 @@ from torch import Tensor
 from maskgen.sampling.commit import Prompt
 from maskgen.tokenizers.video.base import VideoTokenizer, check_video
 
-__all__ = ["VIDEO_TASKS", "TokenCells", "VideoCondition", "VideoTask", "condition_from_mask", "video_task"]
+__all__ = [
+    "VIDEO_TASKS",
+    "TokenCells",
+    "VideoCondition",
+    "VideoTask",
+    "condition_from_mask",
+    "spread_edges",
+    "video_task",
+]
 
 Region = Literal["none", "first", "ends", "latent", "central", "vertical", "horizontal", "strip", "window", "quarter"]
 
@@ -230,7 +238,7 @@ class VideoTask:
         if self.padding == "time":
             return _fade_frames(clip, given.flatten(1).any(1))
         if self.padding == "edge":
-            return _spread_edges(clip, given[0])
+            return spread_edges(clip, given[0])
         return torch.where(given.to(clip.device), clip, 0)
 
 
@@ -345,7 +353,7 @@ def _fade_frames(clip: Tensor, whole: Tensor) -> Tensor:
     return torch.where(weight == 0, clip[:, :, before], faded)
 
 
-def _spread_edges(clip: Tensor, inside: Tensor) -> Tensor:
+def spread_edges(clip: Tensor, inside: Tensor) -> Tensor:
     """Every pixel outside of a rectangle from the nearest one inside.
 
     Args:

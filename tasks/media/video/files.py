@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from maskgen.tasks.media.images import save_gif
 from maskgen.tasks.media.video.backends import Decoder, Frames, Reader, open_decoder
 from maskgen.tasks.media.video.index import scan
 from maskgen.tasks.media.video.writer import VideoWriter, check_frame_rate, check_frames
@@ -245,15 +245,15 @@ def load_video(
 def save_video(
     frames: Frames | Sequence[Image.Image], path: str | Path, frame_rate: float | Fraction, *, quality: int = 18
 ) -> None:
-    """Write a video, whole or not at all; the suffix chooses the format.
+    """Write a video, whole or not at all; the suffix chooses the format. See ``VideoWriter``.
 
     The x264 in PyAV 18's wheels makes files that differ a little from run to run, whatever the number of threads.
 
     Args:
         frames: uint8 ``[T, H, W, 3]``, or pictures of one size.
-        path: ends in .mp4, .m4v, .mov or .mkv (H.264, even height and width), or in .gif.
-        frame_rate: frames a second, above 0 to 1000; GIF rounds a frame's time to hundredths of a second.
-        quality: of H.264, 0 (lossless but for colour at half the resolution) to 51.
+        path: see ``VideoWriter``.
+        frame_rate: see ``VideoWriter``.
+        quality: see ``VideoWriter``.
 
     Raises:
         TypeError: frames of another type.
@@ -262,10 +262,6 @@ def save_video(
         ImportError: without PyAV.
     """
     array = frames if isinstance(frames, np.ndarray) else _stack(frames)
-    if Path(path).suffix.lower() == ".gif":
-        check_frames(array)
-        save_gif([Image.fromarray(frame) for frame in array], path, float(1 / check_frame_rate(frame_rate, str(path))))
-        return
     with VideoWriter(path, frame_rate, quality=quality) as writer:
         writer.write(array)
 
@@ -285,7 +281,9 @@ def to_video_tensor(frames: Frames | Sequence[Image.Image]) -> Tensor:
     """
     array = frames if isinstance(frames, np.ndarray) else _stack(frames)
     check_frames(array)
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(3, 0, 1, 2)[None].float().div_(255).contiguous()
+    return (
+        rearrange(torch.from_numpy(np.ascontiguousarray(array)), "T H W C -> 1 C T H W").float().div_(255).contiguous()
+    )
 
 
 def to_frames(video: Tensor) -> list[Frames]:
@@ -304,8 +302,8 @@ def to_frames(video: Tensor) -> list[Frames]:
         raise ValueError(f"video: got shape {tuple(video.shape)}, expected [B, 3, T, H, W]")
     if not torch.isfinite(video).all():
         raise ValueError("video: got values that are not finite, expected numbers in [0, 1]; is the model damaged?")
-    pixels = (video.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
-    return list(pixels.cpu().contiguous().numpy())
+    pixels = (video.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return list(rearrange(pixels, "B C T H W -> B T H W C").cpu().contiguous().numpy())
 
 
 def _stack(pictures: Sequence[Image.Image]) -> Frames:

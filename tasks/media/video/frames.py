@@ -1,4 +1,4 @@
-"""Clips resized and cropped the way the official MAGVIT evaluation does it.
+"""Clips resized the way the official MAGVIT evaluation does it.
 
 Shapes: T frames, H W pixels; leading axes may be anything.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["centre_crop", "resize_tf1"]
+__all__ = ["resize_tf1"]
 
 
 def resize_tf1(video: Tensor, size: tuple[int, int]) -> Tensor:
@@ -42,23 +42,3 @@ def resize_tf1(video: Tensor, size: tuple[int, int]) -> Tensor:
         below, above = video.index_select(axis, low), video.index_select(axis, high)
         video = below + (above - below) * weight
     return video
-
-
-def centre_crop(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of every frame; where a margin is odd, the upper or left side loses the smaller half.
-
-    Args:
-        video: ``[..., H, W]``.
-        size: (H, W), at most that of the video.
-
-    Returns:
-        ``[..., *size]``, a view.
-
-    Raises:
-        ValueError: larger than the video, or below 1.
-    """
-    height, width = video.shape[-2:]
-    if not (1 <= size[0] <= height and 1 <= size[1] <= width):
-        raise ValueError(f"crop: got {size}, expected (height, width) of at most ({height}, {width}), and at least 1")
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return video[..., top : top + size[0], left : left + size[1]]
