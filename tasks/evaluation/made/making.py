@@ -101,7 +101,7 @@ def filling(pipe: Pipeline, sounds: SampleSet, seed: int, sampling: Sampling, ga
     assert isinstance(codec, AudioTokenizer), "the modality is audio"
 
     def make(numbers: Sequence[int]) -> list[Any]:
-        found = []
+        found: list[Any] = []
         for number in numbers:
             sound, rate = codec_sound(sounds, number, codec), codec.sample_rate
             try:
