@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from torch import nn
 from maskgen.data import Batch
 from maskgen.training.distributed.rows import RandomRows
 
-__all__ = ["Metrics", "Objective"]
+__all__ = ["Metrics", "Objective", "Show"]
 
 Metrics = dict[str, torch.Tensor]
 """Scalars by name."""
+
+Show = Callable[[nn.Module, Path, int], None]
+"""Called as ``show(model, folder, step)`` to write pictures, clips or sounds of the averaged model into a folder."""
 
 
 class Objective(ABC):
@@ -28,10 +31,11 @@ class Objective(ABC):
 
     Args:
         model: a module built from a ``config`` dataclass.
+        show: see ``Show``; by default nothing is shown.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, *, show: Show | None = None) -> None:
+        self.model, self._show = model, show
         self.rows = RandomRows()
 
     def networks(self) -> dict[str, nn.Module]:
@@ -63,5 +67,7 @@ class Objective(ABC):
         """Numbers of the averaged model; ``score`` (lower is better) decides which weights are the best."""
         return {}
 
-    def show(self, model: nn.Module, folder: Path, step: int) -> None:  # noqa: B027 (optional)
-        """Write pictures, clips or sounds of the averaged model into ``folder``."""
+    def show(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Write what the averaged model makes, if the caller said how."""
+        if self._show is not None:
+            self._show(model, folder, step)

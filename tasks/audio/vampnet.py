@@ -6,7 +6,7 @@ chunks; masked tokens decoded as token 0 through the codec's latents. For editin
 ``maskgen.tasks.audio.infilling``, which has overlapping windows and keeps what is kept.
 
 Other than official, unless recorded draws are fed: every item and every chunk has its own noise (there a seed repeats the
-same noise in all chunks), and an item plans its steps alone (``Sampling.batch_counts`` brings back that it does not).
+same noise in all chunks), and an item plans its steps alone (``VampNetChoices.batch_counts`` brings back that it does not).
 
 Shapes: B batch, C channels, S samples, T frames, k coarse and K all codebooks, V codes (V itself is the id of a masked
 token).
@@ -27,7 +27,7 @@ from maskgen.data import item_seed
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import Noise, check_seeds
 from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
-from maskgen.published.vampnet.sampler import sample_vampnet
+from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
 from maskgen.sampling.filters import filtered_logits
 from maskgen.sampling.guidance import model_logits
 from maskgen.sampling.prompts import beat_mask, stretch_mask
@@ -313,18 +313,14 @@ class VampNet:
         shown = tokens.masked_fill(hidden, model.vocab_size)
         done = []
         for part, mask in zip(shown.split(chunk, dim=1), hidden.split(chunk, dim=1), strict=True):
-            logits_fn, keep = model_logits(model, Cond(), (part.shape[1],)), sampling.keep()
+            logits_fn = model_logits(model, Cond(), (part.shape[1],))
             seeds, noise = runs.next()
             done.append(
                 sample_vampnet(
-                    logits_fn if keep is None else filtered_logits(logits_fn, keep),
+                    filtered_logits(logits_fn, sampling.filter),
                     part,
                     mask,
-                    steps=sampling.steps,
-                    temperature=sampling.number("temperature"),
-                    mask_temperature=sampling.number("choice_temperature"),
-                    sample_cutoff=sampling.sample_cutoff,
-                    batch_counts=sampling.batch_counts,
+                    VampNetSampling.of(sampling),
                     seeds=seeds,
                     noise=noise,
                 )

@@ -11,18 +11,23 @@ A keyword-only parameter that is a dataclass is a group instead: ``clip: ClipOpt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import inspect
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-__all__ = ["Leaf", "Parser", "build_parser", "one_line", "run"]
+from maskgen.former import current_path
+
+__all__ = ["ByClass", "Leaf", "Parser", "build_parser", "one_line", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
 _PLAIN = (int, float, str, bool)
@@ -31,6 +36,64 @@ _GROUPS = {
     "train": "Train a tokenizer, then a transformer on its tokens.",
     "evaluate": "Measure samples, a model or a tokenizer.",
 }
+
+
+_FORMER_COMMANDS = {
+    "train codec": "train tokenizer --tokenizer AudioCodec",
+    "train video-tokenizer": "train tokenizer --tokenizer VQ3D",
+}
+
+_FORMER_SETTINGS = {
+    "codec": "tokenizer (as class_path: maskgen.tokenizers.audio.AudioCodec, init_args: {config: ...})",
+    "judging": "critic_settings",
+    "settings.guard.most_in_a_row": "settings.guard.max_consecutive_skips",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ByClass:
+    """A command one of whose settings has the type that another one's class asks for.
+
+    Attributes:
+        function: the command.
+        option: names the class.
+        base: what the class is derived from.
+        setting: whose type follows.
+        kind: the type for a class; None stands for no class, or none that can be found.
+        check: refuses a class.
+        example: import path of a class, for an error.
+    """
+
+    function: Callable[..., Any]
+    option: str
+    base: type
+    setting: str
+    kind: Callable[[Any], type]
+    check: Callable[[Any], None]
+    example: str
+
+    def __call__(self, **values: Any) -> Any:
+        """Carry it out."""
+        return self.function(**values)
+
+    def settle(self, leaf: Leaf, mentioned: Mapping[str, Any]) -> None:
+        """Add the setting to the parser of a command line."""
+        name = mentioned.get(f"{self.option}.class_path", mentioned.get(self.option))
+        inner = [key for key in mentioned if key.startswith(f"{self.option}.")]
+        if inner and not isinstance(name, str):
+            leaf.error(
+                f"{self.option}: got settings ({inner[0]}) without a class; name one, as in "
+                f"{self.option}: {{class_path: {self.example}, init_args: {{config: ...}}}}"
+            )
+        chosen = None if not isinstance(name, str) else _class_named(name, self.base)
+        try:
+            if chosen is not None:
+                self.check(chosen)
+            kind = self.kind(chosen)
+        except (TypeError, ValueError) as error:
+            leaf.error(f"{self.option}: {error}")
+        leaf.add_class_arguments(kind, self.setting)
+        leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
 
 
 class Parser(ArgumentParser):
@@ -58,9 +121,20 @@ class Leaf(Parser):
     """
 
     kinds: dict[str, Any] | None = None  # type of each argument
+    by_class: ByClass | None = None
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
+        words = [_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()]
+        mentioned = dict(_mentioned(words))
+        renamed = _former_options(self.kinds or {})
+        for former, now in (_FORMER_SETTINGS | renamed).items():
+            # A group may have the name that a plain value had before.
+            if former in mentioned and not (former in renamed and isinstance(mentioned[former], Mapping)):
+                self.error(f"{former}: this option is called {now} now")
+        if self.by_class is not None:
+            self.by_class.settle(self, mentioned)
+            self.by_class = None
         try:
             found: Namespace = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
@@ -86,14 +160,17 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
             parser_of_group = Parser(description=description)
             top.add_subcommand(group, parser_of_group, help=description)
             groups[group] = parser_of_group.add_subcommands(required=True)
-    for name, function in commands.items():
+    for name, command in commands.items():
         group, _, own = name.rpartition(" ")
+        by_class = command if isinstance(command, ByClass) else None
+        function = command if by_class is None else by_class.function
+        skipped: set[str | int] = {"say"} if by_class is None else {"say", by_class.setting}
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
         shared = _shared_options(function)
-        leaf.add_function_arguments(function, skip={"say", *shared})
-        leaf.kinds = _kinds(function)
+        leaf.add_function_arguments(function, skip={*skipped, *shared})
+        leaf.kinds, leaf.by_class = _kinds(function), by_class
         for kind in shared.values():
             leaf.add_class_arguments(kind)
             leaf.kinds |= _kinds(kind)
@@ -110,6 +187,9 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
         argv: arguments without the program's name; ``sys.argv`` if None.
         commands: functions by their names.
     """
+    former = " ".join(list(sys.argv[1:] if argv is None else argv)[:2])
+    if former in _FORMER_COMMANDS:
+        raise ValueError(f"{former}: is `maskgen {_FORMER_COMMANDS[former]}` now")
     parser = build_parser(commands)
     parsed = parser.instantiate(parser.parse_args(argv))
     name = parsed.subcommand
@@ -121,9 +201,10 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
     if values.get("out") is not None:
         _check_writable(values["out"])
-    for parameter, kind in _shared_options(commands[name]).items():
+    command = commands[name]
+    for parameter, kind in _shared_options(command.function if isinstance(command, ByClass) else command).items():
         values[parameter] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-    commands[name](**values)
+    command(**values)
 
 
 def _shared_options(function: Callable[..., Any]) -> dict[str, Any]:
@@ -145,6 +226,64 @@ def _underscored(word: str) -> str:
     """Options are named like Python arguments; people also write them with dashes."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
+
+
+def _former_options(kinds: Mapping[str, Any]) -> dict[str, str]:
+    """Options as they were called before, and as they are: of dataclasses with ``former_names``, also optional ones."""
+    options: dict[str, str] = {}
+    for option, kind in kinds.items():
+        for part in (kind, *get_args(kind)):
+            names = getattr(part, "former_names", {})
+            options |= {f"{option}.{former}": f"{option}.{name}" for former, name in names.items()}
+    return options
+
+
+def _mentioned(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Settings as a command line and its config files name them, with dots, and their values; later ones count."""
+    for place, word in enumerate(words):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if name == word or not name:
+            continue
+        if not equals:
+            value = next(iter(words[place + 1 : place + 2]), "")
+        if name != "config":
+            yield from _flat({name: _plain(value)})
+            continue
+        with contextlib.suppress(OSError, UnicodeDecodeError):  # which the parser reports
+            yield from _flat(_plain(Path(value).read_text(encoding="utf-8")))
+
+
+def _plain(text: str) -> Any:
+    """What YAML makes of a text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items() if isinstance(content, dict) else ():
+        yield f"{prefix}{name}", value
+        yield from _flat(value, f"{prefix}{name}.")
+
+
+def _class_named(name: str, base: type) -> type | None:
+    """A class by its import path, or one of the known ones by its own name; None if there is none."""
+    module, _, own = current_path(name).rpartition(".")
+    if not module:
+        return next((kind for kind in _subclasses(base) if kind.__name__ == name), None)
+    try:
+        found: Any = getattr(importlib.import_module(module), own, None)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, base) else None
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    below: list[type] = kind.__subclasses__()
+    for found in below:
+        yield found
+        yield from _subclasses(found)
 
 
 def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.published.entries.audio import AUDIO
 from maskgen.tasks.published.entries.base import Published, Weights
@@ -142,7 +143,7 @@ def _halton(size: int, kind: str, parameters: int, fid: float, guidance: float) 
         mask_id=16384,
         class_rule="own table read through adaptive norms; class 1000 is the null class",
         class_names="imagenet",
-        sampling=Sampling(sampler="halton", steps=32, schedule="arccos", guidance=guidance),
+        sampling=Sampling(sampler="halton", steps=32, schedule="arccos", guidance=Guidance(scale=guidance)),
     )
 
 
@@ -168,8 +169,7 @@ def _titok(name: str, parameters: int, fid: float, *, steps: int, guidance: floa
             sampler="onedtok",
             steps=steps,
             schedule="arccos",
-            guidance=guidance,
-            guidance_ramp="linear" if steps == 8 else "cosine",
+            guidance=Guidance(scale=guidance, ramp="linear" if steps == 8 else "cosine"),
             choice_temperature=randomness,
             annealed=True,  # the official evaluation script sharpens the logits, though its function does not by default
         ),
@@ -202,9 +202,7 @@ def _maskbit(bits: int, fid: float, *, guidance: float, power: float, randomness
             sampler="maskbit",
             steps=64,
             schedule="arccos",
-            guidance=guidance,
-            guidance_ramp="cosine",
-            guidance_power=power,
+            guidance=Guidance(scale=guidance, ramp="cosine", power=power),
             choice_temperature=randomness,
         ),
     )

@@ -107,10 +107,10 @@ def video_request(pipe: Pipeline, options: Options, kind: Prompt, what: str) -> 
     request = pipe.request(options)
     needs_class = bool(pipe.transformer.num_classes) and not pipe.transformer.null_class
     blind = needs_class or (bool(tasks.names) and not tasks.unconditional)
-    if request.sampling.guidance and request.sampling.sampler == "commit" and blind:
+    if request.sampling.guidance.scale and request.sampling.sampler == "commit" and blind:
         raise ValueError(
-            f"guidance: got {request.sampling.guidance:g}, but this model never saw an example without a condition (CG "
-            "among its tasks, or masking.condition_dropout); use 0"
+            f"guidance: got {request.sampling.guidance.scale:g}, but this model never saw an example without a condition "
+            "(CG among its tasks, or masking.condition_dropout); use 0"
         )
     return request
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from maskgen.data import Source
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecOutput
 from maskgen.tokenizers.quantizers.care import CodebookSettings
-from maskgen.tokenizers.training.base import Show, TokenizerTraining, crop_like
+from maskgen.tokenizers.training.base import TokenizerTraining, crop_like
 from maskgen.tokenizers.training.losses.audio import SpectralLoss, si_sdr
+from maskgen.training.objective import Show
 
 __all__ = ["CodecLossSettings", "CodecTraining"]
 
@@ -70,7 +71,7 @@ class CodecTraining(TokenizerTraining):
         model: the codec.
         settings: see ``CodecLossSettings``.
         held_out: sounds for validation.
-        show: see ``maskgen.tokenizers.training.base.Show``.
+        show: see ``maskgen.training.objective.Show``.
     """
 
     def __init__(

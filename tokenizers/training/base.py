@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -18,14 +17,11 @@ from torch import Tensor, nn
 from maskgen.data import Batch, Source
 from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.quantizers.usage import codebook_usage
-from maskgen.training.objective import Objective
+from maskgen.training.objective import Objective, Show
 
-__all__ = ["Show", "TokenizerTraining", "TrainingLoss", "crop_like", "frozen", "psnr"]
+__all__ = ["TokenizerTraining", "TrainingLoss", "check_forward", "crop_like", "frozen", "psnr"]
 
 _AT_A_TIME = 8  # signals of a validation
-
-Show = Callable[[nn.Module, Path, int], None]
-"""Called as ``show(model, folder, step)`` to write pictures, clips or sounds while training."""
 
 
 class TrainingLoss(Protocol):
@@ -60,7 +56,10 @@ class TokenizerTraining(Objective):
         care: of the codebook; by default it is only watched.
         held_out: signals for validation.
         validation: how many of them a validation takes at most.
-        show: see ``Show``.
+        show: see ``maskgen.training.objective.Show``.
+
+    Raises:
+        ValueError: a tokenizer without a forward pass, or help for a codebook that it does not have.
     """
 
     def __init__(
@@ -75,10 +74,11 @@ class TokenizerTraining(Objective):
         lecam: nn.Module | None = None,
         care: CodebookSettings | None = None,
     ) -> None:
-        super().__init__(model)
+        check_forward(type(model))
+        super().__init__(model, show=show)
         self.key, self.discriminator, self._lecam = key, discriminator, lecam
         self.care = CodebookCare(model, care or CodebookSettings())
-        self.held_out, self.validation, self._show = held_out, validation, show
+        self.held_out, self.validation = held_out, validation
         self._pair: tuple[Tensor, Tensor] | None = None
 
     def networks(self) -> dict[str, nn.Module]:
@@ -160,10 +160,18 @@ class TokenizerTraining(Objective):
         usage = codebook_usage(codes, self.model.vocab_size)
         return {"codebook_usage": usage.share, "codebook_perplexity": usage.perplexity}
 
-    def show(self, model: nn.Module, folder: Path, step: int) -> None:
-        """Write reconstructions, if the caller said how."""
-        if self._show is not None:
-            self._show(model, folder, step)
+
+def check_forward(tokenizer: type[nn.Module]) -> None:
+    """Refuse a class of tokenizers without a forward pass, which is no part of the contract but needed here.
+
+    Raises:
+        ValueError: saying what to add.
+    """
+    if tokenizer.forward is nn.Module.forward:
+        raise ValueError(
+            f"tokenizer: {tokenizer.__name__} has no forward to train; add forward(signal), which gives reconstruction and "
+            "quantized, or name a training of its own in training_loss (see maskgen.tokenizers.base)"
+        )
 
 
 def psnr(squared_error: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from maskgen.data import Source
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2Output, Magvit2Video
-from maskgen.tokenizers.training.base import Show, TokenizerTraining, crop_like, frozen
+from maskgen.tokenizers.training.base import TokenizerTraining, crop_like, frozen
 from maskgen.tokenizers.training.discriminators.patch import build_discriminator
 from maskgen.tokenizers.training.losses.image import LeCam
 from maskgen.tokenizers.training.losses.magvit2 import Magvit2LossSettings, discriminator_terms, generator_terms
 from maskgen.tokenizers.training.losses.perceptual import Perceptual
+from maskgen.training.objective import Show
 
 __all__ = ["Magvit2Settings", "Magvit2Training"]
 
@@ -47,7 +48,7 @@ class Magvit2Training(TokenizerTraining):
         model: the tokenizer.
         settings: see ``Magvit2LossSettings``.
         held_out: signals for validation.
-        show: see ``maskgen.tokenizers.training.base.Show``.
+        show: see ``maskgen.training.objective.Show``.
 
     Raises:
         ValueError: a discriminator that is not for this kind of signal.

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor, nn
 
 from maskgen.data import Source
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.quantizers.autoencoder import Reconstruction
 from maskgen.tokenizers.quantizers.care import CodebookSettings
-from maskgen.tokenizers.quantizers.vector import Quantized
-from maskgen.tokenizers.training.base import Show, TokenizerTraining, crop_like, frozen
+from maskgen.tokenizers.training.base import TokenizerTraining, crop_like, frozen
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig, StyleGANDiscriminator
 from maskgen.tokenizers.training.discriminators.video import (
     ClipDiscriminator,
@@ -39,6 +39,7 @@ from maskgen.tokenizers.training.losses.image import (
 )
 from maskgen.tokenizers.training.losses.perceptual import PerceptualKind, build_perceptual
 from maskgen.training.distributed.whole_batch import whole_mean
+from maskgen.training.objective import Show
 
 __all__ = ["ReconstructionSettings", "ReconstructionTraining", "VideoReconstructionSettings"]
 
@@ -152,16 +153,6 @@ class VideoReconstructionSettings(_Terms):
         return ReconstructionTraining(model, self, held_out=held_out, show=show)
 
 
-class _Pass(Protocol):
-    """What a training pass of a tokenizer gives, as ``VQGANOutput``."""
-
-    @property
-    def reconstruction(self) -> Tensor: ...
-
-    @property
-    def quantized(self) -> Quantized: ...
-
-
 class ReconstructionTraining(TokenizerTraining):
     """Reconstruct images or clips through the codes; optionally fool a discriminator.
 
@@ -172,7 +163,7 @@ class ReconstructionTraining(TokenizerTraining):
         model: the tokenizer.
         settings: those of its modality.
         held_out: signals for validation.
-        show: see ``maskgen.tokenizers.training.base.Show``.
+        show: see ``maskgen.training.objective.Show``.
 
     Raises:
         ValueError: help for a codebook that the model's quantizer does not have, or an adaptive weight for a model without a
@@ -214,7 +205,7 @@ class ReconstructionTraining(TokenizerTraining):
         self, modules: Mapping[str, nn.Module], signal: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
         settings = self.settings
-        out: _Pass = modules["model"](signal)
+        out: Reconstruction = modules["model"](signal)
         fake = crop_like(out.reconstruction, signal)
         pixel = (l2_loss if settings.pixel == "l2" else l1_loss)(fake, signal)
         terms = {"pixel": pixel, **out.quantized.terms}

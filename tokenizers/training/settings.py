@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 
-from torch import nn
-
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.training.audio import CodecLossSettings
-from maskgen.tokenizers.training.base import TrainingLoss
+from maskgen.tokenizers.training.base import TrainingLoss, check_forward
 from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, VideoReconstructionSettings
 
 __all__ = ["loss_settings"]
@@ -24,8 +22,8 @@ def loss_settings(tokenizer: type[Tokenizer]) -> type[TrainingLoss]:
     """The settings that a class of tokenizers is trained with: its own ``training_loss``, or those of its modality.
 
     Raises:
-        ValueError: it has none of its own and is of another modality, cannot be trained by those of its modality, or names
-            settings that are not there.
+        ValueError: it has none of its own and is of another modality or has no forward pass, or names settings that are not
+            there.
     """
     own = tokenizer.training_loss
     if isinstance(own, type):
@@ -42,9 +40,5 @@ def loss_settings(tokenizer: type[Tokenizer]) -> type[TrainingLoss]:
             f"tokenizer: {tokenizer.__name__} is of modality {tokenizer.modality!r}, which has no training; name one in "
             f"{tokenizer.__name__}.training_loss (see maskgen.tokenizers.base)"
         )
-    if tokenizer.forward is nn.Module.forward:
-        raise ValueError(
-            f"tokenizer: {tokenizer.__name__} has no forward to train; add forward(signal), which gives reconstruction and "
-            "quantized, or name a training of its own in training_loss (see maskgen.tokenizers.base)"
-        )
+    check_forward(tokenizer)
     return _OF_MODALITY[tokenizer.modality]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
 from maskgen.published.vampnet.transformer import VampNetTransformer, read_vampnet, with_code_tables
-from maskgen.sampling.settings import Sampling
+from maskgen.sampling.settings import Sampling, VampNetChoices
 from maskgen.tasks.audio.vampnet import FINE, NoiseOf, VampNet, beat_frames
 from maskgen.tokenizers.published.audio.lac import LACConfig, LACTokenizer, convert
 from tests.parity.support import files, load, metadata
@@ -98,7 +98,7 @@ def ours(name: str) -> Tensor:
 
 def official(sampling: Sampling, **changes: Any) -> Sampling:
     """Settings with the official schedule over the whole batch."""
-    return sampling.override(batch_counts=True, **changes)
+    return sampling.override(vampnet=VampNetChoices(batch_counts=True), **changes)
 
 
 def test_every_run_is_replayed() -> None:

@@ -233,9 +233,12 @@ def test_shared_options(place: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         ((), 'expected "subcommand" to be one of {train,evaluate,demo,tokenize,generate'),
         (("generat",), "invalid choice: 'generat'"),
-        (("train",), "{tokenizer,codec,classifier,transformer"),
+        (("train",), "{tokenizer,classifier,transformer"),
         (("train", "tokenisers"), "invalid choice: 'tokenisers'"),
-        (("train", "tokenizer"), "the following arguments are required: train.tokenizer.data, train.tokenizer.out"),
+        (
+            ("train", "tokenizer"),
+            "the following arguments are required: train.tokenizer.tokenizer, train.tokenizer.data, train.tokenizer.out",
+        ),
         (("inpaint", "--model", "m"), "required"),
         (("generate", "--labels"), "expected one argument"),
     ],

@@ -300,7 +300,7 @@ def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_training_and_every_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, content in (("tokenizer", TOKENIZER), ("transformer", TRANSFORMER)):
         Path(f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    run("train", "video-tokenizer", "--config", "tokenizer.yaml", "--out", "m/tokenizer")
+    run("train", "tokenizer", "--config", "tokenizer.yaml", "--out", "m/tokenizer")
     second = ("train", "video-transformer", "--config", "transformer.yaml", "--tokenizer", "m/tokenizer", "--out", "m")
     run(*second, "--masking.ratios", "row")
     assert Path("m/tokenizer/samples/reconstructions-00000003.gif").is_file()
@@ -326,7 +326,7 @@ def test_mistakes_in_training(place: Path, capsys: pytest.CaptureFixture[str]) -
         ("gan", {"loss": {"perceptual": None}}, "but the clips are [4, 16, 16] (frames, height, width)"),
     ):
         Path(f"{name}.yaml").write_text(yaml.safe_dump({**TOKENIZER, **changes}), encoding="utf-8")
-        assert message in refused(capsys, "train", "video-tokenizer", "--config", f"{name}.yaml", "--out", "out"), name
+        assert message in refused(capsys, "train", "tokenizer", "--config", f"{name}.yaml", "--out", "out"), name
     save_module(tokenizer(), Path("toy"))
     for name, changes, message in (
         ("task", {"tasks": {"XY": 1}}, "video task: got 'XY', expected one of FP"),

@@ -111,7 +111,7 @@ def test_official_presets() -> None:
     for size, steps in ((256, 8), (512, 12)):
         sampling = CATALOG[f"maskgit-imagenet{size}"].sampling
         assert (sampling.steps, sampling.schedule, sampling.choice_temperature) == (steps, "cosine", 4.5)
-        assert (sampling.temperature, sampling.guidance, sampling.select) == (1.0, 0.0, "confidence")
+        assert (sampling.temperature, sampling.guidance.scale, sampling.select) == (1.0, 0.0, "confidence")
     assert {entry.transformer.parameters for entry in CATALOG.values() if entry.transformer} >= {
         172_457_193,
         173_047_017,
@@ -192,4 +192,5 @@ def test_settings_of_the_groups() -> None:
         )
     assert all(CATALOG[name].sampling.annealed == (loop == "onedtok") for name, loop in loops.items())
     chosen = CATALOG["maskbit-18bit"].sampling
-    assert (chosen.steps, chosen.guidance, chosen.guidance_power, chosen.choice_temperature) == (64, 5.7, 2.5, 8.5)
+    guidance = (chosen.guidance.scale, chosen.guidance.power)
+    assert (chosen.steps, *guidance, chosen.choice_temperature) == (64, 5.7, 2.5, 8.5)

@@ -17,6 +17,7 @@ from torch import Tensor
 from maskgen.conditioning import Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.commit import Prompt, commit_guided_logits, sample_commit
+from maskgen.sampling.guidance import Guidance
 from maskgen.tasks.conditions.request import Options, Request
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tasks.conditions.video import VIDEO_TASKS, TokenCells
@@ -36,6 +37,7 @@ from maskgen.tasks.video.windows import (
     predicted_total,
 )
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Video, Magvit2VideoConfig
+from tests.selections import flat_sampling
 from tests.tasks.video.toys import COMMIT, LENGTH, LEVELS, SIDE, boxes, noise, pipeline, spy_pipeline, tensor, tokenizer
 
 SIZE = (SIDE, SIDE)
@@ -317,7 +319,7 @@ def test_rows_do_not_depend_on_each_other(alone: bool) -> None:
 
 def test_guidance() -> None:
     clips = tensor(noise(LENGTH))
-    names, guided_by = ["FP", "CG"], Sampling(sampler="commit", steps=2, guidance=2.0)
+    names, guided_by = ["FP", "CG"], flat_sampling(sampler="commit", steps=2, guidance=2.0)
     plain, guided = (
         complete(pipe, clips, VIDEO_TASKS["FP"], request(pipe, [1], sampling=chosen))
         for pipe in [pipeline(names=names, unconditional=True)]
@@ -359,12 +361,12 @@ def test_the_settings_reach_the_loop() -> None:
     hidden = torch.rand(2, 64, 1, generator=generator) < 0.7
     labels, tasks, seeds = [0, -1], [1, 4], [5, 6]
     numbers = {"steps": 4, "schedule": "exp", "temperature": 0.7, "choice_temperature": 2.0}
-    chosen = Sampling(sampler="commit", guidance=1.5, guidance_ramp="linear", top_k=3, **numbers)  # type: ignore[arg-type]
+    chosen = flat_sampling(sampler="commit", guidance=1.5, guidance_ramp="linear", top_k=3, **numbers)  # type: ignore[arg-type]
     cond = Cond(labels=torch.tensor(labels), task=torch.tensor(tasks))
     logits_fn = commit_guided_logits(
-        pipe.transformer, cond, scale=1.5, steps=4, ramp="linear", null_task=Prompt.FULL_GENERATION
+        pipe.transformer, cond, Guidance(scale=1.5, ramp="linear"), steps=4, null_task=Prompt.FULL_GENERATION
     )
-    expected = sample_commit(logits_fn, tokens, ~hidden, mask_id=LEVELS, seeds=seeds, keep=chosen.keep(), **numbers)  # type: ignore[arg-type]
+    expected = sample_commit(logits_fn, tokens, ~hidden, mask_id=LEVELS, seeds=seeds, keep=chosen.filter, **numbers)  # type: ignore[arg-type]
     request = Request(cond=cond, seeds=seeds, sampling=chosen)
     found = pipe.fill(tokens, hidden, request)
     assert torch.equal(found, expected)
