@@ -184,11 +184,11 @@ def coarse_to_fine_nomask(interface: VampNet, noise: NoiseOf) -> tuple[Tensor, T
     return made, shown
 
 
-def vamp(steps: int, **settings: int) -> Any:
+def vamp(steps: int, variations: int = 1, **settings: int) -> Any:
     def run(interface: VampNet, noise: NoiseOf) -> tuple[Tensor, Tensor]:
         return interface.vamp(
-            ours("codec.codes"),
-            ours("vamp.mask"),
+            ours("codec.codes").expand(variations, -1, -1),
+            ours("vamp.mask").expand(variations, -1, -1),
             sampling=official(FINE, steps=steps),
             fine_sampling=official(FINE, steps=2),
             noise=noise,
@@ -202,7 +202,7 @@ RUNS = {
     "coarse_vamp": coarse_vamp,
     "coarse_to_fine": coarse_to_fine,
     "coarse_to_fine_nomask_from_coarse": coarse_to_fine_nomask,
-    "vamp": vamp(3, batch_size=2),
+    "vamp": vamp(3, variations=2),
     "vamp_stretch2": vamp(2, time_stretch=2),
     "vamp_feedback2": vamp(2, feedback_steps=2),
 }
@@ -218,14 +218,14 @@ def test_runs(interface: VampNet, name: str) -> None:
         assert torch.equal(shown, ours(f"{name}.out1"))
 
 
-def test_hidden_tokens_sound_like_token_0(interface: VampNet) -> None:
+def test_masked_tokens_sound_like_token_0(interface: VampNet) -> None:
     sound = interface.decode(ours("vamp.out1")[:1])
     assert torch.allclose(sound, STORED["decode_masked.audio"], **AUDIO)
 
 
 def test_an_item_is_the_same_in_any_batch(interface: VampNet) -> None:
     tokens, mask = ours("codec.codes"), ours("vamp.mask")
-    both, shown = interface.vamp(tokens, mask, batch_size=2, seeds=[3, 8])
+    both, shown = interface.vamp(tokens.expand(2, -1, -1), mask.expand(2, -1, -1), seeds=[3, 8])
     alone, _ = interface.vamp(tokens, mask, seeds=[8])
     assert torch.equal(both[1:], alone)
     assert not torch.equal(both[0], both[1])
