@@ -1,10 +1,20 @@
-"""How a typed function becomes a sub-command: jsonargparse, with mistakes in one line."""
+"""How a typed function becomes a sub-command: jsonargparse, with mistakes in one line.
+
+A command's keyword-only parameters are its options. Options that several commands have stand once, as the fields of a frozen
+dataclass; a command takes one as a parameter before the ``*``, and its fields appear flat beside the command's own, on the
+command line and in YAML, with their help from the ``Attributes`` of its docstring and those of its bases:
+
+    def loop_command(run: EditRun, *, audio: Path, seam: float = 0.5) -> None:  # --audio --seam --model --seed --out ...
+
+A keyword-only parameter that is a dataclass is a group instead: ``clip: ClipOptions`` gives ``--clip.start``.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import re
 import sys
 import tempfile
@@ -17,10 +27,10 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from maskgen.former import current_path
 
-__all__ = ["ByClass", "Leaf", "Parser", "build_parser", "one_line", "run"]
+__all__ = ["ByClass", "Command", "Leaf", "Parser", "build_parser", "one_line", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
-
+_PLAIN = (int, float, str, bool)
 
 _GROUPS = {
     "train": "Train a tokenizer, then a transformer on its tokens.",
@@ -62,10 +72,6 @@ class ByClass:
     check: Callable[[Any], None]
     example: str
 
-    def __call__(self, **values: Any) -> Any:
-        """Carry it out."""
-        return self.function(**values)
-
     def settle(self, leaf: Leaf, mentioned: Mapping[str, Any]) -> None:
         """Add the setting to the parser of a command line."""
         name = mentioned.get(f"{self.option}.class_path", mentioned.get(self.option))
@@ -84,6 +90,9 @@ class ByClass:
             leaf.error(f"{self.option}: {error}")
         leaf.add_class_arguments(kind, self.setting)
         leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
+
+
+Command = Callable[..., Any] | ByClass
 
 
 class Parser(ArgumentParser):
@@ -134,7 +143,7 @@ class Leaf(Parser):
         return found
 
 
-def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
+def build_parser(commands: Mapping[str, Command]) -> ArgumentParser:
     """The parser of a table of commands, whose names may have two words."""
     set_parsing_settings(docstring_parse_style=None)
     parser = Parser(
@@ -150,20 +159,24 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
     for name, command in commands.items():
         group, _, own = name.rpartition(" ")
         by_class = command if isinstance(command, ByClass) else None
-        function = command if by_class is None else by_class.function
+        function = _function_of(command)
         skipped: set[str | int] = {"say"} if by_class is None else {"say", by_class.setting}
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
-        leaf.add_function_arguments(function, skip=skipped)
-        leaf.kinds, leaf.by_class = get_type_hints(function), by_class
+        shared = _shared_options(function)
+        leaf.add_function_arguments(function, skip={*skipped, *shared})
+        leaf.kinds, leaf.by_class = _kinds(function), by_class
+        for kind in shared.values():
+            leaf.add_class_arguments(kind)
+            leaf.kinds |= _kinds(kind)
         groups[group].add_subcommand(own, leaf, help=summary)
         if name == "demo":  # complete by itself, and the group of the other demos
             groups[name] = leaf.add_subcommands(required=False, dest=_MODALITY)
     return parser
 
 
-def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) -> None:
+def run(argv: Sequence[str] | None, commands: Mapping[str, Command]) -> None:
     """Parse a command line and carry it out; errors are raised.
 
     Args:
@@ -184,7 +197,29 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
     if values.get("out") is not None:
         _check_writable(values["out"])
-    commands[name](**values)
+    function = _function_of(commands[name])
+    for parameter, kind in _shared_options(function).items():
+        values[parameter] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
+    function(**values)
+
+
+def _function_of(command: Command) -> Callable[..., Any]:
+    return command.function if isinstance(command, ByClass) else command
+
+
+def _shared_options(function: Callable[..., Any]) -> dict[str, Any]:
+    """The dataclasses whose fields are options of a command, by the parameters before its ``*``."""
+    kinds = get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: kinds[one.name] for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD}
+
+
+def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """Types of parameters by name, without plain ones that have no default: jsonargparse refuses to go without those."""
+    kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
+    return {
+        one.name: kinds[one.name] for one in parameters if one.default is not one.empty or kinds[one.name] not in _PLAIN
+    }
 
 
 def _underscored(word: str) -> str:
@@ -228,7 +263,7 @@ def _class_named(name: str, base: type) -> type | None:
     if not module:
         return next((kind for kind in _subclasses(base) if kind.__name__ == name), None)
     try:
-        found: Any = getattr(importlib.import_module(module), own, None)
+        found = getattr(importlib.import_module(module), own, None)
     except ImportError:
         return None
     return found if isinstance(found, type) and issubclass(found, base) else None
@@ -250,12 +285,18 @@ def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> N
             value = value.get("init_args")
             key += ".init_args"
         if isinstance(value, Namespace):
-            _check_values(get_type_hints(kind.__init__) if isinstance(kind, type) else {}, value, f"{key}.")  # type: ignore[misc]
+            _check_values(_kinds_of(kind) if isinstance(kind, type) else {}, value, f"{key}.")
         elif dataclasses.is_dataclass(kind):
             expected = ", ".join(field.name for field in dataclasses.fields(kind))
             raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
-        elif value is None and kind in (int, float, str, bool):
+        elif value is None and kind in _PLAIN:
             raise TypeError(f"{key}: got nothing, expected {kind.__name__}; leave the key out for its default")
+
+
+def _kinds_of(kind: type) -> dict[str, Any]:
+    """Types of what a class takes; data sets take those of their ``rules`` as well, see ``SignalData``."""
+    rules = getattr(kind, "rules", None)
+    return get_type_hints(kind.__init__) | (get_type_hints(rules) if isinstance(rules, type) else {})  # type: ignore[misc]
 
 
 def _check_writable(out: Path) -> None:
@@ -272,7 +313,10 @@ def _check_writable(out: Path) -> None:
 
 def one_line(text: str) -> str:
     """Without line breaks and without what jsonargparse says about types that nobody asked for."""
-    noise = ("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:")
+    noise = (
+        *("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:"),
+        *("Subclass types expect one of", "a class path (str)", "a dict with"),
+    )
     kept: list[str] = []
     for line in text.splitlines():
         bare = line.strip().removeprefix("- ")
@@ -288,5 +332,6 @@ def one_line(text: str) -> str:
         else:
             kept[-1] += f", got {value}"
     line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
+    line = line.replace("Not a valid subclass of ", "expected ")
     line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
     return line.replace(". Got value: ", ", got ").removesuffix(".")

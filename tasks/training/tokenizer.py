@@ -68,7 +68,7 @@ def train_tokenizer(
         parts["inflate"] = fingerprint(images)
 
     def make() -> tuple[Objective, Source]:
-        model = type(tokenizer)(tokenizer.config)  # type: ignore[call-arg]
+        model = type(tokenizer)(tokenizer.config)
         if images is not None:
             say(f"tokenizer: inflated from {inflate}; {_inflate(model, images)} weights start anew")
         show = show_reconstructions(data)
