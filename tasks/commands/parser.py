@@ -28,7 +28,7 @@ from maskgen.former import current_path
 from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
 from maskgen.tasks.commands.messages import nearest_classes, one_line
 
-__all__ = ["ByClass", "Leaf", "Parser", "build_parser", "run"]
+__all__ = ["ByClass", "Command", "Leaf", "Parser", "build_parser", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
 _PLAIN = (int, float, str, bool)
@@ -61,10 +61,6 @@ class ByClass:
     check: Callable[[Any], None]
     example: str
 
-    def __call__(self, **values: Any) -> Any:
-        """Carry it out."""
-        return self.function(**values)
-
     def settle(self, leaf: Leaf, mentioned: Mapping[str, Any]) -> None:
         """Add the setting to the parser of a command line."""
         name = mentioned.get(f"{self.option}.class_path", mentioned.get(self.option))
@@ -83,6 +79,9 @@ class ByClass:
             leaf.error(f"{self.option}: {error}")
         leaf.add_class_arguments(kind, self.setting)
         leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
+
+
+Command = Callable[..., Any] | ByClass
 
 
 class Parser(ArgumentParser):
@@ -140,7 +139,7 @@ class Leaf(Parser):
         return found
 
 
-def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
+def build_parser(commands: Mapping[str, Command]) -> ArgumentParser:
     """The parser of a table of commands, whose names may have two words."""
     set_parsing_settings(docstring_parse_style=None)
     parser = Parser(
@@ -156,7 +155,7 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
     for name, command in commands.items():
         group, _, own = name.rpartition(" ")
         by_class = command if isinstance(command, ByClass) else None
-        function = command if by_class is None else by_class.function
+        function = _function_of(command)
         skipped: set[str | int] = {"say"} if by_class is None else {"say", by_class.setting}
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
@@ -173,7 +172,7 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
     return parser
 
 
-def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) -> None:
+def run(argv: Sequence[str] | None, commands: Mapping[str, Command]) -> None:
     """Parse a command line and carry it out; errors are raised.
 
     Args:
@@ -194,10 +193,14 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
     if values.get("out") is not None:
         _check_writable(values["out"])
-    command = commands[name]
-    for parameter, kind in _shared_options(command.function if isinstance(command, ByClass) else command).items():
+    function = _function_of(commands[name])
+    for parameter, kind in _shared_options(function).items():
         values[parameter] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-    command(**values)
+    function(**values)
+
+
+def _function_of(command: Command) -> Callable[..., Any]:
+    return command.function if isinstance(command, ByClass) else command
 
 
 def _shared_options(function: Callable[..., Any]) -> dict[str, Any]:
