@@ -20,6 +20,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from maskgen.tasks.media.checks import check_file, to_bytes
 from maskgen.tasks.media.video.backends import Decoder, Frames, Reader, open_decoder
 from maskgen.tasks.media.video.index import scan
 from maskgen.tasks.media.video.writer import VideoWriter, check_frame_rate, check_frames
@@ -63,7 +64,7 @@ class VideoFile:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0, reader: Reader = "decord") -> None:
-        _check_file(Path(path))
+        check_file(Path(path), "a video file")
         if threads < 0 or reader not in ("decord", "pyav"):
             raise ValueError(
                 f"{path}: got threads {threads}, reader {reader!r}; expected 0 or more, and decord or pyav"
@@ -123,7 +124,7 @@ class VideoFile:
                 )
             indices = range(start, self.frames if stop is None else stop, step)
         height, width = self._check_size(size)
-        self._check_places(indices, height, width)
+        self._check_indices(indices, height, width)
         wanted = sorted(set(indices))
         if self._decoder is None:
             self._decoder = open_decoder(self._path, self.name, self._index, self._threads, self._reader)
@@ -148,9 +149,9 @@ class VideoFile:
         """
         if count < 1:
             raise ValueError(f"{self.name}: got blocks of {count} frames, expected at least 1")
-        places = range(self.frames) if indices is None else indices
-        for first in range(0, len(places), count):
-            yield self.read(places[first : first + count], size=size)
+        chosen = range(self.frames) if indices is None else indices
+        for first in range(0, len(chosen), count):
+            yield self.read(chosen[first : first + count], size=size)
 
     def at_rate(self, frame_rate: float | Fraction, *, start: float = 0.0, count: int | None = None) -> list[int]:
         """Which frames are on the screen when the video is played at another rate; right for uneven spacing, too.
@@ -180,7 +181,7 @@ class VideoFile:
             )
         # Stamps are rounded to ticks: a frame that begins within a thousandth of a second is the one that is meant.
         moments = start + np.arange(wanted) / float(rate) + min(1e-3, 0.1 / float(rate))
-        return [max(0, int(place)) for place in np.searchsorted(self.times, moments, side="right") - 1]
+        return [max(0, int(index)) for index in np.searchsorted(self.times, moments, side="right") - 1]
 
     def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None:
@@ -189,7 +190,7 @@ class VideoFile:
             raise ValueError(f"{self.name}: got size {tuple(size)}, expected (height, width), 1 pixel or more each")
         return int(size[0]), int(size[1])
 
-    def _check_places(self, indices: Sequence[int], height: int, width: int) -> None:
+    def _check_indices(self, indices: Sequence[int], height: int, width: int) -> None:
         if not len(indices) or min(indices) < 0 or max(indices) >= self.frames:
             told = f"frames {min(indices)} to {max(indices)}" if len(indices) else "no frames"
             raise ValueError(
@@ -298,11 +299,7 @@ def to_frames(video: Tensor) -> list[Frames]:
     Raises:
         ValueError: another shape, or values that are not finite.
     """
-    if video.ndim != 5 or video.shape[1] != 3:
-        raise ValueError(f"video: got shape {tuple(video.shape)}, expected [B, 3, T, H, W]")
-    if not torch.isfinite(video).all():
-        raise ValueError("video: got values that are not finite, expected numbers in [0, 1]; is the model damaged?")
-    pixels = (video.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = to_bytes(video, "video", "B, 3, T, H, W")
     return list(rearrange(pixels, "B C T H W -> B T H W C").cpu().contiguous().numpy())
 
 
@@ -315,12 +312,3 @@ def _stack(pictures: Sequence[Image.Image]) -> Frames:
     if len(sizes) != 1:
         raise ValueError(f"frames: got pictures of sizes {sizes}, expected at least one and all of one size")
     return np.stack([np.asarray(picture.convert("RGB"), dtype=np.uint8) for picture in pictures])
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path}: got a folder, expected a video file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file, expected a video file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: got an empty file, expected a video file")

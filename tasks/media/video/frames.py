@@ -14,8 +14,8 @@ __all__ = ["resize_tf1"]
 def resize_tf1(video: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resizing as TensorFlow 1 did it, which the published FVD numbers depend on.
 
-    A pixel is taken at ``place x old / new`` of the old picture, without the half pixel that others add on both sides, and
-    without a low-pass filter.
+    A pixel is taken at ``position x old / new`` of the old picture, without the half pixel that others add on both sides,
+    and without a low-pass filter.
 
     Args:
         video: float ``[..., H, W]``.
@@ -34,10 +34,10 @@ def resize_tf1(video: Tensor, size: tuple[int, int]) -> Tensor:
         if old == length:
             continue
         # float32, as the original: whole numbers must come out whole.
-        place = torch.arange(length, dtype=torch.float32, device=video.device) * (old / length)
-        low = place.floor().long().clamp(max=old - 1)
+        position = torch.arange(length, dtype=torch.float32, device=video.device) * (old / length)
+        low = position.floor().long().clamp(max=old - 1)
         high = (low + 1).clamp(max=old - 1)
-        weight = (place - low).to(video.dtype)
+        weight = (position - low).to(video.dtype)
         weight = weight[:, None] if axis == -2 else weight
         below, above = video.index_select(axis, low), video.index_select(axis, high)
         video = below + (above - below) * weight
