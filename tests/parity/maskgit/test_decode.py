@@ -14,13 +14,17 @@ from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.models.bert import BertTransformer
-from maskgen.published.maskgit import transformer_config, transformer_state_dict
 from maskgen.sampling import loop as sampler
 from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.base import Selection
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.tokenizers.image.vqgan import VQGAN
-from tests.parity.maskgit.weights import tokenizer_config, tokenizer_state_dict
+from tests.parity.maskgit.weights import (
+    tokenizer_config,
+    tokenizer_state_dict,
+    transformer_config,
+    transformer_state_dict,
+)
 from tests.parity.support import files, load, metadata
 
 TRACES = files("maskgit", "decode_*.safetensors")
