@@ -87,7 +87,7 @@ class ByClass:
                 self.check(chosen)
             kind = self.kind(chosen)
         except (TypeError, ValueError) as error:
-            leaf.error(f"{self.option}: {error}")
+            leaf.error(f"{self.option}: {str(error).removeprefix(f'{self.option}: ')}")
         leaf.add_class_arguments(kind, self.setting)
         leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
 
@@ -270,7 +270,8 @@ def _class_named(name: str, base: type) -> type | None:
 
 
 def _subclasses(kind: type) -> Iterator[type]:
-    for found in kind.__subclasses__():
+    below: list[type] = kind.__subclasses__()
+    for found in below:
         yield found
         yield from _subclasses(found)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv2d import average_downsample, pad_same
@@ -143,7 +144,7 @@ class StyleGANDiscriminator(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Judge a batch.
+        """Logits of a batch.
 
         Args:
             images: float [B, 3, S, S] in [0, 1].
@@ -164,7 +165,7 @@ class StyleGANDiscriminator(nn.Module):
             x = block(x)
         x = _lrelu(self.conv_out(x))
         # Channels last before flattening: the order in which the official dense kernel is stored.
-        x = _lrelu(self.dense1(x.permute(0, 2, 3, 1).flatten(1)))
+        x = _lrelu(self.dense1(rearrange(x, "b c h w -> b (h w c)")))
         logits: Tensor = self.dense2(x)
         return logits
 

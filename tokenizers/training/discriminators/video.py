@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv3d import Conv3D, Norm, average_downsample3d, channels_last, norm3d
@@ -134,7 +135,7 @@ class ClipDiscriminator(nn.Module):
         _start(self)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Judge a batch.
+        """Logits of a batch.
 
         Args:
             video: float [B, 3, T, H, W] in [0, 1], of the config's size.
@@ -151,13 +152,13 @@ class ClipDiscriminator(nn.Module):
             x = block(x)
         x = _lrelu(self.norm_out(self.conv_out(x)))
         # Channels last before flattening: the order in which the official dense kernel is stored.
-        x = _lrelu(self.dense1(x.permute(0, 2, 3, 4, 1).flatten(1)))
+        x = _lrelu(self.dense1(rearrange(x, "b c t h w -> b (t h w c)")))
         logits: Tensor = self.dense2(x)
         return logits
 
 
 class FrameDiscriminator(nn.Module):
-    """Frames to one logit each: the same network in 2D, with StyleGAN's blur where asked.
+    """Frames to one logit each: the same network in 2D, with StyleGAN's blur where it is chosen.
 
     Args:
         config: settings of kind "frame"; any number of frames is taken.
@@ -178,7 +179,7 @@ class FrameDiscriminator(nn.Module):
         _start(self)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Judge every frame.
+        """Logits of every frame.
 
         Args:
             video: float [B, 3, T, H, W] in [0, 1], H and W of the config's size.
@@ -190,13 +191,13 @@ class FrameDiscriminator(nn.Module):
             ValueError: when the frames have another size.
         """
         _check_size(video, (3, video.shape[2] if video.ndim == 5 else 1, *self.config.size[1:]))
-        x = _lrelu(self.conv_in(video.transpose(1, 2).flatten(0, 1)))
+        x = _lrelu(self.conv_in(rearrange(video, "b c t h w -> (b t) c h w")))
         for block in self.blocks:
             x = block(x)
         x = _lrelu(self.conv_out(x))
-        x = _lrelu(self.dense1(x.permute(0, 2, 3, 1).flatten(1)))
+        x = _lrelu(self.dense1(rearrange(x, "f c h w -> f (h w c)")))
         logits: Tensor = self.dense2(x)
-        return logits.unflatten(0, (len(video), -1))
+        return rearrange(logits, "(b t) one -> b t one", b=len(video))
 
 
 def build_video_discriminator(config: VideoDiscriminatorConfig) -> ClipDiscriminator | FrameDiscriminator:
