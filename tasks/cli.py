@@ -21,7 +21,8 @@ from maskgen.tasks.commands import parser
 from maskgen.tasks.commands import video as video_commands
 from maskgen.tasks.commands import weights as weights_commands
 from maskgen.tasks.commands.generate import generate_command
-from maskgen.tasks.commands.parser import Command, one_line
+from maskgen.tasks.commands.messages import one_line
+from maskgen.tasks.commands.parser import Command
 from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.demo.digits import demo
 from maskgen.tasks.demo.melodies import demo_audio

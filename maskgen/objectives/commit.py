@@ -132,7 +132,7 @@ class CommitModeling(Objective):
             batch = self._checked(batch)
             example = self._example(batch, masked)
             logits = model(example.inputs.tokens, self._cond(batch))
-            shown = (logits, example.targets, example.inputs.hidden)
+            shown = (logits, example.targets, example.inputs.mask)
             return masked_cross_entropy(*shown), masked_accuracy(*shown)
 
         score, accuracy = fixed_validation(self.held_out, device, mask, forward)
@@ -200,7 +200,7 @@ def commit_loss(
     )
     cost, weights = flat.view(len(targets), -1), example.weights.flatten(1).float()
     loss = ((cost * weights).sum(1) / (weights.sum(1) + 1e-8)).mean()
-    masked, given, cost = inputs.hidden, inputs.known, cost.detach().view_as(targets)
+    masked, given, cost = inputs.mask, inputs.given, cost.detach().view_as(targets)
     kinds = {"refine": masked & given, "mask": masked & ~given, "reconstruct": ~masked}
     terms = {name: (cost * positions).sum() / positions.sum().clamp(min=1) for name, positions in kinds.items()}
     return loss, terms | {"accuracy": masked_accuracy(logits.detach(), targets, masked)}

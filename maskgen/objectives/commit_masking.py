@@ -18,7 +18,8 @@ from typing import Literal
 
 import torch
 
-from maskgen.sampling.commit import CommitInputs, hide_lowest
+from maskgen.sampling.commit import CommitInputs
+from maskgen.sampling.selectors.ranking import mask_lowest
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows, shared_uniform, uniform
 
@@ -101,7 +102,7 @@ def commit_mask(
         scores = block_scores(scores, axes, block, [offsets[index] for index in order], ties)
     if frame_by_frame:
         scores = late_frames_first(scores, axes)
-    return hide_lowest(scores, among, commit_counts(total, ratio))
+    return mask_lowest(scores, among, commit_counts(total, ratio))
 
 
 def commit_counts(total: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:

@@ -10,11 +10,14 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskgen.tasks.commands.parts import EditRun, ProgressBar, describe_part
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
+
+if TYPE_CHECKING:
+    from maskgen.tasks.audio.edit import SoundEdit
 
 __all__ = ["continue_command", "describe_audio", "infill_command", "loop_command", "vary_command"]
 
@@ -34,9 +37,9 @@ def infill_command(run: EditRun, *, audio: Path, start: float, stop: float, cros
         stop: end of the span, in seconds.
         crossfade: seconds outside the span over which new and old mix.
     """
-    from maskgen.tasks.audio.files import infill_file
+    from maskgen.tasks.audio import infill
 
-    _edit(run, "infill", infill_file, audio, start=start, stop=stop, crossfade=crossfade)
+    _edit(run, "infill", infill, audio, start=start, stop=stop, crossfade=crossfade)
 
 
 def continue_command(run: EditRun, *, audio: Path, seconds: float, crossfade: float = 0.01) -> None:
@@ -48,9 +51,9 @@ def continue_command(run: EditRun, *, audio: Path, seconds: float, crossfade: fl
         seconds: how much to add.
         crossfade: seconds before the end of the input over which the new sound fades in.
     """
-    from maskgen.tasks.audio.files import continue_file
+    from maskgen.tasks.audio import continue_audio
 
-    _edit(run, "continue", continue_file, audio, seconds=seconds, crossfade=crossfade)
+    _edit(run, "continue", continue_audio, audio, seconds=seconds, crossfade=crossfade)
 
 
 def vary_command(
@@ -65,10 +68,10 @@ def vary_command(
         keep_codebooks: how many codebooks of a kept frame are kept, from the coarsest; all of the model's if left out.
         onset_width: frames kept on each side of every onset; 0 for none.
     """
-    from maskgen.tasks.audio.files import vary_file
+    from maskgen.tasks.audio import vary
 
     kept = {"period": period, "keep_codebooks": keep_codebooks, "onset_width": onset_width}
-    _edit(run, "vary", vary_file, audio, **kept)
+    _edit(run, "vary", vary, audio, **kept)
 
 
 def loop_command(run: EditRun, *, audio: Path, seam: float = 0.5, crossfade: float = 0.01) -> None:
@@ -76,14 +79,16 @@ def loop_command(run: EditRun, *, audio: Path, seam: float = 0.5, crossfade: flo
 
     Args:
         run: see ``EditRun``.
-        audio: sound file of any rate and number of channels up to two; all of it is held in memory.
+        audio: sound file of any length, rate and number of channels up to two.
         seam: seconds regenerated, half of them at the end and half at the start.
         crossfade: seconds beyond the seam over which new and old mix.
     """
-    _edit(run, "loop", _loop_file, audio, seam=seam, crossfade=crossfade)
+    from maskgen.tasks.audio import loop
+
+    _edit(run, "loop", loop, audio, seam=seam, crossfade=crossfade)
 
 
-def _edit(run: EditRun, task: str, function: Callable[..., int], audio: Path, **settings: Any) -> None:
+def _edit(run: EditRun, task: str, function: Callable[..., SoundEdit], audio: Path, **settings: Any) -> None:
     """A task on one file: a sound a seed, made and written one after the other, and the manifest."""
     pipe = run.load()
     pipe.require("audio", task)
@@ -91,15 +96,8 @@ def _edit(run: EditRun, task: str, function: Callable[..., int], audio: Path, **
     suffix = audio.suffix.lower() if audio.suffix.lower() in _BITS else ".wav"
 
     def write(path: Path, seed: int) -> int:
-        return function(
-            *(pipe, audio, path),
-            seed=seed,
-            sampling=sampling,
-            label=run.label,
-            bits=_BITS[suffix],
-            callback=callback,
-            **settings,
-        )
+        options = {**run.options(sampling, callback), "seeds": [seed]}
+        return function(pipe, audio, **options, **settings).write(path, bits=_BITS[suffix])
 
     with ProgressBar() as callback:
         items, clipped = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
@@ -126,13 +124,3 @@ def describe_audio(pipe: Pipeline) -> dict[str, Any]:
         settings = pipe.config.fine_sampling
         found["fine_sampling"] = None if settings is None else dataclasses.asdict(settings)
     return found
-
-
-def _loop_file(pipe: Pipeline, path: Path, out_path: Path, *, seed: int, bits: int, **options: Any) -> int:
-    """``loop`` on a file, in memory: a loop is short."""
-    from maskgen.tasks.audio.infilling import loop
-    from maskgen.tasks.media.audio.files import load_sound, save_sound
-
-    waveform, sample_rate = load_sound(path)
-    (result,) = loop(pipe, waveform, sample_rate, seeds=[seed], **options)
-    return save_sound(result, out_path, sample_rate, bits=bits)

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from maskgen.checkpoint import build_config, read_json
-from maskgen.sampling.settings import Sampling
+from maskgen.sampling.settings import Sampling, current_sampling
 from maskgen.tasks.commands.parts import ProgressBar, Run, load_model, write_manifest, write_results
 from maskgen.tasks.evaluation.made.writing import write_evaluation_set
 from maskgen.tasks.evaluation.sets.processes import process_state
@@ -26,8 +26,7 @@ from maskgen.tasks.media.images import image_grid, save_image
 from maskgen.tasks.media.video.backends import Frames
 from maskgen.tasks.media.video.files import save_video
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.video.completion import clip_size
-from maskgen.tasks.video.files import output_rate
+from maskgen.tasks.video.completion import clip_size, output_rate
 from maskgen.tasks.video.generation import generate_video
 
 __all__ = ["GENERATED", "Generated", "generate_command", "regenerate"]
@@ -101,7 +100,7 @@ def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str |
         raise ValueError(f"{manifest}: not a manifest of `maskgen generate`")
     try:
         ids, seeds = ([int(item[name]) for item in found["items"]] for name in ("label", "seed"))
-        model, settings = str(found["model"]), found["sampling"]
+        model, settings = str(found["model"]), current_sampling(found["sampling"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
     sampling = build_config(Sampling, settings, str(manifest))

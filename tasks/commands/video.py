@@ -13,15 +13,18 @@ from typing import Any, Literal
 
 from maskgen.tasks.commands.parts import EditRun, ProgressBar
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.video.completion import clip_size, drawing, trained
-from maskgen.tasks.video.files import ClipOptions
-from maskgen.tasks.video.inpainting import inpaint_file
-from maskgen.tasks.video.interpolation import interpolate_files
-from maskgen.tasks.video.outpainting import outpaint_file
-from maskgen.tasks.video.prediction import predict_file
+from maskgen.tasks.video.completion import clip_size, trained
+from maskgen.tasks.video.edit import VideoEdit
+from maskgen.tasks.video.inpainting import inpaint_video
+from maskgen.tasks.video.interpolation import interpolate
+from maskgen.tasks.video.outpainting import outpaint_video
+from maskgen.tasks.video.prediction import predict_frames
+from maskgen.tasks.video.regions import INPAINTED
+from maskgen.tasks.video.source import Excerpt
 from maskgen.tokenizers.video.base import VideoTokenizer
 
 __all__ = [
+    "ClipOptions",
     "Sides",
     "describe_video",
     "inpaint_video_command",
@@ -29,6 +32,28 @@ __all__ = [
     "outpaint_video_command",
     "predict_frames_command",
 ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """Which part of a video file is taken, and what is written.
+
+    Attributes:
+        start: where the part begins, in seconds.
+        frames: how many frames it has; up to the end of the file if left out.
+        frame_rate: take so many frames a second, by time; those of the file if left out.
+        format: of the results, ``mp4`` or ``gif``.
+    """
+
+    start: float = 0.0
+    frames: int | None = None
+    frame_rate: float | None = None
+    format: Literal["mp4", "gif"] = "mp4"
+
+    def part(self, path: Path) -> Excerpt:
+        """This part of a file."""
+        return Excerpt(path, self.start, self.frames, self.frame_rate)
+
 
 _WHOLE = ClipOptions()
 
@@ -62,7 +87,7 @@ def predict_frames_command(
         context: how many of the last frames the model is shown; the most it was trained with if left out.
         clip: which part of the file is taken, and what is written.
     """
-    _edit(run, "predict-frames", predict_file, {"video": video}, clip, total=total, context=context)
+    _edit(run, "predict-frames", predict_frames, {"video": video}, clip, total=total, context=context)
 
 
 def interpolate_command(
@@ -77,7 +102,7 @@ def interpolate_command(
         total: frames of a result, all given ones included; a gap as long as in training if left out.
         format: of the results.
     """
-    _edit(run, "interpolate", _interpolate, {"first": first, "last": last}, ClipOptions(format=format), total=total)
+    _edit(run, "interpolate", interpolate, {"first": first, "last": last}, ClipOptions(format=format), total=total)
 
 
 def inpaint_video_command(run: EditRun, *, video: Path, mask: str, clip: ClipOptions = _WHOLE) -> None:
@@ -89,7 +114,8 @@ def inpaint_video_command(run: EditRun, *, video: Path, mask: str, clip: ClipOpt
         mask: picture or video of the same size, white = paint anew; or a region: ``central`` or ``dynamic``.
         clip: which part of the file is taken, and what is written.
     """
-    _edit(run, "inpaint-video", inpaint_file, {"video": video, "mask": mask}, clip)
+    files = {"video": video, "mask": mask if mask in INPAINTED else Path(mask)}
+    _edit(run, "inpaint-video", inpaint_video, files, clip)
 
 
 def outpaint_video_command(
@@ -104,14 +130,14 @@ def outpaint_video_command(
         region: instead of these, what of every frame is kept: ``central``, ``vertical``, ``horizontal`` or ``dynamic``.
         clip: which part of the file is taken, and what is written.
     """
-    pads = dataclasses.astuple(sides)
-    _edit(run, "outpaint-video", outpaint_file, {"video": video}, clip, pads=pads, region=region)
+    added = dataclasses.asdict(sides)
+    _edit(run, "outpaint-video", outpaint_video, {"video": video}, clip, region=region, **added)
 
 
 def _edit(
     run: EditRun,
     task: str,
-    function: Callable[..., int],
+    function: Callable[..., VideoEdit],
     files: Mapping[str, str | Path],
     clip: ClipOptions,
     **settings: Any,
@@ -121,10 +147,11 @@ def _edit(
     pipe.require("video", task)
     _check_even(pipe, clip.format)
     sampling = run.settings(pipe)
+    sources = [clip.part(Path(path)) if name == "video" else path for name, path in files.items()]
 
     def write(path: Path, seed: int) -> int:
-        draw = drawing(pipe, run.label, [seed], sampling, callback=callback)
-        return function(pipe, *files.values(), path, draw, clip=clip, **settings)
+        options = {**run.options(sampling, callback), "seeds": [seed]}
+        return function(pipe, *sources, **options, **settings).write(path)
 
     with ProgressBar() as callback:
         items, frames = run.write(task, f".{clip.format}", (partial(write, seed=seed) for seed in run.seeds))
@@ -144,11 +171,6 @@ def describe_video(pipe: Pipeline) -> dict[str, Any]:
         "inpainting_prompt": known.inpainting_prompt,
         "frame_rate": known.frame_rate,
     }
-
-
-def _interpolate(*arguments: Any, clip: ClipOptions, **options: Any) -> int:
-    """``interpolate_files`` takes all of both files."""
-    return interpolate_files(*arguments, **options)
 
 
 def _check_even(pipe: Pipeline, kind: str) -> None:

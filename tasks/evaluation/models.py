@@ -188,7 +188,7 @@ def _conditions(target: Target, making: _Making, warnings: list[str]) -> SampleS
             raise ValueError(f"task: got {task!r}, but an audio model does {INFILL} only")
     else:
         pipe.require("video", "task")
-        trained(pipe).check([named_task(task).kind], task)
+        trained(pipe).check(named_task(task).kind, task)
     source = target.truth or target.held_out
     if source is None:
         what = "sounds" if pipe.modality == "audio" else "clips"

@@ -13,6 +13,7 @@ from torch import nn
 
 from maskgen.checkpoint import read_json, write_json
 from maskgen.data import Source
+from maskgen.sampling.settings import with_current_sampling
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import count_broken
 from maskgen.training.trainer import Objective, Trainer
@@ -117,7 +118,7 @@ def finished_before(run: Path, description: dict[str, Any], title: str, say: Say
     finished = bool(found.pop("finished", False))
     if not finished and not any((run / "checkpoints").glob("step-*")):
         return False  # it stopped before anything was kept, so other settings do no harm
-    found, expected = _in_todays_words(found), _plain_json(description)
+    found, expected = with_current_sampling(_in_todays_words(found)), _plain_json(description)
     changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if changed:
         raise ValueError(

@@ -190,7 +190,7 @@ def _show_tasks(tokenizer: VideoTokenizer, config: PipelineConfig, data: VideoDa
         rows = [clips]
         for name in names:
             labels = batch["labels"].tolist() if name in by_class else None
-            rows.append(complete_clips(pipe, clips, name, labels=labels, seeds=range(len(clips))))
+            rows.append(complete_clips(pipe, clips, name, label=labels, seeds=range(len(clips))))
         save_rows(rows, folder / f"samples-{step:08d}", data)
 
     return show

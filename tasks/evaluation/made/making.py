@@ -8,7 +8,6 @@ Shapes: T frames, H W pixels, C channels, S samples of sound.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.audio.generation import generate_sounds
 from maskgen.tasks.audio.infilling import infill
-from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.made.gaps import GapSettings, middle_gap
 from maskgen.tasks.evaluation.sets.base import SampleSet
@@ -57,7 +56,7 @@ def generating(pipe: Pipeline, labels: Sequence[int], seed: int, sampling: Sampl
             return list(generate(pipe, chosen, seeds=seeds, sampling=sampling, batch_size=len(seeds)))
         if pipe.modality == "video":
             return list(generate_video(pipe, chosen, seeds=seeds, sampling=sampling))
-        return _sounds(pipe, chosen, seeds, sampling)
+        return list(generate_sounds(pipe, chosen, seeds=seeds, sampling=sampling))
 
     return make
 
@@ -82,7 +81,7 @@ def completing(
             None if clips.labels is None or not pipe.transformer.num_classes else [clips.labels[n] for n in numbers]
         )
         seeds = [seed + number for number in numbers]
-        done = complete_clips(pipe, batch, task, seeds=seeds, labels=labels, sampling=sampling, paste=paste)
+        done = complete_clips(pipe, batch, task, seeds=seeds, label=labels, sampling=sampling, paste=paste)
         return [frames.numpy() for frames in (done.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1)]
 
     return make
@@ -102,7 +101,7 @@ def filling(pipe: Pipeline, sounds: SampleSet, seed: int, sampling: Sampling, ga
     assert isinstance(codec, AudioTokenizer), "the modality is audio"
 
     def make(numbers: Sequence[int]) -> list[Any]:
-        found = []
+        found: list[Any] = []
         for number in numbers:
             sound, rate = codec_sound(sounds, number, codec), codec.sample_rate
             try:
@@ -157,13 +156,3 @@ def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]
     """
     size = list(pipe.config.signal_size)
     return {"sampling": dataclasses.asdict(sampling), "signal_size": size, **more}
-
-
-def _sounds(pipe: Pipeline, labels: list[int] | None, seeds: list[int], sampling: Sampling) -> list[Any]:
-    codec = pipe.tokenizer
-    assert isinstance(codec, AudioTokenizer), "the modality is audio"
-    codebooks = pipe.transformer.num_codebooks if pipe.fine is None else codec.num_codebooks
-    shape = (len(seeds), math.prod(pipe.axes), codebooks)
-    request = Request(seeds=seeds, sampling=sampling, cond=pipe.class_cond(labels or []))
-    tokens = pipe.fill(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), request)
-    return list(pipe.decode(tokens)[..., : pipe.config.signal_size[0]])

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from maskgen.checkpoint import read_json, write_json
-from maskgen.sampling.settings import Sampling
+from maskgen.sampling.settings import Sampling, with_current_sampling
 from maskgen.tasks.evaluation.made.making import Make, described, generating
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.media.audio.files import save_sound
@@ -164,7 +164,7 @@ def _check_same_set(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     found = read_json(path)
-    before: dict[str, Any] = found if isinstance(found, dict) else {}
+    before = with_current_sampling(found) if isinstance(found, dict) else {}
     changed = [name for name, value in manifest.items() if name != "batch_size" and before.get(name) != value]
     if "complete" not in before or changed:
         what = ", ".join(changed) or "its manifest"

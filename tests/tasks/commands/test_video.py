@@ -195,7 +195,7 @@ def test_mistakes(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) 
         ((*predict, "--video", "cut.mp4"), "cut.mp4"),
         ((*predict, "--video", "."), "got a folder, expected a video file"),
         ((*predict, "--clip.frames", 99), "got 99 frames from 0 s on at 10 a second, expected 1 to 20"),
-        ((*predict, "--clip.frame_rate", 0), "clip.frame_rate: got 0 frames a second, expected 0.001 to 1000"),
+        ((*predict, "--clip.frame_rate", 0), "frame_rate: got 0 frames a second, expected 0.001 to 1000"),
         ((*predict, "--clip.format", "avi"), "format"),
         ((*predict, "--total", 10), "total: got 10, expected more than the 10 frames that are given"),
         ((*predict, "--steps", 0), "steps: got 0, expected at least 1"),

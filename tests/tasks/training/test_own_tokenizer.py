@@ -183,4 +183,4 @@ def test_former_names_say_the_new_ones(capsys: pytest.CaptureFixture[str]) -> No
     )
     assert "`maskgen train tokenizer --tokenizer VQ3D` now" in refused(capsys, "train", "video-tokenizer")
     words = ("train", "critic", "--model", "m", "--out", "out", "--data", "Digits")
-    assert "judging: is called critic_settings now" in refused(capsys, *words, "--judging", "{weight: 2}")
+    assert "judging: this option is called critic_settings now" in refused(capsys, *words, "--judging", "{weight: 2}")
