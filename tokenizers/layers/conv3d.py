@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv2d import Activation, activate, same_padding
@@ -186,7 +187,7 @@ class GroupNorm3D(nn.GroupNorm):
 
 
 class LayerNorm3D(nn.LayerNorm):
-    """Normalise the channels of each place alone; epsilon 1e-6.
+    """Normalise the channels of each cell alone; epsilon 1e-6.
 
     Args:
         channels: width.
@@ -197,7 +198,8 @@ class LayerNorm3D(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, T, H, W] -> the same."""
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+        rows = super().forward(rearrange(input, "b c t h w -> b t h w c"))
+        return rearrange(rows, "b t h w c -> b c t h w")
 
 
 def norm3d(norm: Norm, channels: int, groups: int) -> GroupNorm3D | LayerNorm3D:
@@ -272,11 +274,10 @@ class Upsample3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, C, T * time_stride, 2 H, 2 W]."""
         if self.conv.border not in ("zeros", "edge"):
-            for axis, times in zip((2, 3, 4), (self.time_stride, 2, 2), strict=True):
-                x = x.repeat_interleave(times, dim=axis)
-            out: Tensor = self.conv(x)
+            out: Tensor = self.conv(repeat(x, "b c t h w -> b c (t s) (h i) (w j)", s=self.time_stride, i=2, j=2))
             return out
-        kernel, strides = self.conv.weight.flip(2, 3, 4).transpose(0, 1), (self.time_stride, 2, 2)
+        kernel = rearrange(self.conv.weight.flip(2, 3, 4), "o i t h w -> i o t h w")
+        strides = (self.time_stride, 2, 2)
         cut = [side // 2 for side in self.conv.kernel_size]
         if self.conv.border == "edge":  # what a cell more on each side becomes is cut off again
             for axis, cells in enumerate(tuple(cut), start=2):

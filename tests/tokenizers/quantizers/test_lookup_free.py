@@ -211,7 +211,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         lfq(torch.zeros(2, 4, 5))
     with pytest.raises(ValueError, match=r"latents: got shape \(2, 3\)"):
         lfq.encode(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"mask: got shape \(2, 4\), expected \(2, 5\), one a place"):
+    with pytest.raises(ValueError, match=r"mask: got shape \(2, 4\), expected \(2, 5\), one a position"):
         lfq(torch.zeros(2, 3, 5), torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"ids: got shape \(1, 4\), expected \(1, 4, 1\) for axes \(2, 2\)"):
         lfq.lookup(torch.zeros(1, 4, dtype=torch.long), (2, 2))
