@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskgen.conditioning import Cond
 from maskgen.precision import default_matmul, fast_matmul
-from maskgen.published.vampnet.sampler import sample_vampnet
+from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
 from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
 from maskgen.sampling.guidance import model_logits
 from maskgen.tokenizers.audio.base import AudioTokenizer
@@ -118,7 +118,10 @@ def measure_coarse(device: str, steps: int, repeats: int, layers: int) -> dict[s
                 return found[0]
 
             bare = processor_seconds(lambda: [model(tokens, Cond()) for _ in range(steps)], device)
-            loop = seconds(lambda: sample_vampnet(timed, tokens, mask, steps=steps, seeds=[repeat]), device)  # noqa: B023
+            loop = seconds(
+                lambda: sample_vampnet(timed, tokens, mask, VampNetSampling(steps=steps), seeds=[repeat]),  # noqa: B023
+                device,
+            )
             loops.append(loop)
             inside.append(loop / sum(forwards))
             rates.append(flops * steps / bare)

@@ -25,8 +25,9 @@ from maskgen.data import TensorSource
 from maskgen.tasks.cli import run
 from maskgen.tasks.data.images.cifar10 import Cifar10
 from maskgen.tasks.demo.figures.digits import draw_pictures
-from maskgen.tasks.demo.stages import Clock, config_file
+from maskgen.tasks.demo.stages import config_file
 from maskgen.tasks.image.generation import generate
+from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.media.images import to_tensor
 from maskgen.tasks.pipeline import Pipeline
 

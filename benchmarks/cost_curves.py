@@ -32,7 +32,6 @@ from maskgen.precision import fast_matmul
 from maskgen.sampling.guidance import model_logits
 from maskgen.sampling.loop import sample
 from maskgen.sampling.selectors.named import get_selector
-from maskgen.sampling.speed.first_step import forget
 from maskgen.sampling.speed.plan import plan_steps
 from maskgen.schedules import get_schedule
 
@@ -131,7 +130,6 @@ def work_of(point: Point, config: ModernConfig, device: str) -> Callable[[], tor
 
     def work() -> torch.Tensor:
         with fast_matmul(device):
-            forget(model)  # each run pays for its first step
             return sample(model_logits(model, cond), tokens, mask, steps=point.steps, seeds=range(point.batch))
 
     return work
@@ -148,11 +146,11 @@ def flops_of(point: Point, config: ModernConfig) -> int:
     width, n, layers = config.width, point.tokens, config.layers
     hidden = 8 * round(config.mlp_ratio * width / 8)
     mask = torch.ones(1, n, point.codebooks, dtype=torch.bool)
-    options = {"steps": point.steps, "start_step": 0, "watched": False}
+    options = {"steps": point.steps, "start_step": 0, "every_step": False}
     plan = plan_steps(mask, get_schedule("cosine"), get_selector("confidence"), **options)
     total = 2 * n * (width // config.heads) * width + point.batch * (12 * layers + 4) * width**2
     for step in plan.run:
-        p = plan.hidden[step]
+        p = plan.masked[step]
         whole = (layers - 1) * (8 * n * width**2 + 6 * n * width * hidden + 4 * n**2 * width)
         last = 4 * (n + p) * width**2 + 6 * p * width * hidden + 4 * p * n * width
         total += point.batch * (whole + last + 2 * p * width * point.codebooks * config.vocab_size)

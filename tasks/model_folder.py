@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskgen.checkpoint import load_module, save_module, write_json
+from maskgen.checkpoint import build_config, load_module, save_module, write_json
 from maskgen.models.base import MaskedTransformer
-from maskgen.sampling.settings import Sampling
+from maskgen.sampling.settings import Sampling, with_current_sampling
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
@@ -24,6 +24,7 @@ __all__ = [
     "check_parts",
     "class_id",
     "model_files",
+    "read_config",
     "read_parts",
     "write_description",
     "write_parts",
@@ -51,6 +52,17 @@ class PipelineConfig:
     fine_sampling: Sampling | None = None
     tokenizer_identity: str = ""
     video: TrainedTasks | None = None
+
+
+def read_config(values: Any, where: str) -> PipelineConfig:
+    """The settings in a ``pipeline.json``, also of those written before ``Sampling`` had groups.
+
+    Raises:
+        ValueError: naming the key that is unknown or mistyped.
+    """
+    current = with_current_sampling(values) if isinstance(values, Mapping) else values
+    config: PipelineConfig = build_config(PipelineConfig, current, where)
+    return config
 
 
 def write_description(folder: Path, modality: str, config: PipelineConfig) -> None:

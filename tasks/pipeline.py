@@ -16,13 +16,13 @@ from typing import Any, cast
 
 import torch
 
-from maskgen.checkpoint import build_config, read_json
+from maskgen.checkpoint import read_json
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
-from maskgen.published.loops import check_guidance, decide
+from maskgen.published.loops import Decoding, check_guidance, decide
 from maskgen.sampling.critics import check_critic
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Label, Options, Request, SamplingOptions
@@ -34,6 +34,7 @@ from maskgen.tasks.model_folder import (
     check_codec,
     check_parts,
     class_id,
+    read_config,
     read_parts,
     write_description,
     write_parts,
@@ -123,7 +124,7 @@ class Pipeline:
         description = read_json(folder / "pipeline.json")
         if not isinstance(description, dict) or description.get("format") != _FORMAT:
             raise ValueError(f'{folder / "pipeline.json"}: not a maskgen model (expected "format": "{_FORMAT}")')
-        config = build_config(PipelineConfig, description.get("config"), str(folder / "pipeline.json"))
+        config = read_config(description.get("config"), str(folder / "pipeline.json"))
         if attention is not None:
             check_backend(attention)
         adjust = None if attention is None else partial(_with_attention, attention=attention)
@@ -261,9 +262,12 @@ class Pipeline:
             inputs: what the call works on, by what errors call it; goes with labels and seeds of the same number.
 
         Raises:
-            TypeError: seeds that are no integers.
+            TypeError: an option that there is not, or seeds that are no integers.
             ValueError: no seeds or negative ones, numbers that differ, an unknown class, settings out of range.
         """
+        if unknown := options.keys() - Options.__optional_keys__:
+            expected = ", ".join(sorted(Options.__optional_keys__))
+            raise TypeError(f"got an unexpected option {min(unknown)!r}; expected those of the task, or {expected}")
         given = cast(Options, options)
         chosen = self.sampling(given.get("sampling"), given.get("steps"), given.get("guidance"))
         ids = self.class_ids(given.get("label"))
@@ -344,16 +348,18 @@ class Pipeline:
                 masked = mask[part].to(self.device)
                 done.append(
                     decide(
-                        model,
-                        request.cond.rows(part).to(self.device),
-                        tokens[part].to(self.device).masked_fill(masked, model.vocab_size),
-                        masked,
-                        sampling=request.sampling,
-                        axes=axes,
-                        seeds=request.seeds[part],
-                        start_step=start_step,
-                        critic=self.critic if model is self.transformer else None,
-                        callback=request.callback,
+                        Decoding(
+                            model=model,
+                            cond=request.cond.rows(part).to(self.device),
+                            tokens=tokens[part].to(self.device).masked_fill(masked, model.vocab_size),
+                            mask=masked,
+                            axes=axes,
+                            seeds=request.seeds[part],
+                            start_step=start_step,
+                            critic=self.critic if model is self.transformer else None,
+                            callback=request.callback,
+                        ),
+                        request.sampling,
                     )
                 )
         return torch.cat(done)

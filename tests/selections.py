@@ -1,11 +1,31 @@
-"""One step as a selector sees it, from the few things a test cares about."""
+"""One step as a selector sees it, and settings of a sample, from the few things a test cares about."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from maskgen.sampling.filters import TokenFilter
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.selectors.base import Selection
+from maskgen.sampling.settings import Sampling, Speed, VampNetChoices, current_sampling
+
+_GROUPS = {"guidance": Guidance, "filter": TokenFilter, "speed": Speed, "vampnet": VampNetChoices}
+
+
+def call(loop: Callable[..., Tensor], kind: Any, **arguments: Any) -> Tensor:
+    """A published loop with the fields of its settings among its arguments."""
+    named = {item.name for item in dataclasses.fields(kind)}
+    settings = kind(**{name: value for name, value in arguments.items() if name in named})
+    return loop(settings=settings, **{name: value for name, value in arguments.items() if name not in named})
+
+
+def flat_sampling(**flat: Any) -> Sampling:
+    """``Sampling`` from fields side by side, as they were before they had groups: ``guidance=1.5, top_k=3``."""
+    grouped = current_sampling(flat)
+    return Sampling(**{k: _GROUPS[k](**v) if isinstance(v, dict) else v for k, v in grouped.items()})
 
 
 def selection(
@@ -16,7 +36,7 @@ def selection(
     plain: dict[str, Any] = {
         "step": 1,
         "steps": 4,
-        "drawn": torch.zeros_like(mask, dtype=torch.long),
+        "tokens": torch.zeros_like(mask, dtype=torch.long),
         "log_probs": log_probs,
         "settled": log_probs,
         "logits": log_probs[..., None],

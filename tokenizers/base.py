@@ -28,10 +28,16 @@ class Tokenizer(nn.Module, ABC):
             set of tokens that each describe the whole signal (TiTok's 1-D tokens) is not: there is no token for a region,
             so regions can be neither kept nor replaced, and inpainting, outpainting and swaps refuse such a tokenizer.
         config: the frozen dataclass it was built from.
+        training_loss: what ``maskgen train tokenizer`` trains it with: settings that know their objective (a class as
+            ``maskgen.tokenizers.training.base.TrainingLoss`` describes it, or its import path). Left out, those of the
+            modality, which need a ``forward(signal)`` that gives an object with ``reconstruction``, in the signal's layout,
+            and ``quantized``, with ``codes`` long [B, N, K], ``loss`` and ``terms``
+            (``maskgen.tokenizers.quantizers.vector.Quantized``).
     """
 
     modality: ClassVar[str]
     is_spatial: ClassVar[bool]
+    training_loss: ClassVar[type | str] = ""
     config: Any
 
     @property

@@ -10,7 +10,6 @@ Shapes: B batch, N tokens.
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,14 +36,13 @@ from parts.meters import module_bytes
 from maskgen.conditioning import Cond
 from maskgen.noise import SeededNoise
 from maskgen.precision import default_matmul, fast_matmul
-from maskgen.sampling.guidance import guided_logits, model_logits
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits
 from maskgen.sampling.loop import LogitsFn, sample
 from maskgen.sampling.selectors.base import Selector
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.sampling.speed.compiled import accelerated
-from maskgen.sampling.speed.first_step import forget
 from maskgen.sampling.speed.plan import plan_steps
-from maskgen.sampling.speed.prediction import Asked, Prediction
+from maskgen.sampling.speed.query import PartialLogits, Query
 from maskgen.schedules import get_schedule
 
 __all__ = ["CONTESTANTS", "Contestant", "on_default_path"]
@@ -91,16 +89,6 @@ def one_class(load: Load, models: Models) -> Job:
 def one_class_guided(load: Load, models: Models) -> Job:
     """The same with guidance: two rows."""
     return _sharing(load, models, load.one_class, load.scale, kinds=2)
-
-
-def one_class_again(load: Load, models: Models) -> Job:
-    """Images of one class of which there were some before: the first step is known."""
-    return _sharing(load, models, load.one_class, 0.0, kinds=0)
-
-
-def one_class_guided_again(load: Load, models: Models) -> Job:
-    """The same with guidance."""
-    return _sharing(load, models, load.one_class, load.scale, kinds=0)
 
 
 def one_class_halton(load: Load, models: Models) -> Job:
@@ -248,7 +236,6 @@ def _loop(load: Load, models: Models, logits: Callable[[int], LogitsFn]) -> Job:
     """
 
     def run(units: Sequence[int]) -> torch.Tensor:
-        forget(models.bert)
         with fast_matmul(load.device):
             return sample(logits(len(units)), load.tokens, load.mask, steps=len(units), seeds=load.seeds)
 
@@ -256,43 +243,30 @@ def _loop(load: Load, models: Models, logits: Callable[[int], LogitsFn]) -> Job:
 
 
 def _sharing(load: Load, models: Models, cond: Cond, scale: float, kinds: int, select: str = "confidence") -> Job:
-    """``sample`` where rows of the first step are alike, of so many ``kinds``; all steps are run, for that one is cheap.
-
-    Each run forgets what was known of these rows; with no kinds a twin of the model, which no other job forgets, knows them.
-    """
-    model = models.bert if kinds or load.device == "meta" else copy.copy(models.bert)
+    """``sample`` where rows of the first step are alike, of so many ``kinds``; all steps are run, for that one is cheap."""
 
     def run(units: Sequence[int]) -> torch.Tensor:
-        predict = guided_logits(model, cond, scale=scale, steps=load.steps)
+        predict = guided_logits(models.bert, cond, Guidance(scale=scale), steps=load.steps)
         order = get_selector(select, axes=load.config.axes)
         if load.device == "meta":  # rows that hold nothing cannot be compared
             return _count_sharing(load, models, predict, kinds, order)
-        if kinds:
-            forget(model)
         with fast_matmul(load.device):
             return sample(predict, load.tokens, load.mask, steps=load.steps, seeds=load.seeds, select=order)
 
-    def meet() -> None:
-        for _ in range(2):  # rows are kept the second time
-            run([])
-
-    warm = None if kinds or load.device == "meta" else meet
-    return Job(units=load.steps, run=run, held=module_bytes(models.bert), divisible=False, warm=warm)
+    return Job(units=load.steps, run=run, held=module_bytes(models.bert), divisible=False)
 
 
-def _count_sharing(load: Load, models: Models, predict: Prediction, kinds: int, order: Selector) -> torch.Tensor:
+def _count_sharing(load: Load, models: Models, predict: PartialLogits, kinds: int, order: Selector) -> torch.Tensor:
     """The forwards of such a loop, for their FLOPs."""
-    options = {"steps": load.steps, "start_step": 0, "watched": False}
+    options = {"steps": load.steps, "start_step": 0, "every_step": False}
     plan = plan_steps(load.mask, get_schedule("cosine"), order, **options)
     labels = torch.zeros(kinds, dtype=torch.long, device="meta")
     shared = (load.tokens[:1].expand(kinds, -1, -1), Cond(labels=labels))
-    logits = models.bert(*shared) if predict.is_partial and kinds else load.tokens
-    if not predict.is_partial:
-        logits = predict(load.tokens, 0)
+    logits = models.bert(*shared) if predict.is_partial else predict(load.tokens, 0)
     for step in range(1, load.steps):
-        count = plan.decided[step] if order.blind and step < load.steps - 1 else plan.hidden[step]
-        places = load.tokens[:, :count, 0] if count < load.places else None
-        logits = predict.at(load.tokens, step, Asked(places=places))
+        count = plan.decided[step] if order.blind and step < load.steps - 1 else plan.masked[step]
+        positions = load.tokens[:, :count, 0] if count < load.places else None
+        logits = predict.answer(load.tokens, step, Query(positions=positions))
     return logits
 
 
@@ -338,9 +312,6 @@ CONTESTANTS: tuple[Contestant, ...] = (
         name="maskgen, torch.compile", build=maskgen_compiled, note="CUDA graphs, static shapes", devices=("cuda",)
     ),
     Contestant(name="maskgen, one class", build=one_class, note="all images of one class: the first step is one row"),
-    Contestant(
-        name="maskgen, one class, again", build=one_class_again, note="of a class seen before: the first step is known"
-    ),
     # Fast paths of the sampler go here, each beside the row that it must equal id for id.
     Contestant(name="bare forwards", build=bare, note="one forward a step, no sampling"),
     Contestant(
@@ -361,12 +332,6 @@ CONTESTANTS: tuple[Contestant, ...] = (
         name="maskgen, one class, guided",
         build=one_class_guided,
         note="all images of one class: the first step is two rows",
-        memory=guided_memory,
-    ),
-    Contestant(
-        name="maskgen, one class, guided, again",
-        build=one_class_guided_again,
-        note="of a class seen before: the first step is known",
         memory=guided_memory,
     ),
     Contestant(

@@ -46,16 +46,8 @@ GOALS: tuple[Goal, ...] = (
         least=1.1, tokens=(256,), batches=(8,),
     ),
     Goal(
-        text="the same of a class seen before", over="bare forwards", under="maskgen, one class, again",
-        tokens=(256,), batches=(8,),
-    ),
-    Goal(
         text="8 images of one class, guided: 16 bare forwards over 8 steps", over="bare forwards, guided",
         under="maskgen, one class, guided", least=1.15, tokens=(256,), batches=(8,),
-    ),
-    Goal(
-        text="the same of a class seen before", over="bare forwards, guided", under="maskgen, one class, guided, again",
-        tokens=(256,), batches=(8,),
     ),
     Goal(
         text="the same in the order halton", over="bare forwards, guided", under="maskgen, one class, guided, halton",

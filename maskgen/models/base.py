@@ -30,26 +30,28 @@ class MaskedTransformer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
-        """Logits ``[B, N, K, V]`` of tokens ``[B, N, K]`` (V where hidden); ``axes``: grid, the trained one by default."""
+        """Logits ``[B, N, K, V]`` of tokens ``[B, N, K]`` (V where masked); ``axes``: grid, the trained one by default."""
 
 
 class PartialTransformer(MaskedTransformer):
-    """A model that can leave out what the sampler does not ask for, and prepare its conditions once a call.
+    """A model that can predict some positions only, and prepare its conditions once a call.
 
-    ``forward(tokens, cond, axes)`` is ``logits_at(tokens, prepare(cond, tokens, axes))``. A subclass with a forward of its
-    own is run by that.
+    ``forward(tokens, cond, axes)`` is ``logits_at(tokens, prepare(cond, tokens, axes))``.
 
     Attributes:
+        is_partial: whether ``prepare`` and ``logits_at`` may stand in for ``forward``: False in a subclass that replaces
+            ``forward`` and keeps ``logits_at``, unless it says otherwise.
         is_static: whether the trunk was compiled for fixed numbers of rows (``maskgen.sampling.speed.compiled``), so
             that the sampler does not vary them.
     """
 
+    is_partial: bool = True
     is_static: bool = False
 
-    @property
-    @abstractmethod
-    def is_partial(self) -> bool:
-        """Whether the methods of this class may stand in for ``forward``."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "is_partial" not in vars(cls):
+            cls.is_partial = "logits_at" in vars(cls)
 
     @abstractmethod
     def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
@@ -64,16 +66,17 @@ class PartialTransformer(MaskedTransformer):
         self,
         tokens: torch.Tensor,
         prepared: Prepared,
-        places: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
         memory: FeatureMemory | None = None,
     ) -> torch.Tensor:
-        """Logits ``[B, P, K, V]`` of some places: after the last keys and values nothing else is computed.
+        """Logits ``[B, P, K, V]`` of some positions: after the last keys and values nothing else is computed.
 
         Args:
-            tokens: long ``[B, N, K]``, V where hidden.
+            tokens: long ``[B, N, K]``, V where masked.
             prepared: see ``prepare``.
-            places: long ``[B, P]``, numbers below N; all N in their order if left out.
-            memory: keys and values to use again, see ``FeatureMemory``; ``places`` then count within its ``places``.
+            positions: long ``[B, P]``, numbers below N; all N in their order if left out.
+            memory: keys and values to use again, see ``FeatureMemory``; with ``memory.positions`` set, ``positions`` are
+                indices into those.
         """
 
 

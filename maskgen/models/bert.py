@@ -63,10 +63,10 @@ class BertConfig:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         if not 0 <= self.num_tasks <= _MOST_TASKS:
             raise ValueError(f"num_tasks: got {self.num_tasks}, expected 0 (a single task) to {_MOST_TASKS}")
-        if self.vocab_size < 2 or self.num_classes < 0 or min(self.axes) < 1:
+        if self.vocab_size < 2 or self.num_classes < 0 or min(self.axes) < 1 or self.layers < 1:
             raise ValueError(
-                f"got vocab_size {self.vocab_size}, num_classes {self.num_classes}, axes {self.axes}; expected vocab_size "
-                "of 2 or more, num_classes of 0 or more and positive axes"
+                f"got vocab_size {self.vocab_size}, num_classes {self.num_classes}, axes {self.axes}, layers {self.layers}; "
+                "expected vocab_size of 2 or more, num_classes of 0 or more, positive axes and layers"
             )
         check_backend(self.attention)
 
@@ -101,7 +101,7 @@ class BertTransformer(PartialTransformer):
 
     @property
     def mask_row(self) -> int:
-        """Row of the hidden token in the table, the last one."""
+        """Row of the mask in the table, the last one."""
         return self.word_embedding.num_embeddings - 1
 
     def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
@@ -114,11 +114,6 @@ class BertTransformer(PartialTransformer):
         logits = self.table_logits(self.table_ids(tokens, cond, axes), self.vocab_size)
         return logits[:, self.prefix :, None]
 
-    @property
-    def is_partial(self) -> bool:
-        """See ``PartialTransformer``; a model of a single block, which no one trains, is run as it is."""
-        return len(self.blocks) > 1 and type(self).forward is BertTransformer.forward
-
     def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
         """See ``PartialTransformer``: the rows of the prefix."""
         self._check_grid(tokens, axes)
@@ -128,18 +123,18 @@ class BertTransformer(PartialTransformer):
         self,
         tokens: torch.Tensor,
         prepared: Prepared,
-        places: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
         memory: FeatureMemory | None = None,
     ) -> torch.Tensor:
         """See ``PartialTransformer``."""
         ids = torch.cat((prepared.rows[0], self._grid_ids(tokens)), dim=1)
-        if memory is None or memory.places is None:
+        if memory is None or memory.positions is None:
             x = self.embed(ids)
         else:
             rows = memory.rows(self.prefix)
             x = self.word_embedding(ids.gather(1, rows)) + self.position_embedding(rows)
-        if places is not None:
-            return self.head_logits(x, self.vocab_size, places + self.prefix, memory)[:, :, None]
+        if positions is not None:
+            return self.head_logits(x, self.vocab_size, positions + self.prefix, memory)[:, :, None]
         return self.head_logits(x, self.vocab_size, None, memory)[:, self.prefix :, None]
 
     def table_ids(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
@@ -257,16 +252,16 @@ class BertBlock(nn.Module):
 
         Args:
             x: ``[B, S, D]``, what is seen.
-            rows: ``[B, P, D]``, what asks; ``x`` itself if left out.
+            rows: ``[B, P, D]``, the queries; ``x`` itself if left out.
             memory: adds the keys and values of what is not in ``x``.
 
         Returns:
             ``[B, P, D]``.
         """
-        asking = x if rows is None else rows
+        queries = x if rows is None else rows
         q, k, v = (
             layer(seen).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, seen in ((self.query, asking), (self.key, x), (self.value, x))
+            for layer, seen in ((self.query, queries), (self.key, x), (self.value, x))
         )
         if memory is not None:
             k, v = memory.merge(k, v)

@@ -1,7 +1,7 @@
 """The ``modern`` family: our default for new training.
 
 Pre-norm RMSNorm, QK-norm, rotary positions from per-axis coordinates (any grid, any number of axes; the same angles are
-also added at the input, for rotary attention alone cannot tell places apart when all tokens are equal), gated MLP, and
+also added at the input, for rotary attention alone cannot tell positions apart when all tokens are equal), gated MLP, and
 adaptive norm from label and task (DiT, arXiv 2212.09748: each branch has shift, scale and gate, the gate starting at zero).
 
 Shapes: B batch, N tokens, K codebooks, V vocabulary, D width, H heads.
@@ -67,10 +67,11 @@ class ModernConfig:
                 f"heads of width {self.width // self.heads} have too few rotary pairs for the {len(self.axes)} axes "
                 f"{self.axes}; choose fewer heads"
             )
-        if self.vocab_size < 2 or self.num_codebooks < 1 or self.num_classes < 0 or min(self.axes) < 1:
+        if self.vocab_size < 2 or self.num_classes < 0 or min(*self.axes, self.num_codebooks, self.layers) < 1:
             raise ValueError(
                 f"got vocab_size {self.vocab_size}, num_codebooks {self.num_codebooks}, num_classes {self.num_classes}, "
-                f"axes {self.axes}; expected vocab_size of 2 or more, the others positive (num_classes may be 0)"
+                f"axes {self.axes}, layers {self.layers}; expected vocab_size of 2 or more, the others positive "
+                "(num_classes may be 0)"
             )
         if self.num_tasks < 0:
             raise ValueError(f"num_tasks: got {self.num_tasks}, expected 0 (a single task) or more")
@@ -78,7 +79,7 @@ class ModernConfig:
 
 
 class ModernTransformer(PartialTransformer):
-    """K embeddings are summed at a place; K heads predict it."""
+    """K embeddings are summed at a position; K heads predict it."""
 
     def __init__(self, config: ModernConfig) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class ModernTransformer(PartialTransformer):
         self.num_classes, self.null_class, self.num_tasks = config.num_classes, True, config.num_tasks
         width, rows = config.width, config.vocab_size + 1
         self.embedding = nn.Embedding(rows * config.num_codebooks, width)
-        # Rotary attention over equal tokens gives equal outputs: without this, a fully hidden grid has no places
+        # Rotary attention over equal tokens gives equal outputs: without this, a fully masked grid has no positions
         # (measured: overfitting four 12-token grids stops at 1.7 nats instead of 0.001).
         self.position = Linear(width // config.heads, width, bias=False)
         self.label_embedding = nn.Embedding(config.num_classes + 1, width)
@@ -107,11 +108,6 @@ class ModernTransformer(PartialTransformer):
         # In training a block makes its modulation itself: its weights may be there only while it runs (FSDP).
         label, shared = self._given(cond, tokens, axes)
         return self.logits_at(tokens, Prepared(rows=(label,) * (len(self.blocks) + 1), shared=shared))
-
-    @property
-    def is_partial(self) -> bool:
-        """See ``PartialTransformer``."""
-        return len(self.blocks) > 0 and type(self).forward is ModernTransformer.forward
 
     def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
         """See ``PartialTransformer``: the modulations of all blocks and of the head; positions and rotary angles."""
@@ -147,15 +143,15 @@ class ModernTransformer(PartialTransformer):
         self,
         tokens: torch.Tensor,
         prepared: Prepared,
-        places: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
         memory: FeatureMemory | None = None,
     ) -> torch.Tensor:
         """See ``PartialTransformer``."""
         *modulations, final = prepared.rows
         position, cos, sin = prepared.shared
-        if memory is not None and memory.places is not None:
-            tokens = take(tokens, memory.places)
-            position, cos, sin = (tensor[memory.places] for tensor in (position, cos, sin))
+        if memory is not None and memory.positions is not None:
+            tokens = take(tokens, memory.positions)
+            position, cos, sin = (tensor[memory.positions] for tensor in (position, cos, sin))
         offsets = torch.arange(self.num_codebooks, device=tokens.device) * (self.vocab_size + 1)
         x = self.embedding(tokens + offsets).sum(2) + position
         if memory is None:
@@ -165,7 +161,7 @@ class ModernTransformer(PartialTransformer):
                 x = block(x, modulations[index], cos, sin, memory=memory.of_layer(index))
         last = None if memory is None else memory.of_layer(len(self.blocks) - 1)
         for block in self.blocks[-1:]:
-            x = block(x, modulations[-1], cos, sin, places, last)
+            x = block(x, modulations[-1], cos, sin, positions, last)
         ready = final if final.ndim == 3 else self.final_modulation(final)[:, None]
         shift, scale = ready.chunk(2, dim=-1)
         x = self.final_norm(x) * (1 + scale) + shift
@@ -232,9 +228,9 @@ class ModernBlock(nn.Module):
         Args:
             x: ``[B, N, D]``.
             modulation: ``[B, 1, 6 D]``, what ``self.modulation`` makes of the label; or the label, ``[B, D]``.
-            cos: ``[N, D / H / 2]``, or ``[B, N, D / H / 2]`` where rows have places of their own; as ``sin``.
+            cos: ``[N, D / H / 2]``, or ``[B, N, D / H / 2]`` where rows have positions of their own; as ``sin``.
             sin: see ``cos``.
-            at: long ``[B, P]``, the places whose result is wanted, which still see all N; all by default.
+            at: long ``[B, P]``, the positions whose result is wanted, which still see all N; all by default.
             memory: adds the keys and values of what is not in ``x``.
 
         Returns:
@@ -265,7 +261,7 @@ class ModernBlock(nn.Module):
             k, v = linear(x, weight[width:]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
             q = linear(take(x, at), weight[:width]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if cos.ndim == 3:
-            cos, sin = cos[:, None], sin[:, None]  # a row's places are the same for all heads
+            cos, sin = cos[:, None], sin[:, None]  # a row's positions are the same for all heads
         k = apply_rotary(self.key_norm(k), cos, sin)
         if at is not None:
             cos, sin = (take(t[:, 0], at)[:, None] if t.ndim == 4 else t[at][:, None] for t in (cos, sin))

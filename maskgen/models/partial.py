@@ -1,4 +1,4 @@
-"""Some places of a grid instead of all: picking them, what is computed once for all steps, what may be used again.
+"""Some positions of a grid instead of all: picking them, what is computed once for all steps, what may be used again.
 
 Shapes: B batch, N tokens, S sequence (a prefix, then the tokens), C and P some of them, D width, H heads, d head width.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["FeatureMemory", "LayerMemory", "Prepared", "first_places", "take"]
+__all__ = ["FeatureMemory", "LayerMemory", "Prepared", "first_positions", "take"]
 
 
 def take(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
@@ -18,25 +18,25 @@ def take(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     return x.gather(1, index.expand(*at.shape, *x.shape[2:]))
 
 
-def first_places(wanted: torch.Tensor, count: int, repeat: bool = False) -> torch.Tensor:
-    """Numbers of the places that are wanted, in their order, filled up to a fixed count.
+def first_positions(wanted: torch.Tensor, count: int, repeat: bool = False) -> torch.Tensor:
+    """Indices of the wanted positions, in their order, padded to a fixed count.
 
-    The count does not depend on what stands in ``wanted``, so nothing waits for the device.
+    The count does not depend on the values of ``wanted``, so the host does not wait for the device.
 
     Args:
         wanted: bool ``[B, N]``.
         count: P, at most N; no fewer than are wanted in any row.
-        repeat: fill up with the first place again, so that a row has no others than it wants (and one, if it wants none),
-            whatever the count; else with unwanted places, no number twice.
+        repeat: pad with the first wanted position again, so that a row has no others than it wants (and one, if it wants
+            none), whatever the count; else with unwanted positions, none twice.
 
     Returns:
         long ``[B, P]``.
     """
-    places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    positions = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
     if not repeat:
-        return places
+        return positions
     spare = torch.arange(count, device=wanted.device) >= wanted.sum(1, keepdim=True)
-    return torch.where(spare, places[:, :1], places)
+    return torch.where(spare, positions[:, :1], positions)
 
 
 @dataclass(frozen=True)
@@ -57,35 +57,40 @@ class Prepared:
 
 
 class FeatureMemory:
-    """Keys and values of all layers, so that later steps compute some places only and see the others as they were.
+    """Keys and values of all layers, so that later steps compute some positions only and see the others as they were.
 
-    This is approximate: what a place says to others depends on all tokens, those decided since included. After ReCAP
+    This is approximate: the features of a position depend on all tokens, those decided since included. After ReCAP
     (plug-and-play context feature reuse, arXiv 2505.19089, read about, not run).
 
     Attributes:
-        places: long ``[B, C]``, the places that a step computes anew, numbers may be repeated; None for all of them, which
+        positions: long ``[B, C]``, the positions that a step computes anew, repeats allowed; None for all of them, which
             fills the memory.
     """
 
     def __init__(self) -> None:
-        self.places: torch.Tensor | None = None
+        self.positions: torch.Tensor | None = None
         self._held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __len__(self) -> int:
         """B, rows that it was filled for; 0 if it was not."""
         return len(self._held[0][0]) if self._held else 0
 
+    def clear(self) -> None:
+        """Forget everything: the next step fills it again."""
+        self.positions = None
+        self._held = {}
+
     def of_layer(self, layer: int, prefix: int = 0) -> LayerMemory:
-        """The part of one layer, whose sequence begins with ``prefix`` places that are not in the grid."""
+        """The part of one layer, whose sequence begins with ``prefix`` positions that are not in the grid."""
         return LayerMemory(self, layer, prefix)
 
     def rows(self, prefix: int) -> torch.Tensor:
-        """What is computed anew of such a sequence, long ``[B, prefix + C]``; the prefix always is."""
-        assert self.places is not None, "asked for where all is computed"
-        first = torch.arange(prefix, device=self.places.device).expand(len(self.places), -1)
-        return torch.cat((first, self.places + prefix), dim=1)
+        """Indices into such a sequence of what is computed anew, long ``[B, prefix + C]``; the prefix always is."""
+        assert self.positions is not None, "only where some positions are computed"
+        first = torch.arange(prefix, device=self.positions.device).expand(len(self.positions), -1)
+        return torch.cat((first, self.positions + prefix), dim=1)
 
-    def spread(self, index: torch.Tensor) -> None:
+    def repeat(self, index: torch.Tensor) -> None:
         """Repeat rows: row i becomes what row ``index[i]`` was."""
         self._held = {layer: (k[index], v[index]) for layer, (k, v) in self._held.items()}
 
@@ -99,7 +104,7 @@ class LayerMemory:
     def merge(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Put new keys and values ``[B, H, prefix + C, d]`` among those held; all of them, ``[B, H, S, d]``."""
         held = self._memory._held
-        if self._memory.places is not None:
+        if self._memory.positions is not None:
             index = self._memory.rows(self._prefix)[:, None, :, None].expand(k.shape)
             k, v = (old.scatter(2, index, new) for old, new in zip(held[self._layer], (k, v), strict=True))
         held[self._layer] = (k, v)

@@ -5,9 +5,8 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -26,28 +25,29 @@ from maskgen.objectives.commit_masking import (
     commit_mask,
 )
 from maskgen.objectives.loss import masked_accuracy, masked_cross_entropy
+from maskgen.objectives.validation import check_dropout, fixed_validation
 from maskgen.sampling.commit import Prompt
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows
-from maskgen.training.objective import Objective
+from maskgen.training.objective import Objective, Show
 
 __all__ = ["CommitModeling", "CommitSettings", "commit_loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommitSettings:
-    """What is hidden and what it costs; the defaults are official MAGVIT.
+    """What is masked and what it costs; the defaults are official MAGVIT.
 
     Attributes:
         schedule: distribution of the mask ratio, see ``maskgen.schedules.get_schedule``.
         ratios: one mask ratio for the whole batch, or one a ``row``.
         condition_mode: where the condition goes, see ``maskgen.objectives.commit_masking.ConditionMode``.
-        loss_on: which places weigh, see ``maskgen.objectives.commit_masking.LossOn``.
+        loss_on: which positions weigh, see ``maskgen.objectives.commit_masking.LossOn``.
         label_smoothing: eps of the target (1 - eps) one-hot + eps / V.
         condition_dropout: share of rows trained without any condition: no condition tokens, no class, the prompt of full
             generation. Guidance needs such rows, unless full generation is among the tasks anyway; officially 0.
-        block: shape of the blocks that are hidden together, one size an axis; none by default.
-        frame_by_frame: hide later frames first.
+        block: shape of the blocks that are masked together, one size an axis; none by default.
+        frame_by_frame: mask later frames first.
     """
 
     schedule: str = "cosine"
@@ -73,10 +73,10 @@ class CommitSettings:
 
 
 class CommitModeling(Objective):
-    """Hide a random share of the tokens, draft the condition into the hidden places, and predict the whole signal.
+    """Mask a random share of the tokens, draft the condition into the masked positions, and predict the whole signal.
 
     Batches hold ``tokens`` long ``[B, N, K]``; the condition as ``condition`` long ``[B, N, K]`` (tokens of the padded
-    condition) and ``known`` bool ``[B, N, K]`` (where it counts), both or neither; ``task`` long ``[B]`` (see
+    condition) and ``given`` bool ``[B, N, K]`` (where it counts), both or neither; ``task`` long ``[B]`` (see
     ``maskgen.sampling.commit.Prompt``), which a model of a single task does not look at; for class-conditional tasks
     ``labels`` long ``[B]``, ``NO_LABEL`` at the rows of other tasks.
 
@@ -84,7 +84,7 @@ class CommitModeling(Objective):
         model: what is trained.
         settings: see ``CommitSettings``.
         held_out: examples for the validation loss, batches of the same form.
-        show: called as ``show(model, folder, step)`` to write clips while training.
+        show: see ``maskgen.training.objective.Show``.
 
     Raises:
         ValueError: condition dropout on a model with classes but without a null class, or blocks that do not fit its grid.
@@ -96,26 +96,23 @@ class CommitModeling(Objective):
         settings: CommitSettings,
         *,
         held_out: Source | None = None,
-        show: Callable[[nn.Module, Path, int], None] | None = None,
+        show: Show | None = None,
     ) -> None:
-        if settings.condition_dropout and model.num_classes and not model.null_class:
-            raise ValueError(
-                f"condition_dropout: got {settings.condition_dropout}, but the model has no null class; set null_class or 0"
-            )
+        check_dropout("condition_dropout", settings.condition_dropout, model)
         if settings.block:
             check_block(settings.block, model.config.axes)
-        super().__init__(model)
-        self.settings, self.held_out, self._show = settings, held_out, show
+        super().__init__(model, show=show)
+        self.settings, self.held_out = settings, held_out
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Weighted cross-entropy of one batch; terms: see ``commit_loss``."""
         batch = self._checked(batch)
         if self.settings.condition_dropout:
-            dropped = self.rows.rand((len(batch["known"]),), batch["known"].device) < self.settings.condition_dropout
+            dropped = self.rows.rand((len(batch["given"]),), batch["given"].device) < self.settings.condition_dropout
             batch = _without_conditions(batch, dropped)
-        example = self._example(batch, self._mask(batch["known"], self.settings.ratios, self.rows))
+        example = self._example(batch, self._mask(batch["given"], self.settings.ratios, self.rows))
         logits = modules["model"](example.inputs.tokens, self._cond(batch))
         return commit_loss(logits, example, label_smoothing=self.settings.label_smoothing)
 
@@ -123,46 +120,41 @@ class CommitModeling(Objective):
         """Tokens in the batch."""
         return batch["tokens"].numel()
 
-    @torch.no_grad()
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Unsmoothed loss (nats a token) and accuracy on hidden held-out tokens, under masks that never change."""
+        """Unsmoothed loss (nats a token) and accuracy on masked held-out tokens, under masks that never change."""
         if self.held_out is None:
             return {}
-        count = min(len(self.held_out), 512)
-        batch = self._checked(self.held_out.batch(range(count), range(count)))
-        hidden = self._mask(batch["known"], "row", torch.Generator().manual_seed(0))
-        totals = torch.zeros(2)
-        for part in torch.arange(count).split(64):
-            share = {name: tensor[part].to(device) for name, tensor in batch.items()}
-            example = self._example(share, hidden[part].to(device))
-            logits = model(example.inputs.tokens, self._cond(share))
-            loss = masked_cross_entropy(logits, example.targets, example.inputs.hidden)
-            accuracy = masked_accuracy(logits, example.targets, example.inputs.hidden)
-            totals += torch.stack((loss, accuracy)).cpu() * len(part) / count
-        return {"score": float(totals[0]), "accuracy": float(totals[1])}
 
-    def show(self, model: nn.Module, folder: Path, step: int) -> None:
-        """Write samples, if the caller said how."""
-        if self._show is not None:
-            self._show(model, folder, step)
+        def mask(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+            return self._mask(self._checked(batch)["given"], "row", generator)
+
+        def forward(batch: Batch, masked: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            batch = self._checked(batch)
+            example = self._example(batch, masked)
+            logits = model(example.inputs.tokens, self._cond(batch))
+            shown = (logits, example.targets, example.inputs.mask)
+            return masked_cross_entropy(*shown), masked_accuracy(*shown)
+
+        score, accuracy = fixed_validation(self.held_out, device, mask, forward)
+        return {"score": score, "accuracy": accuracy}
 
     def _checked(self, batch: Batch) -> Batch:
         """The batch with a condition, an empty one if it has none."""
-        if ("condition" in batch) != ("known" in batch):
-            raise ValueError(f"batch: got {sorted(batch)}; expected both 'condition' and 'known', or neither")
+        if ("condition" in batch) != ("given" in batch):
+            raise ValueError(f"batch: got {sorted(batch)}; expected both 'condition' and 'given', or neither")
         if self.model.num_tasks and "task" not in batch:
             raise ValueError(f"batch: got {sorted(batch)}; this model has tasks and needs 'task', one id a row")
-        if "known" in batch:
+        if "given" in batch:
             return batch
         tokens = batch["tokens"]
-        return {**batch, "condition": tokens, "known": torch.zeros_like(tokens, dtype=torch.bool)}
+        return {**batch, "condition": tokens, "given": torch.zeros_like(tokens, dtype=torch.bool)}
 
     def _mask(
-        self, known: torch.Tensor, ratios: Literal["batch", "row"], generator: torch.Generator | RandomRows
+        self, given: torch.Tensor, ratios: Literal["batch", "row"], generator: torch.Generator | RandomRows
     ) -> torch.Tensor:
         settings = self.settings
         return commit_mask(
-            known,
+            given,
             axes=self.model.config.axes,
             schedule=settings.schedule,
             ratios=ratios,
@@ -172,12 +164,12 @@ class CommitModeling(Objective):
             generator=generator,
         )
 
-    def _example(self, batch: Batch, hidden: torch.Tensor) -> CommitExample:
+    def _example(self, batch: Batch, masked: torch.Tensor) -> CommitExample:
         return commit_example(
             batch["tokens"],
             batch["condition"],
-            batch["known"],
-            hidden,
+            batch["given"],
+            masked,
             mask_id=self.model.vocab_size,
             mode=self.settings.condition_mode,
             loss_on=self.settings.loss_on,
@@ -190,7 +182,7 @@ class CommitModeling(Objective):
 def commit_loss(
     logits: torch.Tensor, example: CommitExample, *, label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Cross-entropy of every place, weighted; a row's mean over its weights, then the mean over rows.
+    """Cross-entropy of every position, weighted; a row's mean over its weights, then the mean over rows.
 
     Args:
         logits: ``[B, N, K, V]``.
@@ -198,9 +190,9 @@ def commit_loss(
         label_smoothing: see ``CommitSettings``.
 
     Returns:
-        the loss in nats a token, and terms to log: the mean cost of the batch's places by their kind, whatever they weigh
-        (``refine``: hidden with the condition shown, ``mask``: hidden without, ``reconstruct``: visible; 0 where the batch
-        has none), and ``accuracy`` over hidden places.
+        the loss in nats a token, and terms to log: the mean cost of the batch's positions by their kind, whatever they weigh
+        (``refine``: masked with the condition shown, ``mask``: masked without, ``reconstruct``: visible; 0 where the batch
+        has none), and ``accuracy`` over masked positions.
     """
     targets, inputs = example.targets, example.inputs
     flat = F.cross_entropy(
@@ -208,15 +200,15 @@ def commit_loss(
     )
     cost, weights = flat.view(len(targets), -1), example.weights.flatten(1).float()
     loss = ((cost * weights).sum(1) / (weights.sum(1) + 1e-8)).mean()
-    hidden, known, cost = inputs.hidden, inputs.known, cost.detach().view_as(targets)
-    kinds = {"refine": hidden & known, "mask": hidden & ~known, "reconstruct": ~hidden}
-    terms = {name: (cost * places).sum() / places.sum().clamp(min=1) for name, places in kinds.items()}
-    return loss, terms | {"accuracy": masked_accuracy(logits.detach(), targets, hidden)}
+    masked, given, cost = inputs.mask, inputs.given, cost.detach().view_as(targets)
+    kinds = {"refine": masked & given, "mask": masked & ~given, "reconstruct": ~masked}
+    terms = {name: (cost * positions).sum() / positions.sum().clamp(min=1) for name, positions in kinds.items()}
+    return loss, terms | {"accuracy": masked_accuracy(logits.detach(), targets, masked)}
 
 
 def _without_conditions(batch: Batch, dropped: torch.Tensor) -> Batch:
     """The batch with the rows ``dropped`` bool ``[B]`` turned into full generation without a class."""
-    changed = {"known": batch["known"] & ~dropped.view(-1, 1, 1)}
+    changed = {"given": batch["given"] & ~dropped[:, None, None]}
     if "labels" in batch:
         changed["labels"] = batch["labels"].masked_fill(dropped, NO_LABEL)
     if "task" in batch:

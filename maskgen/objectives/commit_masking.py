@@ -1,9 +1,9 @@
-"""What is hidden while a COMMIT model trains, and what the inputs and targets then are (MAGVIT, arXiv 2212.05199, 3.2).
+"""What is masked while a COMMIT model trains, and what the inputs and targets then are (MAGVIT, arXiv 2212.05199, 3.2).
 
 1. ratio = schedule(r), r ~ U[0, 1), one for the whole batch (official) or one a row;
-2. scores s ~ U[0, 1), one a cell; hidden are the n = max(1, floor(cells x ratio)) lowest of a row, condition or not;
-3. input: the target where visible, the condition's token where hidden and known, else the mask id;
-4. the model answers for every cell, or for the hidden ones.
+2. scores s ~ U[0, 1), one a position; masked are the n = max(1, floor(positions x ratio)) lowest of a row, condition or not;
+3. input: the target where visible, the condition's token where masked and given, else the mask id;
+4. the model answers for every position, or for the masked ones.
 
 Shapes: B batch, N tokens on a grid ``axes``, K codebooks.
 """
@@ -18,7 +18,8 @@ from typing import Literal
 
 import torch
 
-from maskgen.sampling.commit import CommitInputs, hide_lowest
+from maskgen.sampling.commit import CommitInputs
+from maskgen.sampling.selectors.ranking import mask_lowest
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows, shared_uniform, uniform
 
@@ -36,12 +37,12 @@ __all__ = [
 
 ConditionMode = Literal["commit", "keep", "replace", "ignore"]
 """Where the condition goes. ``commit``: it is drafted and refined (official ``cond->input``, the paper). ``keep``: its
-places are never hidden and show the target (``input->input``). ``replace``: they are never hidden and show the condition,
+positions are never masked and show the target (``input->input``). ``replace``: they are never masked and show the condition,
 which is also their target (``cond->cond``). ``ignore``: there is no condition (None)."""
 
-LossOn = Literal["all", "hidden"]
-"""``all``: hidden and visible places weigh the same (official ``mask+refine+recons``, the default there and here);
-``hidden``: visible ones weigh nothing (``mask+refine``). Places that are never hidden never weigh."""
+LossOn = Literal["all", "masked"]
+"""``all``: masked and visible positions weigh the same (official ``mask+refine+recons``, the default there and here);
+``masked``: visible ones weigh nothing (``mask+refine``). Positions that are never masked never weigh."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class CommitExample:
 
 
 def commit_mask(
-    known: torch.Tensor,
+    given: torch.Tensor,
     *,
     axes: Sequence[int],
     schedule: str = "cosine",
@@ -73,42 +74,42 @@ def commit_mask(
     """A training mask; see the head of this file.
 
     Args:
-        known: bool ``[B, N, K]``, True where the condition has a token.
+        given: bool ``[B, N, K]``, True where the condition has a token.
         axes: token grid, N its product.
         schedule: a name for ``maskgen.schedules.get_schedule``.
         ratios: one ratio for the whole batch, or one a row.
-        mode: in ``keep`` and ``replace`` known places are never hidden and do not count.
-        block: hide whole blocks of this shape, one size an axis; see ``block_scores``.
-        frame_by_frame: hide later frames first; see ``late_frames_first``.
-        generator: source of randomness on the device of ``known``, or a stream of rows; torch's global one by default.
+        mode: in ``keep`` and ``replace`` given positions are never masked and do not count.
+        block: mask whole blocks of this shape, one size an axis; see ``block_scores``.
+        frame_by_frame: mask later frames first; see ``late_frames_first``.
+        generator: source of randomness on the device of ``given``, or a stream of rows; torch's global one by default.
 
     Returns:
-        bool ``[B, N, K]``, True = hidden.
+        bool ``[B, N, K]``, True = masked.
 
     Raises:
         ValueError: an unknown schedule, or blocks that do not fit the grid.
     """
-    among = ~known if mode in ("keep", "replace") else torch.ones_like(known)
+    among = ~given if mode in ("keep", "replace") else torch.ones_like(given)
     total = among.flatten(1).sum(1)
-    rows, device = len(known), known.device
+    rows, device = len(given), given.device
     draws = shared_uniform((1,), generator, device) if ratios == "batch" else uniform((rows,), generator, device)
     ratio = get_schedule(schedule)(draws.expand(rows), total)
-    scores = uniform(known.shape, generator, device)
+    scores = uniform(given.shape, generator, device)
     if block:
         offsets = list(itertools.product(*map(range, block)))
         order = shared_uniform((len(offsets),), generator, device).argsort().tolist()
-        ties = uniform(known.shape, generator, device)
+        ties = uniform(given.shape, generator, device)
         scores = block_scores(scores, axes, block, [offsets[index] for index in order], ties)
     if frame_by_frame:
         scores = late_frames_first(scores, axes)
-    return hide_lowest(scores, among, commit_counts(total, ratio))
+    return mask_lowest(scores, among, commit_counts(total, ratio))
 
 
 def commit_counts(total: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    """How many places are hidden: floor(total x ratio) in float32, at least one.
+    """How many positions are masked: floor(total x ratio) in float32, at least one.
 
     Args:
-        total: places of each row that may be hidden, long ``[B]``.
+        total: positions of each row that may be masked, long ``[B]``.
         ratio: share of them, float32 ``[B]`` or scalar.
 
     Returns:
@@ -124,9 +125,9 @@ def block_scores(
     offsets: Sequence[Sequence[int]],
     ties: torch.Tensor,
 ) -> torch.Tensor:
-    """Scores that neighbours share, so that whole blocks are hidden.
+    """Scores that neighbours share, so that whole blocks are masked.
 
-    The grid grows by block - 1 copies of its first places on each axis; then for every offset the window of the old size
+    The grid grows by block - 1 copies of its first positions on each axis; then for every offset the window of the old size
     there is averaged block by block, each time from what the last offset left; the copies go, and 1e-3 x ``ties`` breaks
     ties. Codebooks stay apart.
 
@@ -168,7 +169,7 @@ def check_block(block: Sequence[int], axes: Sequence[int]) -> None:
 
 
 def late_frames_first(scores: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    """Scores that hide a frame only when all later ones are hidden: brought to [0, 1] in each row, minus the frame's number.
+    """Scores that mask a frame only when all later ones are masked: brought to [0, 1] in each row, minus the frame's number.
 
     Args:
         scores: ``[B, N, K]``.
@@ -185,8 +186,8 @@ def late_frames_first(scores: torch.Tensor, axes: Sequence[int]) -> torch.Tensor
 def commit_example(
     tokens: torch.Tensor,
     condition: torch.Tensor,
-    known: torch.Tensor,
-    hidden: torch.Tensor,
+    given: torch.Tensor,
+    masked: torch.Tensor,
     *,
     mask_id: int,
     mode: ConditionMode = "commit",
@@ -197,17 +198,17 @@ def commit_example(
     Args:
         tokens: long ``[B, N, K]``, tokens of the real signal.
         condition: long ``[B, N, K]``, tokens of the padded condition.
-        known: bool ``[B, N, K]``, True where the condition has a token.
-        hidden: bool ``[B, N, K]``, of ``commit_mask`` with the same mode.
-        mask_id: id of a hidden token.
+        given: bool ``[B, N, K]``, True where the condition has a token.
+        masked: bool ``[B, N, K]``, of ``commit_mask`` with the same mode.
+        mask_id: id of a masked token.
         mode: see ``ConditionMode``.
         loss_on: see ``LossOn``.
     """
     if mode == "ignore":
-        known = torch.zeros_like(known)
-    targets = torch.where(known, condition, tokens) if mode == "replace" else tokens
-    draft = torch.where(known, condition, mask_id) if mode == "commit" else torch.full_like(tokens, mask_id)
-    weights = hidden if loss_on == "hidden" else torch.ones_like(hidden)
+        given = torch.zeros_like(given)
+    targets = torch.where(given, condition, tokens) if mode == "replace" else tokens
+    draft = torch.where(given, condition, mask_id) if mode == "commit" else torch.full_like(tokens, mask_id)
+    weights = masked if loss_on == "masked" else torch.ones_like(masked)
     if mode in ("keep", "replace"):
-        weights = weights & ~known
-    return CommitExample(CommitInputs(torch.where(hidden, draft, targets), hidden, known, mask_id), targets, weights)
+        weights = weights & ~given
+    return CommitExample(CommitInputs(torch.where(masked, draft, targets), masked, given, mask_id), targets, weights)

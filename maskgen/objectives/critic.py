@@ -1,35 +1,35 @@
-"""A model that tells drawn tokens from real ones, and how it is trained (Token-Critic, Lezama et al. 2022, 2209.04439).
+"""A model that tells sampled tokens from real ones, and how it is trained (Token-Critic, Lezama et al. 2022, 2209.04439).
 
 A critic is an ordinary ``MaskedTransformer`` on complete tokens: what it says of a token is the logit of that very token at
-its place, read as the log-odds that the token is real. No other head is needed, a critic has the same files as a
-generator, and a generator can be its own critic: masked modelling puts no price on the logits of visible places, so they
+its position, read as the log-odds that the token is real. No other head is needed, a critic has the same files as a
+generator, and a generator can be its own critic: masked modelling puts no price on the logits of visible positions, so they
 are free to learn this. The paper trains a head of one output instead; it was read about, not run, and what follows it is
-from memory: the generator is frozen, a real grid is masked at random and filled by one draw from the generator, and binary
-cross-entropy over all places teaches which tokens stood there before.
+from memory: the generator is frozen, a real grid is masked at random and filled by one sample of the generator, and binary
+cross-entropy over all positions teaches which tokens stood there before.
 
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.conditioning import Cond
 from maskgen.data import Batch, Source
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import SeededNoise
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.objectives.masking import random_mask
+from maskgen.objectives.validation import check_dropout, drop_labels, fixed_validation
 from maskgen.sampling.critics import check_critic, token_scores
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows
-from maskgen.training.objective import Objective
+from maskgen.training.objective import Objective, Show
 
 __all__ = ["CriticModeling", "CriticSettings", "SelfCriticModeling"]
 
@@ -40,9 +40,9 @@ class CriticSettings:
 
     Attributes:
         schedule: distribution of the mask ratio, see ``maskgen.schedules.get_schedule``.
-        temperature: of the generator's draw; 0 takes the most likely tokens.
+        temperature: of the generator's samples; 0 takes the most likely tokens.
         label_dropout: share of rows shown without their label; 0 for models without a null class.
-        equal_is_real: whether a drawn token that equals the real one counts as real; the paper's target is the mask.
+        equal_is_real: whether a sampled token that equals the real one counts as real; the paper's target is the mask.
         weight: of the critic's loss beside the generator's, where the generator is its own critic.
     """
 
@@ -62,13 +62,13 @@ class CriticSettings:
 
 
 class CriticModeling(Objective):
-    """Train a critic on the draws of a frozen generator.
+    """Train a critic on the samples of a frozen generator.
 
     Batches hold ``tokens`` long ``[B, N, K]`` and, for class-conditional models, ``labels`` long ``[B]``.
 
     Args:
         model: the critic, which is trained.
-        generator: draws tokens; is not changed.
+        generator: samples tokens; is not changed.
         settings: see ``CriticSettings``.
         held_out: examples for the validation loss.
 
@@ -85,15 +85,15 @@ class CriticModeling(Objective):
         held_out: Source | None = None,
     ) -> None:
         check_critic(model, generator)
-        _check_dropout(settings, generator)
+        check_dropout("label_dropout", settings.label_dropout, generator)
         super().__init__(model)
         self.generator = generator.eval().requires_grad_(False)
         self.settings, self.held_out = settings, held_out
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Binary cross-entropy of one batch; terms: ``accuracy`` over all places."""
+        """Binary cross-entropy of one batch; terms: ``accuracy`` over all positions."""
         generator = self.generator.to(batch["tokens"].device)
         return _critic_loss(modules["model"], generator, batch, self.settings, self.model.vocab_size, self.rows)
 
@@ -101,9 +101,8 @@ class CriticModeling(Objective):
         """Tokens in the batch."""
         return batch["tokens"].numel()
 
-    @torch.no_grad()
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Loss (nats a token) and accuracy on held-out tokens, under masks and draws that never change."""
+        """Loss (nats a token) and accuracy on held-out tokens, under masks and samples that never change."""
         if self.held_out is None:
             return {}
         generator = self.generator.to(device)
@@ -112,7 +111,7 @@ class CriticModeling(Objective):
 
 
 class SelfCriticModeling(MaskedModeling):
-    """Masked modelling and, with the same weights, the critic of one's own draws (after Lezama et al. and lucidrains).
+    """Masked modelling and, with the same weights, the critic of one's own samples (after Lezama et al. and lucidrains).
 
     Args:
         model: what is trained, usually from trained weights on.
@@ -132,9 +131,9 @@ class SelfCriticModeling(MaskedModeling):
         settings: CriticSettings,
         *,
         held_out: Source | None = None,
-        show: Callable[[nn.Module, Path, int], None] | None = None,
+        show: Show | None = None,
     ) -> None:
-        _check_dropout(settings, model)
+        check_dropout("label_dropout", settings.label_dropout, model)
         if masking.unmasked_weight or masking.visible_codebooks:
             raise ValueError(
                 f"masking: got unmasked_weight {masking.unmasked_weight} and visible_codebooks {masking.visible_codebooks}, "
@@ -144,15 +143,14 @@ class SelfCriticModeling(MaskedModeling):
         self.critic_settings = settings
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Masked cross-entropy + weight x binary cross-entropy; terms: ``accuracy`` and ``critic_accuracy``."""
-        loss, terms = super().loss(player, modules, batch, step)
+        loss, terms = super().loss(network, modules, batch, step)
         model, settings = modules["model"], self.critic_settings
         critic, critic_terms = _critic_loss(model, model, batch, settings, self.model.vocab_size, self.rows)
         return loss + settings.weight * critic, terms | {"critic_accuracy": critic_terms["accuracy"]}
 
-    @torch.no_grad()
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """See ``MaskedModeling``; the score is the sum of both losses."""
         numbers = super().validate(model, device)
@@ -163,26 +161,16 @@ class SelfCriticModeling(MaskedModeling):
         return {**numbers, "score": numbers["score"] + settings.weight * loss, "critic_accuracy": accuracy}
 
 
-def _check_dropout(settings: CriticSettings, generator: MaskedTransformer) -> None:
-    if settings.label_dropout and generator.num_classes and not generator.null_class:
-        raise ValueError(
-            f"label_dropout: got {settings.label_dropout}, but the model has no null class; set null_class or 0"
-        )
-
-
 def _critic_loss(
     critic: nn.Module, generator: nn.Module, batch: Batch, settings: CriticSettings, mask_id: int, rows: RandomRows
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    tokens, labels = batch["tokens"], batch.get("labels")
-    if labels is not None and settings.label_dropout:
-        dropped = rows.rand((len(labels),), labels.device) < settings.label_dropout
-        labels = labels.masked_fill(dropped, NO_LABEL)
+    tokens, labels = batch["tokens"], drop_labels(batch.get("labels"), settings.label_dropout, rows)
     mask = random_mask(tokens.shape, schedule=settings.schedule, generator=rows, device=tokens.device)
     noise = SeededNoise(rows.seeds(len(tokens), tokens.device), tokens.device)
-    return _judged(critic, generator, tokens, mask, Cond(labels=labels), settings, mask_id, noise)
+    return _scored(critic, generator, tokens, mask, Cond(labels=labels), settings, mask_id, noise)
 
 
-def _judged(
+def _scored(
     critic: nn.Module,
     generator: nn.Module,
     tokens: torch.Tensor,
@@ -192,18 +180,18 @@ def _judged(
     mask_id: int,
     noise: SeededNoise,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Fill the hidden places by one draw and ask the critic of every place whether its token is real."""
+    """Fill the masked positions by one sample; the critic says of every position whether its token is real."""
     with torch.no_grad():
         logits = generator(tokens.masked_fill(mask, mask_id), cond).float()
-        filled = torch.where(mask, _drawn(logits, settings.temperature, noise), tokens)
+        filled = torch.where(mask, _sampled(logits, settings.temperature, noise), tokens)
     real = ~mask | (filled == tokens) if settings.equal_is_real else ~mask
     scores = token_scores(critic(filled, cond), filled)
     loss = F.binary_cross_entropy_with_logits(scores, real.float())
     return loss, {"accuracy": ((scores.detach() > 0) == real).float().mean()}
 
 
-def _drawn(logits: torch.Tensor, temperature: float, noise: SeededNoise) -> torch.Tensor:
-    """One id a place from the softmax of logits / temperature, ``[B, N, K, V]`` -> ``[B, N, K]``."""
+def _sampled(logits: torch.Tensor, temperature: float, noise: SeededNoise) -> torch.Tensor:
+    """One id a position from the softmax of logits / temperature, ``[B, N, K, V]`` -> ``[B, N, K]``."""
     if temperature == 0:
         return logits.argmax(-1)
     return (logits / temperature + noise.sample(0, logits.shape)).argmax(-1)
@@ -217,17 +205,14 @@ def _validate(
     mask_id: int,
     device: torch.device,
 ) -> tuple[float, float]:
-    """Loss and accuracy on up to 512 examples; masks and draws come from a seed."""
-    count = min(len(held_out), 512)
-    batch = held_out.batch(range(count), range(count))
-    random = torch.Generator().manual_seed(0)
-    mask = random_mask(batch["tokens"].shape, schedule=settings.schedule, generator=random)
-    totals = torch.zeros(2)
-    for part in torch.arange(count).split(64):
-        tokens, hidden = batch["tokens"][part].to(device), mask[part].to(device)
-        labels = batch["labels"][part].to(device) if "labels" in batch else None
-        cond = Cond(labels=labels)
-        noise = SeededNoise(part.tolist(), device)
-        loss, terms = _judged(critic, generator, tokens, hidden, cond, settings, mask_id, noise)
-        totals += torch.stack((loss, terms["accuracy"])).cpu() * len(part) / count
-    return float(totals[0]), float(totals[1])
+    """Loss and accuracy under masks and samples that never change."""
+
+    def mask(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        return random_mask(batch["tokens"].shape, schedule=settings.schedule, generator=generator)
+
+    def forward(batch: Batch, masked: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cond, noise = Cond(labels=batch.get("labels")), SeededNoise(rows.tolist(), device)
+        loss, terms = _scored(critic, generator, batch["tokens"], masked, cond, settings, mask_id, noise)
+        return loss, terms["accuracy"]
+
+    return fixed_validation(held_out, device, mask, forward)

@@ -26,11 +26,11 @@ def masked_cross_entropy(
     unmasked_weight: float = 0.0,
     over_processes: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy over hidden tokens, with label smoothing.
+    """Cross-entropy over masked tokens, with label smoothing.
 
-    1. weight of a token: 1 where hidden, ``unmasked_weight`` elsewhere;
+    1. weight of a token: 1 where masked, ``unmasked_weight`` elsewhere;
     2. target: (1 - eps) one-hot + eps / V over all V given columns;
-    3. ``row``: sum(w CE) / sum(w) in each row, then the mean over rows (official MaskGIT: a row with few hidden tokens
+    3. ``row``: sum(w CE) / sum(w) in each row, then the mean over rows (official MaskGIT: a row with few masked tokens
        weighs as much as one with many); ``batch``: one sum over one sum (VampNet).
 
     On several processes the gradients of equal shares of rows are averaged. For ``row`` that is the gradient of the whole
@@ -40,7 +40,7 @@ def masked_cross_entropy(
     Args:
         logits: ``[B, ..., V]``; give the codebook slice to spend no probability on class ids.
         targets: long ``[B, ...]``.
-        mask: bool ``[B, ...]``, True = hidden.
+        mask: bool ``[B, ...]``, True = masked.
         label_smoothing: eps in [0, 1).
         normalize: see 3.
         unmasked_weight: weight of visible tokens (1d-tokenizer uses 0.1).
@@ -73,6 +73,6 @@ def masked_cross_entropy(
 
 
 def masked_accuracy(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Share of hidden tokens whose most likely id is right; scalar in [0, 1]."""
+    """Share of masked tokens whose most likely id is right; scalar in [0, 1]."""
     right = (logits.argmax(-1) == targets) & mask
     return right.sum() / mask.sum().clamp(min=1)

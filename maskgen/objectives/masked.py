@@ -5,30 +5,30 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.conditioning import Cond
 from maskgen.data import Batch, Source
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.flops import training_flops
 from maskgen.objectives.loss import Normalize, masked_accuracy, masked_cross_entropy
 from maskgen.objectives.masking import Draw, random_mask, sobol_ratios
+from maskgen.objectives.validation import check_dropout, drop_labels, fixed_validation
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.whole_batch import mean_over_processes
-from maskgen.training.objective import Objective
+from maskgen.training.objective import Objective, Show
 
 __all__ = ["MaskedModeling", "MaskingSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingSettings:
-    """What is hidden and what it costs.
+    """What is masked and what it costs.
 
     Attributes:
         schedule: distribution of the mask ratio, see ``maskgen.schedules.get_schedule``.
@@ -37,7 +37,7 @@ class MaskingSettings:
         label_dropout: share of rows trained without their label, which guidance needs; 0 for models without a null class.
         normalize: see ``maskgen.objectives.loss.masked_cross_entropy``.
         unmasked_weight: weight of visible tokens in the loss.
-        draw: how many are hidden at a ratio, see ``maskgen.objectives.masking.random_mask``.
+        draw: how many are masked at a ratio, see ``maskgen.objectives.masking.random_mask``.
         visible_codebooks: the first so many codebooks are always visible and cost nothing: what a fine stage is given.
         ratios: ``uniform``, or ``sobol``: one scrambled sequence over the run (VampNet), one number a row of the
             whole batch. Micro-batches of one step share their ratios, so it goes without accumulation.
@@ -70,7 +70,7 @@ class MaskingSettings:
 
 
 class MaskedModeling(Objective):
-    """Hide a random share of the tokens and predict them from the rest.
+    """Mask a random share of the tokens and predict them from the rest.
 
     Batches hold ``tokens`` long ``[B, N, K]`` and, for class-conditional models, ``labels`` long ``[B]``.
 
@@ -78,7 +78,7 @@ class MaskedModeling(Objective):
         model: what is trained.
         settings: see ``MaskingSettings``.
         held_out: examples for the validation loss.
-        show: called as ``show(model, folder, step)`` to write pictures, clips or sounds while training.
+        show: see ``maskgen.training.objective.Show``.
 
     Raises:
         ValueError: label dropout on a model without a null class, or ``visible_codebooks`` that the model does not allow.
@@ -90,12 +90,9 @@ class MaskedModeling(Objective):
         settings: MaskingSettings,
         *,
         held_out: Source | None = None,
-        show: Callable[[nn.Module, Path, int], None] | None = None,
+        show: Show | None = None,
     ) -> None:
-        if settings.label_dropout and model.num_classes and not model.null_class:
-            raise ValueError(
-                f"label_dropout: got {settings.label_dropout}, but the model has no null class; set null_class or 0"
-            )
+        check_dropout("label_dropout", settings.label_dropout, model)
         # A coarse-to-fine model says how many codebooks it reads only; others predict all.
         read_only = getattr(model, "conditioning_codebooks", 0)
         if not read_only <= settings.visible_codebooks < model.num_codebooks:
@@ -104,18 +101,16 @@ class MaskedModeling(Objective):
                 f"visible_codebooks: got {settings.visible_codebooks}, expected {read_only} to {model.num_codebooks - 1} "
                 f"for a model of {model.num_codebooks} codebooks{reads}"
             )
-        super().__init__(model)
-        self.settings, self.held_out, self._show = settings, held_out, show
+        super().__init__(model, show=show)
+        self.settings, self.held_out = settings, held_out
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Masked cross-entropy of one batch; terms: ``accuracy`` over hidden tokens."""
+        """Masked cross-entropy of one batch; terms: ``accuracy`` over masked tokens."""
         settings = self.settings
-        tokens, labels = batch["tokens"], batch.get("labels")
-        if labels is not None and settings.label_dropout:
-            dropped = self.rows.rand((len(labels),), labels.device) < settings.label_dropout
-            labels = labels.masked_fill(dropped, NO_LABEL)
+        tokens = batch["tokens"]
+        labels = drop_labels(batch.get("labels"), settings.label_dropout, self.rows)
         mask = random_mask(
             tokens.shape,
             schedule=settings.schedule,
@@ -153,33 +148,27 @@ class MaskedModeling(Objective):
         """Of a model whose operations are known by its config; see ``maskgen.models.flops``."""
         return training_flops(self.model, len(batch["tokens"]))
 
-    @torch.no_grad()
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Unsmoothed loss (nats a token) and accuracy on held-out tokens, under masks that never change."""
         if self.held_out is None:
             return {}
-        count = min(len(self.held_out), 512)
-        batch = self.held_out.batch(range(count), range(count))
-        generator = torch.Generator().manual_seed(0)
-        visible = self.settings.visible_codebooks
-        mask = random_mask(
-            batch["tokens"].shape,
-            schedule=self.settings.schedule,
-            draw=self.settings.draw,
-            visible_codebooks=visible,
-            generator=generator,
-        )
-        totals = torch.zeros(2)
-        for part in torch.arange(count).split(64):
-            tokens, hidden = batch["tokens"][part].to(device), mask[part].to(device)
-            labels = batch["labels"][part].to(device) if "labels" in batch else None
-            logits = model(tokens.masked_fill(hidden, self.model.vocab_size), Cond(labels=labels))
-            logits, tokens, hidden = (grid[:, :, visible:] for grid in (logits, tokens, hidden))
-            loss, accuracy = masked_cross_entropy(logits, tokens, hidden), masked_accuracy(logits, tokens, hidden)
-            totals += torch.stack((loss, accuracy)).cpu() * len(part) / count
-        return {"score": float(totals[0]), "accuracy": float(totals[1])}
+        settings = self.settings
+        visible = settings.visible_codebooks
 
-    def show(self, model: nn.Module, folder: Path, step: int) -> None:
-        """Write samples, if the caller said how."""
-        if self._show is not None:
-            self._show(model, folder, step)
+        def mask(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+            return random_mask(
+                batch["tokens"].shape,
+                schedule=settings.schedule,
+                draw=settings.draw,
+                visible_codebooks=visible,
+                generator=generator,
+            )
+
+        def forward(batch: Batch, masked: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            tokens = batch["tokens"]
+            logits = model(tokens.masked_fill(masked, self.model.vocab_size), Cond(labels=batch.get("labels")))
+            logits, tokens, masked = (grid[:, :, visible:] for grid in (logits, tokens, masked))
+            return masked_cross_entropy(logits, tokens, masked), masked_accuracy(logits, tokens, masked)
+
+        score, accuracy = fixed_validation(self.held_out, device, mask, forward)
+        return {"score": score, "accuracy": accuracy}

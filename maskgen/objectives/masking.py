@@ -1,6 +1,6 @@
-"""What is hidden from the model while it trains.
+"""What is masked while it trains.
 
-Shapes: B batch, N tokens, K codebooks; M = N x K places of a row.
+Shapes: B batch, N tokens, K codebooks; M = N x K positions of a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows, uniform
 
-__all__ = ["Draw", "hide_exactly", "hide_independently", "random_mask", "sobol_ratios"]
+__all__ = ["Draw", "mask_exactly", "mask_independently", "random_mask", "sobol_ratios"]
 
 Draw = Literal["exact", "bernoulli"]
 
@@ -30,10 +30,10 @@ def random_mask(
     generator: torch.Generator | RandomRows | None = None,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """A training mask: every row draws its own ratio r ~ U[0, 1), and gamma = max(schedule(r), min_ratio).
+    """A training mask: every row has its own ratio r ~ U[0, 1), and gamma = max(schedule(r), min_ratio).
 
-    ``exact``: ceil(gamma x M) places, at least one, chosen uniformly (MaskGIT, section 3.1). ``bernoulli``: each place
-    with probability gamma by itself (VampNet); a row that came out without any hidden place, which would teach nothing,
+    ``exact``: ceil(gamma x M) positions, at least one, chosen uniformly (MaskGIT, section 3.1). ``bernoulli``: each position
+    with probability gamma by itself (VampNet); a row that came out without any masked position, which would teach nothing,
     gets one chosen uniformly (the original leaves such rows).
 
     Args:
@@ -41,17 +41,17 @@ def random_mask(
         schedule: a name for ``maskgen.schedules.get_schedule``.
         min_ratio: lower bound of the mask ratio, in [0, 1].
         draw: see above.
-        visible_codebooks: the first so many codebooks are never hidden and do not count in M.
-        ratio: the r of each row, ``[B]`` in [0, 1], instead of drawing it.
+        visible_codebooks: the first so many codebooks are never masked and do not count in M.
+        ratio: the r of each row, ``[B]`` in [0, 1], instead of sampling it.
         generator: source of randomness on ``device``, or a stream of rows; torch's global one by default.
         device: where the mask is made.
 
     Returns:
-        bool ``[B, N, K]``, True = hidden.
+        bool ``[B, N, K]``, True = masked.
 
     Raises:
         ValueError: ``min_ratio`` outside [0, 1], an unknown schedule or draw, ``ratio`` of another length, or no codebook
-            that may be hidden.
+            that may be masked.
     """
     if not 0 <= min_ratio <= 1:
         raise ValueError(f"min_ratio: got {min_ratio}, expected a share in [0, 1]")
@@ -59,48 +59,48 @@ def random_mask(
         raise ValueError(
             f"visible_codebooks: got {visible_codebooks} of {shape[2]}, expected 0 or more and fewer than all"
         )
-    rows, places = shape[0], shape[1] * (shape[2] - visible_codebooks)
+    rows, positions = shape[0], shape[1] * (shape[2] - visible_codebooks)
     if ratio is None:
         ratio = uniform((rows,), generator, device)
     if ratio.shape != (rows,):
         raise ValueError(f"ratio: got shape {tuple(ratio.shape)}, expected one ratio for each of the {rows} rows")
-    gamma = get_schedule(schedule)(ratio, torch.full_like(ratio, places)).clamp(min=min_ratio)
+    gamma = get_schedule(schedule)(ratio, torch.full_like(ratio, positions)).clamp(min=min_ratio)
     if draw == "bernoulli":
-        chances = uniform((rows, places), generator, device)
-        mask = hide_independently(gamma, chances)
-        # Given that none is hidden, the smallest chance is at every place equally often.
-        nearest = F.one_hot(chances.argmin(1), places).bool()
+        chances = uniform((rows, positions), generator, device)
+        mask = mask_independently(gamma, chances)
+        # Given that none is masked, the smallest chance is at every position equally often.
+        nearest = F.one_hot(chances.argmin(1), positions).bool()
         mask = torch.where(mask.any(1, keepdim=True), mask, nearest)
     elif draw == "exact":
-        # gamma is at least 1e-6, so the ceiling is at least one place.
-        counts = torch.ceil(gamma * places).long()
-        mask = hide_exactly(counts, places, generator=generator)
+        # gamma is at least 1e-6, so the ceiling is at least one position.
+        counts = torch.ceil(gamma * positions).long()
+        mask = mask_exactly(counts, positions, generator=generator)
     else:
         raise ValueError(f"draw: got {draw!r}, expected 'exact' or 'bernoulli'")
     return F.pad(mask.view(rows, shape[1], -1), (visible_codebooks, 0))
 
 
-def hide_exactly(
-    counts: torch.Tensor, places: int, *, generator: torch.Generator | RandomRows | None = None
+def mask_exactly(
+    counts: torch.Tensor, positions: int, *, generator: torch.Generator | RandomRows | None = None
 ) -> torch.Tensor:
-    """Hide exactly ``counts[b]`` of ``places`` in row b, uniformly at random.
+    """Mask exactly ``counts[b]`` of ``positions`` in row b, uniformly at random.
 
     Args:
-        counts: long ``[B]``, each in [0, places].
-        places: M.
+        counts: long ``[B]``, each in [0, positions].
+        positions: M.
         generator: source of randomness on the device of ``counts``, or a stream of rows.
 
     Returns:
         bool ``[B, M]``.
     """
-    scores = uniform((len(counts), places), generator, counts.device)
+    scores = uniform((len(counts), positions), generator, counts.device)
     order = scores.argsort(dim=-1)
-    chosen = torch.arange(places, device=counts.device) < counts[:, None]
+    chosen = torch.arange(positions, device=counts.device) < counts[:, None]
     return torch.zeros_like(chosen).scatter(1, order, chosen)
 
 
-def hide_independently(gamma: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
-    """Hide each place with probability ``gamma[b]``: where its chance is below (VampNet's random mask).
+def mask_independently(gamma: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+    """Mask each position with probability ``gamma[b]``: where its chance is below (VampNet's random mask).
 
     Args:
         gamma: ``[B]``, in [0, 1].

@@ -1,7 +1,7 @@
 """Which task a training example is for (MAGVIT, arXiv 2212.05199, section 3.3).
 
 Official: one task a step for the whole batch, from a list in which each task stands in proportion to its weight, permuted
-once (``task_sequence``). Here an example may instead draw its own task from its seed (``draw_tasks``): a batch then mixes
+once (``task_sequence``). Here an example may instead take its own task from its seed (``draw_tasks``): a batch then mixes
 tasks, and what an example is depends on nothing else. Both return positions in the list of weights, not prompts: several
 tasks may share a prompt.
 """
@@ -67,8 +67,8 @@ def draw_tasks(weights: Sequence[float], seeds: Sequence[int]) -> torch.Tensor:
     _check(weights)
     listed = check_seeds(seeds, len(seeds))
     bounds = torch.tensor(weights, dtype=torch.float64).cumsum(0)
-    draws = SeededNoise(listed).uniform(_STREAM, 0, (len(listed),)).double() * bounds[-1]
-    return torch.searchsorted(bounds, draws, right=True).clamp(max=len(weights) - 1)
+    numbers = SeededNoise(listed).uniform(_STREAM, 0, (len(listed),)).double() * bounds[-1]
+    return torch.searchsorted(bounds, numbers, right=True).clamp(max=len(weights) - 1)
 
 
 def _check(weights: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""Which codes may be drawn at all: top-k, top-p (nucleus) and locally typical sampling.
+"""Which codes may be sampled at all: top-k, top-p (nucleus) and locally typical sampling.
 
 A filter maps logits ``[..., V]`` to logits with ``-inf`` at what is left out. It wraps the model before the sampler sees
 it, as guidance does, so that every filter works with every sampler. Classes that tie with the last one kept are kept too:
@@ -10,12 +10,14 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from maskgen.sampling.loop import LogitsFn
+from maskgen.sampling.speed.query import PartialLogits, Query
 
 __all__ = ["TokenFilter", "filtered_logits", "top_k", "top_p", "typical"]
 
@@ -45,6 +47,11 @@ class TokenFilter:
                 _share(name, share)
         _at_least_one("typical_min_tokens", self.typical_min_tokens)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is left out at all."""
+        return (self.top_k, self.top_p, self.typical_mass) != (None, None, None)
+
     def __call__(self, logits: Tensor) -> Tensor:
         """Float ``[..., V]`` -> ``[..., V]`` with ``-inf`` at the classes left out."""
         if self.typical_mass is not None:
@@ -54,9 +61,36 @@ class TokenFilter:
         return logits if self.top_p is None else top_p(logits, self.top_p)
 
 
-def filtered_logits(logits_fn: LogitsFn, keep: TokenFilter) -> LogitsFn:
-    """A ``logits_fn`` whose logits went through ``keep``, in float32."""
+def filtered_logits(logits_fn: LogitsFn, keep: Callable[[Tensor], Tensor]) -> LogitsFn:
+    """A ``logits_fn`` whose logits, in float32, went through a filter of ``[..., V]``, such as a ``TokenFilter``.
+
+    One that leaves out nothing leaves ``logits_fn`` as it is.
+    """
+    if isinstance(keep, TokenFilter) and not keep.enabled:
+        return logits_fn
+    if isinstance(logits_fn, PartialLogits):
+        return _FilteredLogits(logits_fn, keep)
     return lambda tokens, step: keep(logits_fn(tokens, step).float())
+
+
+class _FilteredLogits(PartialLogits):
+    """See ``filtered_logits``: a filter looks at one token at a time, so it does not matter which are predicted."""
+
+    def __init__(self, inner: PartialLogits, keep: Callable[[Tensor], Tensor]) -> None:
+        self._inner, self._keep, self.reuse = inner, keep, inner.reuse
+
+    @property
+    def is_partial(self) -> bool:
+        """See ``PartialLogits``."""
+        return self._inner.is_partial
+
+    def check_reuse(self, every: int) -> None:
+        """See ``PartialLogits``."""
+        self._inner.check_reuse(every)
+
+    def answer(self, tokens: Tensor, step: int, query: Query) -> Tensor:
+        """See ``PartialLogits``."""
+        return self._keep(self._inner.answer(tokens, step, query).float())
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:

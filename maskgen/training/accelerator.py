@@ -147,26 +147,26 @@ def _check_tracker(name: str | None) -> str | None:
 
 
 def prepare(
-    accelerator: Accelerator, players: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+    accelerator: Accelerator, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Players and their optimisers as Accelerate wraps them, in place.
+    """Networks and their optimisers as Accelerate wraps them, in place.
 
     Raises:
-        ValueError: several players under FSDP2; the forward pass raises it for a model that returns no plain tensors.
+        ValueError: several networks under FSDP2; the forward pass raises it for a model that returns no plain tensors.
     """
     if accelerator.is_fsdp2:
-        if len(players) > 1:
+        if len(networks) > 1:
             raise ValueError(
-                f"FSDP2: got {len(players)} players ({', '.join(players)}), expected one: a discriminator judges with "
+                f"FSDP2: got {len(networks)} networks ({', '.join(networks)}), expected one: a discriminator judges with "
                 "frozen weights, which FSDP2 cannot switch off and on; the first stage is small, launch it without FSDP"
             )
-        for module in players.values():
+        for module in networks.values():
             _name_blocks(module)
-    prepared = accelerator.prepare(*players.values(), *optimizers.values())
-    count = len(players)
+    prepared = accelerator.prepare(*networks.values(), *optimizers.values())
+    count = len(networks)
     if accelerator.is_fsdp2:
         prepared[0].register_forward_hook(_refuse_hidden_tensors)
-    modules = dict(zip(players, prepared[:count], strict=True))
+    modules = dict(zip(networks, prepared[:count], strict=True))
     return modules, dict(zip(optimizers, prepared[count:], strict=True))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ from torch import nn
 from maskgen.data import Batch
 from maskgen.training.distributed.rows import RandomRows
 
-__all__ = ["Metrics", "Objective"]
+__all__ = ["Metrics", "Objective", "Show"]
 
 Metrics = dict[str, torch.Tensor]
 """Scalars by name."""
 
+Show = Callable[[nn.Module, Path, int], None]
+"""Called as ``show(model, folder, step)`` to write pictures, clips or sounds of the averaged model into a folder."""
+
 
 class Objective(ABC):
-    """What a stage trains. ``model`` is what gets averaged, validated and exported; a stage may train more players.
+    """What a stage trains. ``model`` is what gets averaged, validated and exported; a stage may train more networks.
 
     ``rows`` is the randomness of a step that belongs to rows of the whole batch (see
     ``maskgen.training.distributed.rows``): the trainer sets it before every step. torch's global generator is each
@@ -28,25 +31,26 @@ class Objective(ABC):
 
     Args:
         model: a module built from a ``config`` dataclass.
+        show: see ``Show``; by default nothing is shown.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, *, show: Show | None = None) -> None:
+        self.model, self._show = model, show
         self.rows = RandomRows()
 
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """Everything trained, by name, in the order of their updates; each has an optimiser of its own."""
         return {"model": self.model}
 
     def state(self) -> nn.Module | None:
-        """Buffers to keep in checkpoints that no player owns (for instance moving averages), the same on every process."""
+        """Buffers to keep in checkpoints that no network owns (for instance moving averages), the same on every process."""
         return None
 
     @abstractmethod
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[torch.Tensor, Metrics]:
-        """Loss of one player on one micro-batch and what to log; ``modules`` are the players as Accelerate wrapped them.
+        """Loss of one network on one micro-batch and what to log; ``modules`` are the networks as Accelerate wrapped them.
 
         Gradients are averaged over processes, so the loss must be a mean over rows for a run not to depend on their number.
         """
@@ -63,5 +67,7 @@ class Objective(ABC):
         """Numbers of the averaged model; ``score`` (lower is better) decides which weights are the best."""
         return {}
 
-    def show(self, model: nn.Module, folder: Path, step: int) -> None:  # noqa: B027 (optional)
-        """Write pictures, clips or sounds of the averaged model into ``folder``."""
+    def show(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Write what the averaged model makes, if the caller said how."""
+        if self._show is not None:
+            self._show(model, folder, step)

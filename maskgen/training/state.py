@@ -44,7 +44,7 @@ class TrainingState:
         accelerator: what the modules and optimisers were prepared by.
         folder: where ``step-<n>`` folders are kept.
         keep_last: how many stay.
-        modules: players by name, as Accelerate wrapped them.
+        modules: networks by name, as Accelerate wrapped them.
         optimizers: theirs.
         buffers: further modules by the name of their file: averages, guards, an objective's own state.
     """
@@ -137,11 +137,10 @@ class TrainingState:
             if not tensors:
                 continue  # such a file was not written
             with ShardReader.open(newest, file) as reader:
-                shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-                check_state(
-                    {name: torch.empty(shape, device="meta") for name, shape in reader.shapes().items()}, shapes, file
-                )
-                for name, tensor in tensors.items():
+                written = {name: torch.empty(shape, device="meta") for name, shape in reader.shapes().items()}
+                kept = {_written_name(name, written): tensor for name, tensor in tensors.items()}
+                check_state(written, {name: tuple(tensor.shape) for name, tensor in kept.items()}, file)
+                for name, tensor in kept.items():
                     reader.read_into(name, tensor)
         if self.accelerator.scaler is not None and "scaler" in numbers:
             self.accelerator.scaler.load_state_dict(numbers["scaler"])
@@ -151,10 +150,10 @@ class TrainingState:
 
     def _make_room(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Zeros for the optimisers' states in a checkpoint: what an optimiser keeps of a weight is its own business."""
-        for player, module in self.modules.items():
-            state = self.optimizers[player].state
+        for network, module in self.modules.items():
+            state = self.optimizers[network].state
             for name, parameter in module.named_parameters():
-                start = f"{player}/{name}/"
+                start = f"{network}/{name}/"
                 kept = {key.removeprefix(start): shape for key, shape in shapes.items() if key.startswith(start)}
                 if kept:
                     state[parameter] = {
@@ -167,12 +166,12 @@ class TrainingState:
     def _groups(self) -> _Groups:
         """All tensors by file and name, as they are."""
         groups: _Groups = {"model": {}, "optimizer": {}}
-        for player, module in self.modules.items():
-            groups["model"] |= {f"{player}/{name}": tensor for name, tensor in module.state_dict().items()}
-            state = self.optimizers[player].state
+        for network, module in self.modules.items():
+            groups["model"] |= {f"{network}/{name}": tensor for name, tensor in module.state_dict().items()}
+            state = self.optimizers[network].state
             for name, parameter in module.named_parameters():
                 kept = state.get(parameter, {})
-                groups["optimizer"] |= {f"{player}/{name}/{key}": value for key, value in kept.items()}
+                groups["optimizer"] |= {f"{network}/{name}/{key}": value for key, value in kept.items()}
         return groups | {file: dict(module.state_dict()) for file, module in self.buffers.items()}
 
     def _copied(self) -> tuple[_Groups, dict[str, dict[str, Rows]]]:
@@ -226,6 +225,12 @@ class TrainingState:
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def _written_name(name: str, written: Mapping[str, torch.Tensor]) -> str:
+    """What a tensor is called in a checkpoint: the guard of earlier versions had another word."""
+    former = name.replace("longest_streak", "most_in_a_row")
+    return former if former in written else name
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:

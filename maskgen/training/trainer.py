@@ -26,7 +26,7 @@ from maskgen.training.distributed.blocks import checkpoint_blocks, compile_block
 from maskgen.training.distributed.rows import RandomRows
 from maskgen.training.distributed.whole_batch import mean_over_processes
 from maskgen.training.heap import kept_heap
-from maskgen.training.log import RunLog, Work
+from maskgen.training.log import RunLog, StepStats
 from maskgen.training.objective import Metrics, Objective
 from maskgen.training.optim.averaging import AveragedWeights, warm_average
 from maskgen.training.optim.guard import Guard, GuardSettings
@@ -66,24 +66,24 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         if settings.tracker:
             self.accelerator.init_trackers("logs")
-        players, device = objective.players(), self.accelerator.device
+        networks, device = objective.networks(), self.accelerator.device
         # Before anything wraps the model.
-        self.ema = AveragedWeights(players["model"], warm_average(settings.ema_decay))
+        self.ema = AveragedWeights(networks["model"], warm_average(settings.ema_decay))
         if settings.gradient_checkpointing:
-            checkpoint_blocks(players["model"])
+            checkpoint_blocks(networks["model"])
         if settings.compile:
-            compile_blocks(players["model"])
-        # One optimiser a player.
-        optimizers = {name: adamw(module, settings.optimizer) for name, module in players.items()}
-        self.modules, self.optimizers = prepare(self.accelerator, players, optimizers)
+            compile_blocks(networks["model"])
+        # One optimiser a network.
+        optimizers = {name: adamw(module, settings.optimizer) for name, module in networks.items()}
+        self.modules, self.optimizers = prepare(self.accelerator, networks, optimizers)
         if is_sharded(self._model()):
             self.ema.shard(lambda module: shard(self.accelerator, module))
         else:
             self.ema.module.to(device)
         # Of a short run, most of its steps are too many.
-        most = min(settings.guard.most_in_a_row, settings.steps // 2 + 1)
-        guard = dataclasses.replace(settings.guard, most_in_a_row=most)
-        self.guards = nn.ModuleDict({name: Guard(guard) for name in players}).to(device)
+        most = min(settings.guard.max_consecutive_skips, settings.steps // 2 + 1)
+        guard = dataclasses.replace(settings.guard, max_consecutive_skips=most)
+        self.guards = nn.ModuleDict({name: Guard(guard) for name in networks}).to(device)
         extra = objective.state()
         self.state = TrainingState(
             self.accelerator,
@@ -132,16 +132,16 @@ class Trainer:
 
     def _steps(self, start: int, stop: StopRequest, bar: Any) -> None:
         """The loop itself."""
-        settings, work = self.settings, Work()
+        settings, stats = self.settings, StepStats()
         batches = self._batches(start)
         for step in range(start, settings.steps):
-            self._step(batches, step, work)
+            self._step(batches, step, stats)
             self.ema.update_parameters(self._model())
             bar.update()
             last, stopped = step + 1 == settings.steps, stop.agreed()
             if last or (step + 1) % settings.log_every == 0:
-                self._log(step + 1, work, bar)
-                work = Work()
+                self._log(step + 1, stats, bar)
+                stats = StepStats()
             if last or _due(step, settings.validate_every):
                 self._validate(step + 1)
             if last or _due(step, settings.show_every):
@@ -155,8 +155,8 @@ class Trainer:
                 self.accelerator.wait_for_everyone()  # whoever leaves first takes the others down
                 raise Interrupted(f"{self.title}: stopped after step {step + 1} and saved; run it again to go on")
 
-    def _step(self, batches: Iterator[Batch], step: int, work: Work) -> None:
-        """One optimiser step of every player."""
+    def _step(self, batches: Iterator[Batch], step: int, stats: StepStats) -> None:
+        """One optimiser step of every network."""
         accelerator, settings, objective = self.accelerator, self.settings, self.objective
         rank, world = accelerator.process_index, accelerator.num_processes
         # All randomness is a function of (seed, step): nothing before this step can disturb it. What objectives draw
@@ -167,9 +167,9 @@ class Trainer:
         lr = learning_rate(settings.optimizer, step, settings.steps)
         metrics: Metrics = {}
         skips: list[torch.Tensor] = []
-        for batch in itertools.islice(work.batches(batches), settings.accumulation):
+        for batch in itertools.islice(stats.batches(batches), settings.accumulation):
             moved = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            work.count(moved, objective)
+            stats.count(moved, objective)
             with accelerator.accumulate(*self.modules.values()):
                 for name in self.modules:
                     with accelerator.autocast():
@@ -182,16 +182,16 @@ class Trainer:
                         norm, skip = self._update(name, metrics[f"{prefix}loss"], lr)
                         metrics[f"{prefix}grad_norm"] = norm
                         skips.append(skip)
-        work.add(metrics, torch.stack(skips).amax(0))
+        stats.add(metrics, torch.stack(skips).amax(0))
 
     def _update(self, name: str, loss: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """One player's step, unless its guard says no; the gradient's norm and the verdict."""
+        """One network's step, unless its guard says no; the gradient's norm and the verdict."""
         optimizer, guard = self.optimizers[name], self.guards[name]
         assert isinstance(guard, Guard)
         limit = self.settings.optimizer.grad_clip or math.inf
         norm = self.accelerator.clip_grad_norm_(self.modules[name].parameters(), limit)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        skip = guard.judge(loss, norm)
+        skip = guard.check(loss, norm)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.optimizer.skip = skip
@@ -217,9 +217,9 @@ class Trainer:
             workers=settings.workers,
         )
 
-    def _log(self, step: int, work: Work, bar: Any) -> None:
+    def _log(self, step: int, stats: StepStats, bar: Any) -> None:
         """Means and rates of an interval, to the bar, the log file and the tracker."""
-        means, speed = work.means(self.accelerator), work.speed(self.accelerator, self.settings.mixed_precision)
+        means, speed = stats.means(self.accelerator), stats.speed(self.accelerator, self.settings.mixed_precision)
         skipped = sum(int(guard.skipped) for guard in self.guards.values() if isinstance(guard, Guard))
         if skipped:
             speed["skipped_steps"] = skipped
@@ -235,7 +235,7 @@ class Trainer:
             assert isinstance(guard, Guard)
             if guard.too_many():
                 raise FloatingPointError(
-                    f"{self.title}: step {step}: {int(guard.most_in_a_row)} steps in a row of {name!r} were skipped, "
+                    f"{self.title}: step {step}: {int(guard.longest_streak)} steps in a row of {name!r} were skipped, "
                     "because loss or gradient were not finite or far above the usual; lower the learning rate or use "
                     f"mixed_precision=no. The last checkpoint is whole: {self.out / 'checkpoints'}"
                 )

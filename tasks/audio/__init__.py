@@ -1,5 +1,6 @@
-"""Fill gaps, go on, vary and close loops, in sound of any length."""
+"""Fill gaps, go on, vary, close loops and generate, in sound of any length."""
 
+from maskgen.tasks.audio.generation import generate_sounds
 from maskgen.tasks.audio.infilling import continue_audio, infill, loop, vary
 
-__all__ = ["continue_audio", "infill", "loop", "vary"]
+__all__ = ["continue_audio", "generate_sounds", "infill", "loop", "vary"]

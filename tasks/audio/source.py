@@ -1,6 +1,6 @@
-"""Sound as the engine of the audio tasks reads it: sources, frames on the caller's time axis, windows of frames.
+"""Sound as the engine of the audio tasks reads it: sources, and frames on the caller's time axis.
 
-Pure geometry. Times are samples of the caller's rate, which need not be the codec's.
+Times are samples of the caller's rate, which need not be the codec's.
 
 Shapes: C channels, S samples, T frames, W the model's context in frames.
 """
@@ -10,13 +10,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from maskgen.tasks.media.audio.files import check_waveform
+from maskgen.tasks.media.audio.files import SoundFile, check_waveform
 
-__all__ = ["Grid", "Memory", "Source", "plan_gap"]
+__all__ = ["FileSound", "Grid", "MemorySound", "Sound", "Source", "Turned", "open_sound", "plan_gap"]
+
+Sound = Tensor | NDArray[Any] | str | Path
+"""What people hold: float ``[C, S]``, mono or stereo, about [-1, 1], as a tensor or an array; or the path of a file."""
 
 
 class Source(Protocol):
@@ -42,11 +49,11 @@ class Source(Protocol):
         ...
 
 
-class Memory:
+class MemorySound:
     """A waveform as a ``Source``.
 
     Args:
-        waveform: float ``[C, S]``.
+        waveform: float ``[C, S]``, mono or stereo, about [-1, 1].
         sample_rate: samples a second.
 
     Raises:
@@ -62,6 +69,77 @@ class Memory:
     def read(self, start: int, count: int) -> Tensor:
         """Float ``[C, count]``, a view."""
         return self._waveform[:, start : start + count]
+
+    def close(self) -> None:
+        """Nothing is to be closed."""
+
+
+class FileSound:
+    """A sound file as a ``Source``; it is opened by the first ``read``.
+
+    Args:
+        path: the file, mono or stereo.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: see ``maskgen.tasks.media.audio.files.SoundFile``; more than two
+            channels.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        with SoundFile(path) as file:
+            self.sample_rate, self.channels, self.frames = file.sample_rate, file.channels, file.frames
+        if self.channels > 2:
+            raise ValueError(f"{path}: got {self.channels} channels, expected 1 or 2; downmix the file first")
+        self._path = path
+        self._file: SoundFile | None = None
+
+    def read(self, start: int, count: int) -> Tensor:
+        """Float32 ``[C, count]``."""
+        self._file = self._file or SoundFile(self._path)
+        return self._file.read(start, count)
+
+    def close(self) -> None:
+        """Let go of the file; a later ``read`` opens it again."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+
+class Turned:
+    """A sound played in a circle, from another place on.
+
+    Args:
+        sound: the sound.
+        by: samples by which it comes later: sample ``by`` is the sound's first.
+    """
+
+    def __init__(self, sound: Source, by: int) -> None:
+        self.sample_rate, self.channels, self.frames = sound.sample_rate, sound.channels, sound.frames
+        self._sound, self._by = sound, by
+
+    def read(self, start: int, count: int) -> Tensor:
+        """Float ``[C, count]``."""
+        first = (start - self._by) % self.frames
+        ahead = min(count, self.frames - first)
+        part = self._sound.read(first, ahead)
+        return part if ahead == count else torch.cat((part, self._sound.read(0, count - ahead)), dim=-1)
+
+
+def open_sound(sound: Sound, sample_rate: int | None) -> MemorySound | FileSound:
+    """What people hold as a ``Source``.
+
+    Raises:
+        TypeError: a sound in memory that is not floating point, or comes without its sample rate.
+        ValueError: no sound that the audio tasks work on, or a sample rate for a file.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(sound, str | Path):
+        if sample_rate is not None:
+            raise ValueError(f"sample_rate: got {sample_rate} for {sound}, expected none: a file says its own")
+        return FileSound(sound)
+    if sample_rate is None:
+        raise TypeError("sample_rate: got none, expected samples a second; only files say their own")
+    return MemorySound(torch.tensor(sound) if isinstance(sound, np.ndarray) else sound, sample_rate)
 
 
 @dataclass(frozen=True)

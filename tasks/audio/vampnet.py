@@ -2,13 +2,13 @@
 
 The way its application works, number for number where the same draws are fed: chunks of fixed length without overlap, whose
 first and last frames are given if any of the chunk is; fine codebooks from the coarse ones, padded with token 0 to whole
-chunks; hidden tokens decoded as token 0 through the codec's latents. For editing sounds see
+chunks; masked tokens decoded as token 0 through the codec's latents. For editing sounds see
 ``maskgen.tasks.audio.infilling``, which has overlapping windows and keeps what is kept.
 
 Other than official, unless recorded draws are fed: every item and every chunk has its own noise (there a seed repeats the
-same noise in all chunks), and an item plans its steps alone (``Sampling.batch_counts`` brings back that it does not).
+same noise in all chunks), and an item plans its steps alone (``VampNetChoices.batch_counts`` brings back that it does not).
 
-Shapes: B batch, C channels, S samples, T frames, k coarse and K all codebooks, V codes (V itself is the id of a hidden
+Shapes: B batch, C channels, S samples, T frames, k coarse and K all codebooks, V codes (V itself is the id of a masked
 token).
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from itertools import count as numbers
 
 import torch
+from einops import repeat
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,8 +26,8 @@ from maskgen.conditioning import Cond
 from maskgen.data import item_seed
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import Noise, check_seeds
-from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
-from maskgen.published.vampnet.sampler import sample_vampnet
+from maskgen.published.vampnet.prompt import PromptNoise, VampPrompt
+from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
 from maskgen.sampling.filters import filtered_logits
 from maskgen.sampling.guidance import model_logits
 from maskgen.sampling.prompts import beat_mask, stretch_mask
@@ -119,7 +120,7 @@ class VampNet:
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Sound ``[B, 1, T x hop]`` of tokens ``[B, T, K]``; hidden ones (V) sound like token 0, as officially."""
+        """Sound ``[B, 1, T x hop]`` of tokens ``[B, T, K]``; masked ones (V) sound like token 0, as officially."""
         ids = tokens.to(self._device).masked_fill(tokens.to(self._device) == self.codec.vocab_size, 0)
         if isinstance(self.codec, DescriptTokenizer):  # the official way round, which looks the codes up by direction
             return self.codec.synthesise(self.codec.from_latents(self.codec.latents(ids))[0])
@@ -131,7 +132,7 @@ class VampNet:
         prompt: VampPrompt,
         *,
         seeds: Sequence[int] | None = None,
-        draws: PromptDraws | None = None,
+        draws: PromptNoise | None = None,
         onsets: Sequence[int] = (),
     ) -> Tensor:
         """The prompt of tokens (official ``build_mask``).
@@ -147,7 +148,7 @@ class VampNet:
             bool ``[B, T, K]``, True = to be decided.
         """
         listed = range(len(tokens)) if seeds is None else seeds
-        return prompt.mask(draws or prompt.draw(tuple(tokens.shape), listed), onsets)
+        return prompt.mask(draws or prompt.noise(tuple(tokens.shape), listed), onsets)
 
     def beat_mask(
         self,
@@ -167,9 +168,9 @@ class VampNet:
             beats: frames, see ``beat_frames``.
             before: seconds before each beat.
             after: seconds after.
-            dropout: share of these frames that is hidden all the same.
+            dropout: share of these frames that is masked all the same.
             uniforms: ``[1, T]`` in [0, 1) for ``dropout``.
-            invert: keep the beats; False hides them and keeps the rest.
+            invert: keep the beats; False masks them and keeps the rest.
 
         Returns:
             bool ``[1, T, K]``, True = to be decided.
@@ -199,7 +200,7 @@ class VampNet:
 
         Returns:
             The tokens ``[B, T, K']``, finer codebooks as they were; and what the model was given, ``[B, T, k]`` with V where
-            hidden.
+            masked.
 
         Raises:
             ValueError: shapes that do not fit, settings out of range.
@@ -218,14 +219,14 @@ class VampNet:
         """Decide the fine codebooks, chunk by chunk.
 
         Args:
-            tokens: long ``[B, T, K']``, K' from k to K; missing codebooks are hidden.
+            tokens: long ``[B, T, K']``, K' from k to K; missing codebooks are masked.
             mask: bool of that shape; None decides all fine codebooks. The coarse codebooks are never decided here.
             sampling: settings.
             seeds: one integer an item; 0, 1, .. if left out.
             noise: the source of randomness itself, instead of ``seeds``.
 
         Returns:
-            The tokens ``[B, T, K]``, and what the model was given, with V where hidden.
+            The tokens ``[B, T, K]``, and what the model was given, with V where masked.
 
         Raises:
             ValueError: there is no fine model, shapes that do not fit, settings out of range.
@@ -237,7 +238,6 @@ class VampNet:
         tokens: Tensor,
         mask: Tensor,
         *,
-        batch_size: int = 1,
         time_stretch: int = 1,
         feedback_steps: int = 1,
         sampling: Sampling = COARSE,
@@ -245,13 +245,12 @@ class VampNet:
         seeds: Sequence[int] | None = None,
         noise: NoiseOf | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Variations of one sound: coarse codebooks, then fine ones.
+        """Variations: coarse codebooks, then fine ones.
 
         Args:
-            tokens: long ``[1, T, K]``.
-            mask: bool ``[1, T, K]``.
-            batch_size: B, how many variations.
-            time_stretch: f, makes the result f times as long: frames are repeated, the new ones hidden.
+            tokens: long ``[B, T, K]``; for several variations of one sound, its tokens as often.
+            mask: bool ``[B, T, K]``.
+            time_stretch: f, makes the result f times as long: frames are repeated, the new ones masked.
             feedback_steps: how often the coarse model runs, each time on its own result with the same mask.
             sampling: settings of the coarse model.
             fine_sampling: settings of the fine model.
@@ -259,20 +258,17 @@ class VampNet:
             noise: the source of randomness itself, instead of ``seeds``.
 
         Returns:
-            The tokens ``[B, T f, K]`` (without a fine model the first k codebooks), and what was hidden in them: V there.
+            The tokens ``[B, T f, K]`` (without a fine model the first k codebooks), and what the models were given: V where
+            masked.
 
         Raises:
             ValueError: counts below 1, shapes that do not fit, settings out of range.
         """
-        if min(batch_size, time_stretch, feedback_steps) < 1:
-            raise ValueError(
-                f"got batch_size {batch_size}, time_stretch {time_stretch}, feedback_steps {feedback_steps}; "
-                "expected 1 or more"
-            )
+        if min(time_stretch, feedback_steps) < 1:
+            raise ValueError(f"got time_stretch {time_stretch}, feedback_steps {feedback_steps}; expected 1 or more")
         _check_shapes(tokens, mask, self.coarse.num_codebooks)
-        runs = _Runs(batch_size, seeds, noise)
-        tokens = tokens.expand(batch_size, -1, -1).repeat_interleave(time_stretch, dim=1)
-        mask = stretch_mask(mask.expand(batch_size, -1, -1), time_stretch)
+        runs = _Runs(len(tokens), seeds, noise)
+        tokens, mask = repeat(tokens, "B T K -> B (T f) K", f=time_stretch), stretch_mask(mask, time_stretch)
         shown = tokens
         for _ in range(feedback_steps):
             tokens, shown = self._coarse(tokens, mask, sampling, runs)
@@ -289,25 +285,25 @@ class VampNet:
         count = self.coarse.num_codebooks
         _check_shapes(tokens, mask, count)
         tokens, mask = tokens.to(self._device), mask.to(self._device)
-        hidden = mask[..., :count].clone()
-        for chunk in hidden.split(self.coarse_chunk, dim=1):  # views: this changes ``hidden``
+        masked = mask[..., :count].clone()
+        for chunk in masked.split(self.coarse_chunk, dim=1):  # views: this changes ``masked``
             partly = ~chunk.flatten(1).all(1)
             chunk[partly, 0] = False
             chunk[partly, -1] = False
-        done, shown = self._decide(self.coarse, tokens[..., :count], hidden, self.coarse_chunk, sampling, runs)
+        done, shown = self._decide(self.coarse, tokens[..., :count], masked, self.coarse_chunk, sampling, runs)
         return torch.cat((done, tokens[..., count:]), dim=2), shown
 
     def _fine(self, tokens: Tensor, mask: Tensor | None, sampling: Sampling, runs: _Runs) -> tuple[Tensor, Tensor]:
         if self.fine is None:
             raise ValueError("coarse_to_fine: this VampNet has no fine model; give one when it is made")
         count, books, frames = self.coarse.num_codebooks, self.fine.num_codebooks, tokens.shape[1]
-        hidden = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-        _check_shapes(tokens, hidden, count)
+        masked = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+        _check_shapes(tokens, masked, count)
         more = (0, max(books - tokens.shape[2], 0), 0, -frames % self.fine_chunk)
         padded = F.pad(tokens.to(self._device), more)[..., :books]
-        hidden = F.pad(hidden.to(self._device), more, value=True)[..., :books].clone()
-        hidden[..., :count] = False
-        done, shown = self._decide(self.fine, padded, hidden, self.fine_chunk, sampling, runs)
+        masked = F.pad(masked.to(self._device), more, value=True)[..., :books].clone()
+        masked[..., :count] = False
+        done, shown = self._decide(self.fine, padded, masked, self.fine_chunk, sampling, runs)
         return done[:, :frames], shown[:, :frames]
 
     def _decide(
@@ -317,18 +313,14 @@ class VampNet:
         shown = tokens.masked_fill(hidden, model.vocab_size)
         done = []
         for part, mask in zip(shown.split(chunk, dim=1), hidden.split(chunk, dim=1), strict=True):
-            logits_fn, keep = model_logits(model, Cond(), (part.shape[1],)), sampling.keep()
+            logits_fn = model_logits(model, Cond(), (part.shape[1],))
             seeds, noise = runs.next()
             done.append(
                 sample_vampnet(
-                    logits_fn if keep is None else filtered_logits(logits_fn, keep),
+                    filtered_logits(logits_fn, sampling.filter),
                     part,
                     mask,
-                    steps=sampling.steps,
-                    temperature=sampling.number("temperature"),
-                    mask_temperature=sampling.number("choice_temperature"),
-                    sample_cutoff=sampling.sample_cutoff,
-                    batch_counts=sampling.batch_counts,
+                    VampNetSampling.of(sampling),
                     seeds=seeds,
                     noise=noise,
                 )

@@ -1,4 +1,4 @@
-"""The engine of the audio tasks: what is hidden is decided window by window, and comes back on the caller's time axis.
+"""The engine of the audio tasks: what is masked is decided window by window, and comes back on the caller's time axis.
 
 The codec may run at another rate and number of channels than the caller. One window of sound is in memory at a time,
 whatever the length of the source.
@@ -9,31 +9,28 @@ Shapes: R results (one a seed), I items a result, C channels of the caller, S sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.published.vampnet.prompt import VampPrompt
-from maskgen.sampling.loop import SampleStep
-from maskgen.sampling.settings import Sampling
-from maskgen.tasks.audio.fades import blend, fill_gap, gap_weights, stitch
+from maskgen.tasks.audio.fades import fill_gap, gap_weights
 from maskgen.tasks.audio.source import Grid, Source, plan_gap
-from maskgen.tasks.conditions.request import Label, Options, Request
+from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.media.audio.files import resample
-from maskgen.tasks.media.windows import windows
+from maskgen.tasks.media.windows import Piece, blend, stitch, windows
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
 __all__ = [
     "LOUDNESS",
-    "Drawing",
-    "Job",
+    "EditPlan",
     "codebooks",
     "codec",
-    "drawing",
     "gap_pieces",
     "regenerate",
     "seconds_to_gap",
@@ -50,7 +47,7 @@ _SILENCE = -70.0  # LUFS: the absolute gate of ITU-R BS.1770-4, below which noth
 
 
 @dataclass(frozen=True)
-class Job:
+class EditPlan:
     """What is to be regenerated.
 
     Attributes:
@@ -59,32 +56,21 @@ class Job:
         gap: first sample and one past the last of what the model must not hear; equal if it may hear everything. It may
             reach beyond the end of the source.
         overlap: frames that neighbouring windows share, less than W.
-        gain: factor for the sound before the codec hears it, undone afterwards; None to measure each window.
+        loudness: LUFS the sound is brought to before the codec hears it (undone afterwards); None leaves it as it is.
+        gain: factor for that; None to measure each window.
     """
 
     grid: Grid
     mask: Tensor
     gap: tuple[int, int]
     overlap: int
+    loudness: float | None = None
     gain: float | None = None
 
     @property
     def frames(self) -> int:
         """T."""
         return self.mask.shape[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How a sound is regenerated, the same for every window.
-
-    Attributes:
-        request: R rows.
-        loudness: LUFS the sound is brought to before the codec hears it (undone afterwards); None leaves it as it is.
-    """
-
-    request: Request
-    loudness: float | None = None
 
 
 def codec(pipe: Pipeline) -> AudioTokenizer:
@@ -101,26 +87,6 @@ def codec(pipe: Pipeline) -> AudioTokenizer:
 def codebooks(pipe: Pipeline) -> int:
     """K of the tokens the pipeline decides: the fine model's if it has one; a coarse model alone leaves finer ones out."""
     return (pipe.fine or pipe.transformer).num_codebooks
-
-
-def drawing(
-    pipe: Pipeline,
-    seeds: Sequence[int] | None,
-    sampling: Sampling | None,
-    label: Label | None,
-    loudness: float | None,
-    callback: Callable[[SampleStep], None] | None,
-) -> Drawing:
-    """The settings of a call as the engine takes them.
-
-    Raises:
-        TypeError: seeds that are no integers.
-        ValueError: no seeds or negative ones, a class that the model does not have, a loudness that is no number.
-    """
-    if loudness is not None and not math.isfinite(loudness):
-        raise ValueError(f"loudness: got {loudness}, expected a number of LUFS such as {LOUDNESS}, or None")
-    options = Options(label=label, seeds=seeds, sampling=sampling, callback=callback)
-    return Drawing(request=pipe.request(options), loudness=loudness)
 
 
 def seconds_to_gap(start: float | None, stop: float, source: Source) -> tuple[int, int]:
@@ -168,134 +134,117 @@ def gap_pieces(
     pipe: Pipeline,
     source: Source,
     gap: tuple[int, int],
-    draw: Drawing,
+    request: Request,
     *,
-    crossfade: float = 0.01,
-    context: float | None = None,
-) -> Iterator[tuple[int, Tensor]]:
+    fade: int,
+    context: int | None = None,
+    loudness: float | None = None,
+) -> Iterator[Piece]:
     """The samples that filling a gap changes, from left to right.
 
     Args:
         pipe: an audio model.
         source: the sound.
         gap: first sample and one past the last; it may begin at the end of the source, which continues it.
-        draw: how tokens are drawn.
-        crossfade: seconds on each side.
-        context: most seconds of surroundings on each side.
+        request: of R rows.
+        fade: samples on each side over which new and old mix.
+        context: most samples of surroundings on each side; None for as many as fit.
+        loudness: see ``EditPlan``; the surroundings are measured as a whole.
 
     Yields:
         (first sample, float32 ``[R, C, s]``), each starting where the last one ended.
     """
-    fade = seconds_to_samples("crossfade", crossfade, source.sample_rate, least=0)
     tokenizer, window = codec(pipe), pipe.axes[0]
     hop = Fraction(tokenizer.stride[0] * source.sample_rate, tokenizer.sample_rate)
-    most = (
-        None
-        if context is None
-        else math.ceil(seconds_to_samples("context", context, source.sample_rate, least=0) / hop)
-    )
-    grid, before, inside, after = plan_gap(gap, source.frames, hop, window, most)
+    reach = None if context is None else math.ceil(context / hop)
+    grid, before, inside, after = plan_gap(gap, source.frames, hop, window, reach)
     mask = torch.zeros(1, before + inside + after, codebooks(pipe), dtype=torch.bool)
     mask[:, before : before + inside] = True
     end = grid.sample(mask.shape[1])
     # Where nothing follows the gap, what the last frame reaches over is gap as well, not silence to be heard.
     deaf = (gap[0], max(gap[1], end) if gap[1] >= source.frames else gap[1])
     around = [(grid.origin, gap[0]), (gap[1], min(end, source.frames))]
-    job = Job(grid, mask, deaf, window // 2, _gain([source.read(a, b - a) for a, b in around if a < b], source, draw))
+    gain = _gain([source.read(a, b - a) for a, b in around if a < b], source, loudness)
+    plan = EditPlan(grid, mask, deaf, window // 2, loudness, gain)
     first = max(gap[0] - fade, grid.origin)
     last = max(gap[1], min(gap[1] + fade, end, source.frames))
     weight = gap_weights(gap[0] - first, gap[1] - gap[0], last - gap[1])
-    for begin, piece in stitch(regenerate(pipe, source, job, draw), fade):
+    for begin, piece in stitch(regenerate(pipe, source, plan, request), width=fade):
         low, high = max(begin, first), min(begin + piece.shape[-1], last)
         if low < high:
             part = weight[low - first : high - first]
-            known = min(high, source.frames) - low
+            given = min(high, source.frames) - low
             old = torch.zeros(source.channels, high - low)
-            if known > 0:
-                old[:, :known] = source.read(low, known)
+            if given > 0:
+                old[:, :given] = source.read(low, given)
             yield low, blend(old, piece[..., low - begin : high - begin], part)
 
 
 def vary_pieces(
-    pipe: Pipeline,
-    source: Source,
-    draw: Drawing,
-    *,
-    period: int = 7,
-    keep_codebooks: int | None = None,
-    onset_width: int = 0,
-    crossfade: float = 0.01,
-) -> Iterator[tuple[int, Tensor]]:
+    pipe: Pipeline, source: Source, prompt: VampPrompt, request: Request, *, fade: int, loudness: float | None = None
+) -> Iterator[Piece]:
     """The samples of a variation of a whole sound, from left to right; see ``maskgen.tasks.audio.infilling.vary``.
 
     Args:
         pipe: an audio model.
         source: the sound.
-        draw: how tokens are drawn.
-        period: frames between two that are kept; 0 keeps none, 1 all.
-        keep_codebooks: how many codebooks of a kept frame are kept; None for all.
-        onset_width: frames kept on each side of an onset; 0 for none.
-        crossfade: seconds over which neighbouring windows change over.
+        prompt: which tokens are kept.
+        request: of R rows.
+        fade: samples over which neighbouring windows change over.
+        loudness: see ``EditPlan``.
 
     Yields:
         (first sample, float32 ``[R, C, s]``), each starting where the last one ended.
-
-    Raises:
-        ValueError: a number out of range.
     """
-    books, tokenizer, window = codebooks(pipe), codec(pipe), pipe.axes[0]
-    kept = books if keep_codebooks is None else keep_codebooks
-    if not 0 <= kept <= books:
-        raise ValueError(f"keep_codebooks: got {kept}, expected 0 to {books}, the model's codebooks")
-    prompt = VampPrompt(period=period, onset_width=onset_width, hide_from=kept)
-    fade = seconds_to_samples("crossfade", crossfade, source.sample_rate, least=0)
+    tokenizer, window = codec(pipe), pipe.axes[0]
     grid = Grid(0, Fraction(tokenizer.stride[0] * source.sample_rate, tokenizer.sample_rate))
     frames = math.ceil(source.frames / grid.hop)
-    onsets = _onset_frames(source, tokenizer, grid, frames) if onset_width else []
-    mask = prompt.mask(prompt.draw((len(draw.request.seeds), frames, books), draw.request.seeds), onsets)
-    for begin, piece in stitch(regenerate(pipe, source, Job(grid, mask, (0, 0), window // 4), draw), fade):
+    onsets = _onset_frames(source, tokenizer, grid, frames) if prompt.onset_width else []
+    mask = prompt.mask(prompt.noise((len(request.seeds), frames, codebooks(pipe)), request.seeds), onsets)
+    plan = EditPlan(grid, mask, (0, 0), window // 4, loudness)
+    for begin, piece in stitch(regenerate(pipe, source, plan, request), width=fade):
         if begin < source.frames:
             yield begin, piece[..., : source.frames - begin]
 
 
-def regenerate(pipe: Pipeline, source: Source, job: Job, drawing: Drawing) -> Iterator[tuple[int, Tensor]]:
-    """Decide what a job hides, window by window from the left.
+def regenerate(pipe: Pipeline, source: Source, plan: EditPlan, request: Request) -> Iterator[Piece]:
+    """Decide the tokens that a plan masks, window by window from the left.
 
-    Tokens that a window shares with the one before it are known to it, decided ones too, so the music goes on. Window
-    number n of a result with seed s is drawn with ``item_seed(s, n)``. Channels that the codec does not know are items of
+    Tokens that a window shares with the one before it are given to it, decided ones too, so the music goes on. Window
+    number n of a result with seed s is sampled with ``item_seed(s, n)``. Channels that the codec does not know are items of
     their own with the same seed (two equal channels stay equal); a mono sound on a stereo codec is doubled, and the
     result averaged.
 
     Args:
         pipe: an audio model.
         source: the sound.
-        job: what is hidden.
-        drawing: how tokens are drawn.
+        plan: what is masked.
+        request: of R rows.
 
     Yields:
         (first sample, float32 ``[R, C, s]``) of each window, on the caller's time axis; neighbours overlap, see
-        ``maskgen.tasks.audio.fades.stitch``.
+        ``maskgen.tasks.media.windows.stitch``.
     """
-    results = len(drawing.request.seeds)
+    results, items = len(request.seeds), _items(source.channels, codec(pipe).channels)
+    rows = [row for row in range(results) for _ in range(items)]
     decided: Tensor | None = None
-    heard = _Heard(None, None, 1.0 if job.gain is None else job.gain)
+    heard = _Heard(None, None, 1.0 if plan.gain is None else plan.gain)
     before = (0, 0)
-    for number, (first, last) in enumerate(windows(job.frames, pipe.axes[0], job.overlap)):
-        heard = _hear(pipe, source, job, (first, last), drawing, heard)
-        items = _items(source.channels, codec(pipe).channels)
-        shape = (results, items, last - first, job.mask.shape[2])
-        known = torch.zeros(shape, dtype=torch.long) if heard.tokens is None else heard.tokens.expand(shape).clone()
-        hidden = job.mask[:, None, first:last].expand(shape).clone()
+    for number, (first, last) in enumerate(windows(plan.frames, pipe.axes[0], plan.overlap)):
+        heard = _hear(pipe, source, plan, (first, last), heard)
+        shape = (results, items, last - first, plan.mask.shape[2])
+        tokens = torch.zeros(shape, dtype=torch.long) if heard.tokens is None else heard.tokens.expand(shape).clone()
+        masked = plan.mask[:, None, first:last].expand(shape).clone()
         if decided is not None:
             shared = before[1] - first
-            known[:, :, :shared] = decided[:, :, first - before[0] :]
-            hidden[:, :, :shared] = False
-        request = drawing.request.window(number).rows([row for row in range(results) for _ in range(items)])
-        filled = pipe.fill(known.flatten(0, 1), hidden.flatten(0, 1), request, axes=(last - first,))
-        decided, before = filled.cpu().reshape(shape), (first, last)
+            tokens[:, :, :shared] = decided[:, :, first - before[0] :]
+            masked[:, :, :shared] = False
+        of_items = [rearrange(each, "R I T K -> (R I) T K") for each in (tokens, masked)]
+        filled = pipe.fill(of_items[0], of_items[1], request.window(number).rows(rows), axes=(last - first,))
+        decided, before = rearrange(filled.cpu(), "(R I) T K -> R I T K", R=results), (first, last)
         scale = None if heard.scale is None else heard.scale.repeat(results)
         sound = pipe.decode(filled, (last - first,), scale) / heard.gain
-        begin, end = job.grid.sample(first), job.grid.sample(last)
+        begin, end = plan.grid.sample(first), plan.grid.sample(last)
         yield begin, _from_codec(sound, codec(pipe).sample_rate, source, results, end - begin)
 
 
@@ -308,26 +257,26 @@ class _Heard:
     gain: float
 
 
-def _hear(pipe: Pipeline, source: Source, job: Job, span: tuple[int, int], drawing: Drawing, before: _Heard) -> _Heard:
+def _hear(pipe: Pipeline, source: Source, plan: EditPlan, span: tuple[int, int], before: _Heard) -> _Heard:
     """Encode what a window may hear of the source; a window inside the gap goes on as loud as the one before it."""
-    begin, end = job.grid.sample(span[0]), job.grid.sample(span[1])
+    begin, end = plan.grid.sample(span[0]), plan.grid.sample(span[1])
     stop = min(end, source.frames)
-    first, last = (min(max(place - begin, 0), end - begin) for place in job.gap)
+    first, last = (min(max(edge - begin, 0), end - begin) for edge in plan.gap)
     if stop <= begin or (first == 0 and last >= stop - begin):
         return _Heard(None, before.scale, before.gain)
     sound = source.read(begin, stop - begin).to(torch.float32)
     if last > first:
         sound = fill_gap(torch.nn.functional.pad(sound, (0, max(last - sound.shape[1], 0))), first, last)
-    gain = _gain([sound], source, drawing) if job.gain is None else job.gain
+    gain = _gain([sound], source, plan.loudness) if plan.gain is None else plan.gain
     tokenizer = codec(pipe)
     batch = _to_codec(sound * gain, source.sample_rate, tokenizer, (span[1] - span[0]) * tokenizer.stride[0])
     tokens, scale = pipe.encode_scaled(batch)
-    return _Heard(tokens[..., : job.mask.shape[2]].cpu(), scale, gain)
+    return _Heard(tokens[..., : plan.mask.shape[2]].cpu(), scale, gain)
 
 
-def _gain(parts: list[Tensor], source: Source, drawing: Drawing) -> float:
-    """Factor that brings a sound to the wanted LUFS with no sample beyond 1, as VampNet does; 1 for silence."""
-    if drawing.loudness is None or not parts:
+def _gain(parts: list[Tensor], source: Source, target: float | None) -> float:
+    """Factor that brings a sound to a loudness in LUFS with no sample beyond 1, as VampNet does; 1 for silence."""
+    if target is None or not parts:
         return 1.0
     from maskgen.tasks.media.audio.features import loudness
 
@@ -335,28 +284,27 @@ def _gain(parts: list[Tensor], source: Source, drawing: Drawing) -> float:
     level = loudness(sound, source.sample_rate)
     if level <= _SILENCE:
         return 1.0
-    gain = 10.0 ** ((drawing.loudness - level) / 20)
+    gain = 10.0 ** ((target - level) / 20)
     return gain / max(1.0, float(sound.abs().max()) * gain)
 
 
-def _items(channels: int, wanted: int) -> int:
+def _items(channels: int, codec_channels: int) -> int:
     """Items a result is made of: one for each channel if the codec is mono, else one."""
-    return channels if wanted == 1 else 1
+    return channels if codec_channels == 1 else 1
 
 
 def _to_codec(sound: Tensor, sample_rate: int, tokenizer: AudioTokenizer, length: int) -> Tensor:
     """``[C, S]`` at the caller's rate -> ``[I, C', length]`` at the codec's, cropped or padded with silence."""
-    wanted = tokenizer.channels
-    items = sound[:, None] if wanted == 1 else sound.expand(wanted, -1)[None]
-    rows = resample(items.flatten(0, 1), sample_rate, tokenizer.sample_rate).unflatten(0, items.shape[:2])
+    channels = tokenizer.channels
+    items = rearrange(sound, "I S -> I 1 S") if channels == 1 else sound.expand(channels, -1)[None]
+    rows = resample(items, sample_rate, tokenizer.sample_rate)
     return torch.nn.functional.pad(rows[..., :length], (0, max(length - rows.shape[-1], 0)))
 
 
 def _from_codec(sound: Tensor, rate: int, source: Source, results: int, length: int) -> Tensor:
     """``[R x I, C', S']`` at the codec's rate -> ``[R, C, length]`` at the caller's."""
-    rows = resample(sound.flatten(0, 1), rate, source.sample_rate)
-    rows = torch.nn.functional.pad(rows[:, :length], (0, max(length - rows.shape[-1], 0)))
-    found = rows.unflatten(0, (results, -1))
+    found = rearrange(resample(sound, rate, source.sample_rate), "(R I) C S -> R (I C) S", R=results)
+    found = torch.nn.functional.pad(found[..., :length], (0, max(length - found.shape[-1], 0)))
     return found if found.shape[1] == source.channels else found.mean(1, keepdim=True)
 
 

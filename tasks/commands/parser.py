@@ -1,8 +1,19 @@
-"""How a typed function becomes a sub-command: jsonargparse, with mistakes in one line."""
+"""How a typed function becomes a sub-command: jsonargparse, with mistakes in one line.
+
+A command's keyword-only parameters are its options. Options that several commands have stand once, as the fields of a frozen
+dataclass; a command takes one as a parameter before the ``*``, and its fields appear flat beside the command's own, on the
+command line and in YAML, with their help from the ``Attributes`` of its docstring and those of its bases:
+
+    def loop_command(run: EditRun, *, audio: Path, seam: float = 0.5) -> None:  # --audio --seam --model --seed --out ...
+
+A keyword-only parameter that is a dataclass is a group instead: ``clip: ClipOptions`` gives ``--clip.start``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import re
 import sys
 import tempfile
@@ -12,28 +23,65 @@ from typing import Any, NoReturn, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-import maskgen.models.modern
-import maskgen.published.vampnet.transformer
-import maskgen.tasks.data.audio.folders
-import maskgen.tasks.data.audio.melodies
-import maskgen.tasks.data.images.cifar10
-import maskgen.tasks.data.images.digits
-import maskgen.tasks.data.images.hub
-import maskgen.tasks.data.images.shards
-import maskgen.tasks.data.tokens.shards
-import maskgen.tasks.data.video.folders
-import maskgen.tasks.data.video.moving_digits
-import maskgen.tokenizers.video.vq3d  # noqa: F401
+from maskgen.checkpoint import known_classes
+from maskgen.former import current_path
+from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
+from maskgen.tasks.commands.messages import nearest_classes, one_line
 
-__all__ = ["Leaf", "Parser", "build_parser", "one_line", "run"]
+__all__ = ["ByClass", "Command", "Leaf", "Parser", "build_parser", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
-
+_PLAIN = (int, float, str, bool)
 
 _GROUPS = {
     "train": "Train a tokenizer, then a transformer on its tokens.",
     "evaluate": "Measure samples, a model or a tokenizer.",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ByClass:
+    """A command one of whose settings has the type that another one's class asks for.
+
+    Attributes:
+        function: the command.
+        option: names the class.
+        base: what the class is derived from.
+        setting: whose type follows.
+        kind: the type for a class; None stands for no class, or none that can be found.
+        check: refuses a class.
+        example: import path of a class, for an error.
+    """
+
+    function: Callable[..., Any]
+    option: str
+    base: type
+    setting: str
+    kind: Callable[[Any], type]
+    check: Callable[[Any], None]
+    example: str
+
+    def settle(self, leaf: Leaf, mentioned: Mapping[str, Any]) -> None:
+        """Add the setting to the parser of a command line."""
+        name = mentioned.get(f"{self.option}.class_path", mentioned.get(self.option))
+        inner = [key for key in mentioned if key.startswith(f"{self.option}.")]
+        if inner and not isinstance(name, str):
+            leaf.error(
+                f"{self.option}: got settings ({inner[0]}) without a class; name one, as in "
+                f"{self.option}: {{class_path: {self.example}, init_args: {{config: ...}}}}"
+            )
+        chosen = None if not isinstance(name, str) else _class_named(name, self.base)
+        try:
+            if chosen is not None:
+                self.check(chosen)
+            kind = self.kind(chosen)
+        except (TypeError, ValueError) as error:
+            leaf.error(f"{self.option}: {error}")
+        leaf.add_class_arguments(kind, self.setting)
+        leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
+
+
+Command = Callable[..., Any] | ByClass
 
 
 class Parser(ArgumentParser):
@@ -43,7 +91,11 @@ class Parser(ArgumentParser):
         """See ``jsonargparse.ArgumentParser``; ``--per-class`` is the same as ``--per_class``."""
         given = args[0] if args else kwargs.pop("args", None)
         words = sys.argv[1:] if given is None else given
-        return super().parse_args([_underscored(word) for word in words], *args[1:], **kwargs)
+        return super().parse_args([current_paths(_underscored(word)) for word in words], *args[1:], **kwargs)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """See ``jsonargparse.ArgumentParser``; config files come here, too, in which classes may have their former paths."""
+        return super().parse_string(current_paths(content), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where to read more, and leave with status 2."""
@@ -61,9 +113,20 @@ class Leaf(Parser):
     """
 
     kinds: dict[str, Any] | None = None  # type of each argument
+    by_class: ByClass | None = None
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """As ``Parser``; of a class that does not exist, those that are meant perhaps."""
+        super().error(nearest_classes(message, self.kinds or {}) or message, ex)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
+        mentioned = mentioned_settings([_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()])
+        for former, now in former_options(self.kinds or {}, mentioned).items():
+            self.error(f"{former}: this option is called {now} now")
+        if self.by_class is not None:
+            self.by_class.settle(self, mentioned)
+            self.by_class = None
         try:
             found: Namespace = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
@@ -76,7 +139,7 @@ class Leaf(Parser):
         return found
 
 
-def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
+def build_parser(commands: Mapping[str, Command]) -> ArgumentParser:
     """The parser of a table of commands, whose names may have two words."""
     set_parsing_settings(docstring_parse_style=None)
     parser = Parser(
@@ -89,26 +152,36 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
             parser_of_group = Parser(description=description)
             top.add_subcommand(group, parser_of_group, help=description)
             groups[group] = parser_of_group.add_subcommands(required=True)
-    for name, function in commands.items():
+    for name, command in commands.items():
         group, _, own = name.rpartition(" ")
+        by_class = command if isinstance(command, ByClass) else None
+        function = _function_of(command)
+        skipped: set[str | int] = {"say"} if by_class is None else {"say", by_class.setting}
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
-        leaf.add_function_arguments(function, skip={"say"})
-        leaf.kinds = get_type_hints(function)
+        shared = _shared_options(function)
+        leaf.add_function_arguments(function, skip={*skipped, *shared})
+        leaf.kinds, leaf.by_class = _kinds(function), by_class
+        for kind in shared.values():
+            leaf.add_class_arguments(kind)
+            leaf.kinds |= _kinds(kind)
         groups[group].add_subcommand(own, leaf, help=summary)
         if name == "demo":  # complete by itself, and the group of the other demos
             groups[name] = leaf.add_subcommands(required=False, dest=_MODALITY)
     return parser
 
 
-def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) -> None:
+def run(argv: Sequence[str] | None, commands: Mapping[str, Command]) -> None:
     """Parse a command line and carry it out; errors are raised.
 
     Args:
         argv: arguments without the program's name; ``sys.argv`` if None.
         commands: functions by their names.
     """
+    former = " ".join(list(sys.argv[1:] if argv is None else argv)[:2])
+    if former in FORMER_COMMANDS:
+        raise ValueError(f"{former}: is `maskgen {FORMER_COMMANDS[former]}` now")
     parser = build_parser(commands)
     parsed = parser.instantiate(parser.parse_args(argv))
     name = parsed.subcommand
@@ -120,13 +193,45 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
     if values.get("out") is not None:
         _check_writable(values["out"])
-    commands[name](**values)
+    function = _function_of(commands[name])
+    for parameter, kind in _shared_options(function).items():
+        values[parameter] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
+    function(**values)
+
+
+def _function_of(command: Command) -> Callable[..., Any]:
+    return command.function if isinstance(command, ByClass) else command
+
+
+def _shared_options(function: Callable[..., Any]) -> dict[str, Any]:
+    """The dataclasses whose fields are options of a command, by the parameters before its ``*``."""
+    kinds = get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: kinds[one.name] for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD}
+
+
+def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """Types of parameters by name, without plain ones that have no default: jsonargparse refuses to go without those."""
+    kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
+    return {
+        one.name: kinds[one.name] for one in parameters if one.default is not one.empty or kinds[one.name] not in _PLAIN
+    }
 
 
 def _underscored(word: str) -> str:
     """Options are named like Python arguments; people also write them with dashes."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
+
+
+def _class_named(name: str, base: type) -> type | None:
+    """A class by its import path, or one of the known ones by its own name; None if there is none."""
+    module, _, own = (current_path(name) if "." in name else known_classes(base).get(name, "")).rpartition(".")
+    try:
+        found: Any = getattr(importlib.import_module(module), own, None) if module else None
+    except ImportError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, base) else None
 
 
 def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:
@@ -139,12 +244,18 @@ def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> N
             value = value.get("init_args")
             key += ".init_args"
         if isinstance(value, Namespace):
-            _check_values(get_type_hints(kind.__init__) if isinstance(kind, type) else {}, value, f"{key}.")  # type: ignore[misc]
+            _check_values(_kinds_of(kind) if isinstance(kind, type) else {}, value, f"{key}.")
         elif dataclasses.is_dataclass(kind):
             expected = ", ".join(field.name for field in dataclasses.fields(kind))
             raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
-        elif value is None and kind in (int, float, str, bool):
+        elif value is None and kind in _PLAIN:
             raise TypeError(f"{key}: got nothing, expected {kind.__name__}; leave the key out for its default")
+
+
+def _kinds_of(kind: type) -> dict[str, Any]:
+    """Types of what a class takes; data sets take those of their ``rules`` as well, see ``SignalData``."""
+    rules = getattr(kind, "rules", None)
+    return get_type_hints(kind.__init__) | (get_type_hints(rules) if isinstance(rules, type) else {})  # type: ignore[misc]
 
 
 def _check_writable(out: Path) -> None:
@@ -157,25 +268,3 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"out: cannot write to {out} ({error.strerror}); name another folder") from None
-
-
-def one_line(text: str) -> str:
-    """Without line breaks and without what jsonargparse says about types that nobody asked for."""
-    noise = ("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:")
-    kept: list[str] = []
-    for line in text.splitlines():
-        bare = line.strip().removeprefix("- ")
-        value = bare.removeprefix("Given value: ")
-        if (
-            bare.startswith(noise)
-            or bare == "Expected a <class 'NoneType'>"
-            or value.startswith(("NestedArg", "Namespace"))
-        ):
-            continue
-        if value == bare or not kept:
-            kept.append(bare)
-        else:
-            kept[-1] += f", got {value}"
-    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
-    line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
-    return line.replace(". Got value: ", ", got ").removesuffix(".")

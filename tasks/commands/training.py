@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import maskgen.models.modern
 import maskgen.published.vampnet.transformer
 import maskgen.tasks.data.audio.folders
@@ -16,24 +13,36 @@ import maskgen.tasks.data.images.shards
 import maskgen.tasks.data.tokens.shards
 import maskgen.tasks.data.video.folders
 import maskgen.tasks.data.video.moving_digits
-import maskgen.tokenizers.video.vq3d  # noqa: F401
+import maskgen.tokenizers.audio
+import maskgen.tokenizers.image
+import maskgen.tokenizers.magvit2
+import maskgen.tokenizers.video  # noqa: F401
+from maskgen.tasks.commands.parser import ByClass, Command
 from maskgen.tasks.commands.tokenize import tokenize_data
 from maskgen.tasks.evaluation.features.train_classifier import train_classifier
-from maskgen.tasks.training.codec import train_codec
 from maskgen.tasks.training.critic import train_critic
-from maskgen.tasks.training.image import train_tokenizer
+from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
-from maskgen.tasks.training.video import train_video_tokenizer, train_video_transformer
+from maskgen.tasks.training.video import train_video_transformer
+from maskgen.tokenizers.base import Tokenizer, check_contract
+from maskgen.tokenizers.training.reconstruction import ReconstructionSettings
+from maskgen.tokenizers.training.settings import loss_settings
 
 __all__ = ["TRAINING"]
 
-TRAINING: dict[str, Callable[..., Any]] = {
-    "train tokenizer": train_tokenizer,
-    "train codec": train_codec,
+TRAINING: dict[str, Command] = {
+    "train tokenizer": ByClass(
+        train_tokenizer,
+        option="tokenizer",
+        base=Tokenizer,
+        setting="loss",
+        kind=lambda kind: ReconstructionSettings if kind is None else loss_settings(kind),
+        check=check_contract,
+        example="maskgen.tokenizers.image.VQGAN",
+    ),
     "train classifier": train_classifier,
     "train transformer": train_transformer,
     "train critic": train_critic,
-    "train video-tokenizer": train_video_tokenizer,
     "train video-transformer": train_video_transformer,
     "tokenize": tokenize_data,
 }

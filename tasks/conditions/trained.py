@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from maskgen.sampling.commit import Prompt
@@ -60,11 +59,11 @@ class TrainedTasks:
         found = [named_task(name) for name in self.names]
         return sorted({task.frames for task in found if task.kind == kind and task.region in _BY_FRAMES})
 
-    def check(self, kinds: Sequence[Prompt], what: str) -> None:
+    def check(self, kind: Prompt, what: str) -> None:
         """Refuse what the model never learned, whose results would be noise.
 
         Args:
-            kinds: tasks of any of these kinds will do.
+            kind: of the task.
             what: is asked of the model.
 
         Raises:
@@ -73,8 +72,8 @@ class TrainedTasks:
         learned = {named_task(name).kind for name in self.names}
         if self.unconditional:
             learned.add(Prompt.FULL_GENERATION)
-        if self.names and not learned & set(kinds):
-            able = ", ".join(label for label, task in VIDEO_TASKS.items() if task.kind in kinds)
+        if self.names and kind not in learned:
+            able = ", ".join(label for label, task in VIDEO_TASKS.items() if task.kind == kind)
             raise ValueError(
                 f"{what}: this model was trained on {', '.join(self.names)}; expected one that was trained on any of {able}"
             )

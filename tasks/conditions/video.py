@@ -24,7 +24,15 @@ from torch import Tensor
 from maskgen.sampling.commit import Prompt
 from maskgen.tokenizers.video.base import VideoTokenizer, check_video
 
-__all__ = ["VIDEO_TASKS", "TokenCells", "VideoCondition", "VideoTask", "condition_from_mask", "video_task"]
+__all__ = [
+    "VIDEO_TASKS",
+    "TokenCells",
+    "VideoCondition",
+    "VideoTask",
+    "condition_from_mask",
+    "spread_edges",
+    "video_task",
+]
 
 Region = Literal["none", "first", "ends", "latent", "central", "vertical", "horizontal", "strip", "window", "quarter"]
 
@@ -83,7 +91,7 @@ class TokenCells:
             signal_shape[2],
         ]
         rows, columns = (
-            tuple(min(place * stride, length) for place in range(side + 1))
+            tuple(min(cell * stride, length) for cell in range(side + 1))
             for side, stride, length in zip(sides, tokenizer.stride[1:], signal_shape[3:], strict=True)
         )
         return cls(frames=tuple(edges), rows=rows, columns=columns)
@@ -93,7 +101,7 @@ class TokenCells:
         """Cells of one size: grid (t, h, w) over a clip of size (T, H, W); the last of an axis may be smaller."""
         strides = [-(-length // count) for length, count in zip(size, axes, strict=True)]
         frames, rows, columns = (
-            tuple(min(place * stride, length) for place in range(count + 1))
+            tuple(min(cell * stride, length) for cell in range(count + 1))
             for count, stride, length in zip(axes, strides, size, strict=True)
         )
         return cls(frames=frames, rows=rows, columns=columns)
@@ -197,9 +205,7 @@ class VideoTask:
         if self.region in ("none", "latent"):
             return torch.zeros(1, 1, 1, dtype=torch.bool)
         if self.region in ("first", "ends"):
-            places = torch.arange(length)
-            ends = places >= length - self.frames if self.region == "ends" else False
-            return ((places < self.frames) | ends)[:, None, None]
+            return self._ends(length, self.frames)
         rows, columns = torch.arange(height)[:, None], torch.arange(width)
         upright = (rows >= height // 4) & (rows < height // 4 + height // 2)
         across = (columns >= width // 4) & (columns < width // 4 + width // 2)
@@ -220,9 +226,13 @@ class VideoTask:
         count, length = self.latent_frames or 1, cells.axes[0]
         if self.latent_frames is None and self.region != "latent":
             return cells.holding(pixels.expand(cells.size)).any(2, keepdim=True).any(1, keepdim=True)
-        places = torch.arange(length)
-        ends = places >= length - count if self.region == "ends" else False
-        return ((places < count) | ends)[:, None, None]
+        return self._ends(length, count)
+
+    def _ends(self, length: int, count: int) -> Tensor:
+        """Bool ``[length, 1, 1]``, True for ``count`` frames at the start, and at the end for the region ``ends``."""
+        index = torch.arange(length)
+        last = index >= length - count if self.region == "ends" else False
+        return ((index < count) | last)[:, None, None]
 
     def _padded(self, clip: Tensor, given: Tensor) -> Tensor:
         if self.padding == "clip":
@@ -230,7 +240,7 @@ class VideoTask:
         if self.padding == "time":
             return _fade_frames(clip, given.flatten(1).any(1))
         if self.padding == "edge":
-            return _spread_edges(clip, given[0])
+            return spread_edges(clip, given[0])
         return torch.where(given.to(clip.device), clip, 0)
 
 
@@ -321,7 +331,7 @@ def _check_clip(clip: Tensor, cells: TokenCells) -> None:
 
 
 def _sweep(way: int, steps: int) -> list[int]:
-    """Places on an even way from 0 to ``way``, rounded half to even as the official code does."""
+    """Numbers on an even way from 0 to ``way``, rounded half to even as the official code does."""
     return [round(Fraction(way * step, max(1, steps - 1))) for step in range(steps)]
 
 
@@ -334,18 +344,18 @@ def _fade_frames(clip: Tensor, whole: Tensor) -> Tensor:
     """
     given = whole.nonzero()[:, 0].tolist()
     before, after, weights = [], [], []
-    for place in range(len(whole)):
-        left = max((frame for frame in given if frame <= place), default=given[0])
-        right = min((frame for frame in given if frame >= place), default=given[-1])
+    for index in range(len(whole)):
+        left = max((frame for frame in given if frame <= index), default=given[0])
+        right = min((frame for frame in given if frame >= index), default=given[-1])
         before.append(left)
         after.append(right)
-        weights.append((place - left) / (right - left) if right > left else 0.0)
+        weights.append((index - left) / (right - left) if right > left else 0.0)
     weight = torch.tensor(weights, dtype=clip.dtype, device=clip.device)[:, None, None]
     faded = clip[:, :, before] * (1 - weight) + clip[:, :, after] * weight
     return torch.where(weight == 0, clip[:, :, before], faded)
 
 
-def _spread_edges(clip: Tensor, inside: Tensor) -> Tensor:
+def spread_edges(clip: Tensor, inside: Tensor) -> Tensor:
     """Every pixel outside of a rectangle from the nearest one inside.
 
     Args:
@@ -353,8 +363,8 @@ def _spread_edges(clip: Tensor, inside: Tensor) -> Tensor:
         inside: bool ``[H, W]``, a rectangle.
     """
     rows, columns = (inside.any(axis).nonzero()[:, 0] for axis in (1, 0))
-    places = [
+    nearest = [
         torch.arange(length).clamp(int(side[0]), int(side[-1])).to(clip.device)
         for side, length in zip((rows, columns), inside.shape, strict=True)
     ]
-    return clip[..., places[0][:, None], places[1]]
+    return clip[..., nearest[0][:, None], nearest[1]]

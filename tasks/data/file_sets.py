@@ -7,78 +7,117 @@ from __future__ import annotations
 
 import hashlib
 import random
-import warnings
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from maskgen.data import Batch
+from maskgen.tasks.data.base import SignalData
+from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
 
-__all__ = ["FileSource", "LeftOut", "class_folders", "class_of", "held_out", "path_number"]
+__all__ = ["FileData", "FileRules", "FileSource", "path_number"]
 
 
-class LeftOut:
-    """Files that cannot be used, with the reasons; too many of them are an error.
+@dataclass(frozen=True, kw_only=True)
+class FileRules:
+    """What becomes of the files of a data set.
 
-    Args:
-        root: the folder or archive, named in errors.
-        total: how many files there are.
-        broken: share of them that may be left out.
+    Attributes:
+        held_out: share of them for ``test``.
+        labels: whether the folders directly below the root are classes.
+        broken: share of them that may be unreadable.
     """
 
-    def __init__(self, root: Path, total: int, broken: float) -> None:
-        self.root, self.total, self.broken = root, total, broken
-        self.reasons: dict[str, str] = {}
+    held_out: float = 0.02
+    labels: bool = False
+    broken: float = 0.2
 
-    def check(self) -> None:
-        """Refuse a data set of which too much is broken.
+    def __post_init__(self) -> None:
+        if not (0 <= self.held_out < 1 and 0 <= self.broken < 1):
+            raise ValueError(f"held_out, broken: got {self.held_out}, {self.broken}, expected shares from 0 to below 1")
+
+
+class FileData(SignalData):
+    """A data set of media files: one example a file, some files held out, broken ones left out.
+
+    Whether a file is held out depends on a hash of its path below the root alone: files that are added move no other.
+
+    Files that cannot be used are left out: at the start those that do not open, later those that turn out damaged, whose
+    place another file of the same half takes. ``skipped`` names them all; too many are an error.
+
+    Attributes:
+        broken: the files left out.
+    """
+
+    rules = FileRules
+    broken: BrokenExamples
+
+    @abstractmethod
+    def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
+        """The example of a file.
+
+        Args:
+            name: path below the root.
+            seed: all the randomness there is.
+            fixed: for held-out files, see the data set.
 
         Raises:
-            ValueError: naming some of the files.
+            ValueError: a file that cannot be read.
         """
-        if len(self.reasons) > self.broken * self.total or len(self.reasons) == self.total:
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the folders directly below the root, sorted; empty without ``labels``."""
+        return self._classes
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Path and reason of each file left out so far."""
+        return list(self.broken.reasons.items())
+
+    def train(self) -> FileSource:
+        """One random excerpt of each file that is not held out."""
+        return self._train
+
+    def test(self) -> FileSource | None:
+        """One excerpt of each held-out file, always the same; None if no file is held out."""
+        return self._test
+
+    def log_skipped(self, path: Path) -> None:
+        """See ``SignalData``."""
+        self.broken.keep(path)
+
+    def _arrange(self, root: Path, listed: Sequence[str], try_out: Callable[[str], None], rules: FileRules) -> None:
+        """Sort the files out.
+
+        Args:
+            root: their folder or archive.
+            listed: paths below it.
+            try_out: raises a ``ValueError`` for a file that cannot be used.
+            rules: what becomes of them.
+        """
+        limit = Tolerance(place=str(root), total=len(listed), share=rules.broken, fault="files cannot be used")
+        self.broken, names, found = BrokenExamples(limit), list[str](), list[Broken]()
+        for name in listed:
+            try:
+                try_out(name)
+                names.append(name)
+            except ValueError as error:
+                found.append(Broken(name, str(error)))
+        self.broken.begin(found, stacklevel=3)
+        self._classes = _class_folders(names, root) if rules.labels else ()
+        kept = [name for name in names if not path_number(name) < rules.held_out * 2**63]
+        if not kept:
             raise ValueError(
-                f"{self.root}: {len(self.reasons)} of {self.total} files cannot be used, expected at most a share of "
-                f"{self.broken:g} (broken): {self._named()}"
+                f"{root}: all {len(names)} files are held out; lower held_out = {rules.held_out} or add files"
             )
-
-    def warn(self, *, stacklevel: int) -> None:
-        """Say what was left out at the start, if anything was."""
-        if self.reasons:
-            told = f"{self.root}: {len(self.reasons)} of {self.total} files left out: {self._named()}"
-            warnings.warn(told, stacklevel=stacklevel + 1)
-
-    def add(self, name: str, reason: str) -> None:
-        """Note a file that turned out damaged, and warn about it the first time.
-
-        Raises:
-            ValueError: there are too many of them by now.
-        """
-        if name not in self.reasons:
-            self.reasons[name] = reason
-            self.check()
-            warnings.warn(f"left out: {reason}", stacklevel=4)
-
-    def _named(self) -> str:
-        return "; ".join(list(self.reasons.values())[:3])
-
-
-class _Examples(Protocol):
-    """A data set of files."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def left_out(self) -> LeftOut: ...
-
-    def example(self, name: str, seed: int, *, fixed: bool) -> Tensor: ...
+        test = sorted(set(names) - set(kept))
+        self._train = FileSource(self, kept, fixed=False)
+        self._test = FileSource(self, test, fixed=True) if test else None
 
 
 class FileSource:
@@ -90,7 +129,7 @@ class FileSource:
         fixed: the same example of a file whatever the seed: its seed is then ``path_number``.
     """
 
-    def __init__(self, data: _Examples, names: Sequence[str], *, fixed: bool) -> None:
+    def __init__(self, data: FileData, names: Sequence[str], *, fixed: bool) -> None:
         self.data, self.names, self.fixed = data, list(names), fixed
 
     def __len__(self) -> int:
@@ -105,31 +144,35 @@ class FileSource:
         found = [self._example(index, seed) for index, seed in zip(indices, seeds, strict=True)]
         batch = {self.data.key: torch.stack([signal for signal, _ in found])}
         if self.data.class_names:
-            batch["labels"] = torch.tensor([self.data.class_names.index(class_of(name)) for _, name in found])
+            batch["labels"] = torch.tensor([self.data.class_names.index(_class_of(name)) for _, name in found])
         return batch
 
     def _example(self, index: int, seed: int) -> tuple[Tensor, str]:
-        name = self.names[index]
+        name, broken = self.names[index], self.data.broken
         draw = random.Random(f"{path_number(name) if self.fixed else seed} stands in")
         while True:
             try:
                 own = path_number(name) if self.fixed else seed
                 return self.data.example(name, own, fixed=self.fixed), name
             except ValueError as error:
-                self.data.left_out.add(name, str(error))
-            reasons: Mapping[str, str] = self.data.left_out.reasons
-            if set(self.names) <= reasons.keys():
+                broken.add(Broken(name, str(error)))
+            if set(self.names) <= broken.reasons.keys():
                 raise ValueError(f"all {len(self.names)} files of this half are damaged, such as {name}; replace them")
             # Which file stands in depends on the seed and on the files, not on what was read before.
             name = draw.choice(self.names)
 
 
-def class_of(name: str) -> str:
+def path_number(name: str) -> int:
+    """A number in [0, 2^63) that depends on the path alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def _class_of(name: str) -> str:
     """The folder directly below the root that a path lies in."""
     return PurePosixPath(name).parts[0]
 
 
-def class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:
+def _class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:
     """The folders directly below the root, sorted: one class each.
 
     Raises:
@@ -138,21 +181,4 @@ def class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:
     loose = [name for name in names if "/" not in name]
     if loose:
         raise ValueError(f"{root}: got {loose[0]} outside of any folder, expected one folder a class with labels=True")
-    return tuple(sorted({class_of(name) for name in names}))
-
-
-def path_number(name: str) -> int:
-    """A number in [0, 2^63) that depends on the path alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-
-
-def held_out(names: Sequence[str], share: float, root: Path) -> tuple[list[str], list[str]]:
-    """Names to train on and names held out, by a hash of each: files that are added move no other.
-
-    Raises:
-        ValueError: all are held out.
-    """
-    kept = [name for name in names if not path_number(name) < share * 2**63]
-    if not kept:
-        raise ValueError(f"{root}: all {len(names)} files are held out; lower held_out = {share} or add files")
-    return kept, [name for name in names if path_number(name) < share * 2**63]
+    return tuple(sorted({_class_of(name) for name in names}))

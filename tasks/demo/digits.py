@@ -6,31 +6,31 @@ generates, inpaints, outpaints and swaps classes, and is measured. Interrupted, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from maskgen.checkpoint import write_json
 from maskgen.data import TensorSource
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.demo.figures.digits import draw_pictures
-from maskgen.tasks.demo.stages import Clock, config_file, say, train_stages
+from maskgen.tasks.demo.stages import Demo, say
 from maskgen.tasks.evaluation.features.base import pixel_features
 from maskgen.tasks.evaluation.metrics.manifold import copies
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse, frame_psnr
 from maskgen.tasks.evaluation.metrics.scores import classifier_scores, within_class_variance
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import to_tensor
-from maskgen.tasks.media.report import write_report
+from maskgen.tasks.media.report import Figure
 from maskgen.tasks.pipeline import Pipeline
 
 __all__ = ["demo"]
 
 _INTRODUCTION = (
-    "A VQGAN turned 1,437 real handwritten digits into tokens, and a masked-token transformer learned to predict hidden "
-    "tokens from visible ones. Everything below is that one model: generating is predicting when all tokens are hidden, "
+    "A VQGAN turned 1,437 real handwritten digits into tokens, and a masked-token transformer learned to predict masked "
+    "tokens from visible ones. Everything below is that one model: generating is predicting when all tokens are masked, "
     "editing is predicting when some are."
 )
 
@@ -40,7 +40,7 @@ _NOTES = {
     "cas": "accuracy on real test digits of a classifier trained on generated digits only; mean over the sets",
     "cas_real": "the same classifier trained on the real training digits",
     "cas_over_real": "cas / cas_real; the goal is 0.95 or more",
-    "label_agreement": "share of generated digits that the real classifier reads as the asked class; goal 0.97 or more",
+    "label_agreement": "share of generated digits that the real classifier reads as their own class; goal 0.97 or more",
     "variance_ratio": "within-class variance of 8x8 grey pixels, generated over real; the goal is 0.7 to 1.3",
     "reconstruction_psnr": "dB, tokenizer on test digits: mean over images",
     "reconstruction_variance_ratio": "variance ratio that the tokenizer alone leaves, on training digits",
@@ -49,8 +49,6 @@ _NOTES = {
     "neighbour_generated_to_train": "median distance of a generated digit to the nearest training digit (8x8 grey pixels)",
     "neighbour_test_to_train": "the same for real test digits: copies would be far nearer than this",
     "copies": "share of generated digits nearer to a training digit than the nearest 1 % of test digits are",
-    "seconds_total": "wall time of all stages, interruptions not counted",
-    "peak_memory_mb": "largest resident memory of the last run of the program",
 }
 
 
@@ -67,38 +65,38 @@ def demo(
         tokenizer_config: settings of stage 1 instead of ``configs/digits_tokenizer.yaml``.
         transformer_config: settings of stage 2 instead of ``configs/digits_transformer.yaml``.
     """
-    clock = Clock(out / "seconds.json")
-    first = f"--config={tokenizer_config or config_file('digits_tokenizer')}"
-    second = f"--config={transformer_config or config_file('digits_transformer')}"
-    stages = {
-        "tokenizer": ["train", "tokenizer", first, f"--out={out / 'tokenizer'}"],
-        "transformer": ["train", "transformer", second, f"--tokenizer={out / 'tokenizer'}", f"--out={out}"],
-    }
-    train_stages(clock, stages)
-    pipe = Pipeline.from_pretrained(out)
+    _DEMO.run(out, tokenizer_config, transformer_config)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Real digits, and sets of generated ones with the labels of ``train``."""
+
+    train: TensorSource
+    test: TensorSource
+    sets: list[torch.Tensor]
+
+
+def _make(pipe: Pipeline, out: Path) -> _Made:
     data = Digits(size=pipe.config.signal_size[0])
     train, test = data.train(), data.test()
     assert isinstance(train, TensorSource), "digits without shifts are held in memory"
-    with clock("generate"):
-        say(f"demo: generating {_SETS} sets of as many digits as there are training digits")
-        labels, count = train.tensors["labels"].tolist(), len(train)
-        sets = [to_tensor(generate(pipe, labels, seeds=range(n * count, (n + 1) * count))) for n in range(_SETS)]
-    with clock("measure"):
-        metrics = _measure(pipe, train, test, sets)
-    with clock("pictures"):
-        say("demo: drawing pictures")
-        figures = draw_pictures(pipe, train, test, sets[0], train.tensors["labels"], out / "pictures")
-    metrics |= clock.metrics()
-    write_json(out / "metrics.json", metrics)
-    write_report(out / "report.html", "maskgen: handwritten digits", _INTRODUCTION, figures, metrics, _NOTES)
-    say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")
+    say(f"demo: generating {_SETS} sets of as many digits as there are training digits")
+    labels, count = train.tensors["labels"].tolist(), len(train)
+    sets = [to_tensor(generate(pipe, labels, seeds=range(n * count, (n + 1) * count))) for n in range(_SETS)]
+    return _Made(train, test, sets)
 
 
-def _measure(pipe: Pipeline, train: TensorSource, test: TensorSource, sets: list[torch.Tensor]) -> dict[str, Any]:
-    """Every number of ``metrics.json`` but the times; each generated set has the labels of ``train``.
+def _show(pipe: Pipeline, made: _Made, folder: Path) -> list[Figure]:
+    return draw_pictures(pipe, made.train, made.test, made.sets[0], made.train.tensors["labels"], folder)
+
+
+def _measure(pipe: Pipeline, found: _Made) -> dict[str, Any]:
+    """Every number of ``metrics.json`` but the times.
 
     360 test digits resolve an accuracy to a third of a percent and two sets of the same model differ by one: hence means.
     """
+    train, test, sets = found.train, found.test, found.sets
     labels = train.tensors["labels"].numpy()
     real, held_out = (pixel_features(source.tensors["images"]) for source in (train, test))
     made = [pixel_features(images) for images in sets]
@@ -126,3 +124,16 @@ def _measure(pipe: Pipeline, train: TensorSource, test: TensorSource, sets: list
         "generated_sets": len(sets),
         "sampling_steps": pipe.config.sampling.steps,
     }
+
+
+_DEMO = Demo(
+    title="maskgen: handwritten digits",
+    introduction=_INTRODUCTION,
+    notes=_NOTES,
+    configs=("digits_tokenizer", "digits_transformer"),
+    making="generate",
+    make=_make,
+    measure=_measure,
+    showing="pictures",
+    show=_show,
+)

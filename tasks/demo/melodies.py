@@ -10,19 +10,20 @@ Shapes: M clips, C channels, S samples.
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from maskgen.checkpoint import read_json, write_json
+from maskgen.checkpoint import read_json
+from maskgen.tasks.audio.infilling import infill
 from maskgen.tasks.data.audio.melodies import Melodies
 from maskgen.tasks.demo.figures.melodies import Filled, draw_sounds
-from maskgen.tasks.demo.stages import Clock, config_file, say, train_stages
-from maskgen.tasks.evaluation.made.gaps import GapScores, GapSettings, fill_gap, middle_gap
+from maskgen.tasks.demo.stages import Demo, say
+from maskgen.tasks.evaluation.made.gaps import GapScores, GapSettings, middle_gap
 from maskgen.tasks.evaluation.metrics.audio import SoundScores
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse
-from maskgen.tasks.media.report import write_report
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
@@ -31,7 +32,7 @@ __all__ = ["demo_audio"]
 _GAP = GapSettings(loudness=None)  # the melodies were trained on as loud as they are
 
 _INTRODUCTION = (
-    "A small codec turned synthesised melodies into tokens, and a masked-token transformer learned to predict hidden "
+    "A small codec turned synthesised melodies into tokens, and a masked-token transformer learned to predict masked "
     "tokens from visible ones. The melodies below were never heard in training. Every bar repeats, so a gap has a right "
     "answer; but no bar repeats inside itself, so what came just before the gap is a wrong one."
 )
@@ -49,8 +50,6 @@ _NOTES = {
     "codebook_usage": "share of codes that occur in the test melodies",
     "codebook_perplexity": "exp of the entropy of the code frequencies, over the codebooks together",
     "bits_per_second": "what the codec spends",
-    "seconds_total": "wall time of all stages, interruptions not counted",
-    "peak_memory_mb": "largest resident memory of the last run of the program",
 }
 
 
@@ -67,30 +66,26 @@ def demo_audio(
         codec_config: settings of stage 1 instead of ``configs/melodies_codec.yaml``.
         transformer_config: settings of stage 2 instead of ``configs/melodies_transformer.yaml``.
     """
-    clock = Clock(out / "seconds.json")
-    first = f"--config={codec_config or config_file('melodies_codec')}"
-    second = f"--config={transformer_config or config_file('melodies_transformer')}"
-    stages = {
-        "codec": ["train", "codec", first, f"--out={out / 'codec'}"],
-        "transformer": ["train", "transformer", second, f"--tokenizer={out / 'codec'}", f"--out={out}"],
-    }
-    train_stages(clock, stages)
-    pipe = Pipeline.from_pretrained(out)
-    codec = pipe.tokenizer
-    assert isinstance(codec, AudioTokenizer)
+    _DEMO.run(out, codec_config, transformer_config)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Test melodies ``[M, C, S]``, and each with its gap filled."""
+
+    melodies: Tensor
+    filled: list[Filled]
+
+
+def _make(pipe: Pipeline, out: Path) -> _Made:
     melodies = _held_out(out)
-    with clock("fill"):
-        say(f"demo: filling a gap in {len(melodies)} melodies that were not trained on")
-        filled = _fill_gaps(pipe, codec, melodies)
-    with clock("measure"):
-        metrics = _measure(pipe, codec, melodies, filled)
-    with clock("sounds"):
-        say("demo: continuing, varying and looping")
-        figures = draw_sounds(pipe, filled, out / "sounds")
-    metrics |= clock.metrics()
-    write_json(out / "metrics.json", metrics)
-    write_report(out / "report.html", "maskgen: melodies", _INTRODUCTION, figures, metrics, _NOTES)
-    say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")
+    say(f"demo: filling a gap in {len(melodies)} melodies that were not trained on")
+    return _Made(melodies, _fill_gaps(pipe, _codec(pipe), melodies))
+
+
+def _codec(pipe: Pipeline) -> AudioTokenizer:
+    assert isinstance(pipe.tokenizer, AudioTokenizer), "what the first stage trained"
+    return pipe.tokenizer
 
 
 def _held_out(out: Path) -> Tensor:
@@ -102,15 +97,18 @@ def _held_out(out: Path) -> Tensor:
 
 def _fill_gaps(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor) -> list[Filled]:
     """Fill an eighth of each melody ``[M, C, S]`` in its middle, on whole frames."""
-    gap = middle_gap(melodies.shape[-1], _GAP.share, codec.stride[0])
+    gap, rate = middle_gap(melodies.shape[-1], _GAP.share, codec.stride[0]), codec.sample_rate
+    how: dict[str, Any] = {"start": gap[0] / rate, "stop": gap[1] / rate, "loudness": _GAP.loudness}
+    how["crossfade"] = _GAP.crossfade
     return [
-        Filled(melody, fill_gap(pipe, melody, gap, seed=seed, settings=_GAP), gap, codec.sample_rate)
+        Filled(melody, infill(pipe, melody, rate, seeds=[seed], **how)[0], gap, rate)
         for seed, melody in enumerate(melodies)
     ]
 
 
-def _measure(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor, filled: list[Filled]) -> dict[str, Any]:
+def _measure(pipe: Pipeline, found: _Made) -> dict[str, Any]:
     """Every number of ``metrics.json`` but the times."""
+    codec, melodies, filled = _codec(pipe), found.melodies, found.filled
     codes = pipe.encode(melodies)
     rebuilt = pipe.decode(codes)[..., : melodies.shape[-1]]
     gaps = GapScores(codec.sample_rate, ("log_mel",), _GAP.crossfade)
@@ -119,9 +117,9 @@ def _measure(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor, filled: li
     whole, use = SoundScores(codec.sample_rate, ("log_mel",)), CodeUse(codec.vocab_size)
     whole.update(melodies, rebuilt)
     use.update(codes)
-    found = {name: metric.value for name, metric in gaps.metrics().items()}
+    scores = {name: metric.value for name, metric in gaps.metrics().items()}
     made, silence, repeated, bound = (
-        found[f"gap_log_mel_{name}"] for name in ("filled", "silence", "repeated", "codec")
+        scores[f"gap_log_mel_{name}"] for name in ("filled", "silence", "repeated", "codec")
     )
     begin, end = filled[0].gap
     bits = (codec.vocab_size - 1).bit_length() * pipe.transformer.num_codebooks
@@ -132,7 +130,7 @@ def _measure(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor, filled: li
         "gap_codec": bound,
         "filled_over_silence": made / silence,
         "filled_over_repeated": made / repeated,
-        "kept_identical": found["gap_kept_identical"],
+        "kept_identical": scores["gap_kept_identical"],
         "gap_seconds": (end - begin) / codec.sample_rate,
         "codec_distance": whole.metrics()["log_mel"].value,
         **{name: metric.value for name, metric in use.metrics().items()},
@@ -140,3 +138,17 @@ def _measure(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor, filled: li
         "melodies": len(filled),
         "sampling_steps": pipe.config.sampling.steps,
     }
+
+
+_DEMO = Demo(
+    title="maskgen: melodies",
+    introduction=_INTRODUCTION,
+    notes=_NOTES,
+    configs=("melodies_codec", "melodies_transformer"),
+    tokenizer="codec",
+    making="fill",
+    make=_make,
+    measure=_measure,
+    showing="sounds",
+    show=lambda pipe, made, folder: draw_sounds(pipe, made.filled, folder),
+)

@@ -10,20 +10,20 @@ Shapes: M clips, T frames, H W pixels.
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maskgen.checkpoint import read_json, write_json
+from maskgen.checkpoint import read_json
 from maskgen.tasks.data.video.moving_digits import MovingDigits
 from maskgen.tasks.demo.figures.moving_digits import Predicted, draw_clips
-from maskgen.tasks.demo.stages import Clock, config_file, say, train_stages
+from maskgen.tasks.demo.stages import Demo, say
 from maskgen.tasks.evaluation.features.base import centred_features
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse, clip_psnr, frame_psnr
 from maskgen.tasks.evaluation.metrics.scores import Labels, read_classes
-from maskgen.tasks.media.report import write_report
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import complete_clips
 
@@ -37,8 +37,8 @@ _PART = 60  # clips at a time
 
 _INTRODUCTION = (
     "A 3D VQGAN turned clips of bouncing handwritten digits into tokens, and a masked-token transformer learned several "
-    "tasks on them at once: what is given stands in the hidden places as a draft, which the model refines while it decides "
-    "the rest. No digit below was seen in training."
+    "tasks on them at once: what is given stands in the masked positions as a draft, which the model refines while it "
+    "decides the rest. No digit below was seen in training."
 )
 
 _NOTES = {
@@ -53,8 +53,6 @@ _NOTES = {
     "psnr_reconstruction": "dB, whole test clips through the tokenizer and back: mean over frames",
     "codebook_usage": "share of codes that occur in the test clips",
     "codebook_perplexity": "exp of the entropy of the code frequencies, over the codebooks together",
-    "seconds_total": "wall time of all stages, interruptions not counted",
-    "peak_memory_mb": "largest resident memory of the last run of the program",
 }
 
 
@@ -71,32 +69,24 @@ def demo_video(
         tokenizer_config: settings of stage 1 instead of ``configs/moving_digits_tokenizer.yaml``.
         transformer_config: settings of stage 2 instead of ``configs/moving_digits_transformer.yaml``.
     """
-    clock = Clock(out / "seconds.json")
-    first = f"--config={tokenizer_config or config_file('moving_digits_tokenizer')}"
-    second = f"--config={transformer_config or config_file('moving_digits_transformer')}"
-    stages = {
-        "tokenizer": ["train", "video-tokenizer", first, f"--out={out / 'tokenizer'}"],
-        "transformer": [
-            *("train", "video-transformer", second),
-            *(f"--tokenizer={out / 'tokenizer'}", f"--out={out}"),
-        ],
-    }
-    train_stages(clock, stages)
-    pipe = Pipeline.from_pretrained(out)
+    _DEMO.run(out, tokenizer_config, transformer_config)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Test clips ``[M, 3, T, H, W]`` with their labels ``[M]``, and each predicted from its first frames."""
+
+    data: MovingDigits
+    video: Tensor
+    labels: Tensor
+    predicted: Tensor
+
+
+def _make(pipe: Pipeline, out: Path) -> _Made:
     data = _data(out)
     test = data.test().batch(range(len(data.test())), range(len(data.test())))
-    with clock("predict"):
-        say(f"demo: predicting {len(test['video'])} clips of digits that were not trained on")
-        predicted = _predict(pipe, test["video"])
-    with clock("measure"):
-        metrics = _measure(pipe, data, test["video"], test["labels"], predicted)
-    with clock("clips"):
-        say("demo: drawing clips")
-        figures = draw_clips(pipe, Predicted(test["video"], predicted, _GIVEN), out / "clips")
-    metrics |= clock.metrics()
-    write_json(out / "metrics.json", metrics)
-    write_report(out / "report.html", "maskgen: moving digits", _INTRODUCTION, figures, metrics, _NOTES)
-    say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")
+    say(f"demo: predicting {len(test['video'])} clips of digits that were not trained on")
+    return _Made(data, test["video"], test["labels"], _predict(pipe, test["video"]))
 
 
 def _data(out: Path) -> MovingDigits:
@@ -104,7 +94,7 @@ def _data(out: Path) -> MovingDigits:
     written = read_json(out / "transformer" / "run.json")["data"]
     frames, size, _ = written["size"]
     names = set(inspect.signature(MovingDigits).parameters) & set(written) - {"size"}
-    # Stage 2 may go without classes; the judge below needs them.
+    # Stage 2 may go without classes; the classifier below needs them.
     return MovingDigits(**{**{name: written[name] for name in names}, "frames": frames, "size": size, "labels": True})
 
 
@@ -114,8 +104,9 @@ def _predict(pipe: Pipeline, video: Tensor) -> Tensor:
     return torch.cat([complete_clips(pipe, video[part], _TASK, seeds=part.tolist()) for part in parts])
 
 
-def _measure(pipe: Pipeline, data: MovingDigits, video: Tensor, labels: Tensor, predicted: Tensor) -> dict[str, Any]:
+def _measure(pipe: Pipeline, found: _Made) -> dict[str, Any]:
     """Every number of ``metrics.json`` but the times."""
+    data, video, labels, predicted = found.data, found.video, found.labels, found.predicted
     codes = torch.cat([pipe.encode(part).cpu() for part in video.split(_PART)])
     rebuilt = torch.cat([pipe.decode(part) for part in codes.split(_PART)])[:, :, : video.shape[2]]
     repeated = video.clone()
@@ -133,7 +124,7 @@ def _measure(pipe: Pipeline, data: MovingDigits, video: Tensor, labels: Tensor, 
         "psnr_repeated": after(repeated),
         "psnr_gain": after(predicted) - after(repeated),
         "psnr_tokenizer": after(rebuilt),
-        **{name: float((found == labels.numpy()).mean()) for name, found in zip(last, read, strict=True)},
+        **{name: float((digits == labels.numpy()).mean()) for name, digits in zip(last, read, strict=True)},
         "psnr_reconstruction": float(frame_psnr(video, rebuilt).mean()),
         **{name: metric.value for name, metric in use.metrics().items()},
         "clips": len(video),
@@ -158,3 +149,17 @@ def read_digits(data: MovingDigits, frames: list[Tensor]) -> list[Labels]:
     features = centred_features(shown.transpose(1, 2).flatten(0, 1), data.digit_size)
     labels = batch["labels"].repeat_interleave(shown.shape[2]).numpy()
     return read_classes((features, labels), [centred_features(part, data.digit_size) for part in frames], strength=10)
+
+
+_DEMO = Demo(
+    title="maskgen: moving digits",
+    introduction=_INTRODUCTION,
+    notes=_NOTES,
+    configs=("moving_digits_tokenizer", "moving_digits_transformer"),
+    transformer="video-transformer",
+    making="predict",
+    make=_make,
+    measure=_measure,
+    showing="clips",
+    show=lambda pipe, made, folder: draw_clips(pipe, Predicted(made.video, made.predicted, _GIVEN), folder),
+)

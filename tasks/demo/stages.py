@@ -1,51 +1,99 @@
-"""What the demos share: their configs, their clock, and how they run both training stages."""
+"""What the demos share: two training stages, then something is made, measured and shown; and their configs and times."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import importlib.resources
 import resource
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from maskgen.checkpoint import read_json, write_json
+from maskgen.checkpoint import write_json
 from maskgen.tasks.commands.parser import build_parser, run
 from maskgen.tasks.commands.training import TRAINING
+from maskgen.tasks.media.clock import Clock
+from maskgen.tasks.media.report import Figure, write_report
+from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["Clock", "config_file", "peak_memory_mb", "say", "train_stages"]
+__all__ = ["Demo", "clock_metrics", "config_file", "peak_memory_mb", "say", "train_stages"]
+
+Made = TypeVar("Made")
 
 
-class Clock:
-    """Seconds by stage, kept in a file so that an interrupted demo adds up its parts.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo(Generic[Made]):
+    """A reference task from nothing; interrupted, it goes on, and finished stages are reused.
 
-    Args:
-        path: the file, read if it is there.
+    Attributes:
+        title: of the report.
+        introduction: its first words.
+        notes: what each number means, by name.
+        configs: both stages' files of ``configs/``, by their names without the suffix.
+        making: name of the stage that makes something with the model, for its time.
+        make: makes it from the model and the folder of the run.
+        measure: every number of ``metrics.json`` but the times.
+        showing: name of the stage that writes figures, and of their folder.
+        show: writes them from the model, what was made, and that folder.
+        tokenizer: name of the first stage and of its folder.
+        transformer: sub-command of the second stage.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = read_json(path) if path.is_file() else {}
+    title: str
+    introduction: str
+    notes: Mapping[str, str]
+    configs: tuple[str, str]
+    making: str
+    make: Callable[[Pipeline, Path], Made]
+    measure: Callable[[Pipeline, Made], dict[str, Any]]
+    showing: str
+    show: Callable[[Pipeline, Made, Path], Sequence[Figure]]
+    tokenizer: str = "tokenizer"
+    transformer: str = "transformer"
 
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a stage."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            # Stages that train add up over interruptions; the others are made anew each time.
-            before = self.seconds.get(stage, 0.0) if stage.startswith("train") else 0.0
-            self.seconds[stage] = before + time.perf_counter() - begun
-            if self.path.parent.is_dir():  # else nothing was begun
-                write_json(self.path, self.seconds)
+    def run(self, out: Path, first: Path | None, second: Path | None) -> None:
+        """Train, make, measure, and write a report.
 
-    def metrics(self) -> dict[str, float]:
-        """The seconds as entries of ``metrics.json``, their sum and the peak of the memory among them."""
-        listed = {f"seconds_{name}": round(seconds, 1) for name, seconds in self.seconds.items()}
-        listed["seconds_total"] = round(sum(self.seconds.values()), 1)
-        return listed | {"peak_memory_mb": round(peak_memory_mb())}
+        Args:
+            out: folder for everything.
+            first: settings of stage 1 instead of the demo's own.
+            second: settings of stage 2 instead of the demo's own.
+        """
+        clock, codes = Clock(out / "seconds.json"), out / self.tokenizer
+        one, two = (
+            f"--config={given or config_file(own)}" for given, own in zip((first, second), self.configs, strict=True)
+        )
+        stages = {
+            self.tokenizer: ["train", "tokenizer", one, f"--out={codes}"],
+            "transformer": ["train", self.transformer, two, f"--tokenizer={codes}", f"--out={out}"],
+        }
+        train_stages(clock, stages)
+        pipe = Pipeline.from_pretrained(out)
+        with clock(self.making):
+            made = self.make(pipe, out)
+        with clock("measure"):
+            metrics = self.measure(pipe, made)
+        with clock(self.showing):
+            say(f"demo: making {self.showing}")
+            figures = self.show(pipe, made, out / self.showing)
+        metrics |= clock_metrics(clock)
+        write_json(out / "metrics.json", metrics)
+        write_report(out / "report.html", self.title, self.introduction, figures, metrics, {**self.notes, **_NOTES})
+        say(f"demo: done in {metrics['seconds_total']:.0f} s; open {out / 'report.html'}")
+
+
+_NOTES = {
+    "seconds_total": "wall time of all stages, interruptions not counted",
+    "peak_memory_mb": "largest resident memory of the last run of the program",
+}
+
+
+def clock_metrics(clock: Clock) -> dict[str, float]:
+    """The seconds as entries of ``metrics.json``, their sum and the peak of the memory among them."""
+    listed = {f"seconds_{name}": round(seconds, 1) for name, seconds in clock.seconds.items()}
+    listed["seconds_total"] = round(sum(clock.seconds.values()), 1)
+    return listed | {"peak_memory_mb": round(peak_memory_mb())}
 
 
 def config_file(name: str) -> Path:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import load_module, write_json
-from maskgen.tasks.evaluation.features.classifier import Classifier, ClassifierConfig, predict
-from maskgen.tasks.evaluation.features.train_classifier import CLASSIFIER_SETTINGS, train_classifier
+from maskgen.tasks.evaluation.features.classifier import Classifier, predict
+from maskgen.tasks.evaluation.features.train_classifier import train_classifier
 from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.scores import accuracy, check_classes, per_class_accuracy
 from maskgen.tasks.evaluation.sets.arrays import write_batch
 from maskgen.tasks.evaluation.sets.base import ArraySamples, FileSamples, SampleSet
 from maskgen.tasks.evaluation.sets.labelled import LabelledSource, SampleImages, class_names
-from maskgen.tasks.training.runs import Say
-from maskgen.training.trainer import Interrupted, TrainSettings
+from maskgen.tasks.evaluation.settings import CasScores, EvaluationRun
+from maskgen.training.trainer import Interrupted
 
-__all__ = ["CasScores", "CasSettings", "cas_scores", "check_labels"]
+__all__ = ["Labels", "cas_scores", "check_labels"]
 
 _STOPPED = 75  # how `maskgen train` ends when it was asked to stop
 
@@ -48,70 +48,23 @@ _LAUNCHER = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CasSettings:
-    """How both classifiers are made.
-
-    Attributes:
-        classifier: their sizes.
-        settings: how long they are trained.
-        flip: whether training images are mirrored at random; not for digits and letters.
-    """
-
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    settings: TrainSettings = CLASSIFIER_SETTINGS
-    flip: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class CasScores:
-    """What the two classifiers say.
-
-    Attributes:
-        metrics: ``cas``: accuracy of the one trained on samples; ``cas_real``: of the one trained on real data;
-            ``cas_over_real``: their ratio; ``label_agreement``: share of samples that the real one reads as the asked class.
-        class_names: one a class.
-        per_class: accuracy of the first for each class; None for a class without test images.
-        per_class_real: of the second.
-    """
-
-    metrics: dict[str, Metric]
-    class_names: tuple[str, ...]
-    per_class: list[float | None]
-    per_class_real: list[float | None]
-
-
-def cas_scores(
-    samples: SampleSet,
-    reference: SampleSet,
-    held_out: SampleSet,
-    *,
-    settings: CasSettings,
-    out: Path,
-    alone: bool = True,
-    device: torch.device | str = "cpu",
-    draws: int = 1000,
-    say: Say = print,
-) -> CasScores:
-    """Train both classifiers and test them; runs that are finished are reused.
+def cas_scores(samples: SampleSet, reference: SampleSet, held_out: SampleSet, run: EvaluationRun) -> CasScores:
+    """Train both classifiers and test them; trainings that are finished are reused.
 
     Args:
-        samples: generated images with the classes they were asked for.
+        samples: generated images with the classes they were generated for.
         reference: real training images.
         held_out: real test images.
-        settings: see ``CasSettings``.
-        out: folder of both runs.
-        alone: whether this is the only process; of several, the first trains in a process of its own.
-        device: where the test runs.
-        draws: of the bootstrap.
-        say: told what happens.
+        run: see ``CasSettings``; the classifiers go into ``cas/`` below its folder. Of several processes, the first trains
+            in a process of its own.
 
     Raises:
         ValueError: images without labels, of a single class, or of other classes or sizes than the rest.
-        Interrupted: the training was asked to stop; the same command goes on.
+        Interrupted: the training was stopped; the same command goes on.
     """
+    settings, out, device, draws = run.settings.cas, run.out / "cas", run.device, run.settings.draws
     names = class_names(reference)
-    check_labels(samples.labels, samples.class_names, samples.name, reference, held_out)
+    check_labels(samples, reference, held_out)
     sources = {
         what: LabelledSource(one, flip=settings.flip and what != "test")
         for what, one in (("generated", samples), ("real", reference), ("test", held_out))
@@ -120,10 +73,10 @@ def cas_scores(
     said: dict[str, Any] = {}
     test = _place(held_out, out)
     for what, one in (("generated", samples), ("real", reference)):
-        say(f"CAS: training a classifier on {len(one)} {what} images")
-        run = out / f"{what}-{one.digest()[:8]}"
-        _train(_place(one, out), test, run, len(names), settings, alone=alone, say=say)
-        network = load_module(run, Classifier).to(device)
+        run.say(f"CAS: training a classifier on {len(one)} {what} images")
+        folder = out / f"{what}-{one.digest()[:8]}"
+        _train(_place(one, out), test, folder, len(names), run)
+        network = load_module(folder, Classifier).to(device)
         said[what] = predict(network, _batches(sources["test"]), device).numpy()
         if what == "real":
             said["agreement"] = predict(network, _batches(sources["generated"]), device).numpy()
@@ -139,49 +92,53 @@ def cas_scores(
     return CasScores(metrics=metrics, class_names=names, per_class=next(shares), per_class_real=next(shares))
 
 
-def check_labels(
-    made: list[int] | None,
-    made_names: tuple[str, ...],
-    name: str,
-    reference: SampleSet | None,
-    held_out: SampleSet | None,
-) -> None:
-    """Refuse what no such score can be taken of, as far as labels show it; they are known before there are samples.
+@dataclass(frozen=True)
+class Labels:
+    """What is known of the classes of samples before there are any.
+
+    Attributes:
+        name: of the samples.
+        labels: class of each; None if nobody knows.
+        class_names: one a class, or none.
+    """
+
+    name: str
+    labels: list[int] | None
+    class_names: tuple[str, ...] = ()
+
+
+def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out: SampleSet | None) -> None:
+    """Refuse what no such score can be taken of, as far as labels show it.
 
     Args:
-        made: classes of the samples.
-        made_names: one a class, or none.
-        name: of the samples.
+        made: the samples, or what will be known of them.
         reference: real training data.
         held_out: real test data.
 
     Raises:
         ValueError: a side or its labels are missing, have a single class, or other classes than the reference.
     """
-    sides = {
-        "samples": (made, made_names, name),
-        "reference": (reference.labels, reference.class_names, reference.name) if reference else (None, (), ""),
-        "held_out": (held_out.labels, held_out.class_names, held_out.name) if held_out else (None, (), ""),
-    }
-    missing = [side for side, (labels, _, _) in sides.items() if not labels]
+    sides = {"samples": made, "reference": reference, "held_out": held_out}
+    missing = [name for name, side in sides.items() if side is None or not side.labels]
     if missing or reference is None:
         raise ValueError(
             "metrics: cas needs labelled samples, labelled real data and labelled held-out data; got no labels or nothing "
             f"for {', '.join(missing)}"
         )
-    known = class_names(reference)
-    for labels, names, what in sides.values():
-        assert labels is not None
-        check_classes(np.asarray(labels), f"{what}: its images")
-        if max(labels) >= len(known):
+    classes = len(class_names(reference))
+    for side in sides.values():
+        assert side is not None
+        assert side.labels is not None
+        check_classes(np.asarray(side.labels), f"{side.name}: its images")
+        if max(side.labels) >= classes:
             raise ValueError(
-                f"CAS: {what} has the class {max(labels)}, but {reference.name} only 0 to {len(known) - 1}"
+                f"CAS: {side.name} has the class {max(side.labels)}, but {reference.name} only 0 to {classes - 1}"
             )
-        if names and reference.class_names and names != reference.class_names:
-            other = sorted(set(names) ^ set(reference.class_names))
+        if side.class_names and reference.class_names and side.class_names != reference.class_names:
+            other = sorted(set(side.class_names) ^ set(reference.class_names))
             raise ValueError(
-                f"CAS: the folders of {what} are not those of {reference.name} (such as {', '.join(other[:3])}); expected "
-                "the same classes in both"
+                f"CAS: the folders of {side.name} are not those of {reference.name} (such as {', '.join(other[:3])}); "
+                "expected the same classes in both"
             )
 
 
@@ -233,22 +190,21 @@ def _place(samples: SampleSet, out: Path) -> Path:
     return path
 
 
-def _train(
-    root: Path, test_root: Path, run: Path, classes: int, settings: CasSettings, *, alone: bool, say: Say
-) -> None:
+def _train(root: Path, test_root: Path, out: Path, classes: int, run: EvaluationRun) -> None:
     """Train here, or in a process that knows nothing of the others: the loop would wait for all of them."""
+    settings = run.settings.cas
     chosen = {"root": str(root), "test_root": str(test_root), "flip": settings.flip, "num_classes": classes}
-    if alone:
+    if run.team.count == 1:
         data = SampleImages(root, test_root, settings.flip, num_classes=classes)
-        train_classifier(data=data, out=run, classifier=settings.classifier, settings=settings.settings, say=say)
+        train_classifier(data=data, out=out, classifier=settings.classifier, settings=settings.settings, say=run.say)
         return
     config = {
         "data": {"class_path": "maskgen.tasks.evaluation.sets.labelled.SampleImages", "init_args": chosen},
         "classifier": dataclasses.asdict(settings.classifier),
         "settings": dataclasses.asdict(settings.settings),
-        "out": str(run),
+        "out": str(out),
     }
-    path = run.parent / f"{run.name}.yaml"
+    path = out.parent / f"{out.name}.yaml"
     write_json(path, config)  # which is YAML, too
     environment = {
         name: value for name, value in os.environ.items() if name not in _LAUNCHER and "TORCHELASTIC" not in name

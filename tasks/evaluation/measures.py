@@ -5,12 +5,9 @@ Shapes: M samples, R real ones, F features.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
-from maskgen.tasks.evaluation.features.base import FeatureExtractor
 from maskgen.tasks.evaluation.features.extraction import FeatureSet
 from maskgen.tasks.evaluation.features.protocols import Protocol
 from maskgen.tasks.evaluation.features.references import Reference
@@ -18,7 +15,7 @@ from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.frechet import frechet_distance, frechet_infinity, kernel_distance
 from maskgen.tasks.evaluation.metrics.manifold import Overlap, nearest, overlap
 from maskgen.tasks.evaluation.metrics.scores import inception_score
-from maskgen.tasks.evaluation.settings import EvaluationSettings
+from maskgen.tasks.evaluation.settings import EvaluationRun
 
 __all__ = ["FRECHET", "check_enough", "feature_metrics", "floor_metrics", "nearest_shown", "warnings_of"]
 
@@ -39,18 +36,14 @@ _PUBLISHED = {"image": ("inception-v3-2015-12-05-",), "video": ("i3d-kinetics-40
 def feature_metrics(
     found: FeatureSet,
     reference: Reference,
-    extractor: FeatureExtractor,
-    protocol: Protocol,
-    settings: EvaluationSettings,
+    run: EvaluationRun,
 ) -> tuple[dict[str, Metric], list[Overlap]]:
     """Distances and scores of samples against a reference.
 
     Args:
         found: features of the samples.
         reference: the real side.
-        extractor: that made both.
-        protocol: settings of each measure.
-        settings: what is wanted.
+        run: extractor that made both, settings of each measure, and which are enabled.
 
     Returns:
         The numbers by name, and precision, recall, density and coverage by the number of neighbours.
@@ -58,18 +51,19 @@ def feature_metrics(
     Raises:
         ValueError: a measure that was named and cannot be taken, or too few samples for a covariance.
     """
+    extractor, protocol, settings = run.extraction.extractor, run.protocol, run.settings
     metrics: dict[str, Metric] = {}
     curve: list[Overlap] = []
-    if settings.wants("fid"):
-        metrics |= _frechet(found, reference, extractor, settings)
+    if settings.enabled("fid"):
+        metrics |= _frechet(found, reference, run)
     if reference.features is None:
         for name in ("kid", "prdc"):
-            if settings.asks(name):
+            if settings.required(name):
                 raise ValueError(
                     f"metrics: {name} needs features of real data, but {reference.name} has statistics only"
                 )
     else:
-        if settings.wants("kid"):
+        if settings.enabled("kid"):
             metrics[_KERNEL[extractor.modality]] = kernel_distance(
                 found.features,
                 reference.features,
@@ -78,39 +72,39 @@ def feature_metrics(
                 seed=protocol.kid_seed,
             )
         fewest = min(len(found.features), len(reference.features))
-        if settings.wants("prdc") and (settings.asks("prdc") or fewest > max(protocol.neighbours, _DENSITY)):
+        if settings.enabled("prdc") and (settings.required("prdc") or fewest > max(protocol.neighbours, _DENSITY)):
             curve = _overlap(found.features, reference.features, protocol)
             needed = {protocol.neighbours, _DENSITY}
             by_k = {one.k: one.metrics(draws=settings.draws) for one in curve if one.k in needed}
             metrics |= {name: by_k[protocol.neighbours][name] for name in ("precision", "recall")}
             metrics |= {name: by_k[_DENSITY][name] for name in ("density", "coverage")}
-    if settings.wants("is") and found.logits is not None:
+    if settings.enabled("is") and found.logits is not None:
         metrics["inception_score"] = inception_score(
             found.logits,
             splits=min(protocol.splits, len(found.logits)),
             split_size=protocol.split_size,
             shuffle_seed=protocol.shuffle_seed,
         )
-    elif settings.asks("is"):
+    elif settings.required("is"):
         raise ValueError(f"metrics: is needs a classifier, but {extractor.name} gives features only; leave it out")
     return metrics, curve
 
 
-def check_enough(count: int, reference: Reference, extractor: FeatureExtractor, settings: EvaluationSettings) -> None:
-    """Refuse a Frechet distance of fewer vectors than a covariance needs, unless that is wanted.
+def check_enough(count: int, reference: Reference, run: EvaluationRun) -> None:
+    """Refuse a Frechet distance of fewer vectors than a covariance needs, unless ``allow_few`` is set.
 
     Args:
         count: vectors of the samples.
         reference: the real side.
-        extractor: that made both.
-        settings: ``metrics`` and ``allow_few``.
+        run: see ``feature_metrics``.
 
     Raises:
         ValueError: not more vectors than features on a side.
     """
-    width, name = reference.gaussian.width, FRECHET[extractor.modality]
+    settings = run.settings
+    width, name = reference.gaussian.width, FRECHET[run.extraction.extractor.modality]
     fewest = min(number for number in (count, reference.gaussian.count) if number)
-    if settings.wants("fid") and fewest <= width and not settings.allow_few:
+    if settings.enabled("fid") and fewest <= width and not settings.allow_few:
         raise ValueError(
             f"{name}: got {fewest} feature vectors of {width} numbers, whose covariance is singular; expected {width + 1} "
             "or more on both sides. Measure more samples, leave fid out of settings.metrics, or set settings.allow_few if "
@@ -118,41 +112,37 @@ def check_enough(count: int, reference: Reference, extractor: FeatureExtractor, 
         )
 
 
-def _frechet(
-    found: FeatureSet, reference: Reference, extractor: FeatureExtractor, settings: EvaluationSettings
-) -> dict[str, Metric]:
-    count, width, name = found.gaussian.count, found.gaussian.width, FRECHET[extractor.modality]
-    check_enough(count, reference, extractor, settings)
+def _frechet(found: FeatureSet, reference: Reference, run: EvaluationRun) -> dict[str, Metric]:
+    count, width, points = found.gaussian.count, found.gaussian.width, run.settings.points
+    name = FRECHET[run.extraction.extractor.modality]
+    check_enough(count, reference, run)
     value = Metric(
         value=frechet_distance(found.gaussian, reference.gaussian), count=count, note=f"{width} features, float64"
     )
     # Half of the samples must still be more than the features, else the bias is not linear.
-    if count < max(2 * settings.points, 2 * (width + 1)):
+    if count < max(2 * points, 2 * (width + 1)):
         return {name: value}
-    limit = frechet_infinity(found.features, reference.gaussian, points=settings.points)
+    limit = frechet_infinity(found.features, reference.gaussian, points=points)
     return {name: value, f"{name}_infinity": limit}
 
 
 def floor_metrics(
     floor: Reference,
     reference: Reference,
-    extractor: FeatureExtractor,
-    protocol: Protocol,
-    settings: EvaluationSettings,
+    run: EvaluationRun,
 ) -> tuple[dict[str, Metric], list[Overlap]]:
     """The same numbers of held-out real data: what no generator can be expected to fall below, at that number of samples.
 
     Args:
         floor: features of the held-out data.
         reference: see ``feature_metrics``.
-        extractor: see ``feature_metrics``.
-        protocol: see ``feature_metrics``.
-        settings: see ``feature_metrics``; what held-out data are too few for is left out.
+        run: see ``feature_metrics``; what held-out data are too few for is left out.
     """
     assert floor.features is not None
     assert floor.owners is not None
+    protocol, settings = run.protocol, run.settings
     count, width = floor.gaussian.count, floor.gaussian.width
-    names = [name for name in ("fid", "kid", "prdc", "is") if settings.wants(name)]
+    names = [name for name in ("fid", "kid", "prdc", "is") if settings.enabled(name)]
     fewest = 0 if reference.features is None else min(len(floor.features), len(reference.features))
     small = {
         "fid": count <= width and not settings.allow_few,
@@ -168,9 +158,9 @@ def floor_metrics(
         gaussian=floor.gaussian,
         shape=floor.shape,
         samples=floor.samples,
-        skipped=[],
+        skipped={},
     )
-    return feature_metrics(found, reference, extractor, protocol, dataclasses.replace(settings, metrics=kept))
+    return feature_metrics(found, reference, run.measuring(metrics=kept))
 
 
 def nearest_shown(found: FeatureSet, reference: Reference, count: int) -> list[tuple[int, int | None]]:
@@ -197,28 +187,25 @@ def nearest_shown(found: FeatureSet, reference: Reference, count: int) -> list[t
 def warnings_of(
     found: FeatureSet,
     reference: Reference,
-    extractor: FeatureExtractor,
-    protocol: Protocol,
-    settings: EvaluationSettings,
+    run: EvaluationRun,
 ) -> list[str]:
     """What keeps the numbers from being compared with published ones, one line each.
 
     Args:
         found: features of the samples.
         reference: the real side.
-        extractor: that made both.
-        protocol: settings of each measure.
-        settings: what was wanted.
+        run: see ``feature_metrics``.
     """
+    extractor, protocol, settings = run.extraction.extractor, run.protocol, run.settings
     said = []
     name, count, width = FRECHET[extractor.modality], found.gaussian.count, found.gaussian.width
     few = count < _COMPARABLE
-    if settings.wants("fid") and few:
+    if settings.enabled("fid") and few:
         said.append(
             f"{name} of {count} samples: not comparable. With fewer than {_COMPARABLE} most of the number may be bias, "
             f"which shrinks as 1 / samples; {name}_infinity, where it is given, is the value that the bias is taken out of"
         )
-    if settings.wants("fid") and 0 < min(count, reference.gaussian.count or count) <= width:
+    if settings.enabled("fid") and 0 < min(count, reference.gaussian.count or count) <= width:
         said.append(
             f"{name}: not more vectors than features ({width}) on a side, so a covariance is singular (allow_few)"
         )
@@ -233,11 +220,11 @@ def warnings_of(
     if extractor.modality == "video" and found.shape[1] != 16:
         said.append(f"{name} of clips of {found.shape[1]} frames: published numbers are of 16")
     size = 0 if reference.features is None else min(len(found.features), len(reference.features))
-    if settings.wants("kid") and 0 < size < protocol.kid_size:
+    if settings.enabled("kid") and 0 < size < protocol.kid_size:
         said.append(
             f"{_KERNEL[extractor.modality]}: subsets of {size} samples, the protocol's are of {protocol.kid_size}"
         )
-    if settings.wants("prdc") and 0 < size <= max(protocol.neighbours, _DENSITY):
+    if settings.enabled("prdc") and 0 < size <= max(protocol.neighbours, _DENSITY):
         said.append(f"precision, recall, density, coverage: left out, {size} samples are too few for their neighbours")
     for side, rows in (("samples", found.skipped), ("real samples", reference.skipped)):
         if rows:

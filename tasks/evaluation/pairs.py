@@ -6,22 +6,23 @@ processes there were. Shapes: B batch, T frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from maskgen.tasks.conditions.trained import named_task
 from maskgen.tasks.conditions.video import TokenCells
-from maskgen.tasks.evaluation.features.extraction import Skipped, check_share, mixed_sizes
+from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.evaluation.features.extraction import mixed_sizes, tolerance
 from maskgen.tasks.evaluation.made.gaps import GapScores, middle_gap
 from maskgen.tasks.evaluation.made.making import codec_sound, read_good
-from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
+from maskgen.tasks.evaluation.metrics.base import Metric
+from maskgen.tasks.evaluation.metrics.pairs import PairScores
 from maskgen.tasks.evaluation.metrics.reconstruction import PixelScores, clip_psnr, perceptual_net
 from maskgen.tasks.evaluation.sets.base import SampleSet, Subset
 from maskgen.tasks.evaluation.sets.processes import Processes
-from maskgen.tasks.evaluation.settings import EvaluationSettings
+from maskgen.tasks.evaluation.settings import EvaluationRun, EvaluationSettings
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.video.base import VideoTokenizer
@@ -30,7 +31,6 @@ __all__ = [
     "PICTURES",
     "SOUNDS",
     "ClipScores",
-    "Meter",
     "compare_clips",
     "compare_gaps",
     "join_scores",
@@ -51,24 +51,8 @@ _NEW = {
 }
 
 
-class Meter(Protocol):
-    """What compares pairs that come some at a time."""
-
-    def values(self) -> dict[str, Tensor]:
-        """One number a pair so far, by name."""
-        ...
-
-    def load(self, values: Mapping[str, Tensor]) -> None:
-        """Go on from such numbers."""
-        ...
-
-    def metrics(self, *, draws: int = 1000) -> dict[str, Metric]:
-        """Means with intervals, by name."""
-        ...
-
-
 def join_scores(
-    scores: Meter, order: Sequence[int], *, team: Processes, name: str, draws: int = 1000
+    scores: PairScores, order: Sequence[int], *, team: Processes, name: str, draws: int = 1000
 ) -> dict[str, Metric]:
     """Everyone's numbers as one.
 
@@ -91,43 +75,39 @@ def join_scores(
     return scores.metrics(draws=draws)
 
 
-def readable(
-    samples: SampleSet, *, team: Processes, name: str, batch_size: int, broken: float
-) -> tuple[SampleSet, Skipped]:
-    """The samples that can be read, and the others with the reasons.
+def readable(samples: SampleSet, run: EvaluationRun, name: str) -> tuple[SampleSet, dict[int, str]]:
+    """The samples that can be read, and why the others cannot be, by their numbers.
 
     Args:
         samples: real data that results will be made of and compared with.
-        team: the processes.
+        run: processes and settings.
         name: of the look-up, used once.
-        batch_size: samples at a time.
-        broken: share of samples that may be unreadable.
 
     Raises:
         ValueError: too many that cannot be read, or pictures or clips of different sizes.
     """
-    bad: Skipped = []
+    team, bad = run.team, dict[int, str]()
     sizes: dict[int, list[int]] = {}
-    for block in team.blocks(len(samples), batch_size):
+    for block in team.blocks(len(samples), run.settings.batch_size):
         for index, sample in zip(block, samples.read(block.start, block.stop), strict=True):
-            if isinstance(sample, str):
-                bad.append((index, sample))
+            if isinstance(sample, Broken):
+                bad[index] = sample.reason
             elif samples.modality != "audio" and list(sample.shape) not in sizes.values():
                 sizes[index] = list(sample.shape)
-    parts = [told for _, told in team.gather(f"{name}-found", {}, {"bad": bad, "sizes": sorted(sizes.items())})]
+    mine = {"bad": sorted(bad.items()), "sizes": sorted(sizes.items())}
+    parts = [told for _, told in team.gather(f"{name}-found", {}, mine)]
 
-    def joined() -> Skipped:
+    def joined() -> list[tuple[int, str]]:
         seen = sorted((int(index), tuple(shape)) for told in parts for index, shape in told["sizes"])
         other = [(index, shape) for index, shape in seen if shape != seen[0][1]]
         if other:
             raise mixed_sizes(samples, *seen[0], *other[0])
         skipped = sorted((int(index), str(reason)) for told in parts for index, reason in told["bad"])
-        check_share(skipped, samples, broken)
+        tolerance(samples, run.settings.broken).check([reason for _, reason in skipped])
         return skipped
 
-    skipped = [(int(index), str(reason)) for index, reason in team.share(f"{name}-broken", joined)]
-    left_out = {index for index, _ in skipped}
-    kept = [index for index in range(len(samples)) if index not in left_out]
+    skipped = {int(index): str(reason) for index, reason in team.share(f"{name}-broken", joined)}
+    kept = [index for index in range(len(samples)) if index not in skipped]
     if not kept:
         raise ValueError(f"{samples.name}: got no samples that can be read")
     return (Subset(samples, kept) if skipped else samples), skipped
@@ -136,10 +116,10 @@ def readable(
 def pixel_measures(
     settings: EvaluationSettings, smallest: int, warnings: list[str], device: torch.device | str = "cpu"
 ) -> PixelScores | None:
-    """PSNR, SSIM and LPIPS as far as they are wanted and can be had; what is left out is said in ``warnings``.
+    """PSNR, SSIM and LPIPS as far as they are enabled and can be had; what is left out is said in ``warnings``.
 
     Args:
-        settings: what is wanted.
+        settings: what is enabled.
         smallest: shorter side of the pictures, in pixels.
         warnings: of the report; added to.
         device: where the network of LPIPS runs.
@@ -147,8 +127,8 @@ def pixel_measures(
     Raises:
         ConnectionError, ImportError, ValueError: a measure that was named and cannot be taken.
     """
-    measures = [name for name in PICTURES if settings.wants(name)]
-    if "ssim" in measures and smallest < 11 and not settings.asks("ssim"):
+    measures = [name for name in PICTURES if settings.enabled(name)]
+    if "ssim" in measures and smallest < 11 and not settings.required("ssim"):
         measures.remove("ssim")
         warnings.append(f"ssim: left out, its window of 11 pixels is larger than pictures of {smallest}")
     network = None
@@ -156,14 +136,14 @@ def pixel_measures(
         try:
             network = perceptual_net(settings.lpips).to(device)
         except (ConnectionError, ImportError) as error:
-            if settings.asks("lpips"):
+            if settings.required("lpips"):
                 raise
             measures.remove("lpips")
             warnings.append(f"lpips: left out ({error})")
     return PixelScores(measures, network) if measures else None
 
 
-class ClipScores:
+class ClipScores(PairScores):
     """Whole clips frame by frame, as published numbers are; and the PSNR of what was not given, beside two bounds of it.
 
     Args:
@@ -171,8 +151,8 @@ class ClipScores:
     """
 
     def __init__(self, whole: PixelScores) -> None:
+        super().__init__("clips", whole.notes | (_NEW if "psnr" in whole.notes else {}))
         self._whole = whole
-        self._new: dict[str, list[Tensor]] = {name: [] for name in _NEW if "psnr" in whole.measures}
 
     def update(self, truth: Tensor, made: Tensor, padded: Tensor, rebuilt: Tensor, given: Tensor) -> None:
         """Compare clips.
@@ -187,24 +167,13 @@ class ClipScores:
         Raises:
             ValueError: shapes that differ.
         """
-        self._whole.update(truth, made)
-        for name, answer in zip(self._new, (made, padded, rebuilt), strict=False):
-            self._new[name].append(clip_psnr(truth, answer, ~given).double())
-
-    def values(self) -> dict[str, Tensor]:
-        """One number a clip so far, float64 ``[M]``, by name."""
-        empty = torch.zeros(0, dtype=torch.float64)
-        return self._whole.values() | {name: torch.cat([empty, *found]) for name, found in self._new.items()}
-
-    def load(self, values: Mapping[str, Tensor]) -> None:
-        """Go on from what ``values`` gave, of several meters perhaps."""
-        self._whole.load(values)
-        self._new = {name: [values[name]] for name in self._new}
-
-    def metrics(self, *, draws: int = 1000) -> dict[str, Metric]:
-        """The means by name, with bootstrap intervals over clips."""
-        new = {name: bootstrap(torch.cat(found), draws=draws, note=_NEW[name]) for name, found in self._new.items()}
-        return self._whole.metrics(draws=draws) | new
+        found = self._whole.compare(truth, made)
+        if "psnr" in found:
+            found |= {
+                name: clip_psnr(truth, answer, ~given)
+                for name, answer in zip(_NEW, (made, padded, rebuilt), strict=True)
+            }
+        self.add(found)
 
 
 def compare_clips(
@@ -215,8 +184,7 @@ def compare_clips(
     scores: PixelScores,
     *,
     count: int,
-    settings: EvaluationSettings,
-    team: Processes,
+    run: EvaluationRun,
 ) -> dict[str, Metric]:
     """Completed clips against the true ones; frames that were given count in all but the ``psnr_new`` numbers.
 
@@ -227,18 +195,17 @@ def compare_clips(
         task: the name of what it did.
         scores: measures of whole clips.
         count: how many.
-        settings: ``batch_size`` and ``draws``.
-        team: the processes.
+        run: processes and settings.
     """
     tokenizer, found, order = pipe.tokenizer, ClipScores(scores), list[int]()
     assert isinstance(tokenizer, VideoTokenizer), "the modality is video"
-    for block in team.blocks(count, settings.batch_size):
+    for block in run.team.blocks(count, run.settings.batch_size):
         truth, made = (torch.stack([read_good(side, n) for n in block]).float() / 255 for side in (clips, samples))
         condition = named_task(task).condition(truth, TokenCells.of(tokenizer, truth.shape))
         rebuilt = pipe.decode(pipe.encode(truth))[:, :, : truth.shape[2]]
         found.update(truth, made, condition.clip, rebuilt, condition.pixels)
         order += block
-    return join_scores(found, order, team=team, name="pairs", draws=settings.draws)
+    return join_scores(found, order, team=run.team, name="pairs", draws=run.settings.draws)
 
 
 def compare_gaps(
@@ -247,8 +214,7 @@ def compare_gaps(
     samples: SampleSet,
     *,
     count: int,
-    settings: EvaluationSettings,
-    team: Processes,
+    run: EvaluationRun,
 ) -> dict[str, Metric]:
     """Filled gaps against what had been there.
 
@@ -257,16 +223,16 @@ def compare_gaps(
         sounds: the truth.
         samples: the same sounds, the gap of each filled by the model, at the codec's rate.
         count: how many.
-        settings: ``gap``, ``metrics`` and ``draws``.
-        team: the processes.
+        run: processes and settings.
     """
-    measures = [name for name in SOUNDS if settings.wants(name)]
+    settings = run.settings
+    measures = [name for name in SOUNDS if settings.enabled(name)]
     if not measures:
         return {}
     codec, order = pipe.tokenizer, list[int]()
     assert isinstance(codec, AudioTokenizer), "the modality is audio"
     found = GapScores(codec.sample_rate, measures, settings.gap.crossfade)
-    for block in team.blocks(count, settings.batch_size):
+    for block in run.team.blocks(count, settings.batch_size):
         for number in block:
             truth = codec_sound(sounds, number, codec)
             codes, scale = pipe.encode_scaled(truth[None])
@@ -274,4 +240,4 @@ def compare_gaps(
             gap = middle_gap(truth.shape[-1], settings.gap.share, codec.stride[0])
             found.update(truth, read_good(samples, number), rebuilt, gap)
             order.append(number)
-    return join_scores(found, order, team=team, name="pairs", draws=settings.draws)
+    return join_scores(found, order, team=run.team, name="pairs", draws=settings.draws)

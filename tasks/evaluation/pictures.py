@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from maskgen.tasks.evaluation.cas import CasScores
+from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.metrics.manifold import Overlap
 from maskgen.tasks.evaluation.metrics.scores import MaskedScore
 from maskgen.tasks.evaluation.sets.base import SampleSet
-from maskgen.tasks.evaluation.settings import Evaluation
+from maskgen.tasks.evaluation.settings import CasScores, Evaluation
 from maskgen.tasks.media.audio.files import to_channels
 from maskgen.tasks.media.audio.spectrogram import spectrogram_image
 from maskgen.tasks.media.images import image_grid, save_image
@@ -118,7 +118,7 @@ def _neighbours(result: Evaluation, samples: SampleSet, real: SampleSet | None, 
 def _picture(samples: SampleSet, number: int) -> Image.Image | None:
     """What one sees of a sample; None if it cannot be read."""
     (sample,) = samples.read(number, number + 1)
-    if isinstance(sample, str):
+    if isinstance(sample, Broken):
         return None
     if samples.modality == "audio":
         return spectrogram_image(to_channels(sample.float(), 1), samples.sample_rate(number), width=320, height=96)

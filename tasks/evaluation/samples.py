@@ -10,18 +10,15 @@ Shapes: M samples, R real ones, F features.
 from __future__ import annotations
 
 import dataclasses
-import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from maskgen.tasks.data.base import Modality, SignalData
-from maskgen.tasks.evaluation.cas import CasScores, cas_scores, check_labels
-from maskgen.tasks.evaluation.features.base import FeatureExtractor
-from maskgen.tasks.evaluation.features.extraction import FeatureSet, extract
-from maskgen.tasks.evaluation.features.protocols import Protocol
+from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.evaluation.cas import Labels, cas_scores, check_labels
+from maskgen.tasks.evaluation.features.extraction import extract
 from maskgen.tasks.evaluation.features.references import (
     Reference,
     cached_reference,
@@ -32,11 +29,10 @@ from maskgen.tasks.evaluation.features.references import (
 from maskgen.tasks.evaluation.measures import check_enough, feature_metrics, floor_metrics, nearest_shown, warnings_of
 from maskgen.tasks.evaluation.sets.arrays import array_names
 from maskgen.tasks.evaluation.sets.base import DataSamples, SampleSet, Subset, open_samples
-from maskgen.tasks.evaluation.sets.processes import Processes
-from maskgen.tasks.evaluation.settings import Evaluation, EvaluationSettings
-from maskgen.tasks.training.runs import Say
+from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
+from maskgen.tasks.media.clock import Clock
 
-__all__ = ["Clock", "Target", "can_judge", "evaluate_samples", "evenly", "find_reference", "open_target"]
+__all__ = ["Target", "can_classify", "evaluate_samples", "evenly", "find_reference", "open_target"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,210 +99,127 @@ def open_target(
 
 
 def evaluate_samples(
-    samples: SampleSet,
-    target: Target,
-    extractor: FeatureExtractor | None,
-    protocol: Protocol,
-    *,
-    settings: EvaluationSettings,
-    team: Processes,
-    out: Path,
-    cache: Path,
-    device: torch.device | str = "cpu",
-    subject: dict[str, Any] | None = None,
-    say: Say = print,
+    samples: SampleSet, target: Target, run: EvaluationRun, *, subject: dict[str, Any] | None = None
 ) -> Evaluation | None:
     """Measure samples against real data.
 
     Args:
         samples: what is measured.
         target: what it is measured against.
-        extractor: what makes features; None where no number of features is wanted.
-        protocol: how images are resized, and the settings of each measure.
-        settings: what is measured.
-        team: the processes.
-        out: folder of the report; the classifiers of CAS go below it.
-        cache: folder of references.
-        device: where the extractor runs.
+        run: how and where.
         subject: what the report says about the samples.
-        say: told what happens.
 
     Returns:
         The evaluation on the first process, None on the others.
 
     Raises:
-        ValueError: what cannot be measured; see the head of ``maskgen.tasks.evaluation.features.extraction`` and of
-            ``references``.
+        ValueError: what cannot be measured; see ``maskgen.tasks.evaluation.features.extraction`` and
+            ``maskgen.tasks.evaluation.features.references``.
     """
-    clock, warnings = Clock(), list[str]()
+    clock, settings, warnings = Clock(), run.settings, list[str]()
     # What shows before the work is said before the work.
-    judged = can_judge(samples.labels, samples.class_names, samples.name, target, settings, warnings)
+    classified = can_classify(samples, target, settings, warnings)
     if target.real is not None and samples.modality != "audio":
         check_size(_first_shape(samples), samples.name, _first_shape(target.real), target.real.name)
     result = Evaluation(
         subject=subject or {"kind": "samples", "name": samples.name},
-        protocol=protocol,
+        protocol=run.protocol,
         counts={"samples": len(samples)},
         shown=[(number, None) for number in evenly(len(samples), settings.shown)],
         warnings=warnings,
+        seconds=clock.seconds,
     )
-    if extractor is not None:
-        left_out = _measure_features(
-            *(result, samples, target, extractor, settings, clock), team=team, cache=cache, device=device
-        )
-    if not team.main:
+    left_out = {} if run.extractor is None else _measure_features(result, samples, target, run, clock)
+    if not run.team.main:
         return None
-    if judged:
+    if classified:
+        assert target.real is not None, "it was found to be there"
+        assert target.held_out is not None, "it was found to be there"
         sides = {"samples": samples, "real": target.real, "held_out": target.held_out}
-        if extractor is not None:
-            sides = {name: _without(side, left_out.get(name, [])) for name, side in sides.items()}
-        result.cas = _cas(sides, settings, out / "cas", team, device, say)
+        made, real, held_out = (_without(side, left_out.get(name, ())) for name, side in sides.items())
+        with clock("cas"):
+            result.cas = cas_scores(made, real, held_out, run)
         result.metrics |= result.cas.metrics
-        clock("cas")
-    result.seconds = clock.seconds
     return result
 
 
-def can_judge(
-    labels: list[int] | None,
-    names: tuple[str, ...],
-    name: str,
-    target: Target,
-    settings: EvaluationSettings,
-    warnings: list[str],
-) -> bool:
+def can_classify(made: Labels | SampleSet, target: Target, settings: EvaluationSettings, warnings: list[str]) -> bool:
     """Whether the classification accuracy score can be taken; why not, if labels were there, is said in ``warnings``.
 
     Args:
-        labels: classes of the samples.
-        names: one a class, or none.
-        name: of the samples.
+        made: the samples, or what will be known of them.
         target: see ``evaluate_samples``.
-        settings: whether it is wanted, or asked for by name.
+        settings: whether the score is enabled, or required by name.
         warnings: of the report; added to.
 
     Raises:
-        ValueError: it was asked for by name and cannot be taken.
+        ValueError: it is required and cannot be taken.
     """
     sides = (target.real, target.held_out)
-    if not settings.wants("cas") or any(side is not None and side.modality != "image" for side in sides):
+    if not settings.enabled("cas") or any(side is not None and side.modality != "image" for side in sides):
         return False
     try:
-        check_labels(labels, names, name, *sides)
+        check_labels(made, *sides)
     except ValueError as error:
-        if settings.asks("cas"):
+        if settings.required("cas"):
             raise
-        if labels and all(side is not None and side.labels for side in sides):
+        if made.labels and all(side is not None and side.labels for side in sides):
             warnings.append(f"cas: left out ({error})")
         return False
     return True
 
 
 def _measure_features(
-    result: Evaluation,
-    samples: SampleSet,
-    target: Target,
-    extractor: FeatureExtractor,
-    settings: EvaluationSettings,
-    clock: Clock,
-    *,
-    team: Processes,
-    cache: Path,
-    device: torch.device | str,
-) -> dict[str, list[int]]:
+    result: Evaluation, samples: SampleSet, target: Target, run: EvaluationRun, clock: Clock
+) -> dict[str, Iterable[int]]:
     """Put every number of features into the result of the first process; numbers of the unreadable, by side."""
-    protocol = result.protocol
-    shared = _shared(protocol, settings, device)
-    reference = find_reference(target, extractor, protocol, settings, team=team, cache=cache, device=device)
-    if reference is not None and samples.modality != "audio":
-        check_enough(len(samples), reference, extractor, settings)
-    clock("reference")
-    found = extract(samples, extractor, resize=protocol.resize, team=team, name="samples", **shared)
-    clock("features")
+    with clock("reference"):
+        reference = find_reference(target, run)
+        if reference is not None and samples.modality != "audio":
+            check_enough(len(samples), reference, run)
+    with clock("features"):
+        found = extract(samples, run.extraction, "samples")
     floor = None
-    if target.held_out is not None:
-        shared |= {"resize": protocol.resize, "team": team, "cache": cache}
-        floor = cached_reference(target.held_out, extractor, name="held-out", **shared)
-    clock("floor")
+    with clock("floor"):
+        if target.held_out is not None:
+            floor = cached_reference(target.held_out, run.extraction, cache=run.cache, name="held-out")
     if found is None or reference is None:  # not the first process
         return {}
-    check_size(found.shape, samples.name, reference.shape, reference.name)
-    result.extractor, result.reference = extractor.identity(), _describe(reference, target)
-    result.counts = {"samples": found.samples, "vectors": found.gaussian.count, "features": found.gaussian.width}
-    result.skipped = _named_skipped(found, reference)
-    result.metrics, result.curve = feature_metrics(found, reference, extractor, protocol, settings)
-    if floor is not None:
-        result.floor, result.floor_curve = floor_metrics(floor, reference, extractor, protocol, settings)
-    result.shown = nearest_shown(found, reference, settings.shown)
-    result.warnings += warnings_of(found, reference, extractor, protocol, settings)
-    clock("metrics")
-    skipped = {"samples": found.skipped, "real": reference.skipped, "held_out": () if floor is None else floor.skipped}
-    return {name: [index for index, _ in rows] for name, rows in skipped.items()}
+    with clock("metrics"):
+        check_size(found.shape, samples.name, reference.shape, reference.name)
+        result.extractor, result.reference = run.extraction.extractor.identity(), _describe(reference, target)
+        result.counts = {"samples": found.samples, "vectors": found.gaussian.count, "features": found.gaussian.width}
+        sides = {"samples": found.skipped, "reference": reference.skipped}
+        result.skipped = {side: list(skipped.values()) for side, skipped in sides.items() if skipped}
+        result.metrics, result.curve = feature_metrics(found, reference, run)
+        if floor is not None:
+            result.floor, result.floor_curve = floor_metrics(floor, reference, run)
+        result.shown = nearest_shown(found, reference, run.settings.shown)
+        result.warnings += warnings_of(found, reference, run)
+    return {"samples": found.skipped, "real": reference.skipped, "held_out": {} if floor is None else floor.skipped}
 
 
-class Clock:
-    """Seconds since the last call, by stage, in ``seconds``."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def __call__(self, stage: str) -> None:
-        """A stage ends."""
-        now = time.perf_counter()
-        self.seconds[stage] = round(now - self._last, 3)
-        self._last = now
-
-
-def find_reference(
-    target: Target,
-    extractor: FeatureExtractor,
-    protocol: Protocol,
-    settings: EvaluationSettings,
-    *,
-    team: Processes,
-    cache: Path,
-    device: torch.device | str = "cpu",
-    name: str = "reference",
-) -> Reference | None:
+def find_reference(target: Target, run: EvaluationRun, name: str = "reference") -> Reference | None:
     """The reference of a target: statistics that are read, features that are cached or computed, or both.
 
     Args:
         target: what samples are measured against.
-        extractor: what makes features.
-        protocol: how images are resized.
-        settings: batch size and share of broken files.
-        team: the processes.
-        cache: folder of references.
-        device: where the extractor runs.
+        run: extractor, rule, processes and cache.
         name: of this look-up, used once.
 
     Returns:
         The reference on the first process, None on the others.
     """
     statistics = None
-    if target.statistics is not None and team.main:
-        statistics = read_statistics(target.statistics, extractor, protocol.resize)
+    if target.statistics is not None and run.team.main:
+        statistics = read_statistics(target.statistics, run.extraction.extractor, run.protocol.resize)
     if target.real is None:
         return statistics
-    shared = _shared(protocol, settings, device)
-    reference = cached_reference(
-        target.real, extractor, resize=protocol.resize, team=team, cache=cache, name=name, **shared
-    )
+    reference = cached_reference(target.real, run.extraction, cache=run.cache, name=name)
     if reference is None or statistics is None:
         return reference
     # ADM's batches are a part of the data, the statistics beside them are of all of it.
     return dataclasses.replace(reference, gaussian=statistics.gaussian)
-
-
-def _shared(protocol: Protocol, settings: EvaluationSettings, device: torch.device | str) -> dict[str, Any]:
-    """Settings of every extraction."""
-    return {
-        "device": device,
-        "batch_size": settings.batch_size,
-        "broken": settings.broken,
-        "most": max(protocol.most, protocol.count),
-    }
 
 
 def _describe(reference: Reference, target: Target) -> dict[str, Any]:
@@ -322,36 +235,6 @@ def _describe(reference: Reference, target: Target) -> dict[str, Any]:
     }
 
 
-def _named_skipped(found: FeatureSet, reference: Reference) -> dict[str, list[str]]:
-    sides = {"samples": found.skipped, "reference": list(reference.skipped)}
-    return {side: [reason for _, reason in rows] for side, rows in sides.items() if rows}
-
-
-def _cas(
-    sides: dict[str, SampleSet | None],
-    settings: EvaluationSettings,
-    out: Path,
-    team: Processes,
-    device: torch.device | str,
-    say: Say,
-) -> CasScores:
-    made, real, held_out = sides.values()
-    assert made is not None, "there are samples"
-    assert real is not None, "it was found to be there"
-    assert held_out is not None, "it was found to be there"
-    return cas_scores(
-        made,
-        real,
-        held_out,
-        settings=settings.cas,
-        out=out,
-        alone=team.count == 1,
-        device=device,
-        draws=settings.draws,
-        say=say,
-    )
-
-
 def evenly(count: int, shown: int) -> list[int]:
     """Numbers of at most ``shown`` evenly spaced samples."""
     return sorted({number * count // shown for number in range(shown)}) if shown else []
@@ -360,12 +243,10 @@ def evenly(count: int, shown: int) -> list[int]:
 def _first_shape(samples: SampleSet) -> tuple[int, ...]:
     """Of the first sample; () if it cannot be read."""
     (sample,) = samples.read(0, 1)
-    return () if isinstance(sample, str) else tuple(sample.shape)
+    return () if isinstance(sample, Broken) else tuple(sample.shape)
 
 
-def _without(samples: SampleSet | None, left_out: list[int]) -> SampleSet | None:
+def _without(samples: SampleSet, left_out: Iterable[int]) -> SampleSet:
     """What could be read: a classifier cannot be trained on the rest."""
-    if samples is None or not left_out:
-        return samples
     gone = set(left_out)
-    return Subset(samples, [index for index in range(len(samples)) if index not in gone])
+    return Subset(samples, [index for index in range(len(samples)) if index not in gone]) if gone else samples

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from maskgen.tasks.evaluation.cas import CasScores, CasSettings
+import torch
+
+from maskgen.tasks.evaluation.features.base import FeatureExtractor
+from maskgen.tasks.evaluation.features.classifier import ClassifierConfig
+from maskgen.tasks.evaluation.features.extraction import Extraction
 from maskgen.tasks.evaluation.features.protocols import Protocol
+from maskgen.tasks.evaluation.features.train_classifier import CLASSIFIER_SETTINGS
 from maskgen.tasks.evaluation.made.gaps import GapSettings
 from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.manifold import Overlap
 from maskgen.tasks.evaluation.metrics.scores import MaskedScore
-from maskgen.tokenizers.training.losses.image import PerceptualNet
+from maskgen.tasks.evaluation.sets.processes import Processes
+from maskgen.tasks.training.runs import Say
+from maskgen.tokenizers.training.losses.perceptual import PerceptualNet
+from maskgen.training.trainer import TrainSettings
 
-__all__ = ["METRICS", "OF_FEATURES", "Evaluation", "EvaluationSettings"]
+__all__ = ["METRICS", "OF_FEATURES", "CasScores", "CasSettings", "Evaluation", "EvaluationRun", "EvaluationSettings"]
 
 METRICS = {
     "fid": "Frechet distance (FID, FVD or FAD) and its limit for many samples",
@@ -23,13 +33,13 @@ METRICS = {
     "prdc": "precision, recall, density, coverage",
     "cas": "classification accuracy score",
     "masked": "loss and accuracy of the model on masked tokens",
-    "psnr": "of reconstructions and of clips that a task completed",
-    "ssim": "of the same",
-    "lpips": "of the same",
+    "psnr": "PSNR of reconstructions and of clips that a task completed",
+    "ssim": "SSIM of reconstructions and of completed clips",
+    "lpips": "LPIPS of reconstructions and of completed clips",
     "codes": "usage and perplexity of the codebook",
     "log_mel": "log-mel distance of reconstructed sound and of filled gaps",
-    "stft": "multi-resolution STFT distance of the same",
-    "si_sdr": "signal-to-distortion ratio of the same",
+    "stft": "multi-resolution STFT distance of reconstructed sound and of filled gaps",
+    "si_sdr": "signal-to-distortion ratio of reconstructed sound and of filled gaps",
 }
 """Names of measures, as ``EvaluationSettings.metrics`` takes them."""
 
@@ -37,6 +47,39 @@ _CLIP = 16  # frames of published FVD
 
 OF_FEATURES = ("fid", "kid", "is", "prdc")
 """Those that need an extractor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasSettings:
+    """How both classifiers are made.
+
+    Attributes:
+        classifier: their sizes.
+        settings: how long they are trained.
+        flip: whether training images are mirrored at random; not for digits and letters.
+    """
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    settings: TrainSettings = CLASSIFIER_SETTINGS
+    flip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasScores:
+    """What the two classifiers say.
+
+    Attributes:
+        metrics: ``cas``: accuracy of the one trained on samples; ``cas_real``: of the one trained on real data;
+            ``cas_over_real``: their ratio; ``label_agreement``: share of samples that the real one reads as the asked class.
+        class_names: one a class.
+        per_class: accuracy of the first for each class; None for a class without test images.
+        per_class_real: of the second.
+    """
+
+    metrics: dict[str, Metric]
+    class_names: tuple[str, ...]
+    per_class: list[float | None]
+    per_class_real: list[float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +133,11 @@ class EvaluationSettings:
                 f"got broken {self.broken}, shown {self.shown}; expected a share below 1 and 0 or more samples"
             )
 
-    def wants(self, name: str) -> bool:
+    def enabled(self, name: str) -> bool:
         """Whether a measure is to be taken, if it can be."""
         return self.metrics is None or name in self.metrics
 
-    def asks(self, name: str) -> bool:
+    def required(self, name: str) -> bool:
         """Whether a measure was named, so that leaving it out would be an error."""
         return self.metrics is not None and name in self.metrics
 
@@ -116,18 +159,61 @@ class EvaluationSettings:
 
     @property
     def needs_features(self) -> bool:
-        """Whether anything that is wanted is a number of features."""
-        return any(map(self.wants, OF_FEATURES))
+        """Whether anything that is enabled is a number of features."""
+        return any(map(self.enabled, OF_FEATURES))
 
     @property
     def needs_real(self) -> bool:
-        """Whether anything that is wanted compares samples with a set of real ones."""
-        return self.needs_features or self.wants("cas")
+        """Whether anything that is enabled compares samples with a set of real ones."""
+        return self.needs_features or self.enabled("cas")
 
     @property
     def needs_samples(self) -> bool:
-        """Whether anything that is wanted of a model needs samples of it."""
-        return any(self.wants(name) for name in METRICS if name not in ("masked", "codes"))
+        """Whether anything that is enabled of a model needs samples of it."""
+        return any(self.enabled(name) for name in METRICS if name not in ("masked", "codes"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun:
+    """What an evaluation is carried out with.
+
+    Attributes:
+        settings: what is measured, on how many samples.
+        protocol: how images are resized, and the settings of each measure.
+        extractor: what makes features; None where no number of features is enabled.
+        team: the processes.
+        out: folder of the report; what is made goes below it.
+        cache: folder of references.
+        device: where the extractor runs, and classifiers are tested.
+        say: told what happens.
+    """
+
+    settings: EvaluationSettings
+    protocol: Protocol
+    extractor: FeatureExtractor | None
+    team: Processes
+    out: Path
+    cache: Path
+    device: torch.device | str = "cpu"
+    say: Say = print
+
+    @property
+    def extraction(self) -> Extraction:
+        """How this run makes features of samples."""
+        assert self.extractor is not None, "a number of features is enabled"
+        return Extraction(
+            extractor=self.extractor,
+            resize=self.protocol.resize,
+            team=self.team,
+            device=self.device,
+            batch_size=self.settings.batch_size,
+            most=max(self.protocol.most, self.protocol.count),
+            broken=self.settings.broken,
+        )
+
+    def measuring(self, **settings: Any) -> EvaluationRun:
+        """The same run with other settings, by their names."""
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **settings))
 
 
 @dataclass(kw_only=True)
@@ -141,7 +227,7 @@ class Evaluation:
         curve: precision, recall, density and coverage of samples by the number of neighbours.
         floor_curve: the same of held-out data.
         masked: loss and accuracy on masked tokens.
-        cas: what the classifiers said, if they were asked.
+        cas: what the classifiers of CAS said, if they were trained.
         protocol: how it was measured.
         extractor: identity of the extractor.
         reference: what it was measured against.

@@ -10,24 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
 from maskgen.checkpoint import fingerprint, load_module
 from maskgen.precision import fast_matmul
-from maskgen.tasks.evaluation.features.base import FeatureExtractor
-from maskgen.tasks.evaluation.features.protocols import Protocol
 from maskgen.tasks.evaluation.made.making import Make, codec_sound, read_good
-from maskgen.tasks.evaluation.made.writing import write_samples
+from maskgen.tasks.evaluation.made.writing import MadeSet, write_samples
 from maskgen.tasks.evaluation.metrics.audio import SoundScores
 from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse, PixelScores
 from maskgen.tasks.evaluation.pairs import SOUNDS, join_scores, pixel_measures, readable
-from maskgen.tasks.evaluation.samples import Clock, Target, evaluate_samples, evenly
+from maskgen.tasks.evaluation.samples import Target, evaluate_samples, evenly
 from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet, Subset
-from maskgen.tasks.evaluation.sets.processes import Processes
-from maskgen.tasks.evaluation.settings import Evaluation, EvaluationSettings
+from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
+from maskgen.tasks.media.clock import Clock
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
@@ -53,32 +50,15 @@ def find_tokenizer(folder: Path) -> Tokenizer:
     return found.requires_grad_(False)
 
 
-def evaluate_tokenizer(
-    tokenizer: Tokenizer,
-    name: str,
-    originals: SampleSet,
-    extractor: FeatureExtractor | None,
-    protocol: Protocol,
-    *,
-    settings: EvaluationSettings,
-    state: PartialState,
-    out: Path,
-    cache: Path,
-    device: torch.device | str = "cpu",
-) -> Evaluation | None:
+def evaluate_tokenizer(tokenizer: Tokenizer, name: str, originals: SampleSet, run: EvaluationRun) -> Evaluation | None:
     """Rebuild real signals, compare each with what it was, and all of them with all of the originals.
 
     Args:
         tokenizer: what is measured.
         name: as it was named.
         originals: real signals of one size (sound may differ in length).
-        extractor: for the Frechet distance of rebuilt and original (rFID, rFVD, rFAD); None leaves it out.
-        protocol: how it is measured.
-        settings: what is measured.
-        state: this process among all.
-        out: folder; what is rebuilt goes into ``rebuilt/`` below it.
-        cache: folder of references.
-        device: where the tokenizer and the extractor run.
+        run: how and where; what is rebuilt goes into ``rebuilt/`` below its folder. Its extractor is for the Frechet
+            distance of rebuilt and original (rFID, rFVD, rFAD); None leaves that out.
 
     Returns:
         The evaluation on the first process, None on the others.
@@ -90,45 +70,39 @@ def evaluate_tokenizer(
         raise ValueError(
             f"tokenizer: its modality is {tokenizer.modality}, but {originals.name} holds samples of {originals.modality}"
         )
-    clock, team = Clock(), Processes(state, out / ".parts")
-    batches: dict[str, Any] = {"team": team, "name": "originals", "batch_size": settings.batch_size}
-    originals, skipped = readable(originals, broken=settings.broken, **batches)
-    count = min(settings.count, len(originals))
-    rebuilder = _Rebuilder(tokenizer.to(device).eval(), originals, torch.device(device))
-    told = {"tokenizer": name, "weights": fingerprint(tokenizer), "originals": team.share("digest", originals.digest)}
-    warnings = [f"{len(skipped)} originals could not be read and were left out"] if skipped else []
-    size = [] if originals.modality == "audio" else list(rebuilder.original(0).shape[1:])
-    scores = _scores(rebuilder, size, settings, warnings)  # before the work: a network that is missing shows now
-    write_samples(
-        rebuilder.make,
-        count,
-        out / "rebuilt",
-        modality=tokenizer.modality,
-        batch_size=settings.batch_size,
-        sample_rate=rebuilder.sample_rate,
-        description=told | {"signal_size": size},
-        state=state,
-    )
-    clock("rebuild")
-    rebuilt = FileSamples(out / "rebuilt", originals.modality, settings.frames)
+    clock, team, settings = Clock(), run.team, run.settings
+    with clock("rebuild"):
+        originals, skipped = readable(originals, run, "originals")
+        count = min(settings.count, len(originals))
+        rebuilder = _Rebuilder(tokenizer.to(run.device).eval(), originals, torch.device(run.device))
+        told = {"tokenizer": name, "weights": fingerprint(tokenizer)}
+        told["originals"] = team.share("digest", originals.digest)
+        warnings = [f"{len(skipped)} originals could not be read and were left out"] if skipped else []
+        size = [] if originals.modality == "audio" else list(rebuilder.original(0).shape[1:])
+        scores = _scores(rebuilder, size, settings, warnings)  # before the work: a network that is missing shows now
+        what = MadeSet(
+            count=count,
+            modality=tokenizer.modality,
+            sample_rate=rebuilder.sample_rate,
+            description=told | {"signal_size": size},
+        )
+        write_samples(rebuilder.make, what, run.out / "rebuilt", batch_size=settings.batch_size, state=team.state)
+    rebuilt = FileSamples(run.out / "rebuilt", originals.modality, settings.frames)
     subject = {"kind": "tokenizer", "name": name, "count": count, **told}
     result: Evaluation | None = None
-    if extractor is not None and settings.wants("fid"):
-        kept = dataclasses.replace(settings, metrics=("fid",))
-        shared: dict[str, Any] = {"settings": kept, "team": team, "out": out, "cache": cache, "device": device}
+    if run.extractor is not None and settings.enabled("fid"):
         target = Target(real=Subset(originals, range(count)))
-        result = evaluate_samples(rebuilt, target, extractor, protocol, subject=subject, **shared)
+        result = evaluate_samples(rebuilt, target, run.measuring(metrics=("fid",)), subject=subject)
     elif team.main:
-        result = Evaluation(subject=subject, protocol=protocol, counts={"samples": count})
-    compared = _compare(rebuilder, rebuilt, count, settings, team, scores)
-    clock("compare")
+        result = Evaluation(subject=subject, protocol=run.protocol, counts={"samples": count})
+    with clock("compare"):
+        compared = _compare(rebuilder, rebuilt, count, run, scores)
     if result is not None:
         result.metrics = {f"r{key}": metric for key, metric in result.metrics.items()} | compared
         result.warnings = [f"r{line}" if line.startswith(_DISTANCES) else line for line in result.warnings] + warnings
         result.seconds = result.seconds | clock.seconds
-        result.skipped |= {"originals": [reason for _, reason in skipped]} if skipped else {}
+        result.skipped |= {"originals": list(skipped.values())} if skipped else {}
         result.shown = [(number, number) for number in evenly(count, settings.shown)]
-    team.close()
     return result
 
 
@@ -190,7 +164,7 @@ def _scores(
     """What pairs are compared by; None for nothing."""
     if rebuilder.originals.modality != "audio":
         return pixel_measures(settings, min(size[-2:]), warnings, rebuilder.device)
-    names = [name for name in SOUNDS if settings.wants(name)]
+    names = [name for name in SOUNDS if settings.enabled(name)]
     return SoundScores(rebuilder.sample_rate, names) if names else None
 
 
@@ -198,13 +172,13 @@ def _compare(
     rebuilder: _Rebuilder,
     rebuilt: SampleSet,
     count: int,
-    settings: EvaluationSettings,
-    team: Processes,
+    run: EvaluationRun,
     scores: PixelScores | SoundScores | None,
 ) -> dict[str, Metric]:
     """Pairs, as they are on the disk, and the codes; every process compares its share."""
+    team, settings = run.team, run.settings
     sounds = rebuilt.modality == "audio"
-    use = CodeUse(rebuilder.tokenizer.vocab_size) if settings.wants("codes") else None
+    use = CodeUse(rebuilder.tokenizer.vocab_size) if settings.enabled("codes") else None
     order: list[int] = []
     codes: list[Tensor] = []
     for numbers in team.blocks(count, 1 if sounds else settings.batch_size):

@@ -17,6 +17,7 @@ from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskgen.checkpoint import atomic_file
+from maskgen.tasks.media.checks import check_file, to_bytes
 
 __all__ = [
     "ImageSource",
@@ -112,11 +113,7 @@ def to_images(tensor: torch.Tensor) -> list[Image.Image]:
     Raises:
         ValueError: another shape, or values that are not finite.
     """
-    if tensor.ndim != 4 or tensor.shape[1] != 3:
-        raise ValueError(f"images: got shape {tuple(tensor.shape)}, expected [B, 3, H, W]")
-    if not torch.isfinite(tensor).all():
-        raise ValueError("images: got values that are not finite, expected numbers in [0, 1]; is the model damaged?")
-    pixels = (tensor.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = to_bytes(tensor, "images", "B, 3, H, W")
     return [Image.fromarray(picture) for picture in rearrange(pixels, "B C H W -> B H W C").cpu().numpy()]
 
 
@@ -219,12 +216,7 @@ def _load(source: ImageSource, background: str) -> Image.Image:
 
 
 def _read(path: Path, background: str) -> Image.Image:
-    if path.is_dir():
-        raise ValueError(f"{path}: got a folder, expected an image file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file, expected an image file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: got an empty file, expected an image file")
+    check_file(path, "an image file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,27 +1,24 @@
-"""``maskgen train critic``: a critic for a model that is already trained, or the model as its own critic.
-
-Shapes: B batch, N tokens, K codebooks.
-"""
+"""``maskgen train critic``: a critic for a model that is already trained, or the model as its own critic."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from maskgen.checkpoint import fingerprint, load_module, write_json
+from maskgen.checkpoint import fingerprint, load_module
+from maskgen.data import Source
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.critic import CriticModeling, CriticSettings, SelfCriticModeling
 from maskgen.objectives.masked import MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.critics import check_critic
-from maskgen.tasks.data.base import AudioData, SignalData
+from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.runs import Say, describe, finished_before
-from maskgen.tasks.training.tokens import check_shards, doing, training_tokens
+from maskgen.tasks.training.checks import check_shards, check_signals
+from maskgen.tasks.training.runs import Say, run_stage
+from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
-from maskgen.training.trainer import Trainer, TrainSettings
+from maskgen.training.trainer import Objective, TrainSettings
 
 __all__ = ["CriticKind", "train_critic"]
 
@@ -36,7 +33,7 @@ def train_critic(
     out: Path,
     kind: CriticKind = "separate",
     critic: MaskedTransformer | None = None,
-    judging: CriticSettings | None = None,
+    critic_settings: CriticSettings | None = None,
     masking: MaskingSettings | None = None,
     views: int = 1,
     say: Say = print,
@@ -52,11 +49,11 @@ def train_critic(
         out: the model folder to make, with everything of the other. ``separate`` may name the same folder again and then
             only adds ``critic/``; an interrupted run goes on, a finished one is reused.
         kind: ``separate``: a second transformer learns which tokens are the first one's; ``self``: the model goes on
-            learning to predict hidden tokens, and learns to judge its own.
+            learning to predict masked tokens, and learns to criticise its own.
         critic: sizes of the second transformer, which then learns from nothing; if left out it begins as a copy of the
             first, which is far quicker. Only for ``separate``.
-        judging: what the critic is shown and what it costs.
-        masking: what is hidden while the model goes on learning. Only for ``self``.
+        critic_settings: what the critic is shown and what it costs.
+        masking: what is masked while the model goes on learning. Only for ``self``.
         views: how many differently augmented views of each example are tokenized before training.
         say: told what happens.
 
@@ -70,39 +67,25 @@ def train_critic(
     """
     pipe = Pipeline.from_pretrained(model, device="cpu")
     _check(pipe, data, kind, critic, masking, model.resolve() == out.resolve())
-    generator, judged, identity = pipe.transformer, judging or CriticSettings(), fingerprint(pipe.tokenizer)
+    generator, scored, identity = pipe.transformer, critic_settings or CriticSettings(), fingerprint(pipe.tokenizer)
     check_shards(data, identity, views)
     start = critic or generator
-    parts = {
-        "generator": fingerprint(generator),
-        "tokenizer": identity,
-        "critic": start,
-        "data": data,
-    }
-    rest = {"kind": kind, "judging": judged, "masking": masking, "settings": settings, "views": views}
-    description = describe(**parts, **rest)
     run, title = (out / "critic", "critic") if kind == "separate" else (out / "transformer", "self-critic")
-    if finished_before(run, description, title, say):
-        return out
-    torch.manual_seed(settings.seed)
-    say(f"{title}: {doing(data, views)}")
-    pipe.tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
-    kept, depth = out / "tokens", generator.num_codebooks
-    held_out = training_tokens(pipe.tokenizer, data.test(), data.key, kept / "test.safetensors", depth)
-    passes = {"views": views, "seed": settings.seed}
-    tokens = training_tokens(pipe.tokenizer, data.train(), data.key, kept / "train.safetensors", depth, **passes)
-    assert tokens is not None
-    objective: CriticModeling | SelfCriticModeling
-    trained = _begun(start, generator, pipe)
-    if kind == "separate":
-        objective = CriticModeling(trained, generator, judged, held_out=held_out)
-    else:
-        objective = SelfCriticModeling(trained, masking or MaskingSettings(), judged, held_out=held_out)
-    trainer = Trainer(objective, tokens, settings, run, title=title)
-    write_json(run / "run.json", {**description, "finished": False})
-    trainer.fit()
-    _write(pipe, run, out, kind, model.resolve() == out.resolve())
-    write_json(run / "run.json", {**description, "finished": True})
+
+    def make() -> tuple[Objective, Source]:
+        told = {"views": views, "seed": settings.seed, "title": title, "say": say}
+        tokens, held_out = training_tokens(pipe.tokenizer, data, out / "tokens", generator.num_codebooks, **told)  # type: ignore[arg-type]
+        trained = _begun(start, generator, pipe)
+        if kind == "separate":
+            return CriticModeling(trained, generator, scored, held_out=held_out), tokens
+        return SelfCriticModeling(trained, masking or MaskingSettings(), scored, held_out=held_out), tokens
+
+    def finish() -> None:
+        _write(pipe, run, out, kind, model.resolve() == out.resolve())
+
+    parts = {"generator": fingerprint(generator), "tokenizer": identity, "critic": start, "data": data, "kind": kind}
+    rest = {"critic_settings": scored, "masking": masking, "settings": settings, "views": views}
+    run_stage(run, title, {**parts, **rest}, make, finish=finish, say=say)
     return out
 
 
@@ -126,7 +109,7 @@ def _write(pipe: Pipeline, run: Path, out: Path, kind: CriticKind, same_folder: 
     if same_folder:
         return
     trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
-    # A critic of an earlier training judged another generator than the one that has just learnt to judge itself.
+    # A critic of an earlier training was for another generator than the one that has just learnt to criticise itself.
     transformer, critic = (pipe.transformer, trained) if kind == "separate" else (trained, None)
     Pipeline(pipe.tokenizer, transformer, pipe.config, "cpu", fine=pipe.fine, critic=critic).save_pretrained(out)
 
@@ -144,17 +127,13 @@ def _check(
     if kind == "self" and critic is not None:
         raise ValueError("critic: got a second transformer, but the kind 'self' has none; leave it out")
     if kind == "separate" and masking is not None:
-        raise ValueError("masking: only the kind 'self' goes on learning to predict hidden tokens; leave it out")
+        raise ValueError("masking: only the kind 'self' goes on learning to predict masked tokens; leave it out")
     if critic is not None:
         check_critic(critic, pipe.transformer)
     if pipe.modality == "video":
         raise ValueError("model: got one of video, whose sampler 'commit' has no critic")
-    got = {"modality": data.modality, "size": tuple(data.size), "classes": len(data.class_names)}
-    size, classes = tuple(pipe.config.signal_size), pipe.transformer.num_classes
-    expected = {"modality": pipe.modality, "size": size, "classes": classes}
+    check_signals(pipe.tokenizer, data)
+    got = {"size": tuple(data.size), "classes": len(data.class_names)}
+    expected = {"size": tuple(pipe.config.signal_size), "classes": pipe.transformer.num_classes}
     if got != expected:
         raise ValueError(f"data: got {got}, expected {expected}, what the model was trained on")
-    if isinstance(pipe.tokenizer, AudioTokenizer) and isinstance(data, AudioData):
-        sound, codec = (data.sample_rate, data.channels), (pipe.tokenizer.sample_rate, pipe.tokenizer.channels)
-        if sound != codec:
-            raise ValueError(f"data: got {sound} (Hz, channels), expected {codec}, the codec's")

@@ -4,58 +4,54 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from maskgen.data import Source
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.cache import cached_tokens, first_codebooks
 from maskgen.tasks.data.tokens.shards import TokenShards, TokenShardSource
+from maskgen.tasks.training.runs import Say
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["check_shards", "doing", "training_tokens"]
+__all__ = ["training_tokens"]
 
 
 def training_tokens(
-    tokenizer: Tokenizer, source: Source | None, key: str, cache: Path, codebooks: int, *, views: int = 1, seed: int = 0
-) -> Source | None:
-    """Tokens of a source.
+    tokenizer: Tokenizer,
+    data: SignalData,
+    folder: Path,
+    codebooks: int,
+    *,
+    views: int,
+    seed: int,
+    title: str,
+    say: Say,
+) -> tuple[Source, Source | None]:
+    """Tokens of the training examples and, where there are any, of the held-out ones.
 
     Args:
-        tokenizer: turns signals into tokens, on the device it is on.
-        source: signals, or tokens of shards; None has none.
-        key: name of the signals in its batches.
-        cache: file that tokens are kept in.
+        tokenizer: turns signals into tokens, on a GPU where there is one.
+        data: signals, or shards of tokens.
+        folder: of the files that tokens are kept in.
         codebooks: how many codebooks are kept.
-        views: passes over the source, each with seeds of its own; shards have theirs already.
+        views: passes over the training examples, each with seeds of its own; shards have theirs already.
         seed: of the augmentation.
+        title: of the stage, for ``say``.
+        say: told what begins.
     """
-    if source is None:
-        return None
-    if isinstance(source, TokenShardSource):
-        return source.first_codebooks(codebooks)
-    return first_codebooks(cached_tokens(source, tokenizer, cache, key=key, views=views, seed=seed), codebooks)
-
-
-def check_shards(data: SignalData, identity: str, views: int) -> None:
-    """Refuse token shards of another tokenizer, and views that nobody can give.
-
-    Args:
-        data: any; only ``TokenShards`` are looked at.
-        identity: fingerprint of the tokenizer.
-        views: what the user asks for, which shards cannot give.
-
-    Raises:
-        ValueError: another tokenizer's shards, views asked of shards, or none at all.
-    """
-    if views < 1:
-        raise ValueError(f"views: got {views}, expected at least 1")
-    if not isinstance(data, TokenShards):
-        return
-    data.check(identity)
-    if views != 1:
-        raise ValueError(f"views: got {views}, but the token shards hold {data.views} view(s) already; leave it out")
-
-
-def doing(data: SignalData, views: int) -> str:
-    """What a user is told before it begins."""
+    tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(data, TokenShards):
-        return f"reading tokens, {len(data.train())}"
-    return f"tokenizing {len(data.train())} {'images' if data.modality == 'image' else 'sounds'}, {views} view(s) each"
+        say(f"{title}: reading tokens, {len(data.train())}")
+    else:
+        what = {"image": "images", "audio": "sounds"}.get(data.modality, "examples")
+        say(f"{title}: tokenizing {len(data.train())} {what}, {views} view(s) each")
+
+    def tokens(source: Source, name: str, views: int, seed: int) -> Source:
+        if isinstance(source, TokenShardSource):
+            return source.first_codebooks(codebooks)
+        path = folder / f"{name}.safetensors"
+        return first_codebooks(cached_tokens(source, tokenizer, path, key=data.key, views=views, seed=seed), codebooks)
+
+    test = data.test()
+    held_out = None if test is None else tokens(test, "test", 1, 0)
+    return tokens(data.train(), "train", views, seed), held_out

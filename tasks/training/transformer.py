@@ -15,25 +15,28 @@ from typing import Literal
 import torch
 from torch import nn
 
-from maskgen.checkpoint import fingerprint, load_module, write_json
+from maskgen.checkpoint import fingerprint, load_module
 from maskgen.conditioning import Cond
+from maskgen.data import Source
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Request
-from maskgen.tasks.data.base import AudioData, SignalData
+from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import image_grid, save_image
 from maskgen.tasks.model_folder import PipelineConfig, check_codec
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.image import Show
-from maskgen.tasks.training.runs import Say, _tell_skipped, copy_files, describe, finished_before
-from maskgen.tasks.training.tokens import check_shards, doing, training_tokens
+from maskgen.tasks.training.checks import check_shards, check_signals, load_tokenizer, misfits, tokenizer_folder
+from maskgen.tasks.training.runs import Say, copy_files, run_stage
+from maskgen.tasks.training.shown import save_sounds, some_signals
+from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.training.trainer import Trainer, TrainSettings
+from maskgen.training.objective import Show
+from maskgen.training.trainer import Objective, TrainSettings
 
 __all__ = ["Stage", "train_transformer"]
 
@@ -64,7 +67,7 @@ def train_transformer(
         tokenizer: folder of the tokenizer, of an earlier ``train_tokenizer`` for instance.
         transformer: the model to train; its weights start anew from ``settings.seed``.
         data: images or sounds to train on, or their tokens as ``maskgen tokenize`` wrote them.
-        masking: what is hidden and what it costs.
+        masking: what is masked and what it costs.
         settings: how long and how wide.
         out: the model folder to make: ``tokenizer/``, ``transformer/`` and ``pipeline.json``.
         sampling: settings the model will sample with unless told otherwise.
@@ -82,49 +85,37 @@ def train_transformer(
         ValueError: the transformer does not fit the tokenizer or the data, the tokens are another tokenizer's, or ``out``
             holds a run with other settings.
     """
-    if not (tokenizer / "config.json").is_file():
-        raise FileNotFoundError(
-            f"tokenizer: got {tokenizer}, which holds none (no config.json); name a folder made by "
-            f"`maskgen train {'codec' if isinstance(data, AudioData) else 'tokenizer'}`"
-        )
-    codes = load_module(tokenizer, Tokenizer)  # type: ignore[type-abstract]
+    folder = tokenizer_folder(tokenizer)
+    codes = load_tokenizer(folder)
     identity = fingerprint(codes)
     check_shards(data, identity, views)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
-    parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking}
-    description = describe(**parts, settings=settings, sampling=sampling, views=views)
     run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
-    if finished_before(run, description, title, say):
-        return out
-    torch.manual_seed(settings.seed)
-    model = type(transformer)(transformer.config)
-    if isinstance(model, VampNetTransformer) and isinstance(codes, AudioTokenizer):
-        model.set_code_tables(codes.code_tables())
-    codes.to("cuda" if torch.cuda.is_available() else "cpu")  # where all signals are encoded
     config = PipelineConfig(signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling())
-    data.log_skipped(run / "skipped.jsonl")
-    say(f"{title}: {doing(data, views)}")
-    kept, depth = out / "tokens", model.num_codebooks
-    held_out = training_tokens(codes, data.test(), data.key, kept / "test.safetensors", depth)
-    show = _show(codes, config, data, masking.visible_codebooks)
-    objective = MaskedModeling(model, masking, held_out=held_out, show=show)
-    passes = {"views": views, "seed": settings.seed}
-    tokens = training_tokens(codes, data.train(), data.key, kept / "train.safetensors", depth, **passes)
-    assert tokens is not None
-    trainer = Trainer(objective, tokens, settings, run, title=title)
-    write_json(run / "run.json", {**description, "finished": False})
-    if coarse is None:
-        copy_files(tokenizer, out / "tokenizer")
-    trainer.fit()
-    _tell_skipped(run, title, say)
-    trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
-    if coarse is None:
-        Pipeline(codes, trained, config).save_pretrained(out)
-    else:
-        config = dataclasses.replace(coarse.config, fine_sampling=config.sampling)
-        Pipeline(codes, coarse.transformer, config, fine=trained).save_pretrained(out)
-    write_json(run / "run.json", {**description, "finished": True})
+
+    def make() -> tuple[Objective, Source]:
+        model = type(transformer)(transformer.config)
+        if isinstance(model, VampNetTransformer) and isinstance(codes, AudioTokenizer):
+            model.set_code_tables(codes.code_tables())
+        show = _show(codes, config, data, masking.visible_codebooks)
+        objective = MaskedModeling(model, masking, show=show)
+        told = {"views": views, "seed": settings.seed, "title": title, "say": say}
+        source, objective.held_out = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
+        if coarse is None:
+            copy_files(folder, out / "tokenizer")
+        return objective, source
+
+    def finish() -> None:
+        trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
+        if coarse is None:
+            Pipeline(codes, trained, config).save_pretrained(out)
+        else:
+            both = dataclasses.replace(coarse.config, fine_sampling=config.sampling)
+            Pipeline(codes, coarse.transformer, both, fine=trained).save_pretrained(out)
+
+    parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking, "settings": settings}
+    run_stage(run, title, {**parts, "sampling": sampling, "views": views}, make, finish=finish, say=say)
     return out
 
 
@@ -161,7 +152,7 @@ def _coarse_model(out: Path, codec: Tokenizer, masking: MaskingSettings) -> Pipe
     if masking.visible_codebooks != first:
         raise ValueError(
             f"masking.visible_codebooks: got {masking.visible_codebooks}, expected {first}: the codebooks that the "
-            "transformer of this model decides are known to the fine one"
+            "transformer of this model decides are given to the fine one"
         )
     return pipe
 
@@ -171,32 +162,8 @@ def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: Signa
         raise ValueError(
             "tokenizer: got one of video, which has tasks of its own; use `maskgen train video-transformer`"
         )
-    if tokenizer.modality != data.modality:
-        raise ValueError(f"data: got {data.modality} data, but the tokenizer's modality is {tokenizer.modality}")
-    channels = 3
-    if isinstance(tokenizer, AudioTokenizer):
-        channels = tokenizer.channels
-    if isinstance(tokenizer, AudioTokenizer) and isinstance(data, AudioData):
-        sound, codec = (data.sample_rate, data.channels), (tokenizer.sample_rate, channels)
-        if sound != codec:
-            raise ValueError(
-                f"data: got {sound[0]} Hz and {sound[1]} channel(s), but the codec has {codec[0]} Hz and {codec[1]}; set "
-                "the data's sample_rate and channels to the codec's"
-            )
-    got = {
-        "vocab_size": transformer.vocab_size,
-        "num_codebooks": transformer.num_codebooks,
-        "axes": tuple(transformer.config.axes),
-        "num_classes": transformer.num_classes,
-    }
-    expected = {
-        "vocab_size": tokenizer.vocab_size,
-        "num_codebooks": codebooks,
-        "axes": tokenizer.axes((1, channels, *data.size)),
-        "num_classes": len(data.class_names),
-    }
-    wrong = [f"{name} is {got[name]}, expected {expected[name]}" for name in got if got[name] != expected[name]]
-    if wrong:
+    check_signals(tokenizer, data)
+    if wrong := misfits(tokenizer, transformer, data, codebooks=codebooks, classes=len(data.class_names)):
         raise ValueError(f"the transformer does not fit the tokenizer and the data: {'; '.join(wrong)}")
 
 
@@ -224,24 +191,16 @@ def _show_sounds(codec: AudioTokenizer, config: PipelineConfig, data: SignalData
     """Writes some sounds once as they were, and at every showing with their middle third filled by the model."""
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
-        from maskgen.tasks.media.audio.files import save_sound  # asks for soundfile
-
         assert isinstance(model, MaskedTransformer)
-        source = data.test() or data.train()
-        count = min(_SHOWN, len(source))
-        batch = source.batch(range(count), range(count))
+        batch = some_signals(data, _SHOWN)
         pipe = Pipeline(codec, model, config, next(model.parameters()).device)
         tokens = pipe.encode(batch[data.key])[..., : model.num_codebooks]
         mask = torch.zeros_like(tokens, dtype=torch.bool)
         frames = mask.shape[1]
         mask[:, frames // 3 : -(-2 * frames // 3), visible:] = True
         cond = Cond(labels=batch.get("labels"))
-        request = Request(seeds=range(count), sampling=config.sampling, cond=cond)
+        request = Request(seeds=range(len(tokens)), sampling=config.sampling, cond=cond)
         filled = pipe.decode(pipe.fill(tokens, mask, request))
-        for number in range(count):
-            original = folder / f"sound-{number}-original.wav"
-            if not original.exists():
-                save_sound(batch[data.key][number], original, codec.sample_rate)
-            save_sound(filled[number, :, : data.size[0]], folder / f"sound-{number}-{step:08d}.wav", codec.sample_rate)
+        save_sounds(batch[data.key], filled[..., : data.size[0]], codec.sample_rate, folder, step)
 
     return show

@@ -1,7 +1,7 @@
 """Clips as tokens to train on, each with the condition of one task.
 
 Everything is encoded once, before training. Encoding is what costs, so a clip is not encoded for every task: each view of it
-has one, drawn by weight, and more views show more of both.
+has one, sampled by weight, and more views show more of both.
 
 Shapes: B batch, M examples (views x clips), N tokens, K codebooks, V vocabulary, n tokens that a condition shows.
 """
@@ -38,12 +38,12 @@ class TaskTokens:
 
     Attributes:
         prompt: see ``maskgen.sampling.commit.Prompt``.
-        places: long ``[n]``, the places in the grid that show the condition.
+        positions: long ``[n]``, the positions in the grid that show the condition.
         class_conditional: whether the class is given, too.
     """
 
     prompt: int
-    places: torch.Tensor
+    positions: torch.Tensor
     class_conditional: bool
 
 
@@ -52,7 +52,7 @@ class CommitSource:
 
     Args:
         tokens: integers ``[M, N, K]``, of the clips.
-        conditions: integers ``[M, N, K]``, of their conditions; what stands outside of a task's places does not matter.
+        conditions: integers ``[M, N, K]``, of their conditions; what stands outside of a task's positions does not matter.
         chosen: long ``[M]``, which of ``tasks`` each example is for.
         tasks: one or more.
         labels: long ``[M]``, for class-conditional tasks.
@@ -80,21 +80,21 @@ class CommitSource:
         self._given = torch.tensor([task.class_conditional for task in tasks])
         self._shown = torch.zeros(len(tasks), tokens.shape[1], 1, dtype=torch.bool)
         for shown, task in zip(self._shown, tasks, strict=True):
-            shown[task.places] = True
+            shown[task.positions] = True
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
-        """``tokens``, ``condition`` and ``known`` ``[B, N, K]``; ``task`` and, for classes, ``labels`` ``[B]``.
+        """``tokens``, ``condition`` and ``given`` ``[B, N, K]``; ``task`` and, for classes, ``labels`` ``[B]``.
 
-        Nothing is drawn: ``seeds`` do not matter.
+        Nothing is random: ``seeds`` do not matter.
         """
         rows = torch.as_tensor(indices)
         tokens, chosen = self.tokens[rows].long(), self.chosen[rows]
-        known = self._shown[chosen].expand_as(tokens)
-        condition = torch.where(known, self.conditions[rows].long(), 0)
-        batch = {"tokens": tokens, "condition": condition, "known": known, "task": self._prompts[chosen]}
+        given = self._shown[chosen].expand_as(tokens)
+        condition = torch.where(given, self.conditions[rows].long(), 0)
+        batch = {"tokens": tokens, "condition": condition, "given": given, "task": self._prompts[chosen]}
         if self.by_class:
             assert self.labels is not None, "see __init__"
             batch["labels"] = torch.where(self._given[chosen], self.labels[rows], NO_LABEL)
@@ -152,7 +152,7 @@ def commit_tokens(
     parts = [
         TaskTokens(
             prompt=task.prompt(inpainting_prompt=inpainting_prompt),
-            places=alike.condition(example, cells).tokens.flatten().nonzero()[:, 0],
+            positions=alike.condition(example, cells).tokens.flatten().nonzero()[:, 0],
             class_conditional=task.class_conditional and (classes or task.region != "none"),
         )
         for task, alike in zip(named.values(), conditions, strict=True)

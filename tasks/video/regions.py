@@ -5,6 +5,7 @@ Shapes: T frames, H W pixels of the model, h w of the video itself.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,12 +27,17 @@ __all__ = [
     "OUTPAINTED",
     "FileMask",
     "FitRegion",
+    "Mask",
     "MemoryMask",
+    "Region",
     "TaskRegion",
-    "open_mask",
+    "open_region",
     "outpainting",
     "task_of_region",
 ]
+
+Mask = NDArray[Any] | Tensor | str | Path
+"""What is painted anew: an array, the path of a picture or video, or the name of a region (no suffix)."""
 
 INPAINTED: Mapping[str, VideoTask] = MappingProxyType({"central": VIDEO_TASKS["IPC"], "dynamic": VIDEO_TASKS["IPD"]})
 """Regions by name that are painted anew: the middle half of rows and columns; the same in columns that move to the right."""
@@ -47,7 +54,19 @@ OUTPAINTED: Mapping[str, VideoTask] = MappingProxyType(
 moving to the right."""
 
 
-class TaskRegion:
+class Region(ABC):
+    """What of a clip is kept."""
+
+    @abstractmethod
+    def kept(self, start: int, stop: int) -> Tensor:
+        """Bool ``[stop - start, H, W]``, True where the clip's own pixels are given."""
+
+    def close(self) -> None:
+        """Let go of what is open; nothing, in general."""
+        return None
+
+
+class TaskRegion(Region):
     """The region of a task, for clips of any length.
 
     Args:
@@ -62,11 +81,11 @@ class TaskRegion:
         self._kept = task.condition(torch.zeros(1, 3, length, *size), whole).pixels[0, 0]
 
     def kept(self, start: int, stop: int) -> Tensor:
-        """See ``maskgen.tasks.video.windows.Region``."""
+        """See ``Region``."""
         return self._kept[start:stop] if len(self._kept) > 1 else self._kept.expand(stop - start, -1, -1)
 
 
-class FitRegion:
+class FitRegion(Region):
     """The place of a clip on a wider picture.
 
     Args:
@@ -85,11 +104,11 @@ class FitRegion:
             )
 
     def kept(self, start: int, stop: int) -> Tensor:
-        """See ``maskgen.tasks.video.windows.Region``."""
+        """See ``Region``."""
         return self._kept.expand(stop - start, -1, -1)
 
 
-class MemoryMask:
+class MemoryMask(Region):
     """Which pixels of a clip are painted anew, at the model's size: a pixel is, if it shows any part of one that is marked.
 
     Args:
@@ -117,12 +136,12 @@ class MemoryMask:
         self._marked, self._fit = marked, Fit.cover(source.given, size)
 
     def kept(self, start: int, stop: int) -> Tensor:
-        """Bool ``[stop - start, H, W]``, True where the video stays."""
+        """See ``Region``."""
         part = self._marked[start:stop] if self._marked.ndim == 3 else self._marked[None]
         return _unmarked(part, self._fit).expand(stop - start, -1, -1)
 
 
-class FileMask:
+class FileMask(Region):
     """A mask that is a video of the clip's size: what is half grey and lighter is painted anew, frame by frame.
 
     Args:
@@ -144,20 +163,35 @@ class FileMask:
         self._file, self._fit = file, Fit.cover(source.given, size)
 
     def kept(self, start: int, stop: int) -> Tensor:
-        """See ``MemoryMask``."""
+        """See ``Region``."""
         grey = self._file.read(start=start, stop=stop).mean(-1, dtype=np.float32)
         return _unmarked(torch.from_numpy(grey) >= 128, self._fit)
 
+    def close(self) -> None:
+        """Let go of the file; a later ``kept`` opens it again."""
+        self._file.close()
 
-def open_mask(path: Path, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> MemoryMask | FileMask:
-    """A mask from a file: a picture for all frames, or a video.
+
+def open_region(mask: Mask, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> tuple[Region, VideoTask, bool]:
+    """What inpainting keeps of a clip, the task it asks of the model, and whether the region is the task's own.
+
+    Args:
+        mask: see ``maskgen.tasks.video.inpainting.inpaint_video``.
+        source: the clip.
+        size: (H, W).
 
     Raises:
-        FileNotFoundError, ValueError, OSError: there is no such file, it is damaged, or does not fit the clip.
+        TypeError: another type.
+        FileNotFoundError, ValueError, OSError: no such region or file, or it is damaged, or does not fit the clip.
     """
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        return FileMask(VideoFile(path, reader="pyav"), source, size)
-    return MemoryMask(load_mask(path, (source.given[1], source.given[0])), source, size)
+    if isinstance(mask, str) and not Path(mask).suffix:
+        task = task_of_region(mask, INPAINTED, "mask")
+        return TaskRegion(task, source.frames, size), task, True
+    task = INPAINTED["central"]
+    if isinstance(mask, str | Path) and Path(mask).suffix.lower() in VIDEO_SUFFIXES:
+        return FileMask(VideoFile(mask, reader="pyav"), source, size), task, False
+    marked = load_mask(mask, (source.given[1], source.given[0])) if isinstance(mask, str | Path) else mask
+    return MemoryMask(marked, source, size), task, False
 
 
 def outpainting(

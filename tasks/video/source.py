@@ -12,23 +12,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskgen.tasks.media.video.backends import Frames
-from maskgen.tasks.media.video.files import VideoFile, to_frames, to_video_tensor
-from maskgen.tasks.media.video.writer import check_frames
+from maskgen.tasks.media.images import load_image
+from maskgen.tasks.media.video.backends import Frames, Reader
+from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile, to_frames, to_video_tensor
+from maskgen.tasks.media.video.writer import check_frame_rate, check_frames
 
-__all__ = ["Clip", "FileFrames", "Fit", "FrameSource", "MemoryFrames", "as_frames"]
+__all__ = ["Clip", "Excerpt", "FileFrames", "Fit", "FrameSource", "MemoryFrames", "VideoPath", "as_frames", "open_clip"]
+
+# Refuses frames whose contents the decoder had to guess, and is as fast as decord from frame to frame.
+_READER: Reader = "pyav"
 
 Clip = Frames | Image.Image | Sequence[Image.Image] | Tensor
 """What people hold: uint8 ``[T, h, w, 3]`` or ``[h, w, 3]``, one picture or several, a float tensor ``[3, T, h, w]`` or
 ``[1, 3, T, h, w]`` in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A part of a video file.
+
+    Attributes:
+        path: the file, whatever its name.
+        start: where the part begins, in seconds.
+        frames: how many frames it has; up to the end of the file if left out.
+        frame_rate: take so many frames a second, by time; those of the file if left out.
+    """
+
+    path: str | Path
+    start: float = 0.0
+    frames: int | None = None
+    frame_rate: float | None = None
+
+
+VideoPath = str | Path | Excerpt
+"""A file: a video, all of it or a part, or a picture, which is one frame; by the suffix unless it is an ``Excerpt``."""
 
 
 class FrameSource(Protocol):
@@ -113,9 +140,9 @@ class Fit:
     def __call__(self, frames: Tensor) -> Tensor:
         """Frames of any size ``[1, 3, T, h, w]`` at the model's: ``[1, 3, T, H, W]``, bit for bit where nothing changes."""
         if tuple(frames.shape[-2:]) != self.scaled:
-            pictures = frames[0].transpose(0, 1)
+            pictures = rearrange(frames, "1 C T h w -> T C h w")
             resized = F.interpolate(pictures, size=self.scaled, mode="bilinear", antialias=True)
-            frames = resized.transpose(0, 1)[None].clamp(0, 1)
+            frames = rearrange(resized, "T C h w -> 1 C T h w").clamp(0, 1)
         return self.place(frames).contiguous()
 
 
@@ -125,50 +152,68 @@ class MemoryFrames:
     Args:
         clip: see ``Clip``.
         size: (H, W) of the model.
-        fit: how frames come to it; their middle, as large as it covers, by default.
 
     Attributes:
         frames: T.
         given: (h, w), size of the clip itself.
+        fit: how frames come to the model's size; their middle, as large as it covers, unless set otherwise.
+        frame_rate: None; a clip in memory does not say.
+        lazy: whether what is made of it is computed when it is read or written, and not at once.
 
     Raises:
         TypeError, ValueError: not such a clip.
     """
 
-    def __init__(self, clip: Clip, size: tuple[int, int], fit: Fit | None = None) -> None:
+    frame_rate: Fraction | None = None
+    lazy = False
+
+    def __init__(self, clip: Clip, size: tuple[int, int]) -> None:
         self._clip = as_frames(clip)
         axes = (2, 3, 4) if isinstance(self._clip, Tensor) else (0, 1, 2)
         self.frames, height, width = (int(self._clip.shape[axis]) for axis in axes)
         self.given = (height, width)
-        self._fit = fit or Fit.cover(self.given, size)
+        self.fit = Fit.cover(self.given, size)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Float ``[1, 3, stop - start, H, W]``."""
         if isinstance(self._clip, Tensor):
-            return self._fit(self._clip[:, :, start:stop])
-        return self._fit(to_video_tensor(np.array(self._clip[start:stop])))  # a copy: torch warns of read-only memory
+            return self.fit(self._clip[:, :, start:stop])
+        return self.fit(to_video_tensor(np.array(self._clip[start:stop])))  # a copy: torch warns of read-only memory
+
+    def close(self) -> None:
+        """Nothing is to be closed."""
 
 
 class FileFrames:
-    """A video file as a ``FrameSource``: only what is asked for is decoded.
+    """A video file, or a part of it, as a ``FrameSource``: only what is asked for is decoded.
+
+    Frames are taken by the time at which they are shown, which is right for unevenly spaced ones, too.
 
     Args:
-        file: the file.
+        excerpt: the file and the part.
         size: (H, W).
-        places: its frames in the order of the clip; None for all.
-        fit: see ``MemoryFrames``.
 
     Attributes:
         frames: T.
         given: (h, w).
+        fit: see ``MemoryFrames``.
+        frame_rate: frames a second.
+        lazy: see ``MemoryFrames``.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError, ImportError: see ``maskgen.tasks.media.video.files.VideoFile``; a part that
+            the file does not have.
     """
 
-    def __init__(
-        self, file: VideoFile, size: tuple[int, int], places: Sequence[int] | None = None, fit: Fit | None = None
-    ) -> None:
-        self._file, self._places = file, range(file.frames) if places is None else places
-        self.frames, self.given = len(self._places), (file.height, file.width)
-        self._fit = fit or Fit.cover(self.given, size)
+    lazy = True
+
+    def __init__(self, excerpt: Excerpt, size: tuple[int, int]) -> None:
+        self._file = VideoFile(excerpt.path, reader=_READER)
+        rate, wanted = self._file.frame_rate, excerpt.frame_rate
+        self.frame_rate = rate if wanted is None else check_frame_rate(wanted, "frame_rate")
+        self._indices = self._file.at_rate(self.frame_rate, start=excerpt.start, count=excerpt.frames)
+        self.frames, self.given = len(self._indices), (self._file.height, self._file.width)
+        self.fit = Fit.cover(self.given, size)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Float ``[1, 3, stop - start, H, W]``.
@@ -176,7 +221,26 @@ class FileFrames:
         Raises:
             ValueError: a damaged frame.
         """
-        return self._fit(to_video_tensor(self._file.read(self._places[start:stop], size=self._fit.scaled)))
+        return self.fit(to_video_tensor(self._file.read(self._indices[start:stop], size=self.fit.scaled)))
+
+    def close(self) -> None:
+        """Let go of the file; a later ``read`` opens it again."""
+        self._file.close()
+
+
+def open_clip(clip: Clip | VideoPath, size: tuple[int, int]) -> MemoryFrames | FileFrames:
+    """What people hold, in memory or as the path of a video or picture, as a ``FrameSource``.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError, OSError, ImportError: no such clip, file or part of it.
+    """
+    if isinstance(clip, str | Path) and Path(clip).suffix.lower() in VIDEO_SUFFIXES:
+        clip = Excerpt(clip)
+    if isinstance(clip, Excerpt):
+        return FileFrames(clip, size)
+    found = MemoryFrames(load_image(clip) if isinstance(clip, str | Path) else clip, size)
+    found.lazy = isinstance(clip, str | Path)
+    return found
 
 
 def as_frames(clip: Clip) -> Frames | Tensor:

@@ -28,7 +28,7 @@ from parts.meters import count_units, counted
 from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.noise import SeededNoise
 from maskgen.precision import fast_matmul
-from maskgen.sampling.guidance import guided_logits, model_logits
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits
 from maskgen.sampling.loop import sample
 from maskgen.tokenizers.image.vqgan import VQGANConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
@@ -156,7 +156,7 @@ def test_naive_guidance_equals_ours() -> None:
     asked = load()
     model, seeds = opinionated(BertTransformer(CONFIG)), [3, 1, 4]
     found = sample_naive(model, asked.cond, NoiseDraws(SeededNoise(seeds)), batch=3, steps=4, scale=2.0)
-    logits = guided_logits(model, asked.cond, scale=2.0, steps=4)
+    logits = guided_logits(model, asked.cond, Guidance(scale=2.0), steps=4)
     assert torch.equal(found, sample(logits, asked.tokens, asked.mask, steps=4, seeds=seeds)[..., 0])
     plain = sample_naive(model, asked.cond, NoiseDraws(SeededNoise(seeds)), batch=3, steps=4)
     assert not torch.equal(found, plain)

@@ -18,6 +18,7 @@ from sampler_quality import SETTINGS, SPEED, Judge, contestants, cost_of, markdo
 from maskgen.data import TensorSource
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.pipeline import Pipeline, Sampling
+from tests.selections import flat_sampling
 from tests.support import oracle_pipeline, tiny_pipeline
 
 
@@ -100,7 +101,7 @@ def test_fast_ways_take_part_beside_their_exact_forms(pipe: Pipeline, judge: Jud
 
 def test_costs_in_whole_forwards(pipe: Pipeline) -> None:
     def cost(**settings: Any) -> float:
-        found = cost_of(pipe, Sampling(**{"steps": 4, **settings}))
+        found = cost_of(pipe, flat_sampling(**{"steps": 4, **settings}))
         assert found is not None
         return found
 

@@ -53,7 +53,7 @@ class LineObjective(Objective):
         self.shown: list[int] = []
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         factor = self.hook(step) if self.hook else None
         error = (modules["model"](batch["x"]) - batch["y"]).square().mean()

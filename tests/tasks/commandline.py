@@ -15,12 +15,17 @@ WIDTH, HEIGHT = 36, 40  # of the picture that is edited
 
 TOKENIZER: dict[str, Any] = {
     "tokenizer": {
-        "channels": 8,
-        "multipliers": [1, 2],
-        "res_blocks": 1,
-        "shortcut": "input",
-        "groups": 4,
-        "quantizer": {"kind": "vq", "codebook_size": 16, "dim": 4},
+        "class_path": "maskgen.tokenizers.image.VQGAN",
+        "init_args": {
+            "config": {
+                "channels": 8,
+                "multipliers": [1, 2],
+                "res_blocks": 1,
+                "shortcut": "input",
+                "groups": 4,
+                "quantizer": {"kind": "vq", "codebook_size": 16, "dim": 4},
+            }
+        },
     },
     "data": {"class_path": "maskgen.tasks.data.images.digits.Folder", "init_args": {"size": 8}},
     "loss": {"perceptual": None, "gan_weight": 0.0},

@@ -128,20 +128,6 @@ class AudioCodec(ConfiguredCodec):
         """The vectors of the codes, ``[K, V, D]``; a code's vector is the sum over its codebooks."""
         return torch.stack([layer.codebook for layer in self.quantizer.inner.layers])
 
-    @torch.no_grad()
-    def replace_codes(self, codebook: int, codes: Tensor, vectors: Tensor) -> None:
-        """Give some codes of one codebook new vectors.
-
-        Args:
-            codebook: which, from 0.
-            codes: long ``[M]``, ids.
-            vectors: float ``[M, D]``.
-        """
-        layer = self.quantizer.inner.layers[codebook]
-        table = layer.codebook.detach().clone()
-        table[codes] = vectors.to(table)
-        layer.codebook = table
-
     def forward(self, audio: Tensor, quantize: bool = True) -> AudioCodecOutput:
         """Through the codes and back, for training; takes what ``encode`` takes.
 

@@ -10,6 +10,7 @@ id. ``...`` is (H, W) or (T, H, W).
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -142,6 +143,7 @@ class Magvit2Output:
 class _Magvit2(Tokenizer):
     """What the two have in common: everything but the signal's axes."""
 
+    training_loss: ClassVar[type | str] = "maskgen.tokenizers.training.magvit2.Magvit2Settings"
     config: Magvit2Config
 
     def _build(self, config: Magvit2Config) -> None:

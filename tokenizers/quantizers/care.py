@@ -1,6 +1,6 @@
 """What a codebook needs while it is trained: how evenly it is used, codes that nobody uses, an entropy term that fades.
 
-Shapes: B batch, N places, M rows = B x N, D width of a latent, K codebooks, V codes.
+Shapes: B batch, N positions, M rows = B x N, D width of a latent, K codebooks, V codes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import dataclasses
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from maskgen.tokenizers.quantizers.vector import VectorQuantizer
+from maskgen.tokenizers.quantizers.vector import ResidualQuantizer, VectorQuantizer
 from maskgen.training.distributed.whole_batch import mean_over_processes
 
-__all__ = ["CodebookCare", "CodebookSettings", "rows_of_all"]
+__all__ = ["CodebookCare", "CodebookSettings"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,15 +25,18 @@ class CodebookSettings:
     Attributes:
         entropy_boost: the quantizer's entropy term starts this many times stronger, and falls back to its weight in a line.
         entropy_boost_steps: how long that takes.
-        revive_every: steps between looks at the codebook: codes that the whole batch has not used since the last look move
-            onto random latents (Williams et al. 2020, arXiv 2002.08111); 0 = never. For ``vq`` quantizers.
+        revive_every: steps between looks at the codebooks: codes that the whole batch has not used since the last look move
+            onto random latents (Williams et al. 2020, arXiv 2002.08111), level by level of a residual quantizer; 0 = never.
+            For ``vq`` and ``rvq`` quantizers.
         revive_last: step after which codes stay where they are, so that the decoder can get used to them.
+        revive_all: step of a first look that moves all codes, so that codebooks begin as latents; None has no such look.
     """
 
     entropy_boost: float = 0.0
     entropy_boost_steps: int = 2000
     revive_every: int = 0
     revive_last: int = 100_000
+    revive_all: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("entropy_boost", "revive_every", "revive_last"):
@@ -40,6 +44,12 @@ class CodebookSettings:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or more")
         if self.entropy_boost_steps < 1:
             raise ValueError(f"entropy_boost_steps: got {self.entropy_boost_steps}, expected 1 or more")
+
+    def looks(self, step: int) -> bool:
+        """Whether unused codes move at this step."""
+        since = step - (self.revive_all or 0)
+        begun = since > 0 if self.revive_all is None else since >= 0
+        return self.revive_every > 0 and begun and since % self.revive_every == 0 and step <= self.revive_last
 
 
 class CodebookCare(nn.Module):
@@ -62,8 +72,8 @@ class CodebookCare(nn.Module):
         self.register_buffer("used", torch.zeros(int(model.num_codebooks), int(model.vocab_size)))
         self._looked_at = -1
         quantizer = getattr(model, "quantizer", None)
-        if settings.revive_every and not isinstance(quantizer, VectorQuantizer):
-            raise ValueError("revive_every: only quantizers of kind 'vq' have codes that can die; set it to 0")
+        if settings.revive_every and not isinstance(quantizer, VectorQuantizer | ResidualQuantizer):
+            raise ValueError("revive_every: only quantizers of kind 'vq' or 'rvq' have codes that can die; set it to 0")
         if settings.entropy_boost:
             config = getattr(quantizer, "config", None)
             self._entropy_weight = float(getattr(config, "entropy_weight", 0.0))
@@ -89,10 +99,9 @@ class CodebookCare(nn.Module):
             quantizer = self._model[0].quantizer
             weight = self._entropy_weight * (1 + settings.entropy_boost * left)
             quantizer.config = dataclasses.replace(quantizer.config, entropy_weight=weight)
-        due = settings.revive_every and step and step % settings.revive_every == 0 and step <= settings.revive_last
-        if due and step != self._looked_at:  # once a step, whatever its number of micro-batches
+        if settings.looks(step) and step != self._looked_at:  # once a step, whatever its number of micro-batches
             self._looked_at = step
-            self._revive(signal, chances)
+            self._revive(signal, chances, all_of_them=step == settings.revive_all)
 
     def watch(self, codes: Tensor) -> dict[str, Tensor]:
         """Count codes, and say how evenly the whole batch uses them; nothing is read from the device.
@@ -104,7 +113,7 @@ class CodebookCare(nn.Module):
             ``codebook_usage``, the share of codes that occur, and ``codebook_perplexity``, exp of the entropy of their
             frequencies; means over codebooks.
         """
-        rows = codes.detach().flatten(0, 1).t()
+        rows = rearrange(codes.detach(), "b n k -> k (b n)")
         counts = torch.zeros_like(self.to(codes.device).used).scatter_add_(
             1, rows, torch.ones_like(rows, dtype=torch.float32)
         )
@@ -119,33 +128,42 @@ class CodebookCare(nn.Module):
         }
 
     @torch.no_grad()
-    def _revive(self, signal: Tensor, chances: torch.Generator | None) -> None:
+    def _revive(self, signal: Tensor, chances: torch.Generator | None, *, all_of_them: bool) -> None:
         """Put unused codes where latents are: the same ones on every process, from anywhere in the whole batch."""
-        model = self._model[0]
-        codebook = model.quantizer.codebook
-        if hasattr(codebook, "placements"):
+        quantizer = self._model[0].quantizer
+        levels = [quantizer] if isinstance(quantizer, VectorQuantizer) else list(quantizer.inner.layers)
+        if hasattr(levels[0].codebook, "placements"):
             raise ValueError(
                 "revive_every: codes of a sharded model cannot be moved; set it to 0 or launch without FSDP"
             )
-        dead = (self.used[0] == 0).nonzero()[:, 0]
-        if len(dead):
-            seen: list[Tensor] = []
-            hook = model.quantizer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-            try:
-                model(signal)
-            finally:
-                hook.remove()
-            rows = seen[0].detach().flatten(2).transpose(1, 2).flatten(0, 1).float()  # [M, D]
-            codebook[dead] = rows_of_all(rows, len(dead), chances).to(codebook.dtype)
+        unused = torch.ones_like(self.used, dtype=torch.bool) if all_of_them else self.used == 0
         self.used.zero_()
+        rest = self._latents(signal)
+        for level, dead in zip(levels, unused, strict=True):
+            codebook = level.codebook  # the weights themselves, or a view of them
+            count = int(dead.sum())
+            if count:
+                codebook[dead] = _rows_of_all(rest, count, chances).to(codebook.dtype)
+            if level is not levels[-1]:
+                rest = rest - codebook[torch.cdist(rest, codebook).argmin(1)]
+
+    def _latents(self, signal: Tensor) -> Tensor:
+        """What the quantizer sees of a signal of this process, float32 ``[M, D]``."""
+        model, seen = self._model[0], []
+        hook = model.quantizer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            model(signal)
+        finally:
+            hook.remove()
+        return rearrange(seen[0].detach(), "b d ... -> (b ...) d").float()
 
 
-def rows_of_all(rows: Tensor, count: int, chances: torch.Generator | None) -> Tensor:
+def _rows_of_all(rows: Tensor, count: int, chances: torch.Generator | None) -> Tensor:
     """Random rows of the whole batch, the same ones on every process.
 
     Args:
         rows: [M, D] of this process, as many on each.
-        count: how many are wanted.
+        count: how many to take.
         chances: the same state on every process, on the rows' device; None for torch's global generator.
 
     Returns:
@@ -153,8 +171,9 @@ def rows_of_all(rows: Tensor, count: int, chances: torch.Generator | None) -> Te
     """
     many = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if many else (0, 1)
-    draws = torch.rand(count, generator=chances, device=rows.device, dtype=torch.float64)
-    places = (draws * (world * len(rows))).long()
-    mine = places // len(rows) == rank
-    vectors = rows[places % len(rows)] * mine[:, None]
+    chosen = (
+        torch.rand(count, generator=chances, device=rows.device, dtype=torch.float64) * (world * len(rows))
+    ).long()
+    mine = chosen // len(rows) == rank
+    vectors = rows[chosen % len(rows)] * mine[:, None]
     return mean_over_processes(vectors) * world

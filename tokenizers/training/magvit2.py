@@ -5,35 +5,53 @@ Shapes: B batch, T frames, H W pixels. ``...`` is (H, W) or (T, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from maskgen.data import Source
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2Output, Magvit2Video
-from maskgen.tokenizers.training.adversarial import AdversarialTraining, crop_like, frozen
+from maskgen.tokenizers.training.base import TokenizerTraining, crop_like, frozen
 from maskgen.tokenizers.training.discriminators.patch import build_discriminator
-from maskgen.tokenizers.training.losses.image import LeCam, Perceptual
+from maskgen.tokenizers.training.losses.image import LeCam
 from maskgen.tokenizers.training.losses.magvit2 import Magvit2LossSettings, discriminator_terms, generator_terms
+from maskgen.tokenizers.training.losses.perceptual import Perceptual
+from maskgen.training.objective import Show
 
-__all__ = ["Magvit2Training"]
+__all__ = ["Magvit2Settings", "Magvit2Training"]
 
 
-class Magvit2Training(AdversarialTraining):
+@dataclass(frozen=True, kw_only=True)
+class Magvit2Settings(Magvit2LossSettings):
+    """The terms of the loss, as ``maskgen train tokenizer`` takes them."""
+
+    def objective(
+        self,
+        model: Magvit2Image | Magvit2Video,
+        size: tuple[int, ...],
+        *,
+        held_out: Source | None = None,
+        show: Show | None = None,
+    ) -> Magvit2Training:
+        """See ``maskgen.tokenizers.training.base.TrainingLoss``; signals of any size will do."""
+        return Magvit2Training(model, self, held_out=held_out, show=show)
+
+
+class Magvit2Training(TokenizerTraining):
     """Reconstruct through the codes; optionally fool a discriminator.
 
     Batches hold ``images`` float ``[B, 3, H, W]``, or ``video`` float ``[B, 3, T, H, W]`` with a T that the tokenizer takes,
-    both in [0, 1]. The tokenizer is updated first; the discriminator then judges the same reconstructions.
+    both in [0, 1].
 
     Args:
         model: the tokenizer.
         settings: see ``Magvit2LossSettings``.
         held_out: signals for validation.
-        show: called as ``show(model, folder, step)`` to write reconstructions while training.
+        show: see ``maskgen.training.objective.Show``.
 
     Raises:
-        ValueError: a discriminator that cannot judge this kind of signal.
+        ValueError: a discriminator that is not for this kind of signal.
     """
 
     def __init__(
@@ -42,7 +60,7 @@ class Magvit2Training(AdversarialTraining):
         settings: Magvit2LossSettings,
         *,
         held_out: Source | None = None,
-        show: Callable[[nn.Module, Path, int], None] | None = None,
+        show: Show | None = None,
     ) -> None:
         self.settings = settings
         key = "video" if model.modality == "video" else "images"
@@ -56,7 +74,6 @@ class Magvit2Training(AdversarialTraining):
             key=key,
             discriminator=discriminator,
             lecam=self.lecam,
-            care=None,
             held_out=held_out,
             validation=settings.validation,
             show=show,
@@ -70,22 +87,22 @@ class Magvit2Training(AdversarialTraining):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
         out: Magvit2Output = modules["model"](signal)
         fake = 2 * crop_like(out.reconstruction, signal) - 1
-        with frozen(modules.get("discriminator")) as judge:
+        with frozen(modules.get("discriminator")) as discriminator:
             loss, terms = generator_terms(
                 self.settings,
                 2 * signal - 1,
                 fake,
                 out.quantized,
                 step=step,
-                judge=judge,
+                discriminator=discriminator,
                 last_layer=self.model.last_layer,
                 perceptual=None if self.perceptual is None else self.perceptual.to(signal.device),
             )
         return loss, terms, fake, out.tokens
 
     def _discriminator_loss(
-        self, judge: nn.Module, signal: Tensor, fake: Tensor, step: int
+        self, discriminator: nn.Module, signal: Tensor, fake: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        real, made = judge(2 * signal - 1), judge(fake)
+        real, made = discriminator(2 * signal - 1), discriminator(fake)
         lecam = None if self.lecam is None else self.lecam.to(signal.device)
         return discriminator_terms(self.settings, real, made, step=step, lecam=lecam)

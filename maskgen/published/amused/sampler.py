@@ -1,10 +1,10 @@
 """aMUSEd's decoding loop (AmusedScheduler of diffusers; Patil et al. 2024, arXiv 2401.01808).
 
 It differs from ``maskgen.sampling.sample`` in three ways: the weight of the ranking noise runs from one number to another
-instead of falling with the share of the work left; the schedule counts all places, not those hidden at the start; and a
+instead of falling with the share of the work left; the schedule counts all tokens, not those masked at the start; and a
 ``starting_mask_ratio`` scales it, for editing.
 
-Shapes: B batch, N tokens, K codebooks, V vocabulary (V is the id of a hidden token), M = N x K places.
+Shapes: B batch, N tokens, K codebooks, V vocabulary (V is the mask id), M = N x K tokens of a row.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 
 from maskgen.conditioning import Cond
-from maskgen.noise import Noise, SeededNoise, check_seeds
+from maskgen.noise import Noise
+from maskgen.sampling.checks import check_logits, check_sampling
 from maskgen.sampling.guidance import TokenModel, model_logits
 from maskgen.sampling.loop import LogitsFn, SampleStep
-from maskgen.sampling.selectors.named import hide_least_confident
+from maskgen.sampling.selectors.ranking import mask_least_confident
 
 __all__ = [
     "PUBLISHED_SAMPLING",
@@ -38,20 +39,23 @@ class AmusedSampling:
     """Settings of one decoding; the defaults are the published ones.
 
     Attributes:
-        steps: forward passes, twice as many rows with guidance.
+        steps: forward passes, at least 1; twice as many rows with guidance.
         schedule: ``cosine`` or ``linear``.
-        temperature: weight of the ranking noise at the first and the last step.
-        guidance: s of u + s (c - u).
+        temperature: weight of the ranking noise at the first and the last step; one number means (number, 0.01).
+        guidance: s of u + s (c - u), see ``amused_guided_logits``.
+        starting_mask_ratio: share of the tokens that is masked at the start, in (0, 1]; scales the schedule. As in the
+            scheduler it is not taken from the mask, so give it when only a part is to be painted.
     """
 
     steps: int = 12
     schedule: str = "cosine"
-    temperature: tuple[float, float] = (2.0, 0.0)
+    temperature: float | tuple[float, float] = (2.0, 0.0)
     guidance: float = 10.0
+    starting_mask_ratio: float = 1.0
 
-
-PUBLISHED_SAMPLING: dict[str, AmusedSampling] = {"amused-256": AmusedSampling(), "amused-512": AmusedSampling()}
-"""Published name -> settings of the pipeline in diffusers."""
+    def __post_init__(self) -> None:
+        _check_schedule(self.schedule, self.starting_mask_ratio)
+        ranking_temperatures(self.temperature, self.steps)
 
 
 @torch.no_grad()
@@ -59,82 +63,53 @@ def sample_amused(
     logits_fn: LogitsFn,
     tokens: torch.Tensor,
     mask: torch.Tensor,
+    settings: AmusedSampling,
     *,
-    steps: int = 12,
-    schedule: str = "cosine",
-    temperature: float | tuple[float, float] = (2.0, 0.0),
-    starting_mask_ratio: float = 1.0,
     seeds: Sequence[int] | None = None,
     noise: Noise | None = None,
     callback: Callable[[SampleStep], None] | None = None,
 ) -> torch.Tensor:
-    """Decide all hidden tokens in ``steps`` parallel steps.
+    """Decide all masked tokens; arguments but ``settings``, result and errors as of ``maskgen.sampling.sample``.
 
     For each step k = 0 .. steps - 1:
 
-    1. predict logits for all places and draw every hidden token from the softmax; known tokens keep their ids;
-    2. after the last step that is the result; before, ``amused_mask_counts`` says how many are hidden again;
-    3. confidence = log-probability of the drawn token + temperature[k] x Gumbel noise;
-    4. hide the least confident again, strictly below the cut-off.
+    1. predict logits for all positions and sample every masked token from the softmax; given tokens keep their ids;
+    2. after the last step that is the result; before, ``amused_mask_counts`` says how many are masked again;
+    3. confidence = log-probability of the sampled token + temperature[k] x Gumbel noise;
+    4. remask the least confident, strictly below the cut-off.
 
-    The published scheduler gives known places the logarithm of the largest float as confidence (88.7), not infinity, and
-    hides a token of a row in which nothing is hidden. So noise of a weight above 4 or so, or a row without a hidden token,
-    makes it change given tokens. Here known places are never hidden; apart from that the results are the same.
-
-    Args:
-        logits_fn: see ``LogitsFn``; its V columns are all that can be drawn.
-        tokens: long ``[B, N, K]``, holding the mask id (V for our models) at the masked places.
-        mask: bool ``[B, N, K]``, True where a token is to be decided. Rows may differ; an all-False row comes back as it is.
-        steps: number of forward passes, at least 1.
-        schedule: ``cosine`` or ``linear``.
-        temperature: weight of the ranking noise at the first and the last step; one number means (number, 0.01).
-        starting_mask_ratio: share of the places that is hidden at the start, in (0, 1]; scales the schedule. As in the
-            scheduler it is not taken from ``mask``, so give it when only a part is to be painted.
-        seeds: one integer an item: the item's sample depends on nothing else of the batch.
-        noise: the source of randomness itself, instead of ``seeds``.
-        callback: called after each step with a ``SampleStep``.
-
-    Returns:
-        long ``[B, N, K]`` without hidden tokens.
-
-    Raises:
-        ValueError: shapes that do not fit, ``steps`` < 1, negative temperatures, a ratio outside (0, 1], an unknown
-            schedule, neither or both of ``seeds`` and ``noise``.
+    The published scheduler gives visible tokens the logarithm of the largest float as confidence (88.7), not infinity, and
+    masks a token of a row in which nothing is masked. So noise of a weight above 4 or so, or a row without a masked token,
+    makes it change given tokens. Here given tokens are never masked; apart from that the results are the same.
     """
-    _check(tokens, mask)
-    _check_schedule(schedule, starting_mask_ratio)
-    weights = ranking_temperatures(temperature, steps)
-    if (noise is None) == (seeds is None):
-        raise ValueError("sample_amused: give either seeds (one integer an item) or noise")
-    source = noise or SeededNoise(check_seeds(seeds or [], len(tokens)), tokens.device)
-    drawn = tokens
+    steps = settings.steps
+    source = check_sampling(tokens, mask, steps, seeds, noise)
+    weights = ranking_temperatures(settings.temperature, steps)
+    guess = tokens
     for step in range(steps):
-        current = torch.where(mask, tokens, drawn)  # ``tokens`` still holds the mask id wherever anything can be hidden
-        logits = logits_fn(current, step).float()
-        if logits.shape[:-1] != tokens.shape:
-            raise ValueError(
-                f"logits_fn returned {tuple(logits.shape)}, expected [B, N, K, V] for {tuple(tokens.shape)}"
-            )
-        drawn = torch.where(mask, source.sample(step, logits.shape).add_(logits).argmax(-1), current)
+        current = torch.where(mask, tokens, guess)  # ``tokens`` holds the mask id wherever anything can be masked
+        logits = check_logits(logits_fn(current, step), tokens)
+        guess = torch.where(mask, source.sample(step, logits.shape).add_(logits).argmax(-1), current)
         # The published order of operations: softmax, then the logarithm.
-        chosen = torch.where(mask, drawn, 0)[..., None]  # known ids are the caller's and need not be columns
-        log_probs = logits.softmax(-1).gather(-1, chosen).squeeze(-1).log().masked_fill(~mask, 0.0)
-        hidden = mask.flatten(1)
+        ids = torch.where(mask, guess, 0)[..., None]  # given ids are the caller's and need not be columns
+        log_probs = logits.softmax(-1).gather(-1, ids).squeeze(-1).log().masked_fill(~mask, 0.0)
         if step + 1 < steps:
-            counts = amused_mask_counts(schedule, step, steps, hidden.shape[1], hidden.sum(1), starting_mask_ratio)
-            ranking = log_probs.flatten(1) + weights[step] * source.choice(step, mask.shape).flatten(1)
-            mask = hide_least_confident(ranking, hidden, counts).view_as(mask)
+            flat = mask.flatten(1)
+            ratio = settings.starting_mask_ratio
+            counts = amused_mask_counts(settings.schedule, step, steps, flat.shape[1], flat.sum(1), ratio)
+            confidence = log_probs.flatten(1) + weights[step] * source.choice(step, mask.shape).flatten(1)
+            mask = mask_least_confident(confidence, flat, counts).view_as(mask)
         else:
             mask = torch.zeros_like(mask)
         if callback is not None:
-            callback(SampleStep(step, steps, drawn, mask, log_probs))
-    return drawn
+            callback(SampleStep(step, steps, guess, mask, log_probs))
+    return guess
 
 
 def amused_mask_counts(
-    schedule: str, step: int, steps: int, places: int, unknown: torch.Tensor, starting_mask_ratio: float = 1.0
+    schedule: str, step: int, steps: int, total: int, masked: torch.Tensor, starting_mask_ratio: float = 1.0
 ) -> torch.Tensor:
-    """How many tokens are hidden again after a step: max(1, min(unknown - 1, floor(places x ratio))), in float32.
+    """How many tokens are masked again after a step: max(1, min(masked - 1, floor(total x ratio))), in float32.
 
     With r = (step + 1) / steps the ratio is starting_mask_ratio times cos(r pi / 2) or 1 - r. All of it is float32 with r
     rounded once, so that floors fall on the published side: cos(pi / 3) x 256 gives 127.
@@ -143,8 +118,8 @@ def amused_mask_counts(
         schedule: ``cosine`` or ``linear``.
         step: counted from 0.
         steps: how many there are.
-        places: M, hidden or not.
-        unknown: how many places of each row are hidden now, ``[B]``.
+        total: M, masked or not.
+        masked: how many tokens of each row are masked now, ``[B]``.
         starting_mask_ratio: in (0, 1].
 
     Returns:
@@ -156,8 +131,8 @@ def amused_mask_counts(
     _check_schedule(schedule, starting_mask_ratio)
     ratio = torch.tensor(step + 1) / steps
     left = torch.cos(ratio * (math.pi / 2)) if schedule == "cosine" else 1 - ratio
-    planned = torch.floor(places * (starting_mask_ratio * left)).to(unknown.device)
-    return torch.minimum(unknown - 1, planned.long()).clamp(min=1)
+    planned = torch.floor(total * (starting_mask_ratio * left)).to(masked.device)
+    return torch.minimum(masked - 1, planned.long()).clamp(min=1)
 
 
 def ranking_temperatures(temperature: float | tuple[float, float], steps: int) -> list[float]:
@@ -205,17 +180,12 @@ def amused_guided_logits(
     return logits_fn
 
 
-def _check(tokens: torch.Tensor, mask: torch.Tensor) -> None:
-    if tokens.ndim != 3 or tokens.dtype != torch.long or 0 in tokens.shape[1:]:
-        raise ValueError(f"tokens: got {tokens.dtype} {tuple(tokens.shape)}, expected int64 [B, N, K], not empty")
-    if mask.shape != tokens.shape or mask.dtype != torch.bool:
-        raise ValueError(
-            f"mask: got {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(tokens.shape)} as the tokens"
-        )
-
-
 def _check_schedule(schedule: str, starting_mask_ratio: float) -> None:
     if schedule not in ("cosine", "linear"):
         raise ValueError(f"schedule: got {schedule!r}, expected 'cosine' or 'linear', the two of aMUSEd")
     if not 0 < starting_mask_ratio <= 1:
         raise ValueError(f"starting_mask_ratio: got {starting_mask_ratio}, expected 0 < ratio <= 1")
+
+
+PUBLISHED_SAMPLING: dict[str, AmusedSampling] = {"amused-256": AmusedSampling(), "amused-512": AmusedSampling()}
+"""Published name -> settings of the pipeline in diffusers."""

@@ -1,1 +1,1 @@
-"""Which tokens are hidden again after a step."""
+"""Which tokens are masked again after a step."""

@@ -1,6 +1,11 @@
-"""What a selector is, and what it sees.
+"""What a selector is, what it sees, and what its flags promise the loop.
 
-Shapes: B batch, M = N x K places of a row with the codebooks of a token side by side, L of them, V vocabulary.
+A selector is one function, ``remask(selection) -> mask``: it is called after the tokens of a step are sampled and says which
+of them are masked again. Everything else about it is optional. ``Selector(remask=f)`` alone is always correct; each flag of
+``Selector`` is a promise about ``f`` that lets the loop leave out work (``bounded``, ``blind``, ``ties``), or a wish the
+loop fulfils (``revises``, ``adaptive``, ``exponent``, ``critic``).
+
+Shapes: B batch, M = N x K tokens of a row with the codebooks of a position side by side, L of them, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,33 +23,33 @@ CriticFn = Callable[[torch.Tensor, int], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """One step after its draw, rows flattened to M places.
+    """One step after its tokens are sampled, rows flattened to M tokens.
 
     Attributes:
         step: counted from 0.
         steps: how many there are.
-        drawn: long ``[B, M]``, the complete guess of this step.
-        log_probs: float ``[B, M]``, log-probability of each freshly drawn token; 0 at places that were not hidden.
-        settled: the same, but at decided places that of their last draw; 0 at places that were given.
+        tokens: long ``[B, M]``, the complete guess of this step.
+        log_probs: float ``[B, M]``, log-probability of each freshly sampled token; 0 at tokens that were not masked.
+        settled: the same, but at decided tokens that of when they were last sampled; 0 at tokens that were given.
         logits: float ``[B, M, V]``, of the distribution that ``log_probs`` are of; for a selector that is ``bounded``
-            maybe only ``[B, L, V]``, those of the places ``at``, among them all that are hidden; for one that is ``blind``
+            maybe only ``[B, L, V]``, those of the tokens ``at``, among them all that are masked; for one that is ``blind``
             maybe nothing, ``[B, 0, V]``.
-        mask: bool ``[B, M]``, hidden before this step.
-        start: bool ``[B, M]``, hidden when decoding began: what a selector may hide at all.
-        counts: long ``[B]``, how many the schedule hides after this step, at least 1: at most one fewer than there are
-            hidden now, or, for a selector that revises, than there were when decoding began.
-        shares: what the schedule hides before and after this step, as shares of ``start``, each ``[B, 1]``; 1 before the
-            first step that is run.
+        mask: bool ``[B, M]``, masked before this step.
+        start: bool ``[B, M]``, masked when decoding began: what a selector may mask at all.
+        counts: long ``[B]``, how many the schedule leaves masked after this step, at least 1: at most one fewer than are
+            masked now, or, for a selector that revises, than were when decoding began.
+        shares: what the schedule leaves masked before and after this step, as shares of ``start``, each ``[B, 1]``; 1
+            before the first step that is run.
         noise: float ``[B, M]``, Gumbel noise of this step.
         item_noise: float ``[B, 1]``, Gumbel noise of the item, the same at every step.
         weight: of ``noise`` at this step.
-        scores: float ``[B, M]``, what the critic said of ``drawn``; None at the last step and without a critic.
-        at: long ``[B, L]``, places of ``logits``; None where they are all M in their order.
+        scores: float ``[B, M]``, what the critic said of ``tokens``; None at the last step and without a critic.
+        at: long ``[B, L]``, which tokens ``logits`` are of; None where they are all M in their order.
     """
 
     step: int
     steps: int
-    drawn: torch.Tensor
+    tokens: torch.Tensor
     log_probs: torch.Tensor
     settled: torch.Tensor
     logits: torch.Tensor
@@ -59,7 +64,7 @@ class Selection:
     at: torch.Tensor | None = None
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
-        """Numbers of the places of ``logits``, ``[B, L]``, as ``[B, M]``; 0 at other places."""
+        """Values of the tokens of ``logits``, ``[B, L]``, as ``[B, M]``; 0 at other tokens."""
         return values if self.at is None else values.new_zeros(self.mask.shape).scatter(1, self.at, values)
 
 
@@ -69,29 +74,28 @@ def _plain(weight: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Selector:
-    """A way to choose what is hidden again.
+    """A way to choose what is masked again, and what the loop may rely on.
 
     Attributes:
-        hide: ``hide(selection) -> mask``, bool ``[B, M]``; True only where ``start`` is. The last step's is not looked at.
-        revises: whether decided tokens may be hidden again, so that ``counts`` are of all tokens to be decided.
-        adaptive: whether all may be decided before the last step; the sampler then stops, which costs a look at the mask
+        remask: ``remask(selection) -> mask``, bool ``[B, M]``; True only where ``start`` is. After the last step nobody
+            looks at it.
+        revises: whether decided tokens may be masked again, so that ``counts`` are of all tokens to be decided.
+        adaptive: whether all may be decided before the last step; the loop then stops, which costs a look at the mask
             after every step.
-        chooses_first: whether ``hide`` looks at neither ``drawn``, ``log_probs``, ``settled`` nor ``scores``, so that only
-            the places it keeps need a draw.
-        bounded: whether ``hide`` never hides more than ``counts``, and reads ``logits`` through ``Selection.spread``; then
-            the sampler may predict fewer places than there are.
-        blind: whether, besides, ``hide`` looks at no ``logits`` either, keeps exactly what is not in ``counts`` but for
-            ties, and takes nothing back; then the sampler may ask it before the model, and predict what it keeps.
-        ties: how many more places a ``blind`` order keeps at most, because they tie with the cut. Seeded noise has 2^23
-            values: more than 4 of 4,096 places tie once in 10^13 steps (and then wait for the next step).
-        exponent: tokens are drawn from p to the power of ``exponent(weight)``, at the last step from p itself.
-        critic: scores the drawn tokens at every step but the last.
+        bounded: whether ``remask`` never masks more than ``counts``, and reads ``logits`` through ``Selection.spread``;
+            then the loop predicts no more positions than can be masked.
+        blind: whether, besides, ``remask`` looks at no ``logits``, ``tokens``, ``log_probs``, ``settled`` or ``scores``,
+            keeps exactly what is not in ``counts`` but for ties, and takes nothing back; then the loop calls it before the
+            forward pass, and predicts only what it keeps.
+        ties: how many more positions a ``blind`` selector keeps at most, because they tie with the cut. Seeded noise has
+            2^23 values: more than 4 of 4,096 positions tie once in 10^13 steps (and then wait for the next step).
+        exponent: tokens are sampled from p to the power of ``exponent(weight)``, at the last step from p itself.
+        critic: scores the sampled tokens at every step but the last.
     """
 
-    hide: Callable[[Selection], torch.Tensor]
+    remask: Callable[[Selection], torch.Tensor]
     revises: bool = False
     adaptive: bool = False
-    chooses_first: bool = False
     bounded: bool = False
     blind: bool = False
     ties: int = 4

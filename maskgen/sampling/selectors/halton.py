@@ -1,4 +1,4 @@
-"""Orders of places that spread over a grid: the points of the Halton sequence (Halton 1960), on any grid.
+"""Orders of positions that spread over a grid: the points of the Halton sequence (Halton 1960), on any grid.
 
 Besnier et al. 2025 (arXiv 2503.17076) decide tokens in this order, base 2 for rows and base 3 for columns. Here every axis
 has a prime of its own, so that a line of sound and a box of video have such an order, too.
@@ -42,10 +42,10 @@ def halton_cells(axes: Sequence[int]) -> torch.Tensor:
     first = torch.full((torch.Size(axes).numel(),), points + 1)
     for begun in range(1, points + 1, _CHUNK):
         number = torch.arange(begun, min(begun + _CHUNK, points + 1))
-        place = torch.zeros_like(number)
+        cell = torch.zeros_like(number)
         for base, cells in zip(bases, axes, strict=True):
-            place = place * cells + _cell(number, base, cells)
-        first = first.scatter_reduce(0, place, number, "amin")
+            cell = cell * cells + _cell(number, base, cells)
+        first = first.scatter_reduce(0, cell, number, "amin")
         if bool((first <= points).all()):
             break
     return first.argsort()

@@ -1,1 +1,1 @@
-"""What the loop leaves out exactly, behind one call: ``Asking(...)(tokens, wanted, step, last)``."""
+"""All that makes the loop fast, behind one call: ``predict(tokens, wanted, step, last) -> (logits, positions)``."""

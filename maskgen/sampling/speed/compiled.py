@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from maskgen.models.base import MaskedTransformer, PartialTransformer
-from maskgen.sampling.speed.first_step import weights_state
 
 __all__ = ["accelerated"]
 
@@ -27,26 +27,35 @@ _made: weakref.WeakKeyDictionary[MaskedTransformer, dict[Any, MaskedTransformer]
 
 
 def accelerated(model: MaskedTransformer, *, compiled: bool = False, bfloat16: bool = False) -> MaskedTransformer:
-    """The model, compiled and in bf16 as asked; the same one at every call as long as the model's weights stay as they are.
+    """The model compiled, in bf16, or both; the same object at every call.
 
     Args:
-        model: left as it is. What comes back shares its weights, but for the copies in bf16.
+        model: left as it is. What comes back shares its weights; in bf16 it has copies of them, written anew at every call.
         compiled: through ``torch.compile``. Where no compiler is found a warning says so, and it goes on as it was.
         bfloat16: weights and activations in bf16. Logits are still float32 (``maskgen.precision.linear_float32``).
     """
     if not (compiled or bfloat16):
         return model
-    # Weights that were trained or moved since make another model; a compiled one reads them where they are.
-    state = weights_state(model) if bfloat16 else ()
-    key = (compiled, bfloat16, model.training)
+    key = (compiled, bfloat16, model.training, _first(model).device)
     kept = _made.setdefault(model, {})
-    if key not in kept or state is None or getattr(kept[key], "_made_of", ()) != state:
-        made = copy.deepcopy(model).to(torch.bfloat16) if bfloat16 else copy.copy(model)
+    if key not in kept or _first(kept[key]).is_inference():  # which cannot be written outside inference mode
+        kept[key] = copy.deepcopy(model).to(torch.bfloat16) if bfloat16 else copy.copy(model)
         if compiled:
-            _compile(made)
-        object.__setattr__(made, "_made_of", state)
-        kept[key] = made
+            _compile(kept[key])
+    elif bfloat16:
+        _copy_weights(model, kept[key])
     return kept[key]
+
+
+def _first(model: nn.Module) -> torch.Tensor:
+    return next(model.parameters(), torch.empty(0))
+
+
+@torch.no_grad()
+def _copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """One pass over the weights, no more than finding out whether they changed would take."""
+    for values, copied in zip(source.state_dict().values(), target.state_dict().values(), strict=True):
+        copied.copy_(values)
 
 
 def _compile(model: MaskedTransformer) -> None:

@@ -1,7 +1,7 @@
-"""What is known of all steps before the first one: how many tokens each hides, how many places it can concern, and which
+"""What is known of all steps before the first one: how many tokens each masks, how many positions it can concern, and which
 steps change nothing.
 
-Only here the host waits for the device, once: in the loop every shape is fixed, whatever is drawn.
+The host waits for the device here alone, once: in the loop every shape is fixed, whatever is sampled.
 
 Shapes: B batch, N tokens, K codebooks.
 """
@@ -21,78 +21,80 @@ __all__ = ["Plan", "plan_steps"]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The steps of one decoding; lists have an entry a step of the schedule.
+    """The steps of one decoding; lists have an entry for each step of the schedule.
 
     Attributes:
         run: numbers of the steps that are run.
-        planned: what the schedule hides after each step, long ``[B]``, at least 1.
-        shares: the same as shares of what was hidden at the start, ``[B, 1]``.
-        hidden: the most places with a hidden token that any row has before each step, or that may be hidden again.
-        decided: the most places of any row that each step decides, for an order that is asked before the model.
+        planned: how many tokens the schedule leaves masked after each step, long ``[B]``, at least 1.
+        shares: the same as shares of what was masked at the start, ``[B, 1]``.
+        masked: largest number of positions with a masked token, or with one that may be masked again, that any row has
+            before each step.
+        decided: largest number of positions any row unmasks at each step; used by selectors that choose positions before
+            the forward pass.
     """
 
     run: Sequence[int]
     planned: list[torch.Tensor]
     shares: list[torch.Tensor]
-    hidden: list[int]
+    masked: list[int]
     decided: list[int]
 
 
 def plan_steps(
-    mask: torch.Tensor, gamma: Schedule, selector: Selector, *, steps: int, start_step: int, watched: bool
+    mask: torch.Tensor, gamma: Schedule, selector: Selector, *, steps: int, start_step: int, every_step: bool
 ) -> Plan:
     """Plan a decoding.
 
-    Steps that change nothing are left out where nobody watches: as soon as no row can have more than one hidden token, each
-    step but the last would draw that token and hide it again.
+    Steps that change nothing are left out: as soon as no row can have more than one masked token, each step but the last
+    would sample that token and mask it again.
 
     Args:
         mask: bool ``[B, N, K]``, True where a token is to be decided.
         gamma: the schedule.
-        selector: what decides which; without ``bounded`` any hidden place counts at every step.
+        selector: what is remasked; without ``bounded`` any masked position counts at every step.
         steps: of the schedule.
         start_step: first step that is run.
-        watched: whether somebody wants to see every step.
+        every_step: whether steps that change nothing are run, too.
     """
     total = mask.flatten(1).sum(1)
     ratios = [step_ratio(step, steps).to(total.device) for step in range(steps)]
     planned = [mask_counts(gamma, ratio, total, total + 1) for ratio in ratios]
     shares = [gamma(ratio, total).expand(len(total))[:, None] for ratio in ratios]
-    tokens, places, counts = _on_host(mask, planned, gamma, steps)
-    most, cells, hidden, decided = tokens, [], [], []
+    tokens, positions, counts = _on_host(mask, planned, gamma, steps)
+    most, largest, masked, decided = tokens, [], [], []
     for step in range(steps):
-        cells.append(max(most, default=0))
-        hidden.append(max(map(min, most, places), default=0))
+        largest.append(max(most, default=0))
+        masked.append(max(map(min, most, positions), default=0))
         after = most
         if selector.bounded and step >= start_step:
             among = tokens if selector.revises else most
             after = [min(now, max(1, min(now - 1, count))) for now, count in zip(among, counts[step], strict=True)]
         kept = max((before - now for before, now in zip(most, after, strict=True)), default=0)
-        decided.append(min(hidden[step], kept + selector.ties))
+        decided.append(min(masked[step], kept + selector.ties))
         most = after
     run: Sequence[int] = range(start_step, steps)
-    if not watched:
-        run = _needed(run, cells, selector, alone=mask.shape[1:].numel() == 1)
-    return Plan(run=run, planned=planned, shares=shares, hidden=hidden, decided=decided)
+    if not every_step:
+        run = _needed(run, largest, selector, single=mask.shape[1:].numel() == 1)
+    return Plan(run=run, planned=planned, shares=shares, masked=masked, decided=decided)
 
 
-def _needed(run: Sequence[int], cells: Sequence[int], selector: Selector, alone: bool) -> Sequence[int]:
-    """The steps that change something, by how many tokens a row may hide before each.
+def _needed(run: Sequence[int], largest: Sequence[int], selector: Selector, single: bool) -> Sequence[int]:
+    """The steps that change something, by the largest number of tokens any row may have masked before each.
 
-    Where a row has no other place at all (``alone``) the cut of every order is that place itself, and its first draw stays.
+    A row of a single token (``single``) is final after its first sample, whatever the selector.
     """
-    if cells[run[0]] == 0:
+    if largest[run[0]] == 0:
         return ()
-    if alone or not selector.bounded or selector.revises or selector.adaptive:
+    if single or not selector.bounded or selector.revises or selector.adaptive:
         return run
-    return [step for step in run if cells[step] > 1 or step == run[-1]]
+    return [step for step in run if largest[step] > 1 or step == run[-1]]
 
 
 def _on_host(
     mask: torch.Tensor, planned: Sequence[torch.Tensor], gamma: Schedule, steps: int
 ) -> tuple[list[int], list[int], list[list[int]]]:
-    """Hidden tokens and places with any, of each row, and what the schedule hides after each step, of each row."""
-    if mask.is_meta:  # holds nothing: benchmarks count a decoding in which all is hidden
+    """Of each row: masked tokens, positions with any, and for each step how many the schedule leaves masked after it."""
+    if mask.is_meta:  # holds nothing: benchmarks count a decoding in which all is masked
         mask = torch.ones(mask.shape, dtype=torch.bool)
         total = mask.flatten(1).sum(1)
         planned = [mask_counts(gamma, step_ratio(step, steps), total, total + 1) for step in range(steps)]

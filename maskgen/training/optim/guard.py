@@ -22,27 +22,28 @@ class GuardSettings:
     A step is always skipped when its loss or its gradient norm is not finite.
 
     Attributes:
-        most_in_a_row: this many steps skipped one after the other stop the run; so do more than half of its steps.
+        max_consecutive_skips: this many steps skipped one after the other stop the run; so do more than half of its steps.
         spike: skip also a gradient norm above this multiple of the median of the last good ones; 0 = never. No published
             recipe does this, so it is off; 10 leaves ordinary training alone.
         window: how many good norms the median is taken of; half of them must be there before anything counts as a spike.
     """
 
-    most_in_a_row: int = 20
+    max_consecutive_skips: int = 20
     spike: float = 0.0
     window: int = 128
 
     def __post_init__(self) -> None:
-        if self.most_in_a_row < 1 or self.window < 2:
+        if self.max_consecutive_skips < 1 or self.window < 2:
             raise ValueError(
-                f"guard: got most_in_a_row {self.most_in_a_row} and window {self.window}, expected 1 and 2 or more"
+                f"guard: got max_consecutive_skips {self.max_consecutive_skips} and window {self.window}, expected 1 and "
+                "2 or more"
             )
         if self.spike and self.spike <= 1:
             raise ValueError(f"guard.spike: got {self.spike}, expected a multiple above 1, or 0 for never")
 
 
 class Guard(nn.Module):
-    """Judges the steps of one player; its buffers are what a resumed run needs.
+    """Decides which steps of one network count; its buffers are what a resumed run needs.
 
     Args:
         settings: see ``GuardSettings``.
@@ -52,17 +53,17 @@ class Guard(nn.Module):
     good: torch.Tensor
     skipped: torch.Tensor
     in_a_row: torch.Tensor
-    most_in_a_row: torch.Tensor
+    longest_streak: torch.Tensor
 
     def __init__(self, settings: GuardSettings) -> None:
         super().__init__()
         self.settings = settings
         self.register_buffer("norms", torch.full((settings.window,), torch.inf))
-        for name in ("good", "skipped", "in_a_row", "most_in_a_row"):
+        for name in ("good", "skipped", "in_a_row", "longest_streak"):
             self.register_buffer(name, torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def judge(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    def check(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
         """Whether to skip the step: float32 scalar, 1 = skip, the same on every process.
 
         Args:
@@ -97,8 +98,8 @@ class Guard(nn.Module):
         self.good += counts
         self.skipped += bad
         self.in_a_row.copy_((self.in_a_row + 1) * bad)
-        self.most_in_a_row.copy_(torch.maximum(self.most_in_a_row, self.in_a_row))
+        self.longest_streak.copy_(torch.maximum(self.longest_streak, self.in_a_row))
 
     def too_many(self) -> bool:
         """Whether the run must stop. Reads from the device: ask now and then."""
-        return int(self.most_in_a_row) >= self.settings.most_in_a_row
+        return int(self.longest_streak) >= self.settings.max_consecutive_skips

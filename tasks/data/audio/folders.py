@@ -11,13 +11,13 @@ import os
 import random
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from maskgen.tasks.data.base import AudioData
-from maskgen.tasks.data.file_sets import FileSource, LeftOut, class_folders
-from maskgen.tasks.data.file_sets import held_out as held_out_names
+from maskgen.tasks.data.file_sets import FileData, FileRules
 from maskgen.tasks.media.audio.features import limit_peak, normalize_loudness
 from maskgen.tasks.media.audio.features import loudness as measure
 from maskgen.tasks.media.audio.files import SOUND_SUFFIXES, SoundFile, resample, to_channels
@@ -27,7 +27,7 @@ __all__ = ["SoundFolder"]
 _TRIES = 8  # excerpts of a file that are listened to, as in audiotools
 
 
-class SoundFolder(AudioData):
+class SoundFolder(FileData, AudioData):
     """Sounds below a folder or in a zip archive; each example is an excerpt loud enough to hold something (VampNet).
 
     An example of a file (Flores García et al. 2023, section 3):
@@ -36,11 +36,8 @@ class SoundFolder(AudioData):
     2. Unless it is louder than ``cutoff``, draw again, up to eight times; then take the loudest (VampNet: the last).
     3. Channels, sample rate, loudness, peak at most 1; a shorter sound is followed by silence.
 
-    Only that part of the file is read, when it is needed (of an archive: that one file). Whether a file is held out depends
-    on a hash of its path below the root alone: files that are added move no other. Held-out examples never change.
-
-    Files that cannot be read are left out: at the start those that do not open, later those that turn out damaged, whose
-    place another file of the same half takes. ``skipped`` names them all; too many are an error.
+    Only that part of the file is read, when it is needed (of an archive: that one file). Held-out examples never change.
+    For files held out and files that cannot be read see ``maskgen.tasks.data.file_sets.FileData``.
 
     Args:
         root: a folder with sound files at any depth, or a ``.zip`` of them.
@@ -49,12 +46,7 @@ class SoundFolder(AudioData):
         channels: 1 or 2.
         loudness: LUFS of the examples; None leaves them as loud as they are.
         cutoff: LUFS that an excerpt must exceed.
-        held_out: share of the files for ``test``.
-        labels: whether the folders directly below the root are classes.
-        broken: share of the files that may be unreadable.
-
-    Attributes:
-        skipped: path and reason of each file left out, as far as this process knows.
+        **rules: see ``maskgen.tasks.data.file_sets.FileRules``.
 
     Raises:
         FileNotFoundError: no such folder or archive.
@@ -71,10 +63,7 @@ class SoundFolder(AudioData):
         channels: int = 1,
         loudness: float | None = -24.0,
         cutoff: float = -30.0,
-        held_out: float = 0.02,
-        *,
-        labels: bool = False,
-        broken: float = 0.2,
+        **rules: Any,
     ) -> None:
         size = round(seconds * sample_rate) if math.isfinite(seconds) else 0
         if size < 1 or channels not in (1, 2):
@@ -82,41 +71,11 @@ class SoundFolder(AudioData):
                 f"SoundFolder: got {seconds} s at {sample_rate} Hz, {channels} channels; "
                 "expected at least one sample and 1 or 2 channels"
             )
-        if not (0 <= held_out < 1 and 0 <= broken < 1):
-            raise ValueError(
-                f"SoundFolder: got held_out {held_out}, broken {broken}; expected shares from 0 to below 1"
-            )
         self.sample_rate, self.channels, self.size = sample_rate, channels, (size,)
         self.loudness, self.cutoff = loudness, cutoff
-        self._shelf = _Shelf(Path(root), broken)
-        names, root = self._shelf.names, self._shelf.root
-        self._classes = class_folders(names, root) if labels else ()
-        train, test = held_out_names(names, held_out, root)
-        self._train = FileSource(self, train, fixed=False)
-        self._test = FileSource(self, test, fixed=True) if test else None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the folders directly below the root, sorted; empty without ``labels``."""
-        return self._classes
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """Path and reason of each file left out so far."""
-        return list(self.left_out.reasons.items())
-
-    @property
-    def left_out(self) -> LeftOut:
-        """Keeps ``skipped``."""
-        return self._shelf.left_out
-
-    def train(self) -> FileSource:
-        """One random excerpt of each file that is not held out."""
-        return self._train
-
-    def test(self) -> FileSource | None:
-        """One excerpt of each held-out file, always the same; None if no file is held out."""
-        return self._test
+        settled = FileRules(**rules)
+        self._shelf = _Shelf(Path(root))
+        self._arrange(self._shelf.root, self._shelf.names, lambda name: self._shelf.open(name).close(), settled)
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -156,26 +115,21 @@ class SoundFolder(AudioData):
 
 
 class _Shelf:
-    """The readable sound files of a folder or an archive.
+    """The sound files of a folder or an archive.
 
     Attributes:
         root: the folder or archive.
         names: paths below the root, sorted.
-        left_out: those that cannot be read.
     """
 
-    def __init__(self, root: Path, broken: float) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
         self._archive: tuple[int, zipfile.ZipFile] | None = None
-        listed = self._list()
-        if not listed:
+        self.names = self._list()
+        if not self.names:
             raise ValueError(
                 f"{root}: no sound files found; expected names that end in {', '.join(sorted(SOUND_SUFFIXES))}"
             )
-        self.left_out = LeftOut(root, len(listed), broken)
-        self.names = [name for name in listed if self._opens(name)]
-        self.left_out.check()
-        self.left_out.warn(stacklevel=3)
 
     def open(self, name: str) -> SoundFile:
         """Open one file.
@@ -193,14 +147,6 @@ class _Shelf:
         if not content:
             raise ValueError(f"{told}: got an empty file, expected a sound file")
         return SoundFile(io.BytesIO(content), told)
-
-    def _opens(self, name: str) -> bool:
-        try:
-            self.open(name).close()
-        except ValueError as error:
-            self.left_out.reasons[name] = str(error)
-            return False
-        return True
 
     def _list(self) -> list[str]:
         if self.root.is_dir():

@@ -12,17 +12,16 @@ import torch
 from torch.utils.data import get_worker_info
 
 from maskgen.data import item_seed
-from maskgen.tasks.data.base import ImageData
-from maskgen.tasks.data.images.sources import Crop, CropKind, Encoded, Encodings, PictureSource, Unusable
+from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.images.sources import Encoded, Encodings, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
-from maskgen.tasks.data.skipped import Skipped
 
-__all__ = ["HubImages", "StoredPictures", "StreamSource", "StreamedPictures"]
+__all__ = ["HubImages", "StoredPictures", "StreamedPictures"]
 
 _WINDOWS = 2  # windows of a stream that are kept: a batch may lie in two
 
 
-class HubImages(ImageData):
+class HubImages(PictureData):
     """A data set of images by its name on the Hub, or by a loader (``parquet``, ``imagefolder``, ``webdataset``) and files.
 
     Usually all of it is fetched first and kept by ``datasets``: any image is then at hand, and a run goes on at the very
@@ -35,15 +34,13 @@ class HubImages(ImageData):
         path: as for ``datasets.load_dataset``; a configuration follows after a colon.
         size: side of the images in pixels.
         split: of the training images.
-        test_split: of held-out images, cropped in the middle; never a stream.
-        flip: whether training images are mirrored at random.
+        test_split: of held-out images; never a stream.
         data_files: files for a loader, as ``images/*.parquet``.
         image: column of the pictures.
         label: column of the classes, which must have names there; null for no classes.
         stream: how many images of a stream are mixed with each other and kept in memory; 0 fetches everything first.
         count: how many images a stream has, if the data set does not say.
-        crop: see ``maskgen.tasks.data.images.sources.Crop``.
-        broken: share of the images that may be unusable.
+        **rules: see ``maskgen.tasks.data.images.sources.PictureRules``.
 
     Raises:
         ImportError: ``datasets`` is not installed.
@@ -57,21 +54,20 @@ class HubImages(ImageData):
         size: int = 256,
         split: str = "train",
         test_split: str | None = None,
-        flip: bool = True,
         *,
         data_files: str | None = None,
         image: str = "image",
         label: str | None = "label",
         stream: int = 0,
         count: int = 0,
-        crop: CropKind = "random",
-        broken: float = 0.05,
+        **rules: Any,
     ) -> None:
         if stream < 0 or count < 0:
             raise ValueError(f"HubImages: got stream {stream}, count {count}; expected 0 or more of each")
-        self.size, self.flip, self.crop, self.stream = (size, size), flip, crop, stream
-        self.path, self.split, self.label = path, split, label or ""
-        self._crop = Crop(size=self.size, kind=crop, flip=flip)
+        settled = PictureRules(**rules)
+        if settled.crop == "resized":
+            self.min_scale = settled.min_scale
+        self.path, self.split, self.label, self.stream = path, split, label or "", stream
         columns = (image, label)
         table = _load(path, split, data_files, columns, stream > 0)
         self._names = _class_names(table, label, path)
@@ -83,35 +79,14 @@ class HubImages(ImageData):
             def start(first: int) -> Iterator[dict[str, Any]]:
                 return iter(table.skip(first))
 
-            self._train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}")
+            train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}")
         else:
-            self._train = StoredPictures(table, columns, f"{path} {split}")
-        self._skipped = Skipped(path, len(self._train), broken)
-        self._test: PictureSource | None = None
+            train = StoredPictures(table, columns, f"{path} {split}")
+        test = None
         if test_split is not None:
-            stored = StoredPictures(
-                _load(path, test_split, data_files, columns, False), columns, f"{path} {test_split}"
-            )
-            centre = Crop(size=self.size, kind="centre", flip=False)
-            self._test = PictureSource(stored, centre, Skipped(path, len(stored), broken))
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Those of the label's column."""
-        return self._names
-
-    def train(self) -> PictureSource:
-        """All images of ``split``."""
-        kind = StreamSource if isinstance(self._train, StreamedPictures) else PictureSource
-        return kind(self._train, self._crop, self._skipped)
-
-    def test(self) -> PictureSource | None:
-        """All images of ``test_split``."""
-        return self._test
-
-    def log_skipped(self, path: Any) -> None:
-        """See ``SignalData``."""
-        self._skipped.keep(path)
+            held_out = _load(path, test_split, data_files, columns, False)
+            test = (StoredPictures(held_out, columns, f"{path} {test_split}"), path)
+        self._hold(size, settled, (train, path), test)
 
 
 class StoredPictures:
@@ -131,7 +106,7 @@ class StoredPictures:
     def __len__(self) -> int:
         return len(self.table)
 
-    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+    def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``."""
         return [_encoded(self.table[int(index)], self.columns, f"{self.name}: {index}") for index in indices]
 
@@ -158,12 +133,12 @@ class StreamedPictures:
         self.start, self.count, self.window, self.columns, self.name = start, count, window, columns, name
         self._rows: Iterator[dict[str, Any]] | None = None
         self._next = 0  # the window that comes next
-        self._kept: dict[int, list[Encoded | Unusable]] = {}
+        self._kept: dict[int, list[Encoded | Broken]] = {}
 
     def __len__(self) -> int:
         return self.count
 
-    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+    def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``; quick where the indices follow ``order``."""
         worker = get_worker_info()
         if worker is not None:  # datasets would deal out the stream among them, and its threads do not survive a fork
@@ -184,14 +159,14 @@ class StreamedPictures:
             parts.append(first + torch.randperm(min(self.window, self.count - first), generator=generator))
         return torch.cat(parts)
 
-    def _window(self, number: int) -> list[Encoded | Unusable]:
+    def _window(self, number: int) -> list[Encoded | Broken]:
         if number not in self._kept:
             self._kept[number] = patiently(self.name, lambda: self._fetch(number))
             for old in list(self._kept)[:-_WINDOWS]:
                 del self._kept[old]
         return self._kept[number]
 
-    def _fetch(self, number: int) -> list[Encoded | Unusable]:
+    def _fetch(self, number: int) -> list[Encoded | Broken]:
         first = number * self.window
         if self._rows is None or number != self._next:
             self._rows = self.start(first)
@@ -208,22 +183,6 @@ class StreamedPictures:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None, "_kept": {}}
-
-
-class StreamSource(PictureSource):
-    """Pictures of a stream, which come in the order of the stream.
-
-    Args:
-        pictures: the stream.
-        crop: how the images get the wanted size.
-        skipped: told of broken ones.
-    """
-
-    pictures: StreamedPictures
-
-    def order(self, seed: int) -> torch.Tensor:
-        """See ``maskgen.data.OrderedSource``."""
-        return self.pictures.order(seed)
 
 
 def _load(path: str, split: str, data_files: str | None, columns: tuple[str, str | None], stream: bool) -> Any:
@@ -258,17 +217,17 @@ def _length(table: Any, split: str) -> int:
     return int(found.num_examples or 0) if found is not None else 0
 
 
-def _encoded(row: dict[str, Any], columns: tuple[str, str | None], name: str) -> Encoded | Unusable:
+def _encoded(row: dict[str, Any], columns: tuple[str, str | None], name: str) -> Encoded | Broken:
     picture, label = row[columns[0]], None if columns[1] is None else row[columns[1]]
     if columns[1] is not None and (label is None or label < 0):
-        return Unusable(name, f"{name}: no label")
+        return Broken(name, f"{name}: no label")
     if picture is None:
-        return Unusable(name, f"{name}: no picture")
+        return Broken(name, f"{name}: no picture")
     content = picture.get("bytes")
     if content is None:
         try:
             with open(picture["path"], "rb") as handle:
                 content = handle.read()
         except OSError as error:
-            return Unusable(name, f"{name}: {error.filename}: {error.strerror}")
+            return Broken(name, f"{name}: {error.filename}: {error.strerror}")
     return Encoded(name, content, label)

@@ -27,8 +27,9 @@ from safetensors.torch import save_file
 
 from maskgen.checkpoint import atomic_file
 from maskgen.data import item_seed
+from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.places import ShardPlace
-from maskgen.tasks.data.images.sources import Encoded, Unusable
+from maskgen.tasks.data.images.sources import Encoded
 
 __all__ = ["TarShards", "index_folder"]
 
@@ -94,15 +95,15 @@ class TarShards:
         key = self._keys[shard][ends[place - 1] if place else 0 : ends[place]]
         return f"{self.places[shard].url}: {key.decode(errors='replace')}"
 
-    def read(self, indices: Sequence[int]) -> list[Encoded | Unusable]:
+    def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``; the ranges of one shard are asked for together."""
-        found: dict[int, Encoded | Unusable] = {}
+        found: dict[int, Encoded | Broken] = {}
         wanted: dict[int, list[int]] = {}
         for index in dict.fromkeys(int(index) for index in indices):
             size = int(self._sizes[index])
             if size < 0:
                 name = self.name(index)
-                found[index] = Unusable(name, f"{name}: {_REASONS[size]}")
+                found[index] = Broken(name, f"{name}: {_REASONS[size]}")
             else:
                 wanted.setdefault(self._place(index)[0], []).append(index)
         for shard, some in wanted.items():

@@ -8,13 +8,12 @@ from __future__ import annotations
 import random
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from maskgen.tasks.data.base import SignalData
-from maskgen.tasks.data.file_sets import FileSource, LeftOut, class_folders
-from maskgen.tasks.data.file_sets import held_out as held_out_names
+from maskgen.tasks.data.file_sets import FileData, FileRules
 from maskgen.tasks.media.video.backends import Reader
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile, to_video_tensor
 
@@ -35,18 +34,13 @@ class VideoData(SignalData):
     frame_rate: float | None = None
 
 
-class VideoFolder(VideoData):
+class VideoFolder(FileData, VideoData):
     """Videos below a folder; each example is an excerpt of a file.
 
     A training example is drawn from the seed it is asked with: where in the file it begins, which part of the frame is
     taken after it was resized to cover the size, whether it is mirrored. A held-out example begins and is cropped in the
-    middle, always the same. Only its frames are decoded, when they are needed.
-
-    Whether a file is held out depends on a hash of its path below the root alone: files that are added move no other.
-
-    Files that cannot be read, or have too few frames, are left out: at the start those that do not open, later those whose
-    frames turn out damaged; another file of the same half takes their place. ``skipped`` names them all; too many are an
-    error.
+    middle, always the same. Only its frames are decoded, when they are needed. For files held out and files that cannot be
+    read, or have too few frames, see ``maskgen.tasks.data.file_sets.FileData``.
 
     Args:
         root: a folder with video files at any depth.
@@ -56,13 +50,8 @@ class VideoFolder(VideoData):
         stride: every how many frames of the file are taken.
         frame_rate: take frames by time at this rate, whatever that of the file is, instead of by ``stride``.
         flip: whether training examples are mirrored at random.
-        held_out: share of the files for ``test``.
-        labels: whether the folders directly below the root are classes.
-        broken: share of the files that may be unreadable.
         reader: see ``maskgen.tasks.media.video.files.VideoFile``.
-
-    Attributes:
-        skipped: path and reason of each file left out, as far as this process knows.
+        **rules: see ``maskgen.tasks.data.file_sets.FileRules``.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -81,10 +70,8 @@ class VideoFolder(VideoData):
         stride: int = 1,
         frame_rate: float | None = None,
         flip: bool = True,
-        held_out: float = 0.02,
-        labels: bool = False,
-        broken: float = 0.2,
         reader: Reader = "decord",
+        **rules: Any,
     ) -> None:
         width = height if width is None else width
         if min(frames, height, width, stride) < 1 or (frame_rate is not None and (stride != 1 or not frame_rate > 0)):
@@ -92,39 +79,9 @@ class VideoFolder(VideoData):
                 f"VideoFolder: got frames {frames}, height {height}, width {width}, stride {stride}, frame_rate "
                 f"{frame_rate}; expected 1 or more of each, and a stride or a frame rate above 0"
             )
-        if not (0 <= held_out < 1 and 0 <= broken < 1):
-            raise ValueError(
-                f"VideoFolder: got held_out {held_out}, broken {broken}; expected shares from 0 to below 1"
-            )
         self.size, self.stride, self.frame_rate, self.flip = (frames, height, width), stride, frame_rate, flip
         self._root, self._reader = Path(root), reader
-        listed = _list_videos(self._root)
-        self.left_out = LeftOut(self._root, len(listed), broken)
-        names = [name for name in listed if self._opens(name)]
-        self.left_out.check()
-        self.left_out.warn(stacklevel=2)
-        self._classes = class_folders(names, self._root) if labels else ()
-        train, test = held_out_names(names, held_out, self._root)
-        self._train = FileSource(self, train, fixed=False)
-        self._test = FileSource(self, test, fixed=True) if test else None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the folders directly below the root, sorted; empty without ``labels``."""
-        return self._classes
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """Path and reason of each file left out so far."""
-        return list(self.left_out.reasons.items())
-
-    def train(self) -> FileSource:
-        """One random excerpt of each file that is not held out."""
-        return self._train
-
-    def test(self) -> FileSource | None:
-        """The middle of each held-out file; None if no file is held out."""
-        return self._test
+        self._arrange(self._root, _list_videos(self._root), self._try_out, FileRules(**rules))
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -180,14 +137,10 @@ class VideoFolder(VideoData):
             )
         return there - wanted
 
-    def _opens(self, name: str) -> bool:
-        try:
-            with VideoFile(self._root / name, threads=1, reader=self._reader) as file:
-                self._spare(file)
-        except ValueError as error:
-            self.left_out.reasons[name] = str(error)
-            return False
-        return True
+    def _try_out(self, name: str) -> None:
+        """Refuse a file that cannot be used, as far as opening it shows."""
+        with VideoFile(self._root / name, threads=1, reader=self._reader) as file:
+            self._spare(file)
 
 
 def _draw(spare: int, draw: random.Random | None) -> int:

@@ -74,7 +74,7 @@ def _trajectory(pipe: Pipeline, folder: Path) -> list[Figure]:
     final = generate(pipe, labels, seeds=range(100, 105), callback=seen.append)
     frames = [to_images(_hide(torch.zeros(len(labels), 3, *pipe.config.signal_size), _all(pipe, len(labels)), pipe))]
     for step in seen:
-        guess = pipe.decode(step.drawn)
+        guess = pipe.decode(step.tokens)
         frames.append(to_images(_hide(guess, step.mask.cpu(), pipe)))
     frames[-1] = final  # after the last step nothing is hidden any more
     by_image = [frame[index] for index in range(len(labels)) for frame in frames]

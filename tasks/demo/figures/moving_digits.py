@@ -109,7 +109,7 @@ def _trajectory(pipe: Pipeline, found: Predicted, folder: Path) -> Figure:
     complete_clips(pipe, found.video[:1], f"FP{found.given}", seeds=[0], callback=seen.append)
     frames = []
     for step in seen:
-        clip = pipe.decode(step.drawn)
+        clip = pipe.decode(step.tokens)
         cells = step.mask.cpu().any(-1).view(1, 1, *pipe.axes).float()
         hidden = torch.nn.functional.interpolate(cells, size=clip.shape[2:]).bool()
         frames += _frames(torch.where(hidden, torch.tensor(_GAP)[:, None, None, None], clip)[0])

@@ -10,7 +10,6 @@ Shapes: M feature vectors, F features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from maskgen.precision import fast_matmul
+from maskgen.tasks.data.broken import Broken, Tolerance
 from maskgen.tasks.evaluation.features.base import FeatureBatch, FeatureExtractor
 from maskgen.tasks.evaluation.features.protocols import Resize, resize_images
 from maskgen.tasks.evaluation.metrics.frechet import Gaussian, Moments, check_features
@@ -26,13 +26,32 @@ from maskgen.tasks.evaluation.sets.base import SampleSet
 from maskgen.tasks.evaluation.sets.processes import Part, Processes
 from maskgen.tasks.media.audio.files import resample, to_channels
 
-__all__ = ["FeatureSet", "Skipped", "check_share", "extract", "mixed_sizes"]
-
-Skipped = list[tuple[int, str]]
+__all__ = ["Extraction", "FeatureSet", "extract", "mixed_sizes", "tolerance"]
 
 _QUIET = 2  # seconds before a progress bar shows: a mistake that is found at once is one line
 
-_NAMED = 3  # unreadable samples that an error names
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How features are made of samples.
+
+    Attributes:
+        extractor: what makes them.
+        resize: rule of the protocol.
+        team: the processes.
+        device: where the extractor runs.
+        batch_size: samples at a time.
+        most: vectors that are kept; the Gaussian is of all.
+        broken: share of samples that may be unreadable.
+    """
+
+    extractor: FeatureExtractor
+    resize: Resize
+    team: Processes
+    device: torch.device | str = "cpu"
+    batch_size: int = 64
+    most: int = 100_000
+    broken: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +65,7 @@ class FeatureSet:
         gaussian: of all samples.
         shape: of a sample: (3, H, W), (3, T, H, W), or () for sounds, which may differ in length.
         samples: how many were read.
-        skipped: number and reason of those that could not be.
+        skipped: why those that could not be were not, by their numbers.
     """
 
     features: Tensor
@@ -55,33 +74,16 @@ class FeatureSet:
     gaussian: Gaussian
     shape: tuple[int, ...]
     samples: int
-    skipped: Skipped
+    skipped: dict[int, str]
 
 
-def extract(
-    samples: SampleSet,
-    extractor: FeatureExtractor,
-    *,
-    resize: Resize,
-    team: Processes,
-    name: str,
-    device: torch.device | str = "cpu",
-    batch_size: int = 64,
-    most: int = 100_000,
-    broken: float = 0.01,
-) -> FeatureSet | None:
+def extract(samples: SampleSet, how: Extraction, name: str) -> FeatureSet | None:
     """Features of all samples.
 
     Args:
-        samples: see ``SampleSet``.
-        extractor: of the same modality.
-        resize: rule of the protocol.
-        team: the processes.
+        samples: of the extractor's modality.
+        how: extractor, rule and processes.
         name: of this extraction, used once.
-        device: where the extractor runs.
-        batch_size: samples at a time.
-        most: vectors that are kept; the Gaussian is of all.
-        broken: share of samples that may be unreadable.
 
     Returns:
         The features on the first process, None on the others.
@@ -89,52 +91,44 @@ def extract(
     Raises:
         ValueError: another modality; samples of different sizes; too many that cannot be read; fewer than two that can.
     """
+    extractor, team = how.extractor, how.team
     if samples.modality != extractor.modality:
         raise ValueError(
             f"features: got {extractor.name} for {extractor.modality}, but {samples.name} holds samples of "
             f"{samples.modality}"
         )
-    reader = _Reader(samples, extractor.to(device), resize, torch.device(device), most, broken)
-    blocks = list(team.blocks(len(samples), batch_size))
+    extractor.to(how.device)
+    reader, blocks = _Reader(samples, how), list(team.blocks(len(samples), how.batch_size))
     with (
-        fast_matmul(device),
+        fast_matmul(how.device),
         tqdm(total=sum(map(len, blocks)), desc=name, disable=not team.main, leave=False, delay=_QUIET) as bar,
     ):
         for block in blocks:
             reader.read(block)
             bar.update(len(block))
     parts = team.gather(name, reader.tensors(), reader.told())
-    return _join(parts, samples, broken) if parts else None
+    return _join(parts, samples, how.broken) if parts else None
 
 
 class _Reader:
     """One process's part."""
 
-    def __init__(
-        self,
-        samples: SampleSet,
-        extractor: FeatureExtractor,
-        resize: Resize,
-        device: torch.device,
-        most: int,
-        broken: float,
-    ) -> None:
-        self.samples, self.extractor, self.resize, self.device = samples, extractor, resize, device
-        self.most, self.broken = most, broken
+    def __init__(self, samples: SampleSet, how: Extraction) -> None:
+        self.samples, self.how, self.extractor = samples, how, how.extractor
         self.moments: Moments | None = None  # of what is not kept
         self.found: list[tuple[Tensor, Tensor, Tensor | None]] = []  # features, owners, logits
         self.shape: tuple[int, ...] | None = None
         self.first = -1
-        self.skipped: Skipped = []
+        self.skipped: dict[int, str] = {}
         self.count = 0
 
     def read(self, block: range) -> None:
         """Read, embed and keep one block."""
         good: list[tuple[int, Tensor]] = []
         for index, sample in zip(block, self.samples.read(block.start, block.stop), strict=True):
-            if isinstance(sample, str):
-                self.skipped.append((index, sample))
-                check_share(self.skipped, self.samples, self.broken, so_far=True)
+            if isinstance(sample, Broken):
+                self.skipped[index] = sample.reason
+                tolerance(self.samples, self.how.broken).check(self.skipped.values(), at_least=True)
             else:
                 self._check_shape(index, sample)
                 good.append((index, sample))
@@ -145,7 +139,7 @@ class _Reader:
         features = batch.features.float().cpu()
         check_features(features)
         logits = None if batch.logits is None else batch.logits.float().cpu()
-        if len(self.samples) > self.most:
+        if len(self.samples) > self.how.most:
             self.moments = self.moments or Moments(features.shape[1])
             self.moments.update(features)
             kept = self._kept(owners)
@@ -164,7 +158,7 @@ class _Reader:
 
     def told(self) -> Any:
         """What ``_join`` needs beside the tensors."""
-        return {"shape": self.shape, "first": self.first, "skipped": self.skipped, "count": self.count}
+        return {"shape": self.shape, "first": self.first, "skipped": sorted(self.skipped.items()), "count": self.count}
 
     def _embed(self, good: list[tuple[int, Tensor]]) -> tuple[FeatureBatch, Tensor]:
         """Features, and whose they are; sounds one by one, for they differ in length, anything else together."""
@@ -173,16 +167,16 @@ class _Reader:
             each = [self.extractor.embed(self._sound(index, sample)).features for index, sample in good]
             rows = torch.tensor([len(features) for features in each])
             return FeatureBatch(torch.cat(each)), numbers.repeat_interleave(rows)
-        signal = torch.stack([sample for _, sample in good]).to(self.device)
+        signal = torch.stack([sample for _, sample in good]).to(self.how.device)
         if self.samples.modality == "image":
-            return self.extractor.embed(resize_images(signal, self.extractor.input_size, self.resize)), numbers
+            return self.extractor.embed(resize_images(signal, self.extractor.input_size, self.how.resize)), numbers
         return self.extractor.embed(signal.float() / 255), numbers
 
     def _sound(self, index: int, sample: Tensor) -> Tensor:
         """One channel at the extractor's rate, ``[1, 1, S]``."""
         rate = self.extractor.sample_rate
         assert rate is not None, "an extractor for sound has a sample rate"
-        return resample(to_channels(sample.float(), 1), self.samples.sample_rate(index), rate)[None].to(self.device)
+        return resample(to_channels(sample.float(), 1), self.samples.sample_rate(index), rate)[None].to(self.how.device)
 
     def _check_shape(self, index: int, sample: Tensor) -> None:
         if self.samples.modality == "audio":
@@ -196,14 +190,14 @@ class _Reader:
     def _kept(self, owners: Tensor) -> Tensor:
         """Evenly spaced samples: those at which floor(i most / M) moves on."""
         total = len(self.samples)
-        return (owners * self.most // total) != ((owners - 1) * self.most // total)
+        return (owners * self.how.most // total) != ((owners - 1) * self.how.most // total)
 
 
 def _join(parts: list[Part], samples: SampleSet, broken: float) -> FeatureSet:
     """The parts of all processes as one set, in the order of the samples."""
     tensors, told = [part for part, _ in parts], [said for _, said in parts]
-    skipped = sorted((int(index), str(reason)) for said in told for index, reason in said["skipped"])
-    check_share(skipped, samples, broken)
+    skipped = dict(sorted((int(index), str(reason)) for said in told for index, reason in said["skipped"]))
+    tolerance(samples, broken).check(skipped.values())
     seen = sorted((said["first"], tuple(said["shape"])) for said in told if said["shape"] is not None)
     for first, shape in seen[1:]:
         if shape != seen[0][1]:
@@ -245,21 +239,17 @@ def mixed_sizes(
     )
 
 
-def check_share(skipped: Sequence[tuple[int, str]], samples: SampleSet, broken: float, *, so_far: bool = False) -> None:
-    """Refuse a set of which too much cannot be read.
+def tolerance(samples: SampleSet, broken: float) -> Tolerance:
+    """How many samples of a set may be unreadable.
 
     Args:
-        skipped: number and reason of each.
         samples: the set.
-        broken: share of it that may be unreadable.
-        so_far: whether there may be more of them.
-
-    Raises:
-        ValueError: more than that, naming some.
+        broken: share of it.
     """
-    if len(skipped) > broken * len(samples):
-        named = "; ".join(reason for _, reason in skipped[:_NAMED])
-        counted = f"{'at least ' if so_far else ''}{len(skipped)} of {len(samples)} samples"
-        raise ValueError(
-            f"{samples.name}: {counted} cannot be read, expected at most a share of {broken:g} (settings.broken): {named}"
-        )
+    return Tolerance(
+        place=samples.name,
+        total=len(samples),
+        share=broken,
+        fault="samples cannot be read",
+        option="settings.broken",
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.evaluation.features.base import FeatureExtractor
-from maskgen.tasks.evaluation.features.extraction import FeatureSet, Skipped, check_share, extract
+from maskgen.tasks.evaluation.features.extraction import Extraction, FeatureSet, extract, tolerance
 from maskgen.tasks.evaluation.features.protocols import Resize
 from maskgen.tasks.evaluation.metrics.frechet import Gaussian
 from maskgen.tasks.evaluation.sets.arrays import array_names, open_array, write_arrays
 from maskgen.tasks.evaluation.sets.base import SampleSet
-from maskgen.tasks.evaluation.sets.processes import Processes
 
 __all__ = ["Reference", "cached_reference", "check_size", "is_statistics", "read_statistics", "write_statistics"]
 
@@ -52,7 +51,7 @@ class Reference:
         logits: float32 ``[R, C]`` of a classifier; else None.
         shape: of a sample; () if it is not known.
         samples: how many were read.
-        skipped: those that could not be.
+        skipped: why those that could not be were not, by their numbers.
     """
 
     name: str
@@ -65,29 +64,17 @@ class Reference:
     logits: Tensor | None = None
     shape: tuple[int, ...] = ()
     samples: int = 0
-    skipped: tuple[tuple[int, str], ...] = ()
+    skipped: dict[int, str] = field(default_factory=dict)
 
 
-def cached_reference(
-    samples: SampleSet,
-    extractor: FeatureExtractor,
-    *,
-    resize: Resize,
-    team: Processes,
-    cache: Path,
-    name: str = "reference",
-    **settings: Any,
-) -> Reference | None:
+def cached_reference(samples: SampleSet, how: Extraction, *, cache: Path, name: str = "reference") -> Reference | None:
     """The reference of some data, read from the cache or computed and written there.
 
     Args:
         samples: the real data.
-        extractor: what makes features.
-        resize: rule of the protocol.
-        team: the processes.
+        how: see ``extract``.
         cache: folder of references; those that were computed stay there.
         name: of this extraction, used once.
-        **settings: device, batch_size, most and broken of ``maskgen.tasks.evaluation.features.extraction.extract``.
 
     Returns:
         The reference on the first process, None on the others.
@@ -95,14 +82,12 @@ def cached_reference(
     Raises:
         ValueError: what ``extract`` refuses, or a damaged file in the cache.
     """
-    identity = extractor.identity()
-    rule = resize if extractor.modality == "image" and extractor.input_size is not None else ""
+    extractor, team, identity = how.extractor, how.team, how.extractor.identity()
+    rule = how.resize if extractor.modality == "image" and extractor.input_size is not None else ""
 
     def look_up() -> dict[str, Any]:
         data = samples.digest()
-        key = hashlib.sha256(json.dumps([_FORMAT, data, identity, rule, settings.get("most")]).encode()).hexdigest()[
-            :24
-        ]
+        key = hashlib.sha256(json.dumps([_FORMAT, data, identity, rule, how.most]).encode()).hexdigest()[:24]
         path = cache / f"{key}.safetensors"
         return {"data": data, "path": str(path), "there": path.is_file()}
 
@@ -112,9 +97,9 @@ def cached_reference(
         if not team.main:
             return None
         kept = _read(path)
-        check_share(kept.skipped, samples, settings.get("broken", 1.0))
+        tolerance(samples, how.broken).check(kept.skipped.values())
         return kept
-    made = extract(samples, extractor, resize=resize, team=team, name=name, **settings)
+    made = extract(samples, how, name)
     if made is None:
         return None
     reference = _from_features(made, samples.name, found["data"], identity, rule)
@@ -224,7 +209,7 @@ def _from_features(made: FeatureSet, name: str, data: str, identity: str, rule: 
         logits=made.logits,
         shape=made.shape,
         samples=made.samples,
-        skipped=tuple(made.skipped),
+        skipped=made.skipped,
     )
 
 
@@ -241,6 +226,7 @@ def _write(path: Path, reference: Reference) -> None:
         tensors["logits"] = reference.logits
     names = ("name", "data", "extractor", "resize", "shape", "samples", "skipped")
     told = {name: getattr(reference, name) for name in names} | {"count": reference.gaussian.count}
+    told["skipped"] = sorted(reference.skipped.items())
     with atomic_file(path) as temporary:
         try:
             whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -257,14 +243,13 @@ def _read(path: Path) -> Reference:
         count, skipped = told.pop("count"), told.pop("skipped")
         gaussian = Gaussian(mean=tensors["mean"], covariance=tensors["covariance"], count=count)
         told["shape"] = tuple(told["shape"])
-        kept: Skipped = [(int(index), str(reason)) for index, reason in skipped]
         return Reference(
             **told,
             gaussian=gaussian,
             features=tensors["features"],
             owners=tensors["owners"],
             logits=tensors.get("logits"),
-            skipped=tuple(kept),
+            skipped={int(index): str(reason) for index, reason in skipped},
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: truncated or no reference of maskgen ({error}); delete it") from None

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.checkpoint import write_json
 from maskgen.data import Batch, Source
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.evaluation.features.classifier import Classifier, ClassifierConfig
-from maskgen.tasks.training.runs import Say, describe, finished_before
+from maskgen.tasks.training.runs import Say, run_stage
 from maskgen.training.optim.optimizers import OptimizerSettings
-from maskgen.training.trainer import Objective, Trainer, TrainSettings
+from maskgen.training.trainer import Objective, TrainSettings
 
 __all__ = ["CLASSIFIER_SETTINGS", "ClassifierTraining", "train_classifier"]
 
@@ -54,7 +53,7 @@ class ClassifierTraining(Objective):
         self.held_out, self.label_smoothing = held_out, label_smoothing
 
     def loss(
-        self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
+        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``maskgen.training.trainer.Objective``; terms: ``accuracy``."""
         logits, labels = modules["model"](batch["images"]), batch["labels"]
@@ -115,16 +114,9 @@ def train_classifier(
             f"{size}; leave both out"
         )
     config = dataclasses.replace(given, num_classes=classes, size=size)
-    description = describe(classifier=config, data=data, settings=settings)
-    if finished_before(out, description, "classifier", say):
-        return out
-    torch.manual_seed(settings.seed)
-    data.log_skipped(out / "skipped.jsonl")
-    trainer = Trainer(
-        ClassifierTraining(Classifier(config), data.test()), data.train(), settings, out, title="classifier"
-    )
-    # Only now: what was refused above leaves no run behind that would forbid other settings.
-    write_json(out / "run.json", {**description, "finished": False})
-    trainer.fit()
-    write_json(out / "run.json", {**description, "finished": True})
+
+    def make() -> tuple[Objective, Source]:
+        return ClassifierTraining(Classifier(config), data.test()), data.train()
+
+    run_stage(out, "classifier", {"classifier": config, "data": data, "settings": settings}, make, say=say)
     return out

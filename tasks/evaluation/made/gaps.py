@@ -8,20 +8,17 @@ Shapes: C channels, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maskgen.sampling.settings import Sampling
-from maskgen.tasks.audio.infilling import infill
-from maskgen.tasks.audio.windows import LOUDNESS, codec
+from maskgen.tasks.audio.windows import LOUDNESS
 from maskgen.tasks.evaluation.metrics.audio import SoundScores
-from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
-from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tasks.evaluation.metrics.pairs import PairScores
 
-__all__ = ["GapScores", "GapSettings", "fill_gap", "is_kept", "middle_gap", "repeated", "silenced"]
+__all__ = ["GapScores", "GapSettings", "is_kept", "middle_gap", "repeated", "silenced"]
 
 Gap = tuple[int, int]
 
@@ -78,46 +75,6 @@ def middle_gap(samples: int, share: float, hop: int) -> Gap:
     return start, start + length
 
 
-def fill_gap(
-    pipe: Pipeline,
-    sound: Tensor,
-    gap: Gap,
-    *,
-    seed: int,
-    settings: GapSettings,
-    sampling: Sampling | None = None,
-    label: Label | None = None,
-) -> Tensor:
-    """What the model puts in place of a gap; see ``maskgen.tasks.audio.infilling.infill``.
-
-    Args:
-        pipe: an audio model.
-        sound: float ``[C, S]`` at the codec's rate.
-        gap: its first sample and one past its last.
-        seed: of the result.
-        settings: ``crossfade`` and ``loudness``.
-        sampling: settings, instead of the model's own.
-        label: class of a model with classes.
-
-    Returns:
-        The whole sound, ``[C, S]``.
-    """
-    rate = codec(pipe).sample_rate
-    (filled,) = infill(
-        pipe,
-        sound,
-        rate,
-        start=gap[0] / rate,
-        stop=gap[1] / rate,
-        seeds=[seed],
-        sampling=sampling,
-        crossfade=settings.crossfade,
-        loudness=settings.loudness,
-        label=label,
-    )
-    return filled
-
-
 def silenced(sound: Tensor, gap: Gap) -> Tensor:
     """The sound with silence in the gap."""
     found = sound.clone()
@@ -139,7 +96,7 @@ def is_kept(original: Tensor, result: Tensor, gap: Gap, margin: int) -> bool:
     return all(same) and result.shape == original.shape
 
 
-class GapScores:
+class GapScores(PairScores):
     """Distances inside the gaps of sounds that come one at a time.
 
     ``gap_log_mel_filled`` is the log-mel distance of what the model put there to what had been there, and so on for the
@@ -160,8 +117,13 @@ class GapScores:
     ) -> None:
         self._margin = round(crossfade * sample_rate) + 1
         without = [name for name in measures if name != "si_sdr"]
-        self._scores = {name: SoundScores(sample_rate, without if name == "silence" else measures) for name in _ANSWERS}
-        self._kept: list[bool] = []
+        self._sounds = {name: SoundScores(sample_rate, without if name == "silence" else measures) for name in _ANSWERS}
+        notes = {
+            f"gap_{measure}_{name}": f"the gap {_ANSWERS[name]}; {note}"
+            for name, sound in self._sounds.items()
+            for measure, note in sound.notes.items()
+        }
+        super().__init__("sound", notes | {_KEPT: ""})
 
     def update(self, original: Tensor, filled: Tensor, rebuilt: Tensor, gap: Gap) -> None:
         """Compare one sound.
@@ -177,38 +139,8 @@ class GapScores:
         """
         answers = (filled, silenced(original, gap), repeated(original, gap), rebuilt)
         inside = slice(*gap)
-        for scores, answer in zip(self._scores.values(), answers, strict=True):
-            scores.update(original[None, :, inside], answer[None, :, inside])
-        self._kept.append(is_kept(original, filled, gap, self._margin))
-
-    def values(self) -> dict[str, Tensor]:
-        """One number a sound so far, float64 ``[M]``, by name."""
-        found = {
-            f"gap_{measure}_{name}": each
-            for name, scores in self._scores.items()
-            for measure, each in scores.values().items()
-        }
-        return found | {_KEPT: torch.tensor(self._kept, dtype=torch.float64)}
-
-    def load(self, values: Mapping[str, Tensor]) -> None:
-        """Go on from what ``values`` gave, of several meters perhaps."""
-        for name, scores in self._scores.items():
-            scores.load({measure: values[f"gap_{measure}_{name}"] for measure in scores.measures})
-        self._kept = [bool(kept) for kept in values[_KEPT]]
-
-    def metrics(self, *, draws: int = 1000, seed: int = 0) -> dict[str, Metric]:
-        """The means over sounds by name, with bootstrap intervals.
-
-        Args:
-            draws: of the bootstrap.
-            seed: of the draws.
-
-        Raises:
-            ValueError: nothing was compared.
-        """
-        found = {
-            f"gap_{measure}_{name}": replace(metric, note=f"the gap {_ANSWERS[name]}; {metric.note}")
-            for name, scores in self._scores.items()
-            for measure, metric in scores.metrics(draws=draws, seed=seed).items()
-        }
-        return found | {_KEPT: bootstrap(self._kept, draws=draws, seed=seed)}
+        found = {_KEPT: torch.tensor([is_kept(original, filled, gap, self._margin)])}
+        for (name, sound), answer in zip(self._sounds.items(), answers, strict=True):
+            compared = sound.compare(original[None, :, inside], answer[None, :, inside])
+            found |= {f"gap_{measure}_{name}": value for measure, value in compared.items()}
+        self.add(found)

@@ -1,12 +1,13 @@
 """What makes samples of a model to be measured: from nothing, or by completing real clips and sounds.
 
-See ``evaluation_set`` for how they are written. Shapes: T frames, H W pixels, C channels, S samples of sound.
+See ``maskgen.tasks.evaluation.made.writing`` for how they are written.
+
+Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from maskgen.sampling.settings import Sampling
-from maskgen.tasks.conditions.request import Request
-from maskgen.tasks.evaluation.made.gaps import GapSettings, fill_gap, middle_gap
+from maskgen.tasks.audio.generation import generate_sounds
+from maskgen.tasks.audio.infilling import infill
+from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.evaluation.made.gaps import GapSettings, middle_gap
 from maskgen.tasks.evaluation.sets.base import SampleSet
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.audio.files import resample, to_channels
@@ -53,7 +56,7 @@ def generating(pipe: Pipeline, labels: Sequence[int], seed: int, sampling: Sampl
             return list(generate(pipe, chosen, seeds=seeds, sampling=sampling, batch_size=len(seeds)))
         if pipe.modality == "video":
             return list(generate_video(pipe, chosen, seeds=seeds, sampling=sampling))
-        return _sounds(pipe, chosen, seeds, sampling)
+        return list(generate_sounds(pipe, chosen, seeds=seeds, sampling=sampling))
 
     return make
 
@@ -78,7 +81,7 @@ def completing(
             None if clips.labels is None or not pipe.transformer.num_classes else [clips.labels[n] for n in numbers]
         )
         seeds = [seed + number for number in numbers]
-        done = complete_clips(pipe, batch, task, seeds=seeds, labels=labels, sampling=sampling, paste=paste)
+        done = complete_clips(pipe, batch, task, seeds=seeds, label=labels, sampling=sampling, paste=paste)
         return [frames.numpy() for frames in (done.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1)]
 
     return make
@@ -98,15 +101,24 @@ def filling(pipe: Pipeline, sounds: SampleSet, seed: int, sampling: Sampling, ga
     assert isinstance(codec, AudioTokenizer), "the modality is audio"
 
     def make(numbers: Sequence[int]) -> list[Any]:
-        found = []
+        found: list[Any] = []
         for number in numbers:
-            sound = codec_sound(sounds, number, codec)
+            sound, rate = codec_sound(sounds, number, codec), codec.sample_rate
             try:
-                place = middle_gap(sound.shape[-1], gap.share, codec.stride[0])
+                start, stop = middle_gap(sound.shape[-1], gap.share, codec.stride[0])
             except ValueError as error:
                 raise ValueError(f"{sounds.name}, sound number {number}: {error}") from None
             label = None if sounds.labels is None or not pipe.transformer.num_classes else sounds.labels[number]
-            found.append(fill_gap(pipe, sound, place, seed=seed + number, settings=gap, sampling=sampling, label=label))
+            found += infill(
+                *(pipe, sound, rate),
+                start=start / rate,
+                stop=stop / rate,
+                seeds=[seed + number],
+                sampling=sampling,
+                crossfade=gap.crossfade,
+                loudness=gap.loudness,
+                label=label,
+            )
         return found
 
     return make
@@ -119,8 +131,8 @@ def read_good(samples: SampleSet, number: int) -> Tensor:
         ValueError: it cannot be read.
     """
     (sample,) = samples.read(number, number + 1)
-    if isinstance(sample, str):
-        raise ValueError(f"{sample}; take it out of {samples.name}")
+    if isinstance(sample, Broken):
+        raise ValueError(f"{sample.reason}; take it out of {samples.name}")
     return sample
 
 
@@ -135,7 +147,7 @@ def codec_sound(sounds: SampleSet, number: int, codec: AudioTokenizer) -> Tensor
 
 
 def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]:
-    """What decides a model's samples, for ``evaluation_set.write_samples``.
+    """What decides a model's samples, for ``maskgen.tasks.evaluation.made.writing.write_samples``.
 
     Args:
         pipe: the model.
@@ -144,13 +156,3 @@ def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]
     """
     size = list(pipe.config.signal_size)
     return {"sampling": dataclasses.asdict(sampling), "signal_size": size, **more}
-
-
-def _sounds(pipe: Pipeline, labels: list[int] | None, seeds: list[int], sampling: Sampling) -> list[Any]:
-    codec = pipe.tokenizer
-    assert isinstance(codec, AudioTokenizer), "the modality is audio"
-    codebooks = pipe.transformer.num_codebooks if pipe.fine is None else codec.num_codebooks
-    shape = (len(seeds), math.prod(pipe.axes), codebooks)
-    request = Request(seeds=seeds, sampling=sampling, cond=pipe.class_cond(labels or []))
-    tokens = pipe.fill(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), request)
-    return list(pipe.decode(tokens)[..., : pipe.config.signal_size[0]])

@@ -12,7 +12,8 @@ Shapes: T frames, H W pixels, C channels, S samples of sound.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from maskgen.checkpoint import read_json, write_json
-from maskgen.sampling.settings import Sampling
+from maskgen.sampling.settings import Sampling, with_current_sampling
 from maskgen.tasks.evaluation.made.making import Make, described, generating
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.media.audio.files import save_sound
 from maskgen.tasks.media.images import save_image
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["image_name", "write_evaluation_set", "write_samples"]
+__all__ = ["MadeSet", "image_name", "write_evaluation_set", "write_samples"]
 
 _QUIET = 2  # seconds before the progress bar shows
 
@@ -73,45 +74,51 @@ def write_evaluation_set(
     if not ids or batch_size < 1:
         raise ValueError(f"evaluation set: got {len(ids)} images, batch_size {batch_size}; expected 1 or more of each")
     chosen = pipe.sampling(sampling)
-    return write_samples(
-        generating(pipe, ids, seed, chosen),
-        len(ids),
-        out,
-        modality="image",
-        labels=ids,
-        seed=seed,
-        batch_size=batch_size,
-        description=described(pipe, chosen, **(description or {})),
-        state=state or process_state(),
-    )
+    told = described(pipe, chosen, **(description or {}))
+    what = MadeSet(count=len(ids), modality="image", labels=ids, seed=seed, description=told)
+    make = generating(pipe, ids, seed, chosen)
+    return write_samples(make, what, out, batch_size=batch_size, state=state or process_state())
 
 
-def write_samples(
-    make: Make,
-    count: int,
-    out: Path,
-    *,
-    modality: str,
-    labels: Sequence[int] = (),
-    seed: int = 0,
-    batch_size: int = 64,
-    sample_rate: int = 0,
-    description: dict[str, Any] | None = None,
-    state: PartialState,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class MadeSet:
+    """What samples are to be made.
+
+    Attributes:
+        count: how many there are.
+        modality: "image", "video" or "audio".
+        labels: class of each, or none.
+        seed: of the first.
+        sample_rate: of sounds.
+        description: everything else that decides what the samples are, plain values, ``signal_size`` of clips among them; a
+            set with another one is refused.
+    """
+
+    count: int
+    modality: str
+    labels: Sequence[int] = ()
+    seed: int = 0
+    sample_rate: int = 0
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def items(self) -> list[dict[str, Any]]:
+        """File, class and seed of each."""
+        found: list[dict[str, Any]] = []
+        for number in range(self.count):
+            named = {"label": int(self.labels[number])} if self.labels else {}
+            name = _stem(named.get("label"), self.seed + number) + _SUFFIX[self.modality]
+            found.append({"file": name, **named, "seed": self.seed + number})
+        return found
+
+
+def write_samples(make: Make, what: MadeSet, out: Path, *, batch_size: int = 64, state: PartialState) -> int:
     """Make samples that are not there yet, and a ``manifest.json`` that names them all.
 
     Args:
         make: see ``Make``.
-        count: how many samples the set has.
+        what: the set.
         out: folder; what it already holds of this set is kept.
-        modality: "image", "video" or "audio".
-        labels: class of each sample, or none.
-        seed: of the first sample.
         batch_size: samples of a block; who runs out of memory may go on with another, which changes rounding at most.
-        sample_rate: of sounds.
-        description: everything that decides what the samples are, plain values, ``signal_size`` of clips among them; a set
-            with another one is refused.
         state: this process among all.
 
     Returns:
@@ -120,12 +127,8 @@ def write_samples(
     Raises:
         ValueError: ``out`` holds another set.
     """
-    items: list[dict[str, Any]] = []
-    for number in range(count):
-        named = {"label": int(labels[number])} if labels else {}
-        name = _stem(named.get("label"), seed + number) + _SUFFIX[modality]
-        items.append({"file": name, **named, "seed": seed + number})
-    told = {"task": "generate", "modality": modality, **(description or {}), "batch_size": batch_size, "items": items}
+    items, count = what.items(), what.count
+    told = {"task": "generate", "modality": what.modality, **what.description, "batch_size": batch_size, "items": items}
     manifest = json.loads(json.dumps(told))  # as a manifest gives it back
     place = out / "manifest.json"
     before = _check_same_set(place, manifest)
@@ -141,12 +144,12 @@ def write_samples(
             for number, sample in zip(block, make(block), strict=True):
                 path = out / items[number]["file"]
                 if not path.is_file():
-                    _save(sample, path, modality, sample_rate)
+                    _save(sample, path, what)
                     written += 1
             bar.update(len(block))
     state.wait_for_everyone()
     if state.is_main_process and not complete:
-        frames = {"frames": _frames(out / items[0]["file"], manifest)} if modality == "video" else {}
+        frames = {"frames": _frames(out / items[0]["file"], manifest)} if what.modality == "video" else {}
         write_json(place, {**manifest, **frames, "complete": True})
     state.wait_for_everyone()
     return written
@@ -161,7 +164,7 @@ def _check_same_set(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     found = read_json(path)
-    before: dict[str, Any] = found if isinstance(found, dict) else {}
+    before = with_current_sampling(found) if isinstance(found, dict) else {}
     changed = [name for name, value in manifest.items() if name != "batch_size" and before.get(name) != value]
     if "complete" not in before or changed:
         what = ", ".join(changed) or "its manifest"
@@ -178,10 +181,10 @@ def _frames(first: Path, manifest: dict[str, Any]) -> int:
         return int(strip.height) // int(height)
 
 
-def _save(sample: Any, path: Path, modality: str, sample_rate: int) -> None:
-    if modality == "image":
+def _save(sample: Any, path: Path, what: MadeSet) -> None:
+    if what.modality == "image":
         save_image(sample, path)
-    elif modality == "video":
+    elif what.modality == "video":
         save_image(Image.fromarray(np.concatenate(list(sample))), path)
     else:
-        save_sound(sample, path, sample_rate, bits=32)
+        save_sound(sample, path, what.sample_rate, bits=32)

@@ -6,12 +6,12 @@ which its report names. Shapes: B batch, C channels, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
+from maskgen.tasks.evaluation.metrics.pairs import PairScores, check_measures
 from maskgen.tasks.media.audio.features import log_mel_distance
 from maskgen.tokenizers.training.losses.audio import si_sdr
 
@@ -20,8 +20,6 @@ __all__ = ["SoundScores", "stft_distance"]
 _RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # transform, hop, window: Parallel WaveGAN's
 
 _SILENCE = 1e-7  # smallest power: auraloss and Parallel WaveGAN have it too
-
-_MEASURES = ("log_mel", "stft", "si_sdr")
 
 _NOTES = {
     "log_mel": "dB, mean absolute difference of log-mel spectrograms",
@@ -62,7 +60,7 @@ def stft_distance(
     return total / len(resolutions)
 
 
-class SoundScores:
+class SoundScores(PairScores):
     """Distances of pairs of sounds that come some at a time.
 
     Args:
@@ -73,15 +71,17 @@ class SoundScores:
         ValueError: an unknown measure.
     """
 
-    def __init__(self, sample_rate: int, measures: Sequence[str] = _MEASURES) -> None:
-        unknown = sorted(set(measures) - set(_MEASURES))
-        if unknown:
-            raise ValueError(f"measures: got {unknown}, expected some of {list(_MEASURES)}")
-        self.sample_rate, self.measures = sample_rate, tuple(measures)
-        self._found: dict[str, list[Tensor]] = {name: [] for name in self.measures}
+    def __init__(self, sample_rate: int, measures: Sequence[str] = tuple(_NOTES)) -> None:
+        check_measures(measures, tuple(_NOTES))
+        super().__init__("sound", {name: _NOTES[name] for name in measures})
+        self.sample_rate = sample_rate
 
     def update(self, original: Tensor, rebuilt: Tensor) -> None:
-        """Compare pairs.
+        """Compare pairs, see ``compare``."""
+        self.add(self.compare(original, rebuilt))
+
+    def compare(self, original: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
+        """The numbers of pairs by name, ``[B]``.
 
         Args:
             original: float ``[B, C, S]`` in about [-1, 1].
@@ -100,34 +100,7 @@ class SoundScores:
             "stft": lambda: stft_distance(rebuilt, original),
             "si_sdr": lambda: si_sdr(rebuilt, original),
         }
-        for name in self.measures:
-            self._found[name].append(each[name]().double().cpu())
-
-    def values(self) -> dict[str, Tensor]:
-        """One number a sound so far, float64 ``[M]``, by measure."""
-        empty = torch.zeros(0, dtype=torch.float64)
-        return {name: torch.cat([empty, *found]) for name, found in self._found.items()}
-
-    def load(self, values: Mapping[str, Tensor]) -> None:
-        """Go on from what ``values`` gave, of several meters perhaps."""
-        self._found = {name: [values[name]] for name in self.measures}
-
-    def metrics(self, *, draws: int = 1000, seed: int = 0) -> dict[str, Metric]:
-        """The means over sounds by name, with bootstrap intervals.
-
-        Args:
-            draws: of the bootstrap.
-            seed: of the draws.
-
-        Raises:
-            ValueError: nothing was compared.
-        """
-        values = self.values()
-        if not all(map(len, values.values())):
-            raise ValueError("sound: got no pairs, expected at least one")
-        return {
-            name: bootstrap(each.numpy(), draws=draws, seed=seed, note=_NOTES[name]) for name, each in values.items()
-        }
+        return {name: each[name]() for name in self.notes}
 
 
 def _magnitudes(sound: Tensor, size: int, hop: int, window: int) -> Tensor:

@@ -5,23 +5,25 @@ Shapes: B batch, T frames, H W pixels, N tokens, K codebooks, V codes. Clips cou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
+from maskgen.tasks.evaluation.metrics.base import Metric
+from maskgen.tasks.evaluation.metrics.pairs import PairScores, check_measures
 from maskgen.tokenizers.quantizers.usage import codebook_usage
-from maskgen.tokenizers.training.adversarial import psnr
-from maskgen.tokenizers.training.losses.image import Perceptual, PerceptualNet
+from maskgen.tokenizers.training.base import psnr
+from maskgen.tokenizers.training.losses.perceptual import Perceptual, PerceptualNet
 
 __all__ = ["CodeUse", "PixelScores", "clip_psnr", "frame_psnr", "perceptual_net", "ssim"]
 
 _SMALLEST = 11  # pixels of SSIM's window
 
-_MEASURES = ("psnr", "ssim", "lpips")
+_NOTES = {"psnr": "dB, mean over pictures", "ssim": "window of 11 pixels, mean over colours", "lpips": "network "}
 
 
 def perceptual_net(net: PerceptualNet = "alex") -> Perceptual:
@@ -117,7 +119,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     return similarity.reshape(len(first))
 
 
-class PixelScores:
+class PixelScores(PairScores):
     """PSNR, SSIM and LPIPS of pairs that come some at a time.
 
     Every picture, or frame of a clip, counts alike: PSNR is the mean of the pictures' PSNRs, not that of the mean error. A
@@ -132,17 +134,22 @@ class PixelScores:
     """
 
     def __init__(self, measures: Sequence[str] = ("psnr", "ssim"), perceptual: Perceptual | None = None) -> None:
-        unknown = sorted(set(measures) - set(_MEASURES))
-        if unknown or ("lpips" in measures and perceptual is None):
-            raise ValueError(
-                f"measures: got {list(measures)}, expected some of {list(_MEASURES)}, and for lpips its network"
-            )
-        self.measures, self.perceptual = tuple(measures), perceptual
-        self._found: dict[str, list[Tensor]] = {name: [] for name in self.measures}
+        check_measures(measures, tuple(_NOTES))
+        notes = dict(_NOTES)
+        if perceptual is not None:
+            notes["lpips"] += type(perceptual.lpips.net).__name__
+        elif "lpips" in measures:
+            raise ValueError(f"measures: got {list(measures)}, expected others, and for lpips its network")
+        super().__init__("reconstruction", {name: notes[name] for name in measures})
+        self.perceptual = perceptual
+
+    def update(self, original: Tensor, rebuilt: Tensor) -> None:
+        """Compare pairs, see ``compare``."""
+        self.add(self.compare(original, rebuilt))
 
     @torch.no_grad()
-    def update(self, original: Tensor, rebuilt: Tensor) -> None:
-        """Compare pairs.
+    def compare(self, original: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
+        """The numbers of pairs by name, ``[B]``.
 
         Args:
             original: float ``[B, 3, H, W]`` or ``[B, 3, T, H, W]`` in [0, 1].
@@ -158,37 +165,7 @@ class PixelScores:
             "ssim": lambda: ssim(first, second),
             "lpips": lambda: self._distances(first, second),
         }
-        for name in self.measures:
-            self._found[name].append(each[name]().reshape(len(original), -1).double().mean(1).cpu())
-
-    def values(self) -> dict[str, Tensor]:
-        """One number a picture or clip so far, float64 ``[M]``, by measure."""
-        empty = torch.zeros(0, dtype=torch.float64)
-        return {name: torch.cat([empty, *found]) for name, found in self._found.items()}
-
-    def load(self, values: Mapping[str, Tensor]) -> None:
-        """Go on from what ``values`` gave, of several meters perhaps."""
-        self._found = {name: [values[name]] for name in self.measures}
-
-    def metrics(self, *, draws: int = 1000, seed: int = 0) -> dict[str, Metric]:
-        """The means by name, with bootstrap intervals.
-
-        Args:
-            draws: of the bootstrap.
-            seed: of the draws.
-
-        Raises:
-            ValueError: nothing was compared.
-        """
-        notes = {"psnr": "dB, mean over pictures", "ssim": "window of 11 pixels, mean over colours"}
-        if self.perceptual is not None:
-            notes["lpips"] = f"network {type(self.perceptual.lpips.net).__name__}"
-        values = self.values()
-        if not all(map(len, values.values())):
-            raise ValueError("reconstruction: got no pairs, expected at least one")
-        return {
-            name: bootstrap(each.numpy(), draws=draws, seed=seed, note=notes[name]) for name, each in values.items()
-        }
+        return {name: each[name]().reshape(len(original), -1).double().mean(1) for name in self.notes}
 
     def _distances(self, first: Tensor, second: Tensor) -> Tensor:
         assert self.perceptual is not None
@@ -223,8 +200,10 @@ class CodeUse:
         count = sum(map(len, self._codes))
         codes = torch.cat(self._codes).long() if self._codes else torch.zeros(0, 1, 1, dtype=torch.long)
         usage = codebook_usage(codes, self.vocab_size)
-        places = int(np.prod(codes.shape[:2]))
-        note = f"{places} places, {self.vocab_size} codes" + (", mean over codebooks" if codes.shape[2] > 1 else "")
+        positions = int(np.prod(codes.shape[:2]))
+        note = f"{positions} positions, {self.vocab_size} codes" + (
+            ", mean over codebooks" if codes.shape[2] > 1 else ""
+        )
         return {
             "codebook_usage": Metric(value=usage.share, count=count, note=note),
             "codebook_perplexity": Metric(value=usage.perplexity, count=count, note=note),
@@ -245,4 +224,4 @@ def _eight_bit(signal: Tensor) -> Tensor:
 
 def _frames(signal: Tensor) -> Tensor:
     """``[B, 3, T, H, W]`` as ``[B T, 3, H, W]``; pictures as they are."""
-    return signal if signal.ndim == 4 else signal.transpose(1, 2).flatten(0, 1)
+    return signal if signal.ndim == 4 else rearrange(signal, "b c t h w -> (b t) c h w")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from maskgen.conditioning import Cond
 from maskgen.data import item_seed
 from maskgen.models.base import MaskedTransformer
-from maskgen.objectives.masking import hide_exactly
+from maskgen.objectives.masking import mask_exactly
 from maskgen.precision import fast_matmul
 from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
 
@@ -262,7 +262,7 @@ def _hidden(shape: torch.Size, ratio: float, seed: int, number: int) -> Tensor:
     places = shape.numel()
     count = torch.tensor([max(1, int(np.ceil(ratio * places - 1e-9)))])
     generator = torch.Generator().manual_seed(item_seed(seed, number))
-    return hide_exactly(count, places, generator=generator).view(1, *shape)
+    return mask_exactly(count, places, generator=generator).view(1, *shape)
 
 
 def _task(model: MaskedTransformer, tokens: Tensor) -> Tensor | None:

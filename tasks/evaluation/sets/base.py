@@ -18,6 +18,7 @@ from torch import Tensor
 
 from maskgen.data import Source
 from maskgen.tasks.data.base import AudioData, Modality, SignalData, modality_named
+from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.cifar10 import PixelSource
 from maskgen.tasks.data.images.digits import ShiftedSource
 from maskgen.tasks.data.images.sources import PictureSource
@@ -27,8 +28,8 @@ from maskgen.tasks.evaluation.sets.pictures import PlainPictures
 
 __all__ = ["ArraySamples", "DataSamples", "FileSamples", "Sample", "SampleSet", "Subset", "open_samples"]
 
-Sample = Tensor | str
-"""A sample, or why it cannot be read."""
+Sample = Tensor | Broken
+"""A sample, or what stands in its place if it cannot be read."""
 
 
 class SampleSet(ABC):
@@ -51,7 +52,7 @@ class SampleSet(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> list[Sample]:
-        """Samples ``start`` to ``stop`` - 1; a string, why, in place of one that cannot be read."""
+        """Samples ``start`` to ``stop`` - 1; a ``Broken`` in place of one that cannot be read."""
 
     @abstractmethod
     def digest(self) -> str:
@@ -122,7 +123,7 @@ class FileSamples(SampleSet):
                 return read_strip(self._shelf, name, self._strip)[:, : self.frames]
             return read_clip(self._shelf, name, self.frames)
         except (ValueError, OSError) as error:
-            return str(error)
+            return Broken(name, str(error))
 
 
 class ArraySamples(SampleSet):

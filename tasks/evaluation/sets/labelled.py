@@ -14,6 +14,7 @@ from torch import Tensor
 
 from maskgen.data import Batch, Source
 from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.sets.base import SampleSet, open_samples
 
 __all__ = ["LabelledSource", "SampleImages", "class_names"]
@@ -112,8 +113,8 @@ class LabelledSource:
 
     def _read(self, index: int) -> Tensor:
         (sample,) = self.samples.read(index, index + 1)
-        if isinstance(sample, str):
-            raise ValueError(f"{sample}; take it out, or make the set again")
+        if isinstance(sample, Broken):
+            raise ValueError(f"{sample.reason}; take it out, or make the set again")
         return sample
 
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from maskgen.tasks.data.images.folders import FolderSource
-from maskgen.tasks.data.images.sources import Encoded, PictureSource, Unusable, decode_picture
+from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.images.folders import ImageFiles
+from maskgen.tasks.data.images.sources import Encoded, PictureSource, decode_picture
 
 __all__ = ["PlainPictures"]
 
@@ -36,14 +37,14 @@ class PlainPictures:
     def __len__(self) -> int:
         return len(self._source.pictures)
 
-    def read(self, indices: range) -> list[Tensor | str]:
-        """Pictures; why, in place of one that cannot be read."""
+    def read(self, indices: range) -> list[Tensor | Broken]:
+        """Pictures; a ``Broken`` in place of one that cannot be read."""
         return [self._read(found) for found in self._source.pictures.read(indices)]
 
     def labels(self) -> list[int]:
         """Class of each; 0 for one whose bytes are out of reach, which is left out anyway."""
-        if isinstance(self._source, FolderSource):
-            return [label for _, label in self._source.files]
+        if isinstance(self._source.pictures, ImageFiles):
+            return self._source.pictures.labels
         return [found.label or 0 if isinstance(found, Encoded) else 0 for found in self._all()]
 
     def digest(self) -> str:
@@ -53,15 +54,15 @@ class PlainPictures:
             found.update(hashlib.sha256(one.content if isinstance(one, Encoded) else one.reason.encode()).digest())
         return found.hexdigest()[:16]
 
-    def _all(self) -> Iterator[Encoded | Unusable]:
+    def _all(self) -> Iterator[Encoded | Broken]:
         for first in range(0, len(self), _AT_A_TIME):
             yield from self._source.pictures.read(range(first, min(first + _AT_A_TIME, len(self))))
 
-    def _read(self, found: Encoded | Unusable) -> Tensor | str:
-        if isinstance(found, Unusable):
-            return found.reason
+    def _read(self, found: Encoded | Broken) -> Tensor | Broken:
+        if isinstance(found, Broken):
+            return found
         try:
             picture = decode_picture(found.content, found.name)
         except ValueError as error:
-            return str(error)
+            return Broken(found.name, str(error))
         return (self._crop(picture, 0) * 255).round().to(torch.uint8)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.audio.backends import Encoder, open_decoder, open_encoder
+from maskgen.tasks.media.checks import check_file
 
 __all__ = [
     "SOUND_SUFFIXES",
@@ -215,7 +216,7 @@ class SoundFile:
     def __init__(self, source: str | Path | BinaryIO, name: str | None = None) -> None:
         self.name = str(source) if name is None else name
         if isinstance(source, str | Path):
-            _check_file(Path(source))
+            check_file(Path(source), "a sound file")
         self._decoder = open_decoder(source, self.name)
         self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
         self.frames = self._decoder.frames
@@ -347,15 +348,6 @@ def _check_rate(sample_rate: int) -> None:
         raise TypeError(f"sample rate: got {sample_rate!r} ({type(sample_rate).__name__}), expected an integer in Hz")
     if not 1 <= sample_rate <= _HIGHEST_RATE:
         raise ValueError(f"sample rate: got {sample_rate}, expected 1 to {_HIGHEST_RATE} samples a second")
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path}: got a folder, expected a sound file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file, expected a sound file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: got an empty file, expected a sound file")
 
 
 @contextlib.contextmanager

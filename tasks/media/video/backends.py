@@ -43,8 +43,8 @@ _NO_REPEATS = 1e-6  # share of frames that decord may replace by others before i
 class Decoder(Protocol):
     """A video file open for reading."""
 
-    def read(self, places: Sequence[int], size: tuple[int, int]) -> Frames:
-        """Frames ``[T, H, W, 3]`` at ascending places, upright, resized to (H, W); ValueError where one is damaged."""
+    def read(self, indices: Sequence[int], size: tuple[int, int]) -> Frames:
+        """Frames ``[T, H, W, 3]`` at ascending indices, upright, resized to (H, W); ValueError where one is damaged."""
         ...
 
     def close(self) -> None:
@@ -79,15 +79,15 @@ class _DecordDecoder:
         self._path, self._index, self._threads, self._instead = path, index, threads, instead
         self._opened: tuple[tuple[int, int], Any] | None = None
 
-    def read(self, places: Sequence[int], size: tuple[int, int]) -> Frames:
-        found = self._try(places, size)
-        return self._instead.read(places, size) if found is None else found
+    def read(self, indices: Sequence[int], size: tuple[int, int]) -> Frames:
+        found = self._try(indices, size)
+        return self._instead.read(indices, size) if found is None else found
 
     def close(self) -> None:
         self._opened = None
         self._instead.close()
 
-    def _try(self, places: Sequence[int], size: tuple[int, int]) -> Frames | None:
+    def _try(self, indices: Sequence[int], size: tuple[int, int]) -> Frames | None:
         """What decord gives; None, now and from now on, if that is nothing or not what the index says."""
         if self._library is None:
             return None
@@ -95,11 +95,11 @@ class _DecordDecoder:
         with contextlib.suppress(Exception):
             reader = self._reader(self._library, size)
             if len(reader) == len(self._index):
-                times = np.asarray(reader.get_frame_timestamp([0, *places]))[:, 0]
-                late = np.abs(times[1:] - times[0] - self._index.times[places]).max()
-                batch = reader.get_batch(places)  # of whatever library decord's bridge is set to
+                times = np.asarray(reader.get_frame_timestamp([0, *indices]))[:, 0]
+                late = np.abs(times[1:] - times[0] - self._index.times[indices]).max()
+                batch = reader.get_batch(indices)  # of whatever library decord's bridge is set to
                 frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
-                if frames.shape == (len(places), *size, 3) and late < 0.5 / float(self._index.rate):
+                if frames.shape == (len(indices), *size, 3) and late < 0.5 / float(self._index.rate):
                     return np.asarray(frames, dtype=np.uint8)
         self._library = self._opened = None
         return None
@@ -123,16 +123,16 @@ class _PyavDecoder:
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
         self._decoded: Iterator[tuple[int, VideoFrame]] = iter(())
-        self._place = -1  # of the frame decoded last
+        self._number = -1  # of the frame decoded last
         # One for all frames: a scaler made anew for each costs more than decoding.
         self._scaler = self._av.video.reformatter.VideoReformatter()
 
-    def read(self, places: Sequence[int], size: tuple[int, int]) -> Frames:
-        out = np.empty((len(places), *size, 3), dtype=np.uint8)
+    def read(self, indices: Sequence[int], size: tuple[int, int]) -> Frames:
+        out = np.empty((len(indices), *size, 3), dtype=np.uint8)
         height, width = size if self._index.turns % 2 == 0 else size[::-1]
-        for row, place in zip(out, places, strict=True):
+        for row, number in zip(out, indices, strict=True):
             frame = self._scaler.reformat(
-                self._find(place), width=width, height=height, format="rgb24", interpolation="BILINEAR"
+                self._find(number), width=width, height=height, format="rgb24", interpolation="BILINEAR"
             )
             row[:] = np.rot90(frame.to_ndarray(), self._index.turns)
         return out
@@ -141,42 +141,42 @@ class _PyavDecoder:
         self._decoded, self._container, self._stream = iter(()), None, None
         self._stack.close()
 
-    def _find(self, place: int) -> VideoFrame:
-        """The frame at one place.
+    def _find(self, number: int) -> VideoFrame:
+        """One frame, by its number.
 
         Raises:
             ValueError: it does not come out of the decoder, or comes out damaged.
         """
         for approach in (self._near, self._from_start):
-            approach(place)
+            approach(number)
             for found, frame in self._decoded:
-                self._place = found
-                if found == place and not frame.is_corrupt:
+                self._number = found
+                if found == number and not frame.is_corrupt:
                     return frame
-                if found >= place:
+                if found >= number:
                     break
-        self._place = len(self._index)  # wherever it stands: the next search starts anew
+        self._number = len(self._index)  # wherever it stands: the next search starts anew
         raise ValueError(
-            f"{self._name}: damaged: frame {place} of {len(self._index)} cannot be decoded; leave it out, or make the file "
+            f"{self._name}: damaged: frame {number} of {len(self._index)} cannot be decoded; leave it out, or make the file "
             "anew"
         )
 
-    def _near(self, place: int) -> None:
+    def _near(self, number: int) -> None:
         """Stand somewhere before a frame, if possible not long before it."""
-        key = int(self._index.keys[np.searchsorted(self._index.keys, place, side="right") - 1])
-        if self._container is not None and self._place < place and key <= self._place + 1:
+        key = int(self._index.keys[np.searchsorted(self._index.keys, number, side="right") - 1])
+        if self._container is not None and self._number < number and key <= self._number + 1:
             return
         if key == 0 or not len(self._index.stamps):
-            self._from_start(place)
+            self._from_start(number)
             return
         container, stream = self._ready()
         container.seek(int(self._index.stamps[key]), stream=stream, backward=True)
-        self._decoded, self._place = self._frames(container, stream), -1
+        self._decoded, self._number = self._frames(container, stream), -1
 
-    def _from_start(self, place: int) -> None:
+    def _from_start(self, number: int) -> None:
         """Stand before the first frame. Opening the file again works in every container."""
         self.close()
-        self._decoded, self._place = self._frames(*self._ready()), -1
+        self._decoded, self._number = self._frames(*self._ready()), -1
 
     def _ready(self) -> tuple[InputContainer, VideoStream]:
         if self._container is None or self._stream is None:
@@ -192,10 +192,10 @@ class _PyavDecoder:
         for packet in container.demux(stream):
             with contextlib.suppress(self._av.error.InvalidDataError):
                 for frame in packet.decode():
-                    place = counted if not len(stamps) else int(np.searchsorted(stamps, frame.pts or 0))
+                    number = counted if not len(stamps) else int(np.searchsorted(stamps, frame.pts or 0))
                     counted += 1
-                    if not len(stamps) or (place < len(stamps) and stamps[place] == frame.pts):
-                        yield place, frame
+                    if not len(stamps) or (number < len(stamps) and stamps[number] == frame.pts):
+                        yield number, frame
 
 
 class Encoder:

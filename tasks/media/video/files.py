@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from maskgen.tasks.media.images import save_gif
+from maskgen.tasks.media.checks import check_file, to_bytes
 from maskgen.tasks.media.video.backends import Decoder, Frames, Reader, open_decoder
 from maskgen.tasks.media.video.index import scan
 from maskgen.tasks.media.video.writer import VideoWriter, check_frame_rate, check_frames
@@ -63,7 +64,7 @@ class VideoFile:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0, reader: Reader = "decord") -> None:
-        _check_file(Path(path))
+        check_file(Path(path), "a video file")
         if threads < 0 or reader not in ("decord", "pyav"):
             raise ValueError(
                 f"{path}: got threads {threads}, reader {reader!r}; expected 0 or more, and decord or pyav"
@@ -123,7 +124,7 @@ class VideoFile:
                 )
             indices = range(start, self.frames if stop is None else stop, step)
         height, width = self._check_size(size)
-        self._check_places(indices, height, width)
+        self._check_indices(indices, height, width)
         wanted = sorted(set(indices))
         if self._decoder is None:
             self._decoder = open_decoder(self._path, self.name, self._index, self._threads, self._reader)
@@ -148,9 +149,9 @@ class VideoFile:
         """
         if count < 1:
             raise ValueError(f"{self.name}: got blocks of {count} frames, expected at least 1")
-        places = range(self.frames) if indices is None else indices
-        for first in range(0, len(places), count):
-            yield self.read(places[first : first + count], size=size)
+        chosen = range(self.frames) if indices is None else indices
+        for first in range(0, len(chosen), count):
+            yield self.read(chosen[first : first + count], size=size)
 
     def at_rate(self, frame_rate: float | Fraction, *, start: float = 0.0, count: int | None = None) -> list[int]:
         """Which frames are on the screen when the video is played at another rate; right for uneven spacing, too.
@@ -180,7 +181,7 @@ class VideoFile:
             )
         # Stamps are rounded to ticks: a frame that begins within a thousandth of a second is the one that is meant.
         moments = start + np.arange(wanted) / float(rate) + min(1e-3, 0.1 / float(rate))
-        return [max(0, int(place)) for place in np.searchsorted(self.times, moments, side="right") - 1]
+        return [max(0, int(index)) for index in np.searchsorted(self.times, moments, side="right") - 1]
 
     def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None:
@@ -189,7 +190,7 @@ class VideoFile:
             raise ValueError(f"{self.name}: got size {tuple(size)}, expected (height, width), 1 pixel or more each")
         return int(size[0]), int(size[1])
 
-    def _check_places(self, indices: Sequence[int], height: int, width: int) -> None:
+    def _check_indices(self, indices: Sequence[int], height: int, width: int) -> None:
         if not len(indices) or min(indices) < 0 or max(indices) >= self.frames:
             told = f"frames {min(indices)} to {max(indices)}" if len(indices) else "no frames"
             raise ValueError(
@@ -245,15 +246,15 @@ def load_video(
 def save_video(
     frames: Frames | Sequence[Image.Image], path: str | Path, frame_rate: float | Fraction, *, quality: int = 18
 ) -> None:
-    """Write a video, whole or not at all; the suffix chooses the format.
+    """Write a video, whole or not at all; the suffix chooses the format. See ``VideoWriter``.
 
     The x264 in PyAV 18's wheels makes files that differ a little from run to run, whatever the number of threads.
 
     Args:
         frames: uint8 ``[T, H, W, 3]``, or pictures of one size.
-        path: ends in .mp4, .m4v, .mov or .mkv (H.264, even height and width), or in .gif.
-        frame_rate: frames a second, above 0 to 1000; GIF rounds a frame's time to hundredths of a second.
-        quality: of H.264, 0 (lossless but for colour at half the resolution) to 51.
+        path: see ``VideoWriter``.
+        frame_rate: see ``VideoWriter``.
+        quality: see ``VideoWriter``.
 
     Raises:
         TypeError: frames of another type.
@@ -262,10 +263,6 @@ def save_video(
         ImportError: without PyAV.
     """
     array = frames if isinstance(frames, np.ndarray) else _stack(frames)
-    if Path(path).suffix.lower() == ".gif":
-        check_frames(array)
-        save_gif([Image.fromarray(frame) for frame in array], path, float(1 / check_frame_rate(frame_rate, str(path))))
-        return
     with VideoWriter(path, frame_rate, quality=quality) as writer:
         writer.write(array)
 
@@ -285,7 +282,9 @@ def to_video_tensor(frames: Frames | Sequence[Image.Image]) -> Tensor:
     """
     array = frames if isinstance(frames, np.ndarray) else _stack(frames)
     check_frames(array)
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(3, 0, 1, 2)[None].float().div_(255).contiguous()
+    return (
+        rearrange(torch.from_numpy(np.ascontiguousarray(array)), "T H W C -> 1 C T H W").float().div_(255).contiguous()
+    )
 
 
 def to_frames(video: Tensor) -> list[Frames]:
@@ -300,12 +299,8 @@ def to_frames(video: Tensor) -> list[Frames]:
     Raises:
         ValueError: another shape, or values that are not finite.
     """
-    if video.ndim != 5 or video.shape[1] != 3:
-        raise ValueError(f"video: got shape {tuple(video.shape)}, expected [B, 3, T, H, W]")
-    if not torch.isfinite(video).all():
-        raise ValueError("video: got values that are not finite, expected numbers in [0, 1]; is the model damaged?")
-    pixels = (video.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
-    return list(pixels.cpu().contiguous().numpy())
+    pixels = to_bytes(video, "video", "B, 3, T, H, W")
+    return list(rearrange(pixels, "B C T H W -> B T H W C").cpu().contiguous().numpy())
 
 
 def _stack(pictures: Sequence[Image.Image]) -> Frames:
@@ -317,12 +312,3 @@ def _stack(pictures: Sequence[Image.Image]) -> Frames:
     if len(sizes) != 1:
         raise ValueError(f"frames: got pictures of sizes {sizes}, expected at least one and all of one size")
     return np.stack([np.asarray(picture.convert("RGB"), dtype=np.uint8) for picture in pictures])
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path}: got a folder, expected a video file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file, expected a video file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: got an empty file, expected a video file")

@@ -1,4 +1,4 @@
-"""Clips resized and cropped the way the official MAGVIT evaluation does it.
+"""Clips resized the way the official MAGVIT evaluation does it.
 
 Shapes: T frames, H W pixels; leading axes may be anything.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["centre_crop", "resize_tf1"]
+__all__ = ["resize_tf1"]
 
 
 def resize_tf1(video: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resizing as TensorFlow 1 did it, which the published FVD numbers depend on.
 
-    A pixel is taken at ``place x old / new`` of the old picture, without the half pixel that others add on both sides, and
-    without a low-pass filter.
+    A pixel is taken at ``position x old / new`` of the old picture, without the half pixel that others add on both sides,
+    and without a low-pass filter.
 
     Args:
         video: float ``[..., H, W]``.
@@ -34,31 +34,11 @@ def resize_tf1(video: Tensor, size: tuple[int, int]) -> Tensor:
         if old == length:
             continue
         # float32, as the original: whole numbers must come out whole.
-        place = torch.arange(length, dtype=torch.float32, device=video.device) * (old / length)
-        low = place.floor().long().clamp(max=old - 1)
+        position = torch.arange(length, dtype=torch.float32, device=video.device) * (old / length)
+        low = position.floor().long().clamp(max=old - 1)
         high = (low + 1).clamp(max=old - 1)
-        weight = (place - low).to(video.dtype)
+        weight = (position - low).to(video.dtype)
         weight = weight[:, None] if axis == -2 else weight
         below, above = video.index_select(axis, low), video.index_select(axis, high)
         video = below + (above - below) * weight
     return video
-
-
-def centre_crop(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of every frame; where a margin is odd, the upper or left side loses the smaller half.
-
-    Args:
-        video: ``[..., H, W]``.
-        size: (H, W), at most that of the video.
-
-    Returns:
-        ``[..., *size]``, a view.
-
-    Raises:
-        ValueError: larger than the video, or below 1.
-    """
-    height, width = video.shape[-2:]
-    if not (1 <= size[0] <= height and 1 <= size[1] <= width):
-        raise ValueError(f"crop: got {size}, expected (height, width) of at most ({height}, {width}), and at least 1")
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return video[..., top : top + size[0], left : left + size[1]]

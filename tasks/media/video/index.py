@@ -229,21 +229,21 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
 def _unit_length(container: InputContainer, stream: VideoStream) -> int:
     """Bytes of the length in front of every unit of H.264 and HEVC in MP4 and Matroska; 0 for other streams."""
     header = bytes(stream.codec_context.extradata or b"")
-    place = {"h264": 4, "hevc": 21}.get(stream.codec_context.name, len(header))
-    if container.format.name not in _WELL_INDEXED or len(header) <= place or header[0] != 1:
+    offset = {"h264": 4, "hevc": 21}.get(stream.codec_context.name, len(header))
+    if container.format.name not in _WELL_INDEXED or len(header) <= offset or header[0] != 1:
         return 0
-    return (header[place] & 3) + 1
+    return (header[offset] & 3) + 1
 
 
 def _whole_units(packet: Packet[Stream], unit: int) -> bool:
     """Whether the lengths of a packet's units fit into it; a decoder refuses the packet otherwise."""
     if not unit:
         return True
-    data, place = memoryview(packet), 0
-    while len(data) - place >= 4:
-        length = int.from_bytes(data[place : place + unit], "big")
-        place += unit + length
-        if length == 0 or place > len(data):
+    data, offset = memoryview(packet), 0
+    while len(data) - offset >= 4:
+        length = int.from_bytes(data[offset : offset + unit], "big")
+        offset += unit + length
+        if length == 0 or offset > len(data):
             return False
     return True
 
@@ -257,11 +257,11 @@ def _check_whole(container: InputContainer, stream: VideoStream, packets: _Packe
         raise ValueError(f"{name}: holds no frames, expected at least one")
     # MPEG-TS marks losses of reception: frames beside them may be fine, and reading says so of those that are not.
     if packets.broken is not None and container.format.name != "mpegts":
-        known = [stamp for stamp in packets.stamps if stamp is not None]
+        stamps = [stamp for stamp in packets.stamps if stamp is not None]
         stamp = packets.stamps[packets.broken]
-        place = packets.broken if stamp is None else sum(other < stamp for other in known)
+        number = packets.broken if stamp is None else sum(other < stamp for other in stamps)
         raise ValueError(
-            f"{name}: damaged or cut off: frame {place} of {max(promised, count)} cannot be decoded, expected a whole "
+            f"{name}: damaged or cut off: frame {number} of {max(promised, count)} cannot be decoded, expected a whole "
             "file; make it anew, or cut it before that frame"
         )
     if promised > count + packets.dropped:

@@ -1,4 +1,4 @@
-"""Video files written: H.264 through PyAV, whole or not at all.
+"""Video files written, whole or not at all: H.264 through PyAV, GIF through Pillow.
 
 Shapes: T frames, H W pixels.
 """
@@ -12,13 +12,15 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from PIL import Image
 
 from maskgen.checkpoint import atomic_file
+from maskgen.tasks.media.images import save_gif
 from maskgen.tasks.media.video.backends import Encoder, Frames, open_encoder
 
 __all__ = ["VideoWriter", "check_frame_rate", "check_frames"]
 
-_WRITTEN = (".mp4", ".m4v", ".mov", ".mkv")
+_WRITTEN = (".mp4", ".m4v", ".mov", ".mkv", ".gif")
 
 _LOWEST_RATE, _HIGHEST_RATE = Fraction(1, 1000), 1000
 
@@ -28,10 +30,12 @@ _QUALITY = 18  # x264's rate factor, which its makers call visually lossless
 class VideoWriter:
     """A video file open for writing, piece by piece; it appears when the ``with`` block ends well, whole or not at all.
 
+    Only a GIF is held in memory until then.
+
     Args:
-        path: ends in .mp4, .m4v, .mov or .mkv.
-        frame_rate: frames a second.
-        quality: see ``save_video``.
+        path: ends in .mp4, .m4v, .mov or .mkv (H.264, even height and width), or in .gif.
+        frame_rate: frames a second, above 0 to 1000; GIF rounds a frame's time to hundredths of a second.
+        quality: of H.264, 0 (lossless but for colour at half the resolution) to 51.
 
     Attributes:
         frames: how many were written.
@@ -45,13 +49,13 @@ class VideoWriter:
     def __init__(self, path: str | Path, frame_rate: float | Fraction, *, quality: int = _QUALITY) -> None:
         self.path, self.frame_rate, self.quality = Path(path), check_frame_rate(frame_rate, str(path)), quality
         if self.path.suffix.lower() not in _WRITTEN:
-            raise ValueError(f"{path}: expected a name that ends in {', '.join(_WRITTEN)} or .gif")
+            raise ValueError(f"{path}: expected a name that ends in {', '.join(_WRITTEN[:-1])} or .gif")
         if not 0 <= quality <= 51:
             raise ValueError(f"{path}: got quality {quality}, expected 0 (best) to 51")
         self.frames = 0
         self._stack = contextlib.ExitStack()
         self._open = False
-        self._writing: tuple[tuple[int, int], Encoder] | None = None
+        self._writing: tuple[tuple[int, int], Encoder | _Gif] | None = None
 
     def __enter__(self) -> VideoWriter:
         self._open = True
@@ -72,7 +76,7 @@ class VideoWriter:
         """Add frames.
 
         Args:
-            frames: uint8 ``[T, H, W, 3]``, T at least 1, H and W even and the same as before.
+            frames: uint8 ``[T, H, W, 3]``, T at least 1, H and W the same as before.
 
         Raises:
             TypeError: another type.
@@ -90,7 +94,9 @@ class VideoWriter:
         self._writing[1].write(frames)
         self.frames += len(frames)
 
-    def _begin(self, size: tuple[int, int]) -> Encoder:
+    def _begin(self, size: tuple[int, int]) -> Encoder | _Gif:
+        if self.path.suffix.lower() == ".gif":
+            return self._stack.enter_context(_Gif(self.path, float(1 / self.frame_rate)))
         if size[0] % 2 or size[1] % 2:
             raise ValueError(
                 f"{self.path}: got frames of {size[1]} x {size[0]}, expected an even width and height for H.264; leave out "
@@ -101,6 +107,24 @@ class VideoWriter:
         except OSError as error:
             raise OSError(f"{self.path}: cannot be written ({error.strerror or error})") from None
         return self._stack.enter_context(open_encoder(temporary, self.path, self.frame_rate, size, self.quality))
+
+
+class _Gif:
+    """Collects frames, and writes them when the ``with`` block ends well."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path, self._seconds = path, seconds
+        self._pictures: list[Image.Image] = []
+
+    def __enter__(self) -> _Gif:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            save_gif(self._pictures, self._path, self._seconds)
+
+    def write(self, frames: Frames) -> None:
+        self._pictures += [Image.fromarray(frame) for frame in frames]
 
 
 def check_frames(frames: Frames) -> None:

@@ -18,5 +18,5 @@ def four_clips(copies: int = 1) -> TensorSource:
     known[2:] = False
     task = torch.tensor([Prompt.FRAME_PREDICTION] * 2 + [Prompt.FULL_GENERATION] * 2)
     labels = torch.tensor([NO_LABEL, NO_LABEL, 0, 1])
-    fields = {"tokens": tokens, "condition": draft, "known": known, "task": task, "labels": labels}
+    fields = {"tokens": tokens, "condition": draft, "given": known, "task": task, "labels": labels}
     return TensorSource(**{name: value.repeat(copies, *[1] * (value.ndim - 1)) for name, value in fields.items()})

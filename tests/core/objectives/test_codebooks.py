@@ -20,7 +20,7 @@ from maskgen.conditioning import Cond
 from maskgen.data import TensorSource
 from maskgen.objectives.loss import masked_accuracy, masked_cross_entropy
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
-from maskgen.objectives.masking import hide_independently, random_mask, sobol_ratios
+from maskgen.objectives.masking import mask_independently, random_mask, sobol_ratios
 from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
 from maskgen.schedules import get_schedule
 from maskgen.training.optim.optimizers import OptimizerSettings, learning_rate
@@ -114,9 +114,9 @@ def test_the_one_that_is_hidden_after_all_is_anywhere() -> None:
 
 
 def test_the_rule_itself_adds_nothing() -> None:
-    """``hide_independently`` is the original's: it may leave a row without any hidden place."""
+    """``mask_independently`` is the original's: it may leave a row without any hidden place."""
     chances = torch.rand(3, 4, 2, generator=generator())
-    mask = hide_independently(torch.tensor([0.0, 0.5, 1.0]), chances)
+    mask = mask_independently(torch.tensor([0.0, 0.5, 1.0]), chances)
     assert not mask[0].any()
     assert torch.equal(mask[1], chances[1] < 0.5)
     assert mask[2].all()

@@ -42,7 +42,7 @@ def test_overfits_one_batch_and_decoding_restores_it(tmp_path: Path, family: str
     assert losses[-1]["loss"] < 0.05 < 1 < losses[0]["loss"]
     assert losses[-1]["accuracy"] == 1
     assert {"refine", "mask", "reconstruct"} <= set(losses[-1])
-    answer, draft, known = (source.tensors[name] for name in ("tokens", "condition", "known"))
+    answer, draft, known = (source.tensors[name] for name in ("tokens", "condition", "given"))
     assert (draft != answer)[known].sum() > 2
     final = sample_commit(
         commit_logits(model.eval(), cond(source)), draft, known, mask_id=V, steps=4, temperature=0, seeds=range(4)
@@ -64,13 +64,13 @@ def test_loss_follows_its_settings() -> None:
     """The same mask and formula, written out from the parts."""
     model = transformer("bert", num_tasks=5).eval()
     settings = CommitSettings(
-        schedule="uniform", ratios="row", condition_mode="replace", loss_on="hidden", label_smoothing=0.2, block=(1, 2)
+        schedule="uniform", ratios="row", condition_mode="replace", loss_on="masked", label_smoothing=0.2, block=(1, 2)
     )
     batch = four_clips().tensors
     torch.manual_seed(3)
     loss, _ = CommitModeling(model, settings).loss("model", {"model": model}, batch, 0)
     torch.manual_seed(3)
-    known = batch["known"]
+    known = batch["given"]
     hidden = commit_mask(known, axes=(3, 4), schedule="uniform", ratios="row", mode="replace", block=(1, 2))
     targets = torch.where(known, batch["condition"], batch["tokens"])
     logits = model(targets.masked_fill(hidden, V), cond(four_clips()))
@@ -91,7 +91,7 @@ def test_parts_of_the_loss() -> None:
     assert loss.item() == pytest.approx(float(cost.mean()), rel=1e-5)
     for number, name in enumerate(("refine", "mask", "reconstruct")):
         assert terms[name].item() == pytest.approx(float(cost[kind == number].mean()), rel=1e-5), name
-    only_hidden = commit_example(tokens, tokens, known, hidden, mask_id=2, loss_on="hidden")
+    only_hidden = commit_example(tokens, tokens, known, hidden, mask_id=2, loss_on="masked")
     rows = [float(cost[row][hidden[row, :, 0]].mean()) for row in range(2)]
     assert commit_loss(logits, only_hidden)[0].item() == pytest.approx(sum(rows) / 2, rel=1e-5)
     free = commit_example(tokens, tokens, torch.zeros_like(known), hidden, mask_id=2)
@@ -114,7 +114,7 @@ def test_condition_dropout_makes_rows_of_full_generation() -> None:
     model = transformer("modern", num_tasks=5)
     watched = Watched(model)
     source = four_clips(500)
-    settings = CommitSettings(condition_dropout=0.25, ratios="row", loss_on="hidden")
+    settings = CommitSettings(condition_dropout=0.25, ratios="row", loss_on="masked")
     torch.manual_seed(0)
     CommitModeling(model, settings).loss("model", {"model": watched}, source.tensors, 0)  # type: ignore[dict-item]
     ((tokens, given),) = watched.calls
@@ -155,14 +155,14 @@ def test_several_codebooks(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(4)
     tokens = torch.randint(V, (2, 12, 3), generator=generator)
     known = torch.arange(12).view(1, 12, 1) < torch.tensor([4, 0]).view(2, 1, 1)
-    source = TensorSource(tokens=tokens, condition=(tokens + 1) % V, known=known.expand(2, 12, 3))
+    source = TensorSource(tokens=tokens, condition=(tokens + 1) % V, given=known.expand(2, 12, 3))
     objective = CommitModeling(model, CommitSettings(label_smoothing=0.0))
     assert objective.units(source.tensors) == 72
     fit(objective, source, tmp_path, steps=180, batch_size=2, optimizer={"lr": 1e-2, "warmup_steps": 20})
     final = sample_commit(
         commit_logits(model.eval(), Cond()),
         source.tensors["condition"],
-        source.tensors["known"],
+        source.tensors["given"],
         mask_id=V,
         steps=5,
         temperature=0,
@@ -191,8 +191,8 @@ def test_validation_averages_over_all_held_out_examples() -> None:
         numbers = CommitModeling(model, CommitSettings(), held_out=source).validate(model, torch.device("cpu"))
         batch = source.tensors
         generator = torch.Generator().manual_seed(0)
-        hidden = commit_mask(batch["known"], axes=(3, 4), ratios="row", generator=generator)
-        shown = torch.where(batch["known"], batch["condition"], V)
+        hidden = commit_mask(batch["given"], axes=(3, 4), ratios="row", generator=generator)
+        shown = torch.where(batch["given"], batch["condition"], V)
         logits = model(torch.where(hidden, shown, batch["tokens"]), cond(source))
     expected = masked_cross_entropy(logits, batch["tokens"], hidden)
     assert numbers["score"] == pytest.approx(float(expected), rel=1e-5)
@@ -223,7 +223,7 @@ def test_inputs_belong_together() -> None:
             {"condition_mode": "prefix"},
             "condition_mode: got 'prefix', expected one of 'commit', 'keep', 'replace', 'ignore'",
         ),
-        ({"loss_on": "mask"}, "loss_on: got 'mask', expected one of 'all', 'hidden'"),
+        ({"loss_on": "mask"}, "loss_on: got 'mask', expected one of 'all', 'masked'"),
         ({"label_smoothing": 1.5}, r"label_smoothing: got 1.5, expected a number in \[0, 1\]"),
         ({"condition_dropout": -0.1}, r"condition_dropout: got -0.1, expected a number in \[0, 1\]"),
     ],
@@ -248,8 +248,8 @@ def test_what_the_model_cannot_do_is_said_at_once() -> None:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("known", r"batch: got \['condition', 'labels', 'task', 'tokens'\]; expected both 'condition' and 'known'"),
-        ("condition", "expected both 'condition' and 'known', or neither"),
+        ("given", r"batch: got \['condition', 'labels', 'task', 'tokens'\]; expected both 'condition' and 'given'"),
+        ("condition", "expected both 'condition' and 'given', or neither"),
         ("task", "this model has tasks and needs 'task', one id a row"),
     ],
 )

@@ -139,7 +139,7 @@ def test_the_example_of_each_mode() -> None:
         assert example.inputs.tokens.flatten().tolist() == shown, mode
         assert example.targets.flatten().tolist() == targets, mode
         assert example.weights.flatten().int().tolist() == weights, mode
-        only = commit_example(tokens, condition, known, hidden, mask_id=9, mode=mode, loss_on="hidden")  # type: ignore[arg-type]
+        only = commit_example(tokens, condition, known, hidden, mask_id=9, mode=mode, loss_on="masked")  # type: ignore[arg-type]
         assert torch.equal(only.weights, hidden), mode
         assert example.inputs.segments.flatten().tolist() == ([1, 0, 0, 0] if mode == "commit" else [0] * 4), mode
 

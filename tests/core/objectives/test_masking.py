@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskgen.objectives.loss import masked_accuracy, masked_cross_entropy
-from maskgen.objectives.masking import hide_exactly, random_mask
+from maskgen.objectives.masking import mask_exactly, random_mask
 from maskgen.schedules import get_schedule
 
 
@@ -19,7 +19,7 @@ def generator(seed: int = 0) -> torch.Generator:
 @given(data=st.data(), places=st.integers(1, 30), seed=st.integers(0, 1000))
 def test_hides_exactly(data: st.DataObject, places: int, seed: int) -> None:
     counts = data.draw(st.lists(st.integers(0, places), min_size=1, max_size=5))
-    mask = hide_exactly(torch.tensor(counts), places, generator=generator(seed))
+    mask = mask_exactly(torch.tensor(counts), places, generator=generator(seed))
     assert mask.dtype == torch.bool
     assert mask.shape == (len(counts), places)
     assert mask.sum(1).tolist() == counts
@@ -27,7 +27,7 @@ def test_hides_exactly(data: st.DataObject, places: int, seed: int) -> None:
 
 def test_every_place_is_hidden_equally_often() -> None:
     rows, places, count = 6000, 8, 3
-    mask = hide_exactly(torch.full((rows,), count), places, generator=generator())
+    mask = mask_exactly(torch.full((rows,), count), places, generator=generator())
     share = count / places
     assert ((mask.float().mean(0) - share).abs() < 4 * math.sqrt(share * (1 - share) / rows)).all()
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from maskgen.conditioning import Cond
-from maskgen.published.halton.sampler import halton_order, rolled_orders, sample_halton
-from maskgen.published.maskbit.sampler import maskbit_guided_logits, sample_maskbit
-from maskgen.published.onedtok.sampler import onedtok_guidance, sample_onedtok
-from maskgen.sampling.guidance import guided_logits
+from maskgen.published.halton.sampler import HaltonSampling, halton_order, rolled_orders, sample_halton
+from maskgen.published.maskbit.sampler import MaskBitSampling, maskbit_guided_logits, sample_maskbit
+from maskgen.published.onedtok.sampler import OneDTokSampling, onedtok_guided_logits, sample_onedtok
+from maskgen.sampling.guidance import Guidance, guided_logits
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.pipeline import Pipeline, Sampling
+from tests.selections import flat_sampling
 from tests.support import tiny_pipeline
 
 LOOPS = ("maskgit", "halton", "onedtok", "maskbit")
@@ -28,7 +29,7 @@ def scene(pipe: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def settings(loop: str, **changes: object) -> Sampling:
-    return Sampling(**{"sampler": loop, "steps": 5, "guidance": 1.5, **changes})
+    return flat_sampling(**{"sampler": loop, "steps": 5, "guidance": 1.5, **changes})
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -69,19 +70,20 @@ def test_the_settings_are_those_of_the_loop(loop: str, ramp: str) -> None:
     model = pipe.transformer
     tokens, mask = scene(pipe)
     hidden = tokens.masked_fill(mask, model.vocab_size)
-    cond, common = Cond(labels=torch.tensor(LABELS)), {"steps": 5, "seeds": SEEDS}
+    cond, guidance = Cond(labels=torch.tensor(LABELS)), Guidance(scale=1.5, ramp=ramp, power=2.0)  # type: ignore[arg-type]
     if loop == "halton":
-        guided = guided_logits(model, cond, scale=1.5, steps=5, ramp=ramp)
+        guided = guided_logits(model, cond, guidance, steps=5)
         orders = rolled_orders(halton_order(pipe.axes), SEEDS)
-        expected = sample_halton(guided, hidden, mask, orders, logit_scale=(1.0, 1.2), **common)
+        halton = HaltonSampling(steps=5, logit_scale=(1.0, 1.2))
+        expected = sample_halton(guided, hidden, mask, halton, order=orders, seeds=SEEDS)
     elif loop == "onedtok":
-        decay = {"cosine": "power-cosine"}.get(ramp, ramp)
-        guided = onedtok_guidance(model, cond, scale=1.5, steps=5, decay=decay, power=2.0)
-        expected = sample_onedtok(guided, hidden, mask, randomize_temperature=3.0, anneal=True, **common)
+        guided = onedtok_guided_logits(model, cond, guidance, steps=5)
+        onedtok = OneDTokSampling(steps=5, randomize_temperature=3.0, anneal=True)
+        expected = sample_onedtok(guided, hidden, mask, onedtok, seeds=SEEDS)
     else:
-        kind = {"constant": "none"}.get(ramp, ramp)
-        guided = maskbit_guided_logits(model, cond, scale=1.5, steps=5, ramp=kind, power=2.0)
-        expected = sample_maskbit(guided, hidden, mask, annealed=True, choice_temperature=3.0, **common)
+        guided = maskbit_guided_logits(model, cond, guidance, steps=5)
+        maskbit = MaskBitSampling(steps=5, annealed=True, choice_temperature=3.0)
+        expected = sample_maskbit(guided, hidden, mask, maskbit, seeds=SEEDS)
     chosen = settings(loop, guidance_ramp=ramp, guidance_power=2.0, annealed=True, choice_temperature=3.0)
     assert torch.equal(
         pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=chosen)), expected

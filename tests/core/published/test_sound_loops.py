@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from maskgen.checkpoint import build_config
 from maskgen.conditioning import Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
-from maskgen.published.loops import decide
-from maskgen.published.vampnet.sampler import sample_vampnet
+from maskgen.published.loops import Decoding, decide
+from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
 from maskgen.sampling.codebooks import sample_by_codebook
 from maskgen.sampling.filters import TokenFilter, filtered_logits
-from maskgen.sampling.guidance import guidance_weight, guided_logits, model_logits
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits
 from maskgen.sampling.loop import SampleStep, sample
 from maskgen.sampling.settings import Sampling
+from tests.selections import flat_sampling
 
 V, FRAMES, K = 9, 7, 3
 AXES, SEEDS = (FRAMES,), [5, 6, 7]
@@ -52,8 +53,8 @@ def run(model: ModernTransformer, rows: slice = slice(None), **settings: Any) ->
     tokens, mask = scene()
     assert COND.labels is not None
     cond = Cond(labels=COND.labels[rows])
-    chosen = Sampling(**settings)
-    return decide(model, cond, tokens[rows], mask[rows], sampling=chosen, axes=AXES, seeds=SEEDS[rows])
+    prompt = {"tokens": tokens[rows], "mask": mask[rows], "seeds": SEEDS[rows]}
+    return decide(Decoding(model=model, cond=cond, axes=AXES, **prompt), flat_sampling(**settings))
 
 
 LOOPS = ("vampnet", "codebook", "maskgit")
@@ -85,9 +86,10 @@ def test_what_the_loops_share(model: ModernTransformer) -> None:
 def test_vampnet_gets_its_settings(model: ModernTransformer) -> None:
     tokens, mask = scene()
     numbers: dict[str, Any] = {"temperature": 0.9, "sample_cutoff": 0.5, "batch_counts": True}
-    guided = guided_logits(model, COND, scale=1.5, steps=5, ramp="linear", axes=AXES)
+    guided = guided_logits(model, COND, Guidance(scale=1.5, ramp="linear"), steps=5, axes=AXES)
     logits_fn = filtered_logits(guided, TokenFilter(**KEEP))
-    expected = sample_vampnet(logits_fn, tokens, mask, steps=5, mask_temperature=10.5, seeds=SEEDS, **numbers)
+    vampnet = VampNetSampling(steps=5, mask_temperature=10.5, **numbers)
+    expected = sample_vampnet(logits_fn, tokens, mask, vampnet, seeds=SEEDS)
     settings: dict[str, Any] = {"guidance": 1.5, "guidance_ramp": "linear", "choice_temperature": 10.5, **numbers}
     assert torch.equal(run(model, sampler="vampnet", steps=5, **settings, **KEEP), expected)
     for name, other in {"sample_cutoff": 1.0, "batch_counts": False, "temperature": 2.0}.items():
@@ -99,7 +101,7 @@ def test_codebooks_get_their_settings(model: ModernTransformer) -> None:
     """The guidance ramps anew with each codebook."""
     tokens, mask = scene()
     counts = (4, 3, 2)
-    weights = [guidance_weight("linear", 1.5, step, count) for count in counts for step in range(count)]
+    weights = [Guidance(scale=1.5, ramp="linear").weights(count)[step] for count in counts for step in range(count)]
     assert weights.count(0.0) == len(counts)
 
     def logits_fn(ids: Tensor, step: int) -> Tensor:
@@ -127,7 +129,8 @@ def test_steps_are_those_of_each_codebook_if_no_others_are_named(model: ModernTr
     tokens, mask = scene()
     seen: list[SampleStep] = []
     chosen = Sampling(sampler="codebook", steps=3)
-    decide(model, COND, tokens, mask, sampling=chosen, axes=AXES, seeds=SEEDS, callback=seen.append)
+    decoding = Decoding(model=model, cond=COND, tokens=tokens, mask=mask, axes=AXES, seeds=SEEDS, callback=seen.append)
+    decide(decoding, chosen)
     assert [(state.step, state.steps) for state in seen] == [(step, 9) for step in range(9)]
 
 
@@ -161,13 +164,15 @@ def test_a_filter_of_one_token_is_greedy_in_every_loop(model: ModernTransformer,
 
 
 def test_no_filter_by_default() -> None:
-    assert Sampling().keep() is None
-    assert Sampling(top_k=3).keep() == TokenFilter(top_k=3)
-    assert Sampling(**KEEP).keep() == TokenFilter(**KEEP)
+    assert not Sampling().filter.enabled
+    assert not TokenFilter(typical_min_tokens=3).enabled
+    assert all(TokenFilter(**{name: 1}).enabled for name in ("top_k", "top_p", "typical_mass"))
+    model = model_logits(lambda tokens, cond, axes=None: tokens, Cond())
+    assert filtered_logits(model, TokenFilter()) is model
 
 
 def test_settings_survive_json() -> None:
-    settings = Sampling(sampler="codebook", codebook_steps=(20, 10), sample_cutoff=0.5, batch_counts=True, **KEEP)
+    settings = flat_sampling(sampler="codebook", codebook_steps=(20, 10), sample_cutoff=0.5, batch_counts=True, **KEEP)
     written = json.loads(json.dumps(dataclasses.asdict(settings)))
     assert build_config(Sampling, written, "here") == settings
     assert build_config(Sampling, {"steps": 3}, "here") == Sampling(steps=3)
@@ -189,4 +194,4 @@ def test_settings_survive_json() -> None:
 )
 def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Sampling(**change)
+        flat_sampling(**change)

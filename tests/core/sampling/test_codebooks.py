@@ -59,7 +59,7 @@ def test_spans_against_one_window_at_a_time(seed: int, places: int, length: int,
     mask = torch.rand(3, places, generator=generator) < torch.tensor([1.0, 0.6, 0.0])[:, None]
     counts = (mask.sum(1) * share).long().clamp(min=1)
     selector = get_selector(f"span{length}{kind}")
-    found = selector.hide(selection(scores, mask, counts))
+    found = selector.remask(selection(scores, mask, counts))
     for row in range(3):
         overlap, best = kind == "-stride1", not kind
         expected = slow_spans(scores[row].tolist(), mask[row].tolist(), int(counts[row]), length, overlap, best)
@@ -73,7 +73,7 @@ def test_spans_of_one_place_are_the_confidence_order(seed: int, kind: str) -> No
     mask = torch.rand(2, 9, generator=generator) < 0.8
     counts = (mask.sum(1) // 2).clamp(min=1)
     step = selection(scores, mask, counts, noise, 0.7)
-    assert torch.equal(get_selector(f"span1{kind}").hide(step), get_selector("confidence").hide(step))
+    assert torch.equal(get_selector(f"span1{kind}").remask(step), get_selector("confidence").remask(step))
 
 
 def test_counts_of_spans_are_those_of_magnet() -> None:
@@ -82,14 +82,14 @@ def test_counts_of_spans_are_those_of_magnet() -> None:
     everything = torch.ones(1, 30, dtype=torch.bool)
     for percent in range(0, 100, 7):
         counts = torch.tensor([30 * percent // 100])
-        found = span_selector(3).hide(selection(scores, everything, counts)).view(10, 3)
+        found = span_selector(3).remask(selection(scores, everything, counts)).view(10, 3)
         assert torch.equal(found.all(1), found.any(1))
         assert int(found.any(1).sum()) == max(1, 10 * percent // 100)
 
 
 @pytest.mark.parametrize("name", ["span", "span0", "span3-max", "span-3", "span03", "spans3"])
 def test_names(name: str) -> None:
-    with pytest.raises(ValueError, match="selector: got .*, expected one of 'confidence', .*, or spans as 'span3'"):
+    with pytest.raises(ValueError, match="selector: got .*, expected one of 'confidence', .*, 'span<length>'"):
         get_selector(name)
 
 
@@ -145,7 +145,7 @@ def test_known_stay_and_coarse_come_first(seed: int, frames: int, steps: list[in
         assert torch.equal(ids[:, :, k + 1 :], tokens[:, :, k + 1 :])
     for state in seen:
         assert not (state.mask & ~mask).any()
-        assert torch.equal(state.drawn[~mask], tokens[~mask])
+        assert torch.equal(state.tokens[~mask], tokens[~mask])
 
 
 def test_an_item_depends_on_its_seed_alone() -> None:

@@ -1,7 +1,6 @@
 """COMMIT's decoding against a slow reference, and what must hold whatever the model says."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -16,12 +15,12 @@ from maskgen.sampling.commit import (
     Prompt,
     commit_guided_logits,
     commit_logits,
-    hide_lowest,
     sample_commit,
 )
 from maskgen.sampling.filters import TokenFilter
-from maskgen.sampling.guidance import guidance_weight
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.selectors.ranking import mask_lowest
 from maskgen.testing import OracleModel, UniformModel
 from tests.core.sampling.reference_commit import reference_commit
 from tests.core.sampling.test_loop import TableModel
@@ -46,7 +45,7 @@ class Case:
     def rows(self, chosen: list[int]) -> dict[str, object]:
         return {
             "condition": self.condition[chosen],
-            "known": self.known[chosen],
+            "given": self.known[chosen],
             "seeds": [self.seeds[row] for row in chosen],
         }
 
@@ -111,28 +110,28 @@ def test_equals_the_slow_reference(
 def test_every_token_is_decided_and_stays_so(case: Case, steps: int) -> None:
     final, seen, shown = run(case, steps=steps)
     assert [(step.step, step.steps) for step in seen] == [(k, steps) for k in range(steps)]
-    assert shown[0].hidden.all()
+    assert shown[0].mask.all()
     for before, after in zip(shown, seen, strict=True):
-        assert not (after.mask & ~before.hidden).any()
-        assert torch.equal(after.drawn[~before.hidden], before.tokens[~before.hidden])
-        assert (after.confidence[~before.hidden] == 0).all()
-    for drawn in (final, *(step.drawn for step in seen)):
+        assert not (after.mask & ~before.mask).any()
+        assert torch.equal(after.tokens[~before.mask], before.tokens[~before.mask])
+        assert (after.confidence[~before.mask] == 0).all()
+    for drawn in (final, *(step.tokens for step in seen)):
         assert drawn.min() >= 0
         assert drawn.max() < case.vocab
-    assert torch.equal(final, seen[-1].drawn)
+    assert torch.equal(final, seen[-1].tokens)
 
 
 @given(case=CASES, steps=STEPS)
 def test_the_condition_is_shown_wherever_it_is_hidden(case: Case, steps: int) -> None:
     _, seen, shown = run(case, steps=steps)
     for before, after in zip([None, *seen[:-1]], shown, strict=True):
-        assert torch.equal(after.tokens[after.hidden & case.known], case.condition[after.hidden & case.known])
-        assert (after.tokens[after.hidden & ~case.known] == case.vocab).all()
-        assert torch.equal(after.segments.bool(), after.hidden & case.known)
-        assert torch.equal(after.unconditional == case.vocab, after.hidden)
+        assert torch.equal(after.tokens[after.mask & case.known], case.condition[after.mask & case.known])
+        assert (after.tokens[after.mask & ~case.known] == case.vocab).all()
+        assert torch.equal(after.segments.bool(), after.mask & case.known)
+        assert torch.equal(after.unconditional == case.vocab, after.mask)
         if before is not None:
-            assert torch.equal(after.hidden, before.mask)
-            assert torch.equal(after.unconditional[~after.hidden], before.drawn[~after.hidden])
+            assert torch.equal(after.mask, before.mask)
+            assert torch.equal(after.unconditional[~after.mask], before.tokens[~after.mask])
 
 
 @given(case=CASES, order=st.randoms(use_true_random=False))
@@ -185,8 +184,8 @@ def test_the_schedule_of_the_paper() -> None:
 def test_a_single_token_is_drawn_anew_at_every_step() -> None:
     case = Case(3, 1, 1, 1, 5)
     final, seen, shown = run(case, steps=5)
-    assert all(inputs.hidden.all() for inputs in shown)
-    assert torch.equal(final, seen[-1].drawn)
+    assert all(inputs.mask.all() for inputs in shown)
+    assert torch.equal(final, seen[-1].tokens)
 
 
 def test_more_steps_than_tokens() -> None:
@@ -211,10 +210,10 @@ def test_confidence_is_that_of_the_untouched_logits() -> None:
     expected = case.model(case.condition.masked_fill(~case.known, 6), 0).log_softmax(-1)
     for change in ({"temperature": 3.0}, {"keep": TokenFilter(top_k=1)}, {"temperature": 0}):
         _, seen, _ = run(case, **change)
-        chosen = expected.gather(-1, seen[0].drawn[..., None]).squeeze(-1)
+        chosen = expected.gather(-1, seen[0].tokens[..., None]).squeeze(-1)
         torch.testing.assert_close(seen[0].confidence, chosen)
         if "temperature" not in change or not change["temperature"]:
-            assert torch.equal(seen[0].drawn, expected.argmax(-1))
+            assert torch.equal(seen[0].tokens, expected.argmax(-1))
 
 
 def test_filters_come_before_the_temperature() -> None:
@@ -236,12 +235,12 @@ def test_filters_come_before_the_temperature() -> None:
 
 
 @pytest.mark.parametrize("scores", [[3.0, 1.0, 2.0, 1.0], [3.0, 0.5, 2.0, 1.0]])
-def test_hide_lowest(scores: Sequence[float]) -> None:
+def test_mask_lowest(scores: Sequence[float]) -> None:
     among = torch.tensor([[True, True, True, True], [False, True, True, False]])
     both = torch.tensor([scores, scores])
-    hidden = hide_lowest(both, among, torch.tensor([1, 1]))
+    hidden = mask_lowest(both, among, torch.tensor([1, 1]))
     assert hidden.tolist() == [[value == min(scores) for value in scores], [False, True, False, False]]
-    assert torch.equal(hide_lowest(both, among, torch.tensor([4, 2])), among)
+    assert torch.equal(mask_lowest(both, among, torch.tensor([4, 2])), among)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -255,7 +254,9 @@ def test_guidance_takes_every_condition_away(family: str, task: Prompt | None, n
     inputs = CommitInputs(tokens, hidden.bool(), known.bool(), 11)
     labels = torch.tensor([2, NO_LABEL])
     tasks = None if task is None else torch.tensor([task, Prompt.INPAINTING])
-    logits_fn = commit_guided_logits(model, Cond(labels=labels, task=tasks), scale=1.5, steps=2, null_task=null_task)
+    logits_fn = commit_guided_logits(
+        model, Cond(labels=labels, task=tasks), Guidance(scale=1.5), steps=2, null_task=null_task
+    )
     without = tasks if null_task is None or tasks is None else torch.full((2,), int(null_task))
     with torch.no_grad():
         found = logits_fn(inputs, 0)
@@ -277,18 +278,18 @@ def test_guidance_of_weight_zero_runs_the_conditional_half_alone() -> None:
     cond = Cond(labels=torch.tensor([0, 1]))
     for scale, ramp, expected in ((0.0, "constant", [2, 2, 2]), (1.0, "linear", [2, 4, 4]), (2.0, "constant", [4] * 3)):
         rows.clear()
-        logits_fn = commit_guided_logits(model, cond, scale=scale, steps=3, ramp=ramp, axes=(3, 2))  # type: ignore[arg-type]
+        logits_fn = commit_guided_logits(model, cond, Guidance(scale=scale, ramp=ramp), steps=3, axes=(3, 2))  # type: ignore[arg-type]
         sample_commit(logits_fn, blank, blank.bool(), mask_id=4, steps=3, seeds=[1, 2])
         assert rows == expected
     rows.clear()
-    logits_fn = commit_guided_logits(model, cond, scale=1.0, steps=3, interval=(0.2, 0.7), axes=(3, 2))
+    logits_fn = commit_guided_logits(model, cond, Guidance(scale=1.0, interval=(0.2, 0.7)), steps=3, axes=(3, 2))
     sample_commit(logits_fn, blank, blank.bool(), mask_id=4, steps=3, seeds=[1, 2])
     assert rows == [2, 4, 2]
     sample_commit(commit_logits(model, cond, (3, 2)), blank, blank.bool(), mask_id=4, steps=1, seeds=[1, 2])
-    with pytest.raises(ValueError, match="guidance: got -1.0, expected 0"):
-        commit_guided_logits(model, cond, scale=-1.0, steps=3)
-    with pytest.raises(ValueError, match="guidance power: got 0.0, expected a finite number over 0"):
-        commit_guided_logits(model, cond, scale=1.0, steps=3, power=0.0)
+    with pytest.raises(ValueError, match="guidance.scale: got -1.0, expected 0"):
+        commit_guided_logits(model, cond, Guidance(scale=-1.0), steps=3)
+    with pytest.raises(ValueError, match="guidance.power: got 0.0, expected a finite number over 0"):
+        commit_guided_logits(model, cond, Guidance(scale=1.0, power=0.0), steps=3)
 
 
 def test_the_exponent_of_the_ramp_reaches_the_logits() -> None:
@@ -299,9 +300,9 @@ def test_the_exponent_of_the_ramp_reaches_the_logits() -> None:
     blank = torch.zeros(1, 6, 1, dtype=torch.long)
     inputs = CommitInputs(blank, blank == 0, blank != 0, 4)
     for power in (1.0, 2.5):
-        options: dict[str, Any] = {"scale": 2.0, "steps": 5, "ramp": "power-cosine", "power": power}
-        found = commit_guided_logits(model, Cond(labels=torch.tensor([3])), **options)(inputs, 1)
-        weight = guidance_weight("power-cosine", 2.0, 1, 5, power)
+        guidance = Guidance(scale=2.0, ramp="power-cosine", power=power)
+        found = commit_guided_logits(model, Cond(labels=torch.tensor([3])), guidance, steps=5)(inputs, 1)
+        weight = guidance.weights(5)[1]
         torch.testing.assert_close(found, torch.full((1, 6, 1, 4), 3 + weight * 4))  # no class is -1
 
 
@@ -321,17 +322,17 @@ def test_inputs_are_left_alone_and_gradients_are_off() -> None:
     ("change", "message"),
     [
         ({"steps": 0}, "steps: got 0, expected at least 1"),
-        ({"temperature": -1.0}, "temperature and choice_temperature: got -1.0 and 4.5"),
-        ({"choice_temperature": -0.5}, "temperature and choice_temperature: got 1.0 and -0.5"),
+        ({"temperature": -1.0}, "^temperature: got -1.0, expected a finite number of 0 or more"),
+        ({"choice_temperature": -0.5}, "^choice_temperature: got -0.5, expected a finite number of 0 or more"),
         ({"schedule": "cosin"}, "schedule: got 'cosin', expected 'cosine'"),
         ({"seeds": None}, "give either seeds"),
         ({"noise": SeededNoise([1, 2])}, "give either seeds"),
         ({"seeds": [1]}, "seeds: got 1, expected one for each of the 2 items"),
         ({"condition": torch.zeros(2, 3, 1)}, r"condition: got torch.float32 \(2, 3, 1\), expected int64 \[B, N, K\]"),
         ({"condition": torch.zeros(2, 3, dtype=torch.long)}, r"condition: got torch.int64 \(2, 3\)"),
-        ({"known": torch.zeros(2, 3, dtype=torch.bool)}, r"known: got torch.bool \(2, 3\), expected bool \(2, 3, 1\)"),
-        ({"known": torch.zeros(2, 3, 1)}, "known: got torch.float32"),
-        ({"mask_id": 0}, "condition: got the mask id 0 at known places"),
+        ({"given": torch.zeros(2, 3, dtype=torch.bool)}, r"given: got torch.bool \(2, 3\), expected bool \(2, 3, 1\)"),
+        ({"given": torch.zeros(2, 3, 1)}, "given: got torch.float32"),
+        ({"mask_id": 0}, "condition: got the mask id 0 at given positions"),
         (
             {"logits_fn": lambda inputs, step: torch.zeros(2, 3, 5)},
             r"logits_fn returned \(2, 3, 5\), expected \[B, N, K, V\]",
@@ -342,7 +343,7 @@ def test_mistakes_are_explained(change: dict[str, object], message: str) -> None
     settings: dict[str, object] = {
         "logits_fn": lambda inputs, step: torch.zeros(2, 3, 1, 5),
         "condition": torch.zeros(2, 3, 1, dtype=torch.long),
-        "known": torch.tensor([[True, False, False]] * 2)[..., None],
+        "given": torch.tensor([[True, False, False]] * 2)[..., None],
         "mask_id": 5,
         "steps": 4,
         "seeds": [1, 2],

@@ -8,7 +8,7 @@ import torch
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
-from maskgen.sampling.guidance import guidance_weight, guided_logits, model_logits
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits
 from tests.core.toys import FAMILIES, shaken, transformer
 
 
@@ -36,7 +36,7 @@ LABELS = Cond(labels=torch.tensor([0, 2, 3]))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_two_forwards(family: str) -> None:
     model = Counting(family)
-    guided = guided_logits(model, LABELS, scale=1.7, steps=4)(tokens(), 0)
+    guided = guided_logits(model, LABELS, Guidance(scale=1.7), steps=4)(tokens(), 0)
     conditional, unconditional = model(tokens(), LABELS), model(tokens(), LABELS.unconditional())
     torch.testing.assert_close(guided, conditional + 1.7 * (conditional - unconditional), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(guided, conditional, atol=1e-2)
@@ -46,8 +46,8 @@ def test_equals_two_forwards(family: str) -> None:
 def test_weight_zero_skips_the_unconditional_half() -> None:
     model = Counting()
     plain = model_logits(model, LABELS)(tokens(), 0)
-    assert torch.equal(guided_logits(model, LABELS, scale=0, steps=4)(tokens(), 2), plain)
-    ramped = guided_logits(model, LABELS, scale=2.0, steps=3, ramp="linear")
+    assert torch.equal(guided_logits(model, LABELS, Guidance(scale=0), steps=4)(tokens(), 2), plain)
+    ramped = guided_logits(model, LABELS, Guidance(scale=2.0, ramp="linear"), steps=3)
     assert torch.equal(ramped(tokens(), 0), plain)
     ramped(tokens(), 1)
     assert model.rows == [3, 3, 3, 6]
@@ -55,34 +55,36 @@ def test_weight_zero_skips_the_unconditional_half() -> None:
 
 def test_each_step_has_its_own_weight() -> None:
     model = Counting()
-    ramped = guided_logits(model, LABELS, scale=2.0, steps=5, ramp="cosine")
+    ramped = guided_logits(model, LABELS, Guidance(scale=2.0, ramp="cosine"), steps=5)
     for step in range(5):
-        fixed = guided_logits(model, LABELS, scale=guidance_weight("cosine", 2.0, step, 5), steps=5)
+        fixed = guided_logits(
+            model, LABELS, Guidance(scale=Guidance(scale=2.0, ramp="cosine").weights(5)[step]), steps=5
+        )
         assert torch.equal(ramped(tokens(), step), fixed(tokens(), step))
 
 
 def test_the_grid_is_passed_on() -> None:
     model = Counting()
-    guided_logits(model, LABELS, scale=1.0, steps=2, axes=(4, 3))(tokens(), 0)
-    guided_logits(model, LABELS, scale=0.0, steps=2, axes=(6, 2))(tokens(), 0)
+    guided_logits(model, LABELS, Guidance(scale=1.0), steps=2, axes=(4, 3))(tokens(), 0)
+    guided_logits(model, LABELS, Guidance(scale=0.0), steps=2, axes=(6, 2))(tokens(), 0)
     model_logits(model, LABELS, (2, 6))(tokens(), 0)
     assert model.axes == [(4, 3), (6, 2), (2, 6)]
 
 
 def test_ramps_in_closed_form() -> None:
-    assert [guidance_weight("constant", 3.0, step, 4) for step in range(4)] == [3.0] * 4
-    assert [guidance_weight("linear", 3.0, step, 4) for step in range(4)] == pytest.approx([0, 1, 2, 3])
-    assert [guidance_weight("cosine", 2.0, step, 5) for step in range(5)] == pytest.approx(
+    assert Guidance(scale=3.0, ramp="constant").weights(4) == [3.0] * 4
+    assert Guidance(scale=3.0, ramp="linear").weights(4) == pytest.approx([0, 1, 2, 3])
+    assert Guidance(scale=2.0, ramp="cosine").weights(5) == pytest.approx(
         [0, 1 - math.sqrt(0.5), 1, 1 + math.sqrt(0.5), 2]
     )
-    assert [guidance_weight(ramp, 3.0, 0, 1) for ramp in ("constant", "linear", "cosine")] == [3.0] * 3
+    assert [Guidance(scale=3.0, ramp=ramp).weights(1)[0] for ramp in ("constant", "linear", "cosine")] == [3.0] * 3
 
 
 def test_mistakes_are_explained() -> None:
-    with pytest.raises(ValueError, match=r"guidance: got -1.0, expected 0 \(none\) or more"):
-        guided_logits(Counting(), LABELS, scale=-1.0, steps=2)
-    with pytest.raises(ValueError, match="guidance ramp: got 'cubic', expected 'constant', 'linear' or 'cosine'"):
-        guided_logits(Counting(), LABELS, scale=1.0, steps=2, ramp="cubic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"guidance.scale: got -1.0, expected 0 \(none\) or more"):
+        guided_logits(Counting(), LABELS, Guidance(scale=-1.0), steps=2)
+    with pytest.raises(ValueError, match="guidance.ramp: got 'cubic', expected 'constant', 'linear' or 'cosine'"):
+        guided_logits(Counting(), LABELS, Guidance(scale=1.0, ramp="cubic"), steps=2)  # type: ignore[arg-type]
 
 
 def full_cond(count: int = 2) -> Cond:

@@ -1,13 +1,14 @@
 """The forms of guidance beside the plain one: exponents, intervals, negative labels, self-guidance."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from maskgen.conditioning import Cond
-from maskgen.sampling.guidance import guidance_weight, guided_logits, self_guided_logits
+from maskgen.sampling.guidance import Guidance, guided_logits, self_guided_logits
 from maskgen.sampling.loop import sample
 from tests.core.sampling.test_guidance import LABELS, Counting, tokens
 
@@ -23,17 +24,17 @@ def plain(model: Counting, seen: Tensor, cond: Cond = LABELS) -> Tensor:
 
 
 def test_power_cosine_in_closed_form() -> None:
-    found = [guidance_weight("power-cosine", 2.0, step, 5, power=2.0) for step in range(5)]
+    found = Guidance(scale=2.0, ramp="power-cosine", power=2.0).weights(5)
     assert found == pytest.approx([1 - math.cos(math.pi * r * r) for r in (0, 0.25, 0.5, 0.75, 1)])
     for step in range(7):
-        cosine = guidance_weight("cosine", 3.0, step, 7)
-        assert guidance_weight("power-cosine", 3.0, step, 7, power=1.0) == cosine
-    assert guidance_weight("power-cosine", 3.0, 0, 1) == 3.0
+        cosine = Guidance(scale=3.0, ramp="cosine").weights(7)[step]
+        assert Guidance(scale=3.0, ramp="power-cosine", power=1.0).weights(7)[step] == cosine
+    assert Guidance(scale=3.0, ramp="power-cosine").weights(1)[0] == 3.0
 
 
 def test_an_interval_in_closed_form() -> None:
     def weights(ramp: str, interval: tuple[float, float], steps: int = 5) -> list[float]:
-        return [guidance_weight(ramp, 2.0, step, steps, interval=interval) for step in range(steps)]
+        return Guidance(scale=2.0, ramp=ramp, interval=interval).weights(steps)
 
     assert weights("constant", (0.25, 0.75)) == [0, 2, 2, 2, 0]
     assert weights("constant", (0.3, 1)) == [0, 0, 2, 2, 2]
@@ -45,7 +46,7 @@ def test_an_interval_in_closed_form() -> None:
 
 def test_steps_outside_the_interval_run_no_second_half() -> None:
     model = Counting()
-    guided = guided_logits(model, LABELS, scale=2.0, steps=4, interval=(0.3, 0.7))
+    guided = guided_logits(model, LABELS, Guidance(scale=2.0, interval=(0.3, 0.7)), steps=4)
     for step in range(4):
         guided(tokens(), step)
     assert model.rows == [3, 6, 6, 3]
@@ -54,10 +55,12 @@ def test_steps_outside_the_interval_run_no_second_half() -> None:
 
 def test_the_exponent_reaches_the_logits() -> None:
     model = Counting()
-    guided = guided_logits(model, LABELS, scale=2.0, steps=5, ramp="power-cosine", power=2.0)
-    fixed = guided_logits(model, LABELS, scale=guidance_weight("power-cosine", 2.0, 3, 5, 2.0), steps=5)
+    guided = guided_logits(model, LABELS, Guidance(scale=2.0, ramp="power-cosine", power=2.0), steps=5)
+    fixed = guided_logits(
+        model, LABELS, Guidance(scale=Guidance(scale=2.0, ramp="power-cosine", power=2.0).weights(5)[3]), steps=5
+    )
     assert torch.equal(guided(tokens(), 3), fixed(tokens(), 3))
-    other = guided_logits(model, LABELS, scale=2.0, steps=5, ramp="power-cosine", power=4.0)
+    other = guided_logits(model, LABELS, Guidance(scale=2.0, ramp="power-cosine", power=4.0), steps=5)
     assert not torch.equal(guided(tokens(), 3), other(tokens(), 3))
 
 
@@ -67,15 +70,17 @@ def test_the_exponent_reaches_the_logits() -> None:
 def test_a_negative_label_takes_the_place_of_none() -> None:
     model = Counting()
     negative = Cond(labels=torch.tensor([3, 3, 1]))
-    guided = guided_logits(model, LABELS, scale=1.5, steps=2, against=negative)(tokens(), 0)
+    guided = guided_logits(model, LABELS, Guidance(scale=1.5), steps=2, against=negative)(tokens(), 0)
     given, away = plain(model, tokens()), plain(model, tokens(), negative)
     torch.testing.assert_close(guided, given + 1.5 * (given - away), atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(guided, guided_logits(model, LABELS, scale=1.5, steps=2)(tokens(), 0), atol=1e-2)
+    assert not torch.allclose(
+        guided, guided_logits(model, LABELS, Guidance(scale=1.5), steps=2)(tokens(), 0), atol=1e-2
+    )
 
 
 def test_pushing_away_from_the_own_class_changes_nothing() -> None:
     model = Counting()
-    guided = guided_logits(model, LABELS, scale=1.5, steps=2, against=LABELS)(tokens(), 0)
+    guided = guided_logits(model, LABELS, Guidance(scale=1.5), steps=2, against=LABELS)(tokens(), 0)
     torch.testing.assert_close(guided, plain(model, tokens()), atol=1e-4, rtol=1e-4)
 
 
@@ -96,8 +101,10 @@ class Spy:
 
 
 def guided(model: object, rows: slice = slice(None), **changes: object) -> object:
-    options = {"scale": 1.5, "steps": 4, "seeds": SEEDS[rows], "mask_id": MASK, "drop": 0.5, **changes}
-    return self_guided_logits(model, Cond(labels=LABELS.labels[rows]), **options)  # type: ignore[arg-type, index]
+    seeds = changes.pop("seeds", SEEDS[rows])
+    guidance = Guidance(**{"scale": 1.5, "drop": 0.5, **changes})  # type: ignore[arg-type]
+    cond = Cond(labels=LABELS.labels[rows])  # type: ignore[index]
+    return self_guided_logits(model, cond, guidance, steps=4, seeds=seeds, mask_id=MASK)  # type: ignore[arg-type]
 
 
 def test_the_weaker_half_sees_fewer_tokens_under_the_same_conditions() -> None:
@@ -161,28 +168,33 @@ def test_self_guidance_in_the_sampler_keeps_items_apart() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": -1.0}, "guidance: got -1.0, expected 0"),
-        ({"scale": math.inf}, "guidance: got inf"),
-        ({"ramp": "cubic"}, "guidance ramp: got 'cubic', expected .*'power-cosine' with an exponent"),
-        ({"power": 0.0}, "guidance power: got 0.0, expected a finite number over 0"),
-        ({"power": math.nan}, "guidance power: got nan"),
-        ({"interval": (0.7, 0.3)}, r"guidance interval: got \(0.7, 0.3\), expected 0 <= first <= last <= 1"),
-        ({"interval": (-0.1, 0.3)}, "guidance interval: got"),
-        ({"interval": (0.5, 1.1)}, "guidance interval: got"),
+        ({"scale": -1.0}, "guidance.scale: got -1.0, expected 0"),
+        ({"scale": math.inf}, "guidance.scale: got inf"),
+        ({"ramp": "cubic"}, "guidance.ramp: got 'cubic', expected .*'power-cosine' with an exponent"),
+        ({"power": 0.0}, "guidance.power: got 0.0, expected a finite number over 0"),
+        ({"power": math.nan}, "guidance.power: got nan"),
+        ({"interval": (0.7, 0.3)}, r"guidance.interval: got \(0.7, 0.3\), expected 0 <= first <= last <= 1"),
+        ({"interval": (-0.1, 0.3)}, "guidance.interval: got"),
+        ({"interval": (0.5, 1.1)}, "guidance.interval: got"),
+        ({"against": "noise"}, "guidance.against: got 'noise', expected 'unconditional', 'label' or 'self'"),
+        (
+            {"against": "label"},
+            "guidance.negative_label: got None with guidance.against 'label', expected a class number",
+        ),
+        ({"negative_label": 3}, "guidance.negative_label: got 3 with guidance.against 'unconditional'"),
+        *(
+            ({"drop": drop}, f"guidance.drop: got {drop}, expected a share over 0, at most 1")
+            for drop in (0.0, 1.5, math.nan)
+        ),
     ],
 )
-def test_mistakes_are_explained(change: dict[str, object], message: str) -> None:
+def test_mistakes_are_explained(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        guided_logits(Counting(), LABELS, **{"scale": 1.0, "steps": 2, **change})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=message):
-        guided(Counting(), **change)
+        Guidance(**change)
 
 
 def test_what_only_some_have() -> None:
     with pytest.raises(ValueError, match=r"cond.labels is present in 1 of 2 parts"):
-        guided_logits(Counting(), LABELS, scale=1.0, steps=2, against=Cond())
-    for drop in (0.0, 1.5, math.nan):
-        with pytest.raises(ValueError, match=f"guidance drop: got {drop}, expected a share over 0, at most 1"):
-            guided(Counting(), drop=drop)
+        guided_logits(Counting(), LABELS, Guidance(scale=1.0), steps=2, against=Cond())
     with pytest.raises(ValueError, match="noise: got a batch of 3, expected 2"):
         guided(Counting(), seeds=[1, 2])(tokens(), 0)  # type: ignore[operator]

@@ -43,7 +43,7 @@ def test_equals_the_slow_reference(
 @given(case=CASES, span=SPANS, select=st.sampled_from(["confidence", "random"]))
 def test_known_tokens_never_change_and_every_token_is_decided(case: Case, span: tuple[int, int], select: str) -> None:
     final, seen = run(case, start_step=span[0], steps=span[1], select=select)
-    for drawn in (final, *(step.drawn for step in seen)):
+    for drawn in (final, *(step.tokens for step in seen)):
         assert torch.equal(drawn[~case.mask], case.known[~case.mask])
         assert drawn.min() >= 0
         assert drawn.max() < case.vocab
@@ -106,7 +106,7 @@ def test_one_hidden_token_among_known_ones_is_drawn_anew_at_every_step() -> None
     final = sample(TableModel(4, 1, 5, 1), tokens, mask, steps=5, seeds=[3], callback=seen.append)
     assert all(torch.equal(step.mask, mask) for step in seen)
     assert int(final[0, 1]) in range(5)
-    assert [int(step.drawn[0, 1]) for step in seen][-1] == int(final[0, 1])
+    assert [int(step.tokens[0, 1]) for step in seen][-1] == int(final[0, 1])
 
 
 def test_more_steps_than_tokens() -> None:
@@ -200,7 +200,7 @@ def test_callback_sees_log_probabilities_of_the_drawn_tokens() -> None:
     case = Case(3, 2, (5,), 2, 4)
     _, seen = run(case, steps=2)
     current = case.tokens
-    log_probs = case.model(current, 0).log_softmax(-1).gather(-1, seen[0].drawn[..., None]).squeeze(-1)
+    log_probs = case.model(current, 0).log_softmax(-1).gather(-1, seen[0].tokens[..., None]).squeeze(-1)
     torch.testing.assert_close(seen[0].confidence, log_probs.masked_fill(~case.mask, 0.0))
 
 

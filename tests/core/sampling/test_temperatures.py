@@ -47,11 +47,11 @@ def test_the_draw_has_the_temperature_of_its_step() -> None:
 def test_temperature_zero_at_the_end_is_greedy_there() -> None:
     case = Case(6, 2, (40,), 1, 6)
     final, seen = run(case, steps=3, temperature="linear:3,0")
-    before = torch.where(seen[1].mask, case.vocab, seen[1].drawn)
+    before = torch.where(seen[1].mask, case.vocab, seen[1].tokens)
     best = case.model(before, 2).argmax(-1)
     assert torch.equal(final[seen[1].mask], best[seen[1].mask])
     first = case.model(case.tokens, 0).argmax(-1)
-    assert not torch.equal(seen[0].drawn[case.mask], first[case.mask])
+    assert not torch.equal(seen[0].tokens[case.mask], first[case.mask])
 
 
 def test_the_ranking_noise_has_the_weight_of_its_step() -> None:
@@ -59,13 +59,13 @@ def test_the_ranking_noise_has_the_weight_of_its_step() -> None:
     weights: list[float] = []
     confidence = get_selector("confidence")
 
-    def hide(seen: Selection) -> Tensor:
+    def remask(seen: Selection) -> Tensor:
         weights.append(seen.weight)
         assert torch.equal(seen.noise, SeededNoise(case.seeds).choice(seen.step, case.mask.shape).flatten(1))
         assert torch.equal(seen.item_noise, SeededNoise(case.seeds).choice(1, case.mask.shape).flatten(1)[:, :1])
-        return confidence.hide(seen)
+        return confidence.remask(seen)
 
-    watched = type(confidence)(hide=hide)
+    watched = type(confidence)(remask=remask)
     run(case, steps=5, start_step=1, select=watched, choice_temperature="cosine:2,0")
     assert weights == pytest.approx([1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0], abs=1e-12)
 

@@ -71,20 +71,20 @@ def test_the_first_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 class Two(LineObjective):
-    def players(self) -> dict[str, torch.nn.Module]:
+    def networks(self) -> dict[str, torch.nn.Module]:
         return {"model": self.model, "other": torch.nn.Linear(1, 1)}
 
 
-def two_players(out: Path) -> None:
+def two_networks(out: Path) -> None:
     try:
         fit(Two(), points(), out)
     except ValueError as error:
-        expected = "FSDP2: got 2 players (model, other), expected one"
+        expected = "FSDP2: got 2 networks (model, other), expected one"
         raise SystemExit(7 if str(error).startswith(expected) else 1) from None
 
 
-def test_two_players_cannot_be_sharded(tmp_path: Path) -> None:
-    assert run_processes(2, two_players, tmp_path, fsdp=True) == [7, 7]
+def test_two_networks_cannot_be_sharded(tmp_path: Path) -> None:
+    assert run_processes(2, two_networks, tmp_path, fsdp=True) == [7, 7]
 
 
 class Wrapped(Line):
@@ -97,7 +97,7 @@ class HiddenOutput(LineObjective):
         super().__init__()
         self.model = Wrapped(LineConfig())
 
-    def loss(self, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def loss(self, network: str, modules: Any, batch: Any, step: int) -> Any:
         return modules["model"](batch["x"]).inputs.square().mean(), {}
 
 

@@ -125,10 +125,10 @@ class Interrupting(MaskedModeling):
 
     at = -1
 
-    def loss(self, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def loss(self, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == self.at and os.environ.get("RANK") == "1":
             signal.raise_signal(signal.SIGTERM)
-        return super().loss(player, modules, batch, step)
+        return super().loss(network, modules, batch, step)
 
 
 def going_on(out: Path, stop_in: int) -> None:

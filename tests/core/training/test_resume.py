@@ -25,10 +25,10 @@ class CrashingModeling(MaskedModeling):
 
     crash_at: int | None = None
 
-    def loss(self, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def loss(self, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == self.crash_at:
             raise CrashError
-        return super().loss(player, modules, batch, step)
+        return super().loss(network, modules, batch, step)
 
 
 def modeling(family: str, dropout: float = 0.1, crash_at: int | None = None) -> CrashingModeling:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maskgen.conditioning import Cond
-from maskgen.published.amused.sampler import amused_mask_counts, sample_amused
+from maskgen.published.amused.sampler import AmusedSampling, amused_mask_counts, sample_amused
 from maskgen.published.amused.transformer import UVit2D, UVit2DConfig, config_from, convert
 from maskgen.sampling.loop import SampleStep
 from tests.parity.support import files, load, metadata
@@ -149,16 +149,18 @@ def test_scheduler_traces(path: Path, run: str) -> None:
         return trace["logits"][step].flatten(2).transpose(1, 2)[:, :, None]
 
     def watch(step: SampleStep) -> None:
-        drawn.append(step.drawn)
+        drawn.append(step.tokens)
 
     result = sample_amused(
         logits_fn,
         start.masked_fill(start == mask_id, vocabulary),
         start == mask_id,
-        steps=steps,
-        schedule=chosen["schedule"],
-        temperature=tuple(temperature) if isinstance(temperature, list) else temperature,
-        starting_mask_ratio=chosen.get("starting_mask_ratio", 1.0),
+        AmusedSampling(
+            steps=steps,
+            schedule=chosen["schedule"],
+            temperature=tuple(temperature) if isinstance(temperature, list) else temperature,
+            starting_mask_ratio=chosen.get("starting_mask_ratio", 1.0),
+        ),
         noise=Recorded(trace["exp_noise"], trace["u_conf"]),
         callback=watch,
     )

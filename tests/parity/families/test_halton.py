@@ -15,14 +15,13 @@ from torch import Tensor
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.published.halton.sampler import (
-    confidence_known,
-    halton_known,
+    HaltonSampling,
+    halton_decided,
     halton_order,
     sample_halton,
-    sample_halton_confidence,
 )
 from maskgen.published.halton.transformer import HaltonTransformer, config_from, convert
-from maskgen.sampling.guidance import guided_logits
+from maskgen.sampling.guidance import Guidance, guided_logits
 from maskgen.sampling.loop import SampleStep
 from tests.parity.support import files, load, metadata
 
@@ -32,7 +31,6 @@ SAMPLERS = files("families", "halton_samplers*.io.safetensors")
 SCHEDULES = files("families", "schedules*.io.safetensors")
 RUNS = [(path, run) for path in SAMPLERS for run in metadata(path)["runs"]]
 HALTON = [(path, run) for path, run in RUNS if "temp_pow" in metadata(path)["runs"][run]]
-CONFIDENCE = [(path, run) for path, run in RUNS if "sched_mode" in metadata(path)["runs"][run]]
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 
 
@@ -62,10 +60,8 @@ def of(path: Path) -> HaltonTransformer:
     return model(path.name.removesuffix(".io.safetensors"))
 
 
-def test_both_samplers_have_runs() -> None:
-    assert HALTON
-    assert CONFIDENCE
-    assert len(HALTON) + len(CONFIDENCE) == len(RUNS)
+def test_the_sampler_has_runs() -> None:
+    assert HALTON  # the other runs are of the official baseline, the most confident places first
 
 
 @each_file
@@ -157,26 +153,8 @@ def tables(name: str) -> list[tuple[list[str], Tensor]]:
 def test_halton_counts() -> None:
     for (places, steps), expected in tables("halton_new_per_step"):
         total = torch.tensor([int(places)])
-        known = [0, *(int(halton_known(total, step, int(steps))) for step in range(int(steps)))]
+        known = [0, *(int(halton_decided(total, step, int(steps))) for step in range(int(steps)))]
         assert [b - a for a, b in pairwise(known)] == expected.tolist(), (places, steps)
-
-
-def test_confidence_counts() -> None:
-    for (schedule, places, steps), expected in tables("halton_confidence_known"):
-        total = torch.tensor([int(places)])
-        known = [int(confidence_known(schedule, total, step, int(steps))) for step in range(int(steps))]
-        assert known == expected.tolist(), (schedule, places, steps)
-
-
-@pytest.mark.parametrize("path", SAMPLERS, ids=label)
-def test_recorded_sequences(path: Path) -> None:
-    """New tokens a step before the official "at least one more a step": here as known tokens, clamped."""
-    stored = {key.split("/")[1]: table for key, table in load(path).items() if key.startswith("sequence/")}
-    assert stored
-    for schedule, table in stored.items():
-        total = table[-1:]
-        for step, target in enumerate(table.tolist()):
-            assert int(confidence_known(schedule, total, step, len(table))) == max(step + 1, target), schedule
 
 
 class RecordedNoise:
@@ -217,7 +195,7 @@ class Run:
     def logits(self, *, columns: int, ramp: str) -> Any:
         """The guided logits with or without the mask's column; what they are asked for is kept."""
         network = partial(self.logits_of, columns=columns)
-        guided = guided_logits(network, self.cond, scale=self.settings["w"], steps=self.steps, ramp=ramp)  # type: ignore[arg-type]
+        guided = guided_logits(network, self.cond, Guidance(scale=self.settings["w"], ramp=ramp), steps=self.steps)  # type: ignore[arg-type]
 
         def watched(tokens: Tensor, step: int) -> Tensor:
             self.current.append(tokens[:, :, 0].clone())
@@ -238,11 +216,13 @@ def test_halton_trace(path: Path, name: str) -> None:
         run.logits(columns=codes, ramp="constant"),
         run.hidden,
         run.everywhere,
-        halton_order(run.model.config.axes),
-        steps=run.steps,
-        logit_scale=(settings["sm_temp_min"], settings["sm_temp_max"]),
-        scale_power=settings["temp_pow"],
-        warmup=settings.get("temp_warmup", 0),
+        HaltonSampling(
+            steps=run.steps,
+            logit_scale=(settings["sm_temp_min"], settings["sm_temp_max"]),
+            scale_power=settings["temp_pow"],
+            warmup=settings.get("temp_warmup", 0),
+        ),
+        order=halton_order(run.model.config.axes),
         noise=run.noise,
         callback=run.done.append,
     )
@@ -251,59 +231,7 @@ def test_halton_trace(path: Path, name: str) -> None:
     for step, done in enumerate(run.done):
         after = done.mask[:, :, 0]
         assert torch.equal(before & ~after, run.mask_out[step]), f"step {step}"
-        assert torch.equal(done.drawn[:, :, 0][before], run.pred[step][before]), f"step {step}"
+        assert torch.equal(done.tokens[:, :, 0][before], run.pred[step][before]), f"step {step}"
         before = after
     expected = torch.where(run.mask_out[-1], run.pred[-1], run.code_in[-1])
     assert torch.equal(final[:, :, 0], expected.clamp(max=codes - 1))
-
-
-@pytest.mark.parametrize(("path", "name"), CONFIDENCE, ids=label)
-def test_confidence_trace(path: Path, name: str) -> None:
-    run = Run(path, name)
-    codes, settings = run.model.vocab_size, run.settings
-    noisy = settings.get("randomize", "linear") == "linear"
-    final = sample_halton_confidence(
-        run.logits(columns=codes + 1, ramp="linear"),
-        run.hidden,
-        run.everywhere,
-        steps=run.steps,
-        schedule=settings["sched_mode"],
-        logit_scale=settings["sm_temp"],
-        choice_temperature=settings["r_temp"] if noisy else 0.0,
-        official=True,
-        noise=run.noise,
-        callback=run.done.append,
-    )
-    assert torch.equal(torch.stack(run.current), run.code_in)
-    for step, done in enumerate(run.done):
-        assert torch.equal(done.drawn[:, :, 0], run.pred[step]), f"step {step}"
-        assert torch.equal(done.mask[:, :, 0], run.mask_out[step]), f"step {step}"
-    assert torch.equal(final[:, :, 0], run.pred[-1].clamp(max=codes - 1))
-
-
-@pytest.mark.parametrize(("path", "name"), CONFIDENCE, ids=label)
-def test_confidence_keeps_what_the_official_sampler_draws_again(path: Path, name: str) -> None:
-    """Same model, noise and counts without the defects: what is decided stays, and no mask is ever drawn."""
-    run = Run(path, name)
-    codes, settings = run.model.vocab_size, run.settings
-    noisy = settings.get("randomize", "linear") == "linear"
-    final = sample_halton_confidence(
-        run.logits(columns=codes, ramp="linear"),
-        run.hidden,
-        run.everywhere,
-        steps=run.steps,
-        schedule=settings["sched_mode"],
-        logit_scale=settings["sm_temp"],
-        choice_temperature=settings["r_temp"] if noisy else 0.0,
-        noise=run.noise,
-        callback=run.done.append,
-    )
-    total = torch.tensor([run.hidden.shape[1]])
-    states = [*run.current, final[:, :, 0]]
-    for step, (now, after) in enumerate(pairwise(states)):
-        assert torch.equal(after[now < codes], now[now < codes]), f"step {step}"
-        known = int(confidence_known(settings["sched_mode"], total, step, run.steps))
-        assert (after < codes).sum(1).tolist() == [known] * len(after), f"step {step}"
-    rewritten = sum(int((after[now < codes] != now[now < codes]).sum()) for now, after in pairwise(run.code_in))
-    if "known_changed_later" in settings:
-        assert rewritten == settings["known_changed_later"]

@@ -16,7 +16,8 @@ from torch import Tensor
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.base import MaskedTransformer
 from maskgen.published.onedtok import imagebert, uvitbert
-from maskgen.published.onedtok.sampler import onedtok_guidance, onedtok_weight, sample_onedtok
+from maskgen.published.onedtok.sampler import OneDTokSampling, onedtok_guided_logits, onedtok_weights, sample_onedtok
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from tests.parity.support import files, load, metadata
 
@@ -155,7 +156,9 @@ def test_sampling_trace(path: Path, mode: str) -> None:
         rows[len(seen) - 1] += len(tokens)
         return model(path)(tokens, cond, axes)
 
-    guided = onedtok_guidance(counted, Cond(labels=io["cond"]), scale=scale, steps=steps, decay=decay, power=power)
+    guided = onedtok_guided_logits(
+        counted, Cond(labels=io["cond"]), Guidance(scale=scale, ramp=decay, power=power), steps=steps
+    )
 
     def watched(tokens: Tensor, step: int) -> Tensor:
         seen.append(tokens[:, :, 0].clone())
@@ -167,15 +170,19 @@ def test_sampling_trace(path: Path, mode: str) -> None:
         watched,
         hidden,
         torch.ones_like(hidden, dtype=torch.bool),
-        steps=steps,
-        randomize_temperature=settings["randomize_temperature"],
-        anneal=settings.get("softmax_temperature_annealing", False),
+        OneDTokSampling(
+            steps=steps,
+            randomize_temperature=settings["randomize_temperature"],
+            anneal=settings.get("softmax_temperature_annealing", False),
+        ),
         noise=RecordedNoise(io, mode),
     )
     assert torch.equal(torch.stack(seen), expected)
     assert torch.equal(final[:, :, 0], io[f"gen/{mode}/ids_out"])
     # Passes of B rows. The official power-cosine runs both passes even where they cancel to the conditional one.
-    wasted = sum(onedtok_weight(decay, scale, power, step, steps) == 0 for step in range(steps))
+    wasted = sum(
+        onedtok_weights(Guidance(scale=scale, ramp=decay, power=power), steps)[step] == 0 for step in range(steps)
+    )
     assert wasted >= 1 or decay == "constant"
     if decay != "power-cosine":
         wasted = 0
@@ -197,7 +204,12 @@ def test_masked_counts(path: Path, key: str) -> None:
 
     done: list[SampleStep] = []
     final = sample_onedtok(
-        logits, hidden, torch.ones_like(hidden, dtype=torch.bool), steps=int(steps), seeds=[1, 2], callback=done.append
+        logits,
+        hidden,
+        torch.ones_like(hidden, dtype=torch.bool),
+        OneDTokSampling(steps=int(steps)),
+        seeds=[1, 2],
+        callback=done.append,
     )
     assert masked == [[count] * 2 for count in expected]
     assert len(done) == int(steps)

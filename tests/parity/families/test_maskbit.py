@@ -15,8 +15,9 @@ from torch import Tensor
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.published.maskbit import transformer as maskbit
-from maskgen.published.maskbit.sampler import maskbit_counts, maskbit_guided_logits, sample_maskbit
+from maskgen.published.maskbit.sampler import MaskBitSampling, maskbit_counts, maskbit_guided_logits, sample_maskbit
 from maskgen.published.maskbit.transformer import MaskBitConfig, MaskBitTransformer
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from maskgen.tokenizers.published.image import maskbit as tokenizer_map
 from maskgen.tokenizers.published.image.maskbit import MaskBitTokenizer, MaskBitTokenizerConfig
@@ -276,10 +277,12 @@ def test_generate(path: Path, mode: str) -> None:
     guided = maskbit_guided_logits(
         model,
         Cond(labels=labels(io, "cond")),
-        scale=chosen.pop("guidance_scale"),
+        Guidance(
+            scale=chosen.pop("guidance_scale"),
+            ramp={"none": "constant"}.get(ramp := chosen.pop("guidance_annealing", "none"), ramp),
+            power=chosen.pop("scale_pow", 4.0),
+        ),
         steps=steps,
-        ramp=chosen.pop("guidance_annealing", "none"),
-        power=chosen.pop("scale_pow", 4.0),
     )
     seen: list[Tensor] = []
     done: list[SampleStep] = []
@@ -294,11 +297,13 @@ def test_generate(path: Path, mode: str) -> None:
         watched,
         hidden,
         torch.ones_like(hidden, dtype=torch.bool),
-        steps=steps,
-        choice_temperature=chosen.pop("randomize_temperature"),
-        schedule=chosen.pop("mask_schedule_strategy"),
-        annealed=chosen.pop("use_sampling_annealing", False),
-        temperature=chosen.pop("softmax_temperature", 1.0),
+        MaskBitSampling(
+            steps=steps,
+            choice_temperature=chosen.pop("randomize_temperature"),
+            schedule=chosen.pop("mask_schedule_strategy"),
+            annealed=chosen.pop("use_sampling_annealing", False),
+            temperature=chosen.pop("softmax_temperature", 1.0),
+        ),
         noise=noise,
         callback=done.append,
     )
@@ -306,7 +311,7 @@ def test_generate(path: Path, mode: str) -> None:
     assert noise.asked == [(kind, step) for step in range(steps) for kind in ("sample", "choice")]
     for step in range(steps):
         assert torch.equal(seen[step], trace["ids_in"][step]), f"step {step}"
-        assert torch.equal(done[step].drawn, trace["pred"][step]), f"step {step}"
+        assert torch.equal(done[step].tokens, trace["pred"][step]), f"step {step}"
     # The official loop hides at least one place after the last step too, and returns the pick from before that.
     assert done[-1].mask.flatten(1).any(1).all()
     assert torch.equal(merge_ids(final, bits=model.config.bits * model.config.splits), trace["ids_out"])

@@ -19,6 +19,7 @@ from maskgen.models.bert import BertTransformer
 from maskgen.published.magvit import config_from, convert
 from maskgen.sampling.commit import CommitInputs, CommitLogitsFn, commit_guided_logits, commit_logits, sample_commit
 from maskgen.sampling.filters import TokenFilter
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from maskgen.schedules import get_schedule
 from tests.parity.support import files, load, metadata
@@ -125,21 +126,21 @@ def check(trace: Trace, final: Tensor, seen: Seen) -> None:
     for k, (inputs, done) in enumerate(zip(seen.inputs, seen.steps, strict=True)):
         assert torch.equal(inputs.tokens, trace.shown(k, "masked_inputs")), f"step {k}"
         assert torch.equal(inputs.unconditional, trace.shown(k, "uncond_masked_inputs")), f"step {k}"
-        assert torch.equal(inputs.hidden, trace.hidden(k)), f"step {k}"
+        assert torch.equal(inputs.mask, trace.hidden(k)), f"step {k}"
         if k:
             assert torch.equal(inputs.segments, trace.step(k - 1, "segment_ids").long()), f"step {k}"
-        assert torch.equal(done.drawn, trace.step(k, "cur_tokens").long()), f"step {k}"
-        assert torch.equal(done.drawn[inputs.hidden], trace.step(k, "sampled").long()[inputs.hidden]), f"step {k}"
+        assert torch.equal(done.tokens, trace.step(k, "cur_tokens").long()), f"step {k}"
+        assert torch.equal(done.tokens[inputs.mask], trace.step(k, "sampled").long()[inputs.mask]), f"step {k}"
         assert torch.equal(done.mask, trace.step(k, "unknown").bool()), f"step {k}"
-        most = inputs.hidden.flatten(1).sum(1) - 1
+        most = inputs.mask.flatten(1).sum(1) - 1
         assert torch.equal(most, trace.stored[f"step{k:02d}/num_masked_max"].long()), f"step {k}"
         ratio = get_schedule(trace.settings["schedule"])(torch.tensor(k + 1.0) / steps, total)
         # exp goes through the library's exp2 and log2, so its last bit is not ours to decide.
         torch.testing.assert_close(ratio, trace.stored[f"step{k:02d}/mask_ratio"][0], atol=1e-7, rtol=0)
         weight = trace.settings["choice_temperature"] * (1 - (k + 1) / steps)
         score, expected = done.confidence + weight * trace.step(k, "score_gumbel"), trace.step(k, "mask_score")
-        assert torch.equal(torch.isfinite(expected), inputs.hidden)  # decided ones are +inf there
-        torch.testing.assert_close(score[inputs.hidden], expected[inputs.hidden], atol=1e-4, rtol=1e-5)
+        assert torch.equal(torch.isfinite(expected), inputs.mask)  # decided ones are +inf there
+        torch.testing.assert_close(score[inputs.mask], expected[inputs.mask], atol=1e-4, rtol=1e-5)
     assert torch.equal(final.flatten(), trace.stored["final_tokens"].long().flatten())
 
 
@@ -157,7 +158,9 @@ def model_logits(trace: Trace) -> CommitLogitsFn:
     if not trace.settings["guidance_scale"]:
         return commit_logits(model, cond)
     assert set(trace.stored["prefix_uncond_inputs"].unique().tolist()) == {-3, none}
-    return commit_guided_logits(model, cond, scale=trace.settings["guidance_scale"], steps=trace.settings["steps"])
+    return commit_guided_logits(
+        model, cond, Guidance(scale=trace.settings["guidance_scale"]), steps=trace.settings["steps"]
+    )
 
 
 def test_traces_cover_what_decoding_has() -> None:

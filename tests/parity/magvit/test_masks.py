@@ -17,7 +17,8 @@ from maskgen.objectives.commit_masking import (
     commit_counts,
     commit_example,
 )
-from maskgen.sampling.commit import CommitInputs, Prompt, hide_lowest
+from maskgen.sampling.commit import CommitInputs, Prompt
+from maskgen.sampling.selectors.ranking import mask_lowest
 from maskgen.schedules import get_schedule
 from tests.parity.support import files, load, metadata
 
@@ -28,7 +29,7 @@ MODES: dict[str | None, ConditionMode] = {
     "cond->cond": "replace",
     None: "ignore",
 }
-LOSSES: dict[str | None, LossOn] = {"mask+refine+recons": "all", "mask+refine": "hidden", None: "all"}
+LOSSES: dict[str | None, LossOn] = {"mask+refine+recons": "all", "mask+refine": "masked", None: "all"}
 TASKS = sorted({name.split("/")[0] for name in load(TRACES) if "/" in name})
 NAMED = [name for name in metadata(CASES) if name.startswith("case")]
 
@@ -63,7 +64,7 @@ class Recorded:
 def hidden_by(recorded: Recorded, scores: Tensor, ratio: Tensor | float, mode: ConditionMode) -> Tensor:
     among = ~recorded.known if mode in ("keep", "replace") else torch.ones_like(recorded.known)
     total = among.flatten(1).sum(1)
-    return hide_lowest(scores, among, commit_counts(total, torch.as_tensor(ratio)))
+    return mask_lowest(scores, among, commit_counts(total, torch.as_tensor(ratio)))
 
 
 def compare(recorded: Recorded, example: CommitExample) -> None:
@@ -97,7 +98,7 @@ def test_mask_of_a_task(task: str) -> None:
     hidden = hidden_by(recorded, scores, stored[f"{task}/mask_ratio"], mode)
     grids = (recorded.tokens, recorded.condition, recorded.known, hidden)
     compare(recorded, commit_example(*grids, mask_id=codes, mode=mode))
-    only_hidden = commit_example(*grids, mask_id=codes, mode=mode, loss_on="hidden")
+    only_hidden = commit_example(*grids, mask_id=codes, mode=mode, loss_on="masked")
     assert torch.equal(only_hidden.weights.float(), recorded.grid("weights_mask+refine").float())
 
 
@@ -147,7 +148,7 @@ def test_limits_of_the_count(name: str) -> None:
     scores = stored["limits/mask_score"].flatten(1)[..., None]
     total = torch.full((len(scores),), scores.shape[1])
     counts = commit_counts(total, torch.tensor(1e-6)).clamp(min=least or 1)
-    hidden = hide_lowest(scores, torch.ones_like(scores, dtype=torch.bool), counts)
+    hidden = mask_lowest(scores, torch.ones_like(scores, dtype=torch.bool), counts)
     expected = stored[name].bool().flatten(1)[..., None]
     if most == 0:
         # The official index is then -1, the highest score: everything is hidden. Here one token stays hidden instead.

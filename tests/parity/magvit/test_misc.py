@@ -1,4 +1,4 @@
-"""Long clips, outpainting weights, resizing and cropping against the official MAGVIT outputs.
+"""Long clips and resizing against the official MAGVIT outputs.
 
 Shapes: official video is [.., T, H, W, C].
 """
@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.tasks.media.video.frames import centre_crop, resize_tf1
-from maskgen.tasks.video.fades import clip_windows, composite_weights, cross_fade
+from maskgen.tasks.media.video.frames import resize_tf1
+from maskgen.tasks.media.windows import linear_fade, stitch, windows
 from tests.parity.support import files, load
 
 FILES = [path for path in files("magvit", "misc*.safetensors") if "overlap/in" in load(path)]
 OVERLAPS = [(path, key) for path in FILES for key in load(path) if key.startswith("overlap/out_")]
 WINDOWS = [(path, key) for path in FILES for key in load(path) if key.startswith("windows/out_")]
-COMPOSITES = [(path, key) for path in FILES for key in load(path) if key.startswith("composite_")]
 
 
 def label(value: object) -> str:
@@ -36,7 +35,6 @@ def first(video: Tensor) -> Tensor:
 def test_everything_was_found() -> None:
     assert FILES
     assert min(len(OVERLAPS), len(WINDOWS)) >= 2
-    assert COMPOSITES
 
 
 @pytest.mark.parametrize(("path", "key"), OVERLAPS, ids=label)
@@ -46,9 +44,10 @@ def test_overlaps(path: Path, key: str) -> None:
     video = first(data["overlap/in"])
     count, size = video.shape[1:3]
     total = size + (count - 1) * (size - overlap)
-    starts = [start for start, _ in clip_windows(total, size, overlap)]
+    starts = [start for start, _ in windows(total, size, overlap)]
     assert len(starts) == count
-    pieces = list(cross_fade((start, video[:, number]) for number, start in enumerate(starts)))
+    blocks = ((start, video[:, number]) for number, start in enumerate(starts))
+    pieces = list(stitch(blocks, weights=linear_fade, axis=-3))
     joined = torch.cat([clip for _, clip in pieces], dim=1)
     expected = first(data[key]).flatten(1, 2)
     torch.testing.assert_close(joined, expected[:, :total], rtol=0, atol=2e-7)
@@ -57,10 +56,11 @@ def test_overlaps(path: Path, key: str) -> None:
 
 @pytest.mark.parametrize(("path", "key"), WINDOWS, ids=label)
 def test_windows(path: Path, key: str) -> None:
-    """Official windows come in batches; what fills no window is left out."""
+    """Official windows come in batches; what fills no window is left out, where ours has one more, moved back."""
     data, named = load(path), numbers(key)
     video = data["windows/in"]
-    found = clip_windows(len(video), named["w"], named["o"], drop_rest=True)
+    stride = named["w"] - named["o"]
+    found = [window for window in windows(len(video), named["w"], named["o"]) if window[0] % stride == 0]
     expected = data[key].flatten(0, 1)
     assert data[key].shape[1] == named["b"]
     assert 0 <= len(found) - len(expected) < named["b"]
@@ -68,23 +68,10 @@ def test_windows(path: Path, key: str) -> None:
         assert torch.equal(video[start:stop], window)
 
 
-@pytest.mark.parametrize(("path", "key"), COMPOSITES, ids=label)
-def test_composite_weights(path: Path, key: str) -> None:
-    expected, named = load(path)[key][0], numbers(key)
-    ramp = round(1 / float(expected[expected > 0].min()))  # its length is not in the name, its first step shows it
-    sides = {"top": named["t"], "bottom": named["b"], "left": named["l"], "right": named["r"]}
-    height, width = expected.shape[:2]
-    found = composite_weights((height, width), **sides, ramp=ramp)
-    torch.testing.assert_close(found[..., None].expand_as(expected), expected, rtol=0, atol=1e-7)
-    assert not torch.equal(found, composite_weights((height, width), **sides, ramp=ramp + 1))
-
-
 @pytest.mark.parametrize("path", FILES, ids=label)
-def test_resize_and_crop(path: Path) -> None:
+def test_resize(path: Path) -> None:
     data = load(path)
     video = data["resize/in"].movedim(-1, 1)  # [1, C, T, H, W]
     expected = data["resize/out"].movedim(-1, 1)
     found = resize_tf1(video, (expected.shape[-2], expected.shape[-1]))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
-    cropped = data["resize/crop"].movedim(-1, 1)
-    assert torch.equal(centre_crop(video, (cropped.shape[-2], cropped.shape[-1])), cropped)

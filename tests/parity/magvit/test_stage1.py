@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from maskgen.tokenizers.training.losses.image import LeCam
-from maskgen.tokenizers.training.video import VideoReconstructionSettings, VideoTokenizerTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining, VideoReconstructionSettings
 from maskgen.tokenizers.video.vq3d import VQ3D
 from maskgen.training.optim.averaging import warm_average
 from tests.parity.magvit.models import first, group, tokenizer
@@ -27,7 +27,7 @@ def close(got: Tensor, expected: Tensor, what: str, **tolerance: float) -> None:
     torch.testing.assert_close(got.detach().reshape(expected.shape), expected, **limits, msg=lambda t: f"{what}: {t}")
 
 
-def make(path) -> VideoTokenizerTraining:
+def make(path) -> ReconstructionTraining:
     """The objective with the recorded weights, settings and running means."""
     data, settings = load(path), metadata(path)
     model = tokenizer(group(data, "g_params/"), settings["vqvae"]).train()
@@ -37,7 +37,7 @@ def make(path) -> VideoTokenizerTraining:
     assert judge.channels == settings["discriminator"]["filters"]
     official = settings["vqgan"]
     assert official["model_type"] == "3D"
-    made = VideoTokenizerTraining(
+    made = ReconstructionTraining(
         model,
         VideoReconstructionSettings(
             perceptual=None,
@@ -79,9 +79,9 @@ def official_layout(gradient: Tensor) -> Tensor:
 @pytest.mark.parametrize("path", SETS, ids=lambda path: path.stem.removeprefix("vqgan_train_step_"))
 def test_losses(path) -> None:
     made, data, settings = make(path), load(path), metadata(path)
-    players, batch = made.players(), {"video": first(data["video"])}
-    loss, terms = made.loss("model", players, batch, 0)
-    judged, verdict = made.loss("discriminator", players, batch, 0)
+    networks, batch = made.networks(), {"video": first(data["video"])}
+    loss, terms = made.loss("model", networks, batch, 0)
+    judged, verdict = made.loss("discriminator", networks, batch, 0)
     none = torch.zeros(())
     penalty, lecam = verdict.get("r1", none), made.settings.lecam_weight * verdict.get("lecam", none)
     got = {
@@ -108,9 +108,9 @@ def test_losses(path) -> None:
 def test_gradients_and_average(path) -> None:
     """The generator's tolerance is the README's: the entropy at temperature 0.01 amplifies rounding."""
     made, data, settings = make(path), load(path), metadata(path)
-    players, batch = made.players(), {"video": first(data["video"])}
-    for player in players:
-        made.loss(player, players, batch, 0)[0].backward()
+    networks, batch = made.networks(), {"video": first(data["video"])}
+    for network in networks:
+        made.loss(network, networks, batch, 0)[0].backward()
     for prefix, module in (("g", made.model), ("d", made.discriminator)):
         names = official_names(module, group(data, f"{prefix}_params/"), module.config)
         gradients = {names[key]: weight.grad for key, weight in module.named_parameters()}

@@ -58,7 +58,7 @@ class Step:
         known = self.stored.get(f"{task}/cond_mask", torch.zeros(1, 1, 1, 1)).bool().expand(tokens.shape)
         condition = self.stored.get(f"{task}/cond_inputs", tokens).long()
         prompt, classes = self.get("masked_inputs")[:, :2].long().unbind(1)
-        grids = {"tokens": tokens, "condition": condition, "known": known}
+        grids = {"tokens": tokens, "condition": condition, "given": known}
         self.batch = {name: grid.flatten(1)[..., None] for name, grid in grids.items()}
         self.batch["task"] = -3 - prompt
         self.batch["labels"] = torch.where(classes == none, NO_LABEL, classes - codes)
@@ -104,7 +104,7 @@ def test_loss_and_its_parts(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_example_and_cost_of_every_token(task: str) -> None:
     step = Step(task)
     mode, codes = step.modeling.settings.condition_mode, step.model.vocab_size
-    grids = (step.batch["tokens"], step.batch["condition"], step.batch["known"], step.hidden)
+    grids = (step.batch["tokens"], step.batch["condition"], step.batch["given"], step.hidden)
     example = commit_example(*grids, mask_id=codes, mode=mode)
     shown = example.inputs.tokens
     assert torch.equal(shown.masked_fill(shown == codes, -1), step.sequence("masked_inputs").long())

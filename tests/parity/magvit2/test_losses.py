@@ -38,13 +38,13 @@ def settings_of(told: dict[str, Any]) -> Magvit2LossSettings:
         assert config.pop("blur_resample")
         assert config.pop("blur_kernel_size") == 4
         width, layers = config.pop("disc_hidden_channels"), config.pop("disc_num_stages")
-        judge = PatchDiscriminatorConfig(kind="blur", width=width, layers=layers)
+        discriminator = PatchDiscriminatorConfig(kind="blur", width=width, layers=layers)
     else:
-        judge = PatchDiscriminatorConfig(width=config.pop("disc_ndf"), layers=config.pop("disc_num_layers"))
+        discriminator = PatchDiscriminatorConfig(width=config.pop("disc_ndf"), layers=config.pop("disc_num_layers"))
     assert config.pop("perceptual_weight") == 0
     settings = Magvit2LossSettings(
         perceptual=None,
-        discriminator=judge,
+        discriminator=discriminator,
         gan_start=config.pop("disc_start"),
         gan=GAMES[config.pop("disc_loss", "hinge")],
         gan_weight=config.pop("gen_loss_weight"),
@@ -59,19 +59,19 @@ def settings_of(told: dict[str, Any]) -> Magvit2LossSettings:
     return settings
 
 
-def judge_of(io: dict[str, Tensor], told: dict[str, Any], settings: Magvit2LossSettings) -> nn.Module:
+def discriminator_of(io: dict[str, Tensor], told: dict[str, Any], settings: Magvit2LossSettings) -> nn.Module:
     """The discriminator with its weights, in training mode; a recorded counter of batches stands at the run's end."""
     assert settings.discriminator is not None
-    judge = build_discriminator(settings.discriminator, dims=len(told["shape"]) - 2)  # type: ignore[arg-type]
+    discriminator = build_discriminator(settings.discriminator, dims=len(told["shape"]) - 2)  # type: ignore[arg-type]
     kinds = {"NLayerDiscriminator": PatchDiscriminator, "NLayerDiscriminator3D": PatchDiscriminator}
-    assert type(judge) is kinds.get(told["discriminator"], BlurPatchDiscriminator)
+    assert type(discriminator) is kinds.get(told["discriminator"], BlurPatchDiscriminator)
     weights = state(io)
     for name in [name for name in weights if name.endswith(".kernel")]:
-        low_pass = judge.get_submodule(name.removesuffix(".kernel"))
+        low_pass = discriminator.get_submodule(name.removesuffix(".kernel"))
         assert torch.equal(low_pass.kernel, weights.pop(name))
     weights = {name: value * 0 if "num_batches" in name else value for name, value in weights.items()}
-    judge.load_state_dict(weights)
-    return judge.train()
+    discriminator.load_state_dict(weights)
+    return discriminator.train()
 
 
 def test_kinds_are_found() -> None:
@@ -86,15 +86,15 @@ def test_kinds_are_found() -> None:
 def test_losses(run: str) -> None:
     io, told = recording(run)
     settings, lecam = settings_of(told), LeCam()
-    judge = judge_of(io, told, settings)
+    discriminator = discriminator_of(io, told, settings)
     kernel, bias = state(io, "last_layer/")["weight"].requires_grad_(), state(io, "last_layer/")["bias"]
     conv = torch.nn.functional.conv2d if kernel.ndim == 4 else torch.nn.functional.conv3d
     for index, step in enumerate(told["global_steps"]):
         one = {key.removeprefix(f"step{index}/"): value for key, value in io.items() if key.startswith(f"step{index}/")}
         made = conv(one["features"], kernel, bias, padding=1)
         torch.testing.assert_close(made, one["recon"], **CLOSE)
-        check_generator(settings, one, made, judge, kernel, step)
-        real, fake = judge(one["inputs"]), judge(made.detach())
+        check_generator(settings, one, made, discriminator, kernel, step)
+        real, fake = discriminator(one["inputs"]), discriminator(made.detach())
         torch.testing.assert_close(real, one["d/logits_real_map"], **CLOSE)
         torch.testing.assert_close(fake, one["d/logits_fake_map"], **CLOSE)
         loss, terms = discriminator_terms(settings, real, fake, step=step, lecam=lecam)
@@ -106,21 +106,21 @@ def test_losses(run: str) -> None:
         torch.testing.assert_close(terms.get("lecam", torch.tensor(0.0)), one["d/lecam_loss"], **CLOSE)
         means = torch.stack((lecam.ema_real, lecam.ema_fake)).double()
         torch.testing.assert_close(means, one["lecam_ema"], atol=1e-7, rtol=0)
-    gradients = torch.autograd.grad(loss, list(judge.parameters()))
-    for (name, _), gradient in zip(judge.named_parameters(), gradients, strict=True):
+    gradients = torch.autograd.grad(loss, list(discriminator.parameters()))
+    for (name, _), gradient in zip(discriminator.named_parameters(), gradients, strict=True):
         assert relative(gradient, one[f"d/grad/{name}"]) < 1e-5, name
     after = {key.removeprefix("buffers_after/"): value for key, value in io.items() if key.startswith("buffers_after/")}
     for name, value in after.items():  # every batch is seen three times, also before the game begins
-        torch.testing.assert_close(judge.state_dict()[name], value, **CLOSE)
+        torch.testing.assert_close(discriminator.state_dict()[name], value, **CLOSE)
     assert bool(after) == (told["discriminator"] != "NLayerDiscriminatorv2")
-    torch.testing.assert_close(judge.eval()(io["eval_x"]), io["eval_logits"], **CLOSE)
+    torch.testing.assert_close(discriminator.eval()(io["eval_x"]), io["eval_logits"], **CLOSE)
 
 
 def check_generator(
     settings: Magvit2LossSettings,
     one: dict[str, Tensor],
     made: Tensor,
-    judge: nn.Module,
+    discriminator: nn.Module,
     kernel: Tensor,
     step: int,
 ) -> None:
@@ -128,7 +128,9 @@ def check_generator(
     entropy, commitment = one["entropy_loss"].clone().requires_grad_(), one["commit"].clone().requires_grad_()
     sample, batch = one["g/per_sample_entropy"], one["g/codebook_entropy"]
     quantized = LFQOutput(made, torch.zeros(1, 1, 1, dtype=torch.long), sample, batch, entropy, commitment)
-    loss, terms = generator_terms(settings, one["inputs"], made, quantized, step=step, judge=judge, last_layer=kernel)
+    loss, terms = generator_terms(
+        settings, one["inputs"], made, quantized, step=step, discriminator=discriminator, last_layer=kernel
+    )
     torch.testing.assert_close(loss, one["g/total"], **CLOSE)
     torch.testing.assert_close(loss, one["g/total_loss"], **CLOSE)
     by_pixel, by_entropy, by_commitment = torch.autograd.grad(loss, (made, entropy, commitment), retain_graph=True)

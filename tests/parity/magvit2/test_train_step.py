@@ -62,11 +62,11 @@ def objective(io: dict[str, Tensor], told: dict[str, Any]) -> Magvit2Training:
     return made
 
 
-def named(players: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+def named(networks: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
     """Trained weights by official name; those of images are ours."""
     return {
-        (JUDGE if player == "discriminator" else "") + name: weight
-        for player, module in players.items()
+        (JUDGE if network == "discriminator" else "") + name: weight
+        for network, module in networks.items()
         for name, weight in module.named_parameters()
     }
 
@@ -97,35 +97,35 @@ def check_weights(io: dict[str, Tensor], weights: dict[str, nn.Parameter], after
 def test_two_steps() -> None:
     io, told = recording("train_step_image")
     training = objective(io, told)
-    players = training.players()
+    networks = training.networks()
     # The original's Adam: no decay, no clipping; official 1e-4, recorded with 1e-3.
     assert told["optimizer"] == "Adam lr 1e-3 betas 0.5 0.9 for generator and discriminator"
     plain = OptimizerSettings(lr=1e-3, betas=(0.5, 0.9), weight_decay=0.0, grad_clip=0.0)
-    optimizers = {name: adamw(module, plain) for name, module in players.items()}
-    weights = named(players)
+    optimizers = {name: adamw(module, plain) for name, module in networks.items()}
+    weights = named(networks)
     averages = {name: weight.detach().clone() for name, weight in weights.items()}
     for step in range(told["steps"]):
         batch = {"images": unit(io[f"step{step}/image_bhwc"].permute(0, 3, 1, 2))}
-        for player, logged in (("model", LOGGED), ("discriminator", LOGGED_JUDGE)):
-            loss, terms = training.loss(player, players, batch, step)
+        for network, logged in (("model", LOGGED), ("discriminator", LOGGED_JUDGE)):
+            loss, terms = training.loss(network, networks, batch, step)
             for ours, official in logged.items():
                 got = loss.detach() if ours == "loss" else terms[ours]
                 torch.testing.assert_close(got, io[f"step{step}/log/{official}"], atol=1e-4, rtol=0)
             loss.backward()
-            check_gradients(io, step, named({player: players[player]}))
-            optimizers[player].step()
-            optimizers[player].zero_grad()
+            check_gradients(io, step, named({network: networks[network]}))
+            optimizers[network].step()
+            optimizers[network].zero_grad()
         for name, weight in weights.items():  # the original's average: a constant decay from the first step on
             averages[name].lerp_(weight.detach(), 1 - told["ema_decay"])
     after = state(io, "after2/")
     check_weights(io, weights, after)
     for name in weights:
         torch.testing.assert_close(averages[name], after["model_ema." + name.replace(".", "")], atol=1e-5, rtol=0)
-    for name, buffer in players["discriminator"].named_buffers():
+    for name, buffer in networks["discriminator"].named_buffers():
         torch.testing.assert_close(buffer, after[JUDGE + name], atol=1e-3, rtol=0)
     means = torch.stack((training.lecam.ema_real, training.lecam.ema_fake)).double()  # type: ignore[union-attr]
     torch.testing.assert_close(means, io["after2_lecam"], atol=1e-6, rtol=0)
     known = set(weights) | {"model_ema." + name.replace(".", "") for name in weights}
-    known |= {JUDGE + name for name, _ in players["discriminator"].named_buffers()}
+    known |= {JUDGE + name for name, _ in networks["discriminator"].named_buffers()}
     assert after.keys() == known | {"model_ema.decay", "model_ema.num_updates"}
     assert float(after["model_ema.decay"]) == torch.tensor(told["ema_decay"])

@@ -117,9 +117,9 @@ def decode(trace: Trace, logits_fn: LogitsFn, monkeypatch: pytest.MonkeyPatch) -
         seen.chosen.append(
             (step.log_probs.clone(), step.mask.clone(), step.counts.clone(), step.noise.clone(), step.weight)
         )
-        return real.hide(step)
+        return real.remask(step)
 
-    monkeypatch.setattr(sampler, "get_selector", lambda name: replace(real, hide=watched_hide))
+    monkeypatch.setattr(sampler, "get_selector", lambda name: replace(real, remask=watched_hide))
     settings = trace.settings
     final = sampler.sample(
         watched_logits,
@@ -145,11 +145,11 @@ def check(trace: Trace, final: Tensor, seen: Seen) -> None:
         log_probs, before, counts, noise, temperature = chosen
         before = before.unsqueeze(2)
         assert torch.equal(trace.official(current), trace.stored[f"step{k:02d}/cur_ids"].long()), f"step {k}"
-        assert torch.equal(done.drawn, trace.visual(k, "sampled_ids").long()), f"step {k}"
-        assert torch.equal(trace.official(done.drawn), trace.stored["final_seqs_all_steps"][:, k].long()), f"step {k}"
+        assert torch.equal(done.tokens, trace.visual(k, "sampled_ids").long()), f"step {k}"
+        assert torch.equal(trace.official(done.tokens), trace.stored["final_seqs_all_steps"][:, k].long()), f"step {k}"
         assert torch.equal(counts[:, None], trace.stored[f"step{k:02d}/mask_len"].long()), f"step {k}"
         assert torch.equal(done.mask, trace.visual(k, "masking").bool()), f"step {k}"
-        shown = torch.where(done.mask, trace.codes, done.drawn)
+        shown = torch.where(done.mask, trace.codes, done.tokens)
         assert torch.equal(trace.official(shown), trace.stored[f"step{k:02d}/next_ids"].long()), f"step {k}"
         # Known tokens have probability and confidence +inf there and are left out here.
         prob, confidence = trace.visual(k, "sel_prob"), trace.visual(k, "confidence")
@@ -210,7 +210,7 @@ def test_end_to_end_with_the_real_models(path: Path, monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(logits, trace.visual(step.step, "logits"), atol=1e-4, rtol=1e-5)
     assert torch.equal(trace.official(final), trace.stored["final_ids"].long())
     for step in seen.steps:
-        assert torch.equal(step.drawn, trace.visual(step.step, "sampled_ids").long()), f"step {step.step}"
+        assert torch.equal(step.tokens, trace.visual(step.step, "sampled_ids").long()), f"step {step.step}"
         assert torch.equal(step.mask, trace.visual(step.step, "masking").bool()), f"step {step.step}"
     side = round(final.shape[1] ** 0.5)
     assert side * side == final.shape[1]

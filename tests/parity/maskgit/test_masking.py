@@ -28,6 +28,6 @@ def test_mask_by_random_topk(path: Path, case: str) -> None:
     counts = stored["mask_len"].squeeze(1).long()
     temperature = float(stored[f"{case}/temperature"])
     mask = torch.isfinite(prob)  # known tokens have probability +inf
-    hidden = get_selector("confidence").hide(selection(prob.log(), mask, counts, noise, temperature))
+    hidden = get_selector("confidence").remask(selection(prob.log(), mask, counts, noise, temperature))
     assert torch.equal(hidden, stored[f"{case}/masking"].bool())
     assert not hidden[~mask].any()

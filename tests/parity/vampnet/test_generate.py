@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.published.vampnet.sampler import sample_vampnet, vampnet_counts
+from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet, vampnet_counts
 from maskgen.sampling.filters import TokenFilter, filtered_logits
 from maskgen.sampling.loop import SampleStep
 from tests.parity.support import files, load, metadata
+from tests.selections import call
 
 RUNS = files("vampnet", "generate_*.safetensors")
 each_run = pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
@@ -69,7 +70,8 @@ class Recorded:
             **changes,
         }
         logits_fn = settings.pop("logits_fn", filtered_logits(self.logits, TokenFilter(top_p=self.kwargs.get("top_p"))))
-        return sample_vampnet(logits_fn, self.tokens_in[0], self.hidden, **settings), seen
+        prompt = {"logits_fn": logits_fn, "tokens": self.tokens_in[0], "mask": self.hidden}
+        return call(sample_vampnet, VampNetSampling, **prompt, **settings), seen
 
 
 def test_the_recorded_arguments_are_all_known() -> None:
@@ -90,8 +92,8 @@ def test_every_step(path: Path) -> None:
     before = run.hidden
     for step, done in enumerate(seen):
         sampled = run.grid(run.data["steps.sampled"][step], -1)
-        assert torch.equal(done.drawn[before], sampled[before]), f"step {step}"
-        assert torch.equal(done.drawn[~before], run.tokens_in[step][~before]), f"step {step}"
+        assert torch.equal(done.tokens[before], sampled[before]), f"step {step}"
+        assert torch.equal(done.tokens[~before], run.tokens_in[step][~before]), f"step {step}"
         prob = run.grid(run.data["steps.sampled_prob"][step], 1.0)
         torch.testing.assert_close(done.confidence[before], prob[before].log(), atol=5e-5, rtol=0)
         expected = run.grid(run.data["steps.new_mask"][step].bool(), False)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
+from maskgen.published.vampnet.prompt import PromptNoise, VampPrompt
 from maskgen.published.vampnet.transformer import VampNetTransformer, read_vampnet, with_code_tables
-from maskgen.sampling.settings import Sampling
+from maskgen.sampling.settings import Sampling, VampNetChoices
 from maskgen.tasks.audio.vampnet import FINE, NoiseOf, VampNet, beat_frames
 from maskgen.tokenizers.published.audio.lac import LACConfig, LACTokenizer, convert
 from tests.parity.support import files, load, metadata
@@ -24,8 +24,8 @@ SIZES = META["config"]
 COARSE_CHUNK, FINE_CHUNK = 0.2, 0.07  # seconds, see the fixtures' README
 AUDIO = {"atol": 5e-5, "rtol": 0.0}
 OURS = {  # official argument -> field of VampPrompt; seconds are turned into frames first
-    **{"rand_mask_intensity": "hidden_share", "prefix_s": "prefix", "suffix_s": "suffix", "ncc": "keep"},
-    **{"periodic_prompt": "period", "periodic_prompt_width": "width", "upper_codebook_mask": "hide_from"},
+    **{"rand_mask_intensity": "masked_share", "prefix_s": "prefix", "suffix_s": "suffix", "ncc": "keep"},
+    **{"periodic_prompt": "period", "periodic_prompt_width": "width", "upper_codebook_mask": "mask_from"},
     **{"onset_mask_width": "onset_width", "_dropout": "dropout"},
 }
 
@@ -98,7 +98,7 @@ def ours(name: str) -> Tensor:
 
 def official(sampling: Sampling, **changes: Any) -> Sampling:
     """Settings with the official schedule over the whole batch."""
-    return sampling.override(batch_counts=True, **changes)
+    return sampling.override(vampnet=VampNetChoices(batch_counts=True), **changes)
 
 
 def test_every_run_is_replayed() -> None:
@@ -133,7 +133,7 @@ def test_build_mask(interface: VampNet, name: str) -> None:
     dropped = STORED[f"{name}.randint1"] if prompt.period else offsets
     shift = offsets if prompt.period else torch.zeros(1, dtype=torch.long)
     cells = STORED[f"{name}.bernoulli_u"].transpose(1, 2)
-    draws = PromptDraws(cells=cells, shift=shift, dropped=dropped[None])
+    draws = PromptNoise(tokens=cells, shift=shift, dropped=dropped[None])
     made = interface.build_mask(ours("codec.codes"), prompt, draws=draws)
     assert torch.equal(made, ours(f"{name}.out"))
 
@@ -184,11 +184,11 @@ def coarse_to_fine_nomask(interface: VampNet, noise: NoiseOf) -> tuple[Tensor, T
     return made, shown
 
 
-def vamp(steps: int, **settings: int) -> Any:
+def vamp(steps: int, variations: int = 1, **settings: int) -> Any:
     def run(interface: VampNet, noise: NoiseOf) -> tuple[Tensor, Tensor]:
         return interface.vamp(
-            ours("codec.codes"),
-            ours("vamp.mask"),
+            ours("codec.codes").expand(variations, -1, -1),
+            ours("vamp.mask").expand(variations, -1, -1),
             sampling=official(FINE, steps=steps),
             fine_sampling=official(FINE, steps=2),
             noise=noise,
@@ -202,7 +202,7 @@ RUNS = {
     "coarse_vamp": coarse_vamp,
     "coarse_to_fine": coarse_to_fine,
     "coarse_to_fine_nomask_from_coarse": coarse_to_fine_nomask,
-    "vamp": vamp(3, batch_size=2),
+    "vamp": vamp(3, variations=2),
     "vamp_stretch2": vamp(2, time_stretch=2),
     "vamp_feedback2": vamp(2, feedback_steps=2),
 }
@@ -218,14 +218,14 @@ def test_runs(interface: VampNet, name: str) -> None:
         assert torch.equal(shown, ours(f"{name}.out1"))
 
 
-def test_hidden_tokens_sound_like_token_0(interface: VampNet) -> None:
+def test_masked_tokens_sound_like_token_0(interface: VampNet) -> None:
     sound = interface.decode(ours("vamp.out1")[:1])
     assert torch.allclose(sound, STORED["decode_masked.audio"], **AUDIO)
 
 
 def test_an_item_is_the_same_in_any_batch(interface: VampNet) -> None:
     tokens, mask = ours("codec.codes"), ours("vamp.mask")
-    both, shown = interface.vamp(tokens, mask, batch_size=2, seeds=[3, 8])
+    both, shown = interface.vamp(tokens.expand(2, -1, -1), mask.expand(2, -1, -1), seeds=[3, 8])
     alone, _ = interface.vamp(tokens, mask, seeds=[8])
     assert torch.equal(both[1:], alone)
     assert not torch.equal(both[0], both[1])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.published.vampnet.sampler import sample_vampnet
+from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
 from maskgen.sampling.filters import top_k, top_p, typical
 from maskgen.sampling.selectors.named import select_confidence
 from tests.parity.support import files, load
@@ -71,8 +71,7 @@ def drawn(path: Path, name: str, temperature: float) -> tuple[Tensor, Tensor]:
         lambda tokens, step: logits,
         hidden,
         torch.ones_like(hidden, dtype=torch.bool),
-        steps=1,
-        temperature=temperature,
+        VampNetSampling(steps=1, temperature=temperature),
         noise=Draw(data[f"{name}.exponential"]),
         callback=lambda step: probs.append(step.confidence.exp()),
     )

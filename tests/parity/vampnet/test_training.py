@@ -15,7 +15,7 @@ from torch.func import functional_call
 from maskgen.conditioning import Cond
 from maskgen.objectives.loss import masked_cross_entropy
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
-from maskgen.objectives.masking import hide_independently, random_mask, sobol_ratios
+from maskgen.objectives.masking import mask_independently, random_mask, sobol_ratios
 from maskgen.published.vampnet.transformer import VampNetTransformer, config_from, convert, with_code_tables
 from maskgen.schedules import get_schedule
 from maskgen.training.optim.optimizers import OptimizerSettings, learning_rate
@@ -77,7 +77,7 @@ def test_mask(kind: str) -> None:
     """Hidden where the recorded chance is below the schedule; conditioning codebooks never."""
     ratio, chances = recorded(kind, "r"), recorded(kind, "bernoulli_u")
     gamma = get_schedule("cosine")(ratio, ratio)
-    mask = hide_independently(gamma, chances)
+    mask = mask_independently(gamma, chances)
     mask[:, :, : step(kind).config.conditioning_codebooks] = False
     assert torch.equal(mask, recorded(kind, "mask").bool())
     masked = recorded(kind, "codes").masked_fill(mask, step(kind).config.vocab_size)

@@ -311,7 +311,7 @@ def test_classes_are_passed_on() -> None:
         ({"start": math.nan, "stop": 0.2}, "start: got nan"),
         ({"crossfade": -1.0}, "crossfade: got -1.0"),
         ({"context": math.inf}, "context: got inf"),
-        ({"seeds": []}, "seeds: got none"),
+        ({"seeds": []}, "got 1 labels, 0 seeds"),
         ({"loudness": math.nan}, "loudness: got nan"),
         ({"label": 0}, "no classes"),
         ({"waveform": torch.full((1, 2400), math.nan)}, "NaN"),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskgen.tasks.audio.source import Grid, Memory, plan_gap
+from maskgen.tasks.audio.source import Grid, MemorySound, plan_gap
 from maskgen.tasks.media.windows import windows
 
 
@@ -86,8 +86,8 @@ def test_the_surroundings_are_shared_evenly_or_go_where_sound_is() -> None:
 
 def test_a_waveform_as_a_source() -> None:
     sound = torch.rand(2, 10)
-    source = Memory(sound, 8000)
+    source = MemorySound(sound, 8000)
     assert (source.sample_rate, source.channels, source.frames) == (8000, 2, 10)
     assert torch.equal(source.read(3, 4), sound[:, 3:7])
     with pytest.raises(ValueError, match="NaN"):
-        Memory(torch.full((1, 3), torch.nan), 8000)
+        MemorySound(torch.full((1, 3), torch.nan), 8000)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import maskgen.tasks.data.patience
-from maskgen.tokenizers.training.image import VQGANTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining
 from tests.tasks.commandline import TOKENIZER, TRANSFORMER, picture, refused, run, write_yaml
 from tests.tasks.data.broken_pictures import counted, fill
 from tests.tasks.data.images.shard_samples import write_shards
@@ -47,15 +47,15 @@ def test_broken_pictures_and_a_resumed_run(place: Path, monkeypatch: pytest.Monk
     fill(place / "data", good=20, broken=5)
     write_yaml(TOKENIZER, place / "tokenizer.yaml", data__init_args__broken=0.25)
     run(*WORDS, "whole", "--settings.steps", 6)
-    real = VQGANTraining.loss
+    real = ReconstructionTraining.loss
 
-    def fail(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def fail(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == 3:
             raise ValueError("enough")
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(VQGANTraining, "loss", fail)
+        patch.setattr(ReconstructionTraining, "loss", fail)
         with pytest.raises(SystemExit):
             run(*WORDS, "parts", "--settings.steps", 6)
     run(*WORDS, "parts", "--settings.steps", 6)
@@ -78,19 +78,19 @@ def test_shards_that_vanish_mid_run(
     paths = write_shards(place / "shards", shards=4)
     shard_config(place, place / "shards")
     run(*WORDS, "whole", "--settings.steps", 8)
-    real = VQGANTraining.loss
+    real = ReconstructionTraining.loss
 
-    def lose(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def lose(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == 5:
             for path in paths:
                 os.truncate(path, 100)  # even files that are open become unreadable
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
     kept = place / "kept"
     shutil.copytree(place / "shards", kept)
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(VQGANTraining, "loss", lose)
+        patch.setattr(ReconstructionTraining, "loss", lose)
         with pytest.raises(SystemExit) as stopped:
             run(*WORDS, "parts", "--settings.steps", 8)
     assert stopped.value.code == 75
@@ -108,17 +108,17 @@ def test_shards_that_vanish_mid_run(
 def test_a_folder_of_images_that_vanishes(
     configs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = VQGANTraining.loss
+    real = ReconstructionTraining.loss
 
-    def lose(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def lose(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == 2 and Path("data").exists():
             Path("data").rename("away")
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
     run(*WORDS, "whole")
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(VQGANTraining, "loss", lose)
+        patch.setattr(ReconstructionTraining, "loss", lose)
         with pytest.raises(SystemExit) as stopped:
             run(*WORDS, "parts")
     assert stopped.value.code == 75

@@ -58,7 +58,7 @@ def test_a_manifest_makes_the_same_files_again(model: Path, place: Path) -> None
     for name in files(Path("first")):
         assert Path("first", name).read_bytes() == Path("second", name).read_bytes()
     sampling = json.loads(Path("first/manifest.json").read_text(encoding="utf-8"))["sampling"]
-    assert (sampling["steps"], sampling["guidance"], sampling["choice_temperature"]) == (4, 1.5, 2.0)
+    assert (sampling["steps"], sampling["guidance"]["scale"], sampling["choice_temperature"]) == (4, 1.5, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,16 @@ def test_a_manifest_makes_the_same_files_again(model: Path, place: Path) -> None
         (("--sampling.steps", 0), "steps: got 0, expected at least 1"),
         (("--sampling.schedule", "cosinus"), "schedule: got 'cosinus', expected 'cosine', 'arccos', 'uniform'"),
         (("--sampling.select", "best"), "selector: got 'best', expected one of 'confidence', 'random'"),
-        (("--sampling.guidance_ramp", "steep"), "guidance_ramp"),
+        (("--sampling.guidance.ramp", "steep"), "guidance.ramp"),
+        (("--sampling.guidance", 2), "sampling.guidance: this option is called sampling.guidance.scale now"),
+        (("--sampling.guidance=2",), "sampling.guidance: this option is called sampling.guidance.scale now"),
+        (("--sampling.top-p", 0.9), "sampling.top_p: this option is called sampling.filter.top_p now"),
+        (("--sampling.reuse=2",), "sampling.reuse: this option is called sampling.speed.reuse now"),
+        (("--config", "former.yaml"), "sampling.guidance: this option is called sampling.guidance.scale now"),
+        (("--config=former_too.yaml",), "sampling.compile: this option is called sampling.speed.compile now"),
         (("--sampling.stepz", 3), "'stepz' is not accepted; see `maskgen generate --help`"),
         (("--stepz", 3), "unrecognized arguments: --stepz 3; see `maskgen generate --help`"),
-        (("--guidance=-1",), "guidance: got -1.0, expected a finite number of 0 or more"),
+        (("--guidance=-1",), "guidance.scale: got -1.0, expected 0 (none) or more"),
         (("--guidance", "nan"), "guidance: expected float, got nan"),
         (("--count", 0), "count: got 0, expected at least 1"),
         (("--seed", -1), "seeds: got -1, expected 0 <= seed"),
@@ -93,6 +99,8 @@ def test_a_manifest_makes_the_same_files_again(model: Path, place: Path) -> None
 def test_generate_refuses(
     words: tuple[object, ...], message: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("former.yaml").write_text("sampling: {guidance: 2}", encoding="utf-8")
+    Path("former_too.yaml").write_text("sampling:\n  compile: true", encoding="utf-8")
     assert message in refused(capsys, "generate", "--model", model, "--out", "out", *words)
     assert not Path("out").exists()
 
@@ -152,12 +160,12 @@ def test_models_without_classes_are_edited(
     assert f"{task}_seed-00000000.png" in files(Path("out"))
 
 
-@pytest.mark.parametrize("task", ["inpaint", "swap-class"])
+@pytest.mark.parametrize("task", ["inpaint", "outpaint", "swap-class"])
 def test_edits_take_steps_and_guidance(task: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(*edits(model)[task], "--steps", 4, "--guidance", 1.5, "--out", "out")
     assert "step" in capsys.readouterr().err  # the progress bar
     sampling = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))["sampling"]
-    assert (sampling["steps"], sampling["guidance"]) == (4, 1.5)
+    assert (sampling["steps"], sampling["guidance"]["scale"]) == (4, 1.5)
 
 
 def test_a_swap_records_where_it_starts_and_with_what(model: Path, place: Path) -> None:

@@ -4,6 +4,7 @@ Commands run in this process through ``main``; a few run as people start them. S
 ``test_cli_train.py``.
 """
 
+import dataclasses
 import json
 import os
 import resource
@@ -17,8 +18,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import maskgen.tasks.commands.image
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.cli import build_parser, main
+from maskgen.tasks.commands import parser
+from maskgen.tasks.commands.generate import GENERATED
 from maskgen.tasks.pipeline import Pipeline
 from tests.support import CLASS_NAMES, make_tiny_pipeline
 from tests.tasks.commandline import edits, files, refused, run
@@ -48,7 +51,7 @@ def broken(model: Path, folder: Path, kind: str) -> None:
     elif kind == "unknown class":
         config = folder / "transformer" / "config.json"
         config.write_text(
-            config.read_text(encoding="utf-8").replace("maskgen.models.modern", "evil.module"), encoding="utf-8"
+            config.read_text(encoding="utf-8").replace("maskgen.models.", "evil.module."), encoding="utf-8"
         )
 
 
@@ -84,14 +87,16 @@ def test_a_model_of_another_modality(
 ) -> None:
     real = Pipeline.from_pretrained
 
-    def sounding(*args: Any, **kwargs: Any) -> Pipeline:
+    def smelling(*args: Any, **kwargs: Any) -> Pipeline:
         pipe = real(*args, **kwargs)
-        pipe.tokenizer.__dict__["modality"] = "audio"
+        pipe.tokenizer.__dict__["modality"] = "scent"
         return pipe
 
-    monkeypatch.setattr(maskgen.tasks.commands.image.Pipeline, "from_pretrained", sounding)
-    for words in (("generate", "--model", model), *edits(model).values()):
-        assert "needs an image model, but this model's modality is audio" in refused(capsys, *words, "--out", "out")
+    monkeypatch.setattr(Pipeline, "from_pretrained", smelling)
+    for words in edits(model).values():
+        assert "needs an image model, but this model's modality is scent" in refused(capsys, *words, "--out", "out")
+    told = refused(capsys, "generate", "--model", model, "--out", "out")
+    assert told == f"generate needs a model of {' or '.join(GENERATED)}, but this model's modality is scent"
     assert not Path("out").exists()
 
 
@@ -163,14 +168,124 @@ def test_print_config(configs: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert yaml.safe_load(printed).get("settings", {}).get("steps", 9) in (9, 4)
 
 
+def test_class_paths_of_before(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are taken, and one line says what they are now; in YAML and on the command line."""
+    Path("old.yaml").write_text(
+        Path("transformer.yaml").read_text(encoding="utf-8").replace("maskgen.models.modern.", "maskgen.modern."),
+        encoding="utf-8",
+    )
+    words = ("train", "transformer", "--tokenizer", "t", "--out", "out", "--print_config")
+    told = []
+    for changes in (
+        ("--config", "transformer.yaml"),
+        ("--config", "old.yaml"),
+        ("--config", "transformer.yaml", "--data", "maskgen.tasks.datasets.Folder"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run(*words, *changes)
+        assert stopped.value.code == 0
+        told.append(capsys.readouterr())
+    assert told[0].out == told[1].out
+    assert told[0].out.replace("maskgen.tasks.data.images.digits.Folder", "maskgen.tasks.data.Folder") == told[2].out
+    assert [one.err for one in told] == [
+        "",
+        "maskgen: note: maskgen.modern.ModernTransformer is maskgen.models.modern.ModernTransformer now\n",
+        "maskgen: note: maskgen.tasks.datasets.Folder is maskgen.tasks.data.Folder now\n",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--transformer", "maskgen.models.ModernTransformr"), "maskgen.models.ModernTransformer, maskgen."),
+        (("--transformer", "ModernTransformr"), "maskgen.models.ModernTransformer, maskgen."),
+        (
+            ("--transformer.class_path", "maskgen.modernn.ModernTransformr"),
+            "maskgen.models.ModernTransformer, maskgen.",
+        ),
+        (("--data", "maskgen.tasks.data.images.Digts"), "maskgen.tasks.data.Digits; see `maskgen train transformer"),
+    ],
+)
+def test_classes_that_are_none(
+    words: tuple[str, ...], message: str, configs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("train", "transformer", "--config", "transformer.yaml", "--tokenizer", "t", "--out", "out")
+    line = refused(capsys, *common, *words)
+    key, name = words[0].removeprefix("--").removesuffix(".class_path"), words[1].rpartition(".")[2]
+    assert line.startswith(f"{key}: no class {name!r} is known; the nearest are {message}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base:
+    """What all have.
+
+    Attributes:
+        count: how many.
+        sampling: all settings.
+    """
+
+    count: int = 1
+    sampling: Sampling | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shared(Base):
+    """What edits have.
+
+    Attributes:
+        model: which one.
+    """
+
+    model: str
+
+
+def test_shared_options(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fields of a dataclass before the ``*`` are options of a command like its own."""
+    seen: list[tuple[Shared, str]] = []
+
+    def loop(run: Shared, *, audio: str, seam: float = 0.5) -> None:
+        """Make a loop.
+
+        Args:
+            run: see there.
+            audio: a sound.
+            seam: seconds.
+        """
+        seen.append((run, audio))
+
+    def told(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            parser.run(["loop", *words], {"loop": loop})
+        return "".join(capsys.readouterr())
+
+    Path("run.yaml").write_text("model: m\ncount: 3\nsampling: {steps: 9}\n", encoding="utf-8")
+    parser.run(["loop", "--audio", "a", "--config", "run.yaml", "--count", "4"], {"loop": loop})
+    assert seen == [(Shared(model="m", count=4, sampling=Sampling(steps=9)), "a")]
+    printed = yaml.safe_load(told("--audio", "a", "--config", "run.yaml", "--print_config"))
+    assert (printed["count"], printed["model"], printed["sampling"]["steps"]) == (3, "m", 9)
+    for text in ("how many. (type: int, default: 1)", "which one. (required, type: str)", "a sound."):
+        assert text in told("--help")
+    assert "the following arguments are required: loop.model" in told("--audio", "a")
+    for line, message in (
+        ("cuont: 3", "'cuont' is not accepted; see `maskgen loop --help`"),
+        ("count:", "count: got nothing, expected int;"),
+        ("sampling: 5", "sampling: expected Sampling, got 5;"),
+    ):
+        Path("wrong.yaml").write_text(f"model: m\n{line}\n", encoding="utf-8")
+        assert message in told("--audio", "a", "--config", "wrong.yaml")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((), 'expected "subcommand" to be one of {train,evaluate,demo,tokenize,generate'),
         (("generat",), "invalid choice: 'generat'"),
-        (("train",), "{tokenizer,codec,classifier,transformer"),
+        (("train",), "{tokenizer,classifier,transformer"),
         (("train", "tokenisers"), "invalid choice: 'tokenisers'"),
-        (("train", "tokenizer"), "the following arguments are required: train.tokenizer.data, train.tokenizer.out"),
+        (
+            ("train", "tokenizer"),
+            "the following arguments are required: train.tokenizer.tokenizer, train.tokenizer.data, train.tokenizer.out",
+        ),
         (("inpaint", "--model", "m"), "required"),
         (("generate", "--labels"), "expected one argument"),
     ],
@@ -200,7 +315,7 @@ def test_our_own_mistakes_keep_their_traceback(
     with pytest.raises(ValueError, match="label: got 10"):
         run("generate", "--model", model, "--labels", 10, "--out", "out")
     monkeypatch.delenv("MASKGEN_TRACEBACK")
-    monkeypatch.setattr(maskgen.tasks.commands.image, "generate", bug)
+    monkeypatch.setitem(GENERATED, "image", dataclasses.replace(GENERATED["image"], make=bug))
     with pytest.raises(AssertionError, match="ours"):
         run("generate", "--model", model, "--out", "out")
 
@@ -209,7 +324,7 @@ def test_ctrl_c(model: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsy
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(maskgen.tasks.commands.image, "generate", interrupt)
+    monkeypatch.setitem(GENERATED, "image", dataclasses.replace(GENERATED["image"], make=interrupt))
     with pytest.raises(SystemExit) as stopped:
         run("generate", "--model", model, "--out", "out")
     assert stopped.value.code == 130

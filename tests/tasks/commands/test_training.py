@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import maskgen.training.state
-from maskgen.tokenizers.training.image import VQGANTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining
 from tests.tasks.commandline import (
     TOKENIZER,
     TRANSFORMER,
@@ -47,7 +47,7 @@ def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         ({"settings__stepz": 1}, "stepz"),
         ({"settings__optimizer__learning_rate": 1}, "learning_rate"),
-        ({"tokenizer__quantizer__size": 1}, "size"),
+        ({"tokenizer__init_args__config__quantizer__size": 1}, "size"),
         ({"stepz": 1}, "stepz"),
         ({"data__init_args__sise": 8}, "sise"),
         ({"data__class_path": "maskgen.tasks.data.images.digits.Digitz"}, "Digitz"),
@@ -60,13 +60,27 @@ def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) ->
             {"settings__mixed_precision": "half"},
             "settings.mixed_precision: expected Literal['no', 'bf16', 'fp16'], got half",
         ),
-        ({"tokenizer__shortcut": "none"}, "tokenizer.shortcut: expected Literal['branch', 'input'], got none"),
-        ({"tokenizer__channels": 6}, "channels: got level widths (6, 12), expected multiples of groups=4"),
-        ({"tokenizer": 5}, "tokenizer: got 5, expected settings (channels, multipliers"),
+        (
+            {"tokenizer__init_args__config__shortcut": "none"},
+            "config.shortcut: expected Literal['branch', 'input'], got none",
+        ),
+        (
+            {"tokenizer__init_args__config__channels": 6},
+            "channels: got level widths (6, 12), expected multiples of groups=4",
+        ),
+        ({"tokenizer": 5}, "tokenizer: Not a valid subclass of Tokenizer, got 5"),
+        (
+            {"tokenizer": {"channels": 8}},
+            "tokenizer: got settings (tokenizer.channels) without a class; name one, as in",
+        ),
+        ({"tokenizer__init_args__config": 5}, "tokenizer.init_args.config: got 5, expected settings (channels, mult"),
+        ({"codec": {"hop": 4}}, "codec: is called tokenizer (as class_path: maskgen.tokenizers.audio.AudioCodec, init"),
+        ({"settings__guard": {"most_in_a_row": 3}}, "is called settings.guard.max_consecutive_skips now"),
         ({"settings__optimizer": 5}, "settings.optimizer: got 5, expected settings (lr, betas"),
         ({"loss": None}, "loss: got None, expected settings (pixel, "),
         ({"settings__steps": None}, "settings.steps: got nothing, expected int; leave the key out for its default"),
         ({"data__init_args__size": None}, "data.init_args.size: got nothing, expected int"),
+        ({"data__init_args__broken": None}, "data.init_args.broken: got nothing, expected float"),
         ({"data__init_args__root": "nowhere"}, "data folder: got nowhere, expected a folder of images"),
         ({"loss__gan_weight": 0.1}, "loss.discriminator.image_size: got 256, but the images are 8 x 8"),
     ],
@@ -136,17 +150,17 @@ def test_a_broken_training_image_is_named(workers: int, configs: Path, capsys: p
 def test_interrupted_training(
     configs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = VQGANTraining.loss
+    real = ReconstructionTraining.loss
     words = ("train", "tokenizer", "--config", "tokenizer.yaml", "--out")
 
-    def interrupt(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def interrupt(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
     run(*words, "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(VQGANTraining, "loss", interrupt)
+        patch.setattr(ReconstructionTraining, "loss", interrupt)
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             run(*words, "parts")

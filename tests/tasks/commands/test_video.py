@@ -195,7 +195,7 @@ def test_mistakes(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) 
         ((*predict, "--video", "cut.mp4"), "cut.mp4"),
         ((*predict, "--video", "."), "got a folder, expected a video file"),
         ((*predict, "--clip.frames", 99), "got 99 frames from 0 s on at 10 a second, expected 1 to 20"),
-        ((*predict, "--clip.frame_rate", 0), "clip.frame_rate: got 0 frames a second, expected 0.001 to 1000"),
+        ((*predict, "--clip.frame_rate", 0), "frame_rate: got 0 frames a second, expected 0.001 to 1000"),
         ((*predict, "--clip.format", "avi"), "format"),
         ((*predict, "--total", 10), "total: got 10, expected more than the 10 frames that are given"),
         ((*predict, "--steps", 0), "steps: got 0, expected at least 1"),
@@ -258,7 +258,7 @@ def test_files_that_are_no_whole_videos(model: Path, place: Path, capsys: pytest
 
 
 def test_files_that_only_look_wrong(model: Path, place: Path) -> None:
-    """Odd sizes, a phone held upright, a single frame: what is given comes out as players show it."""
+    """Odd sizes, a phone held upright, a single frame: what is given comes out as networks show it."""
     write(Path("odd.mkv"), moving(12, 45, 63), pixels="yuv444p")
     write(Path("phone.mp4"), moving(12, 48, 64), matrix=PORTRAIT)
     write(Path("one.mp4"), moving(1))
@@ -300,7 +300,7 @@ def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_training_and_every_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, content in (("tokenizer", TOKENIZER), ("transformer", TRANSFORMER)):
         Path(f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    run("train", "video-tokenizer", "--config", "tokenizer.yaml", "--out", "m/tokenizer")
+    run("train", "tokenizer", "--config", "tokenizer.yaml", "--out", "m/tokenizer")
     second = ("train", "video-transformer", "--config", "transformer.yaml", "--tokenizer", "m/tokenizer", "--out", "m")
     run(*second, "--masking.ratios", "row")
     assert Path("m/tokenizer/samples/reconstructions-00000003.gif").is_file()
@@ -326,7 +326,7 @@ def test_mistakes_in_training(place: Path, capsys: pytest.CaptureFixture[str]) -
         ("gan", {"loss": {"perceptual": None}}, "but the clips are [4, 16, 16] (frames, height, width)"),
     ):
         Path(f"{name}.yaml").write_text(yaml.safe_dump({**TOKENIZER, **changes}), encoding="utf-8")
-        assert message in refused(capsys, "train", "video-tokenizer", "--config", f"{name}.yaml", "--out", "out"), name
+        assert message in refused(capsys, "train", "tokenizer", "--config", f"{name}.yaml", "--out", "out"), name
     save_module(tokenizer(), Path("toy"))
     for name, changes, message in (
         ("task", {"tasks": {"XY": 1}}, "video task: got 'XY', expected one of FP"),

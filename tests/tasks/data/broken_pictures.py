@@ -71,10 +71,9 @@ def main() -> None:
     out = parser.parse_args().out
     wrong = fill(out / "data", 5000, 1000)
     started = time.perf_counter()
-    sizes = "--tokenizer.channels=8 --tokenizer.multipliers=[1,2] --tokenizer.res_blocks=1 --tokenizer.groups=4"
-    code = (
-        "--tokenizer.quantizer.codebook_size=16 --tokenizer.quantizer.dim=4 --loss.perceptual=null --loss.gan_weight=0"
-    )
+    config = "--tokenizer.config"
+    sizes = f"--tokenizer=VQGAN {config}.channels=8 {config}.multipliers=[1,2] {config}.res_blocks=1 {config}.groups=4"
+    code = f"{config}.quantizer.codebook_size=16 {config}.quantizer.dim=4 --loss.perceptual=null --loss.gan_weight=0"
     data = f"--data=maskgen.tasks.data.images.digits.Folder --data.root={out / 'data'} --data.size=8 --data.broken=0.2"
     often = "--settings.steps=100 --settings.batch_size=64 --settings.workers=1 --settings.tracker=null"
     with warnings.catch_warnings():

@@ -33,12 +33,17 @@ SETTINGS = {
 DATA = {"class_path": "maskgen.tasks.data.images.digits.Digits", "init_args": {"size": 8}}
 TOKENIZER: dict[str, Any] = {
     "tokenizer": {
-        "channels": 8,
-        "multipliers": [1, 2],
-        "res_blocks": 1,
-        "shortcut": "input",
-        "groups": 4,
-        "quantizer": {"kind": "vq", "codebook_size": 16, "dim": 4},
+        "class_path": "maskgen.tokenizers.image.VQGAN",
+        "init_args": {
+            "config": {
+                "channels": 8,
+                "multipliers": [1, 2],
+                "res_blocks": 1,
+                "shortcut": "input",
+                "groups": 4,
+                "quantizer": {"kind": "vq", "codebook_size": 16, "dim": 4},
+            }
+        },
     },
     "data": DATA,
     "loss": {"perceptual": None, "gan_weight": 0.0},
@@ -178,14 +183,14 @@ def test_an_interrupted_demo_goes_on(
 ) -> None:
     out, real, done = tmp_path / "demo", MaskedModeling.loss, []
 
-    def interrupt(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def interrupt(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         if step == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
-    def note(self: Any, player: str, modules: Any, batch: Any, step: int) -> Any:
+    def note(self: Any, network: str, modules: Any, batch: Any, step: int) -> Any:
         done.append(step)
-        return real(self, player, modules, batch, step)
+        return real(self, network, modules, batch, step)
 
     monkeypatch.setattr(MaskedModeling, "loss", interrupt)
     with pytest.raises(SystemExit) as stopped:
@@ -210,7 +215,8 @@ def test_demo_names_its_own_configs() -> None:
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(TRANSFORMER | {"stpes": 3}), encoding="utf-8")
-    small = {**TOKENIZER, "tokenizer": {**TOKENIZER["tokenizer"], "channels": 6}}
+    small = json.loads(json.dumps(TOKENIZER))
+    small["tokenizer"]["init_args"]["config"]["channels"] = 6
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
     for words, message in (
         ((f"--transformer_config={tmp_path / 'wrong.yaml'}",), "stpes"),  # before the first stage trains

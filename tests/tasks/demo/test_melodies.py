@@ -30,7 +30,12 @@ DATA = {
     "init_args": {"count": 6, "held_out": 4, "seconds": 0.512, "sample_rate": 4000, "grid": 0.008},
 }
 CODEC: dict[str, Any] = {
-    "codec": {"sample_rate": 4000, "hop": 32, "width": 8, "codebook_size": 16, "codebooks": 2, "dim": 4},
+    "tokenizer": {
+        "class_path": "maskgen.tokenizers.audio.AudioCodec",
+        "init_args": {
+            "config": {"sample_rate": 4000, "hop": 32, "width": 8, "codebook_size": 16, "codebooks": 2, "dim": 4}
+        },
+    },
     "data": DATA,
     "loss": {"windows": [64], "bands": [8]},
     "settings": SETTINGS,

@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskgen.tasks.evaluation.cas import CasSettings
+from maskgen.tasks.evaluation.features.base import FeatureExtractor
 from maskgen.tasks.evaluation.features.classifier import ClassifierConfig
+from maskgen.tasks.evaluation.features.protocols import PROTOCOLS
+from maskgen.tasks.evaluation.sets.processes import Processes
+from maskgen.tasks.evaluation.settings import CasSettings, EvaluationRun, EvaluationSettings
 from maskgen.training.optim.optimizers import OptimizerSettings
 from maskgen.training.trainer import TrainSettings
 
@@ -29,6 +32,7 @@ SHORT = TrainSettings(
     tracker=None,
 )
 CAS = CasSettings(classifier=TINY, settings=SHORT)
+SETTINGS = EvaluationSettings(count=24, batch_size=4, draws=20, points=3, shown=6, cas=CAS)
 
 
 def single() -> Any:
@@ -40,6 +44,19 @@ def single() -> Any:
         is_local_main_process=False,
         wait_for_everyone=lambda: None,
     )
+
+
+def evaluation_run(out: Path, extractor: FeatureExtractor | None = None, **changes: Any) -> EvaluationRun:
+    """A run that says nothing; its parts, of which it may be one of several processes, go into ``.parts``."""
+    usual = {
+        "settings": SETTINGS,
+        "protocol": PROTOCOLS["torch-fidelity"],
+        "team": Processes(changes.pop("state", None) or single(), out / ".parts"),
+        "out": out,
+        "cache": out / "cache",
+        "say": lambda text: None,
+    }
+    return EvaluationRun(extractor=extractor, **usual | changes)
 
 
 def together(count: int, work: Callable[[Any], Any]) -> list[Any]:

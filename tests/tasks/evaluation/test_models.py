@@ -16,21 +16,18 @@ from maskgen.data import TensorSource
 from maskgen.tasks.data.base import AudioData
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.evaluation.features.base import LogMelFeatures, ModuleFeatures, PixelFeatures
-from maskgen.tasks.evaluation.features.protocols import PROTOCOLS
 from maskgen.tasks.evaluation.models import evaluate_model
 from maskgen.tasks.evaluation.report import as_json, write_evaluation
 from maskgen.tasks.evaluation.samples import Target
 from maskgen.tasks.evaluation.sets.base import ArraySamples, DataSamples, open_samples
-from maskgen.tasks.evaluation.settings import Evaluation, EvaluationSettings
+from maskgen.tasks.evaluation.settings import Evaluation
 from maskgen.tasks.evaluation.tokenizers import evaluate_tokenizer
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.audio.files import save_sound
 from tests.support import tiny_audio_pipeline, tiny_pipeline, toy_pipeline
-from tests.tasks.evaluation.support import CAS, ONE_AT_A_TIME, arrays, pictures, single, together
+from tests.tasks.evaluation.support import ONE_AT_A_TIME, SETTINGS, arrays, evaluation_run, pictures, together
 from tests.tasks.video import toys as video_toys
 
-PROTOCOL = PROTOCOLS["torch-fidelity"]
-SETTINGS = EvaluationSettings(count=24, batch_size=4, draws=20, points=3, shown=6, cas=CAS)
 PIXELS = PixelFeatures(2)
 
 
@@ -52,17 +49,10 @@ def of_model(real: Path, out: Path, count: int = 1, **changes: Any) -> Evaluatio
     def work(state: Any) -> Evaluation | None:
         with ONE_AT_A_TIME:
             pipe = tiny_pipeline()
-        return evaluate_model(
-            pipe,
-            "tiny",
-            Target(real=open_samples(real, "image")),
-            PIXELS,
-            PROTOCOL,
-            settings=dataclasses.replace(SETTINGS, **changes),
-            state=state,
-            out=out,
-            cache=out / "cache",
-        )
+        run = evaluation_run(out, PIXELS, settings=dataclasses.replace(SETTINGS, **changes), state=state)
+        found = evaluate_model(pipe, "tiny", Target(real=open_samples(real, "image")), run)
+        run.team.close()
+        return found
 
     first, *others = together(count, work)
     assert others == [None] * (count - 1)
@@ -138,10 +128,10 @@ def test_killed_and_resumed(
 def test_masked_tokens(real: Path, tmp_path: Path) -> None:
     pipe, data = tiny_pipeline(), Digits(size=32)
     data._test = TensorSource(**{name: tensor[:12] for name, tensor in data.test().tensors.items()})
-    shared: dict[str, Any] = {"state": single(), "out": tmp_path, "cache": tmp_path / "cache", "data": data}
     target = Target(real=open_samples(real, "image"))
     settings = dataclasses.replace(SETTINGS, metrics=("masked", "kid"), ratios=(0.2, 1.0))
-    found = evaluate_model(pipe, "tiny", target, PIXELS, PROTOCOL, settings=settings, **shared)
+    evaluation = evaluation_run(tmp_path, PIXELS, settings=settings)
+    found = evaluate_model(pipe, "tiny", target, evaluation, data=data)
     assert found is not None
     assert [score.ratio for score in found.masked] == [0.2, 1.0]
     assert found.masked[0].loss.count == 12
@@ -150,9 +140,9 @@ def test_masked_tokens(real: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pictures" / "masked.png").is_file()
     assert json.loads((tmp_path / "evaluation.json").read_text("utf-8"))["masked_tokens"][1]["ratio"] == 1.0
     with pytest.raises(ValueError, match="metrics: masked needs held-out data of the model's size"):
-        evaluate_model(pipe, "tiny", target, PIXELS, PROTOCOL, settings=settings, **shared | {"data": None})
+        evaluate_model(pipe, "tiny", target, evaluation)
     with pytest.raises(ValueError, match=r"data: got image of size \(16, 16\), but the model's is image of \(32, 32\)"):
-        evaluate_model(pipe, "tiny", target, PIXELS, PROTOCOL, settings=settings, **shared | {"data": Digits(size=16)})
+        evaluate_model(pipe, "tiny", target, evaluation, data=Digits(size=16))
 
 
 class Net3d(nn.Module):
@@ -171,15 +161,8 @@ def test_a_video_model(task: str | None, tmp_path: Path) -> None:
     data = video_toys.Boxes(count=12)
     target = Target(real=DataSamples(data, "train"), held_out=DataSamples(data, "test"))
     settings = dataclasses.replace(SETTINGS, count=10, metrics=None)
-    found = evaluate_model(
-        *(pipe, "toy", target, VIDEO, PROTOCOL),
-        settings=dataclasses.replace(settings, paste=True),
-        state=single(),
-        out=tmp_path,
-        cache=tmp_path / "cache",
-        task=task,
-        data=data,
-    )
+    run = evaluation_run(tmp_path, VIDEO, settings=dataclasses.replace(settings, paste=True))
+    found = evaluate_model(pipe, "toy", target, run, task=task, data=data)
     assert found is not None
     assert {"fvd", "fvd_infinity", "kvd", "precision", "coverage"} <= found.metrics.keys()
     assert "fvd of clips of 8 frames: published numbers are of 16" in found.warnings
@@ -222,13 +205,8 @@ class Waves(AudioData):
 def test_an_audio_model(tmp_path: Path) -> None:
     extractor = LogMelFeatures(1000, bands=2, window=0.05)
     target = Target(real=DataSamples(Waves(), "train"))
-    found = evaluate_model(
-        *(tiny_audio_pipeline(), "tiny", target, extractor, PROTOCOL),
-        settings=dataclasses.replace(SETTINGS, count=6),
-        state=single(),
-        out=tmp_path,
-        cache=tmp_path / "cache",
-    )
+    run = evaluation_run(tmp_path, extractor, settings=dataclasses.replace(SETTINGS, count=6))
+    found = evaluate_model(tiny_audio_pipeline(), "tiny", target, run)
     assert found is not None
     assert {"fad", "kad", "precision"} <= found.metrics.keys()
     assert found.counts["samples"] == 6
@@ -242,17 +220,8 @@ def test_an_audio_model(tmp_path: Path) -> None:
 
 def of_tokenizer(count: int, out: Path, tokenizer: Any, originals: Any, extractor: Any, **changes: Any) -> Evaluation:
     def work(state: Any) -> Evaluation | None:
-        return evaluate_tokenizer(
-            tokenizer,
-            "toy",
-            originals,
-            extractor,
-            PROTOCOL,
-            settings=dataclasses.replace(SETTINGS, **changes),
-            state=state,
-            out=out,
-            cache=out / "cache",
-        )
+        run = evaluation_run(out, extractor, settings=dataclasses.replace(SETTINGS, **changes), state=state)
+        return evaluate_tokenizer(tokenizer, "toy", originals, run)
 
     first, *others = together(count, work)
     assert others == [None] * (count - 1)

@@ -6,18 +6,21 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.metrics.reconstruction import PixelScores
 from maskgen.tasks.evaluation.pairs import ClipScores, join_scores, readable
 from maskgen.tasks.evaluation.sets.base import SampleSet, open_samples
 from maskgen.tasks.evaluation.sets.processes import Processes
-from tests.tasks.evaluation.support import pictures, tensors, together
+from maskgen.tasks.evaluation.settings import EvaluationSettings
+from tests.tasks.evaluation.support import evaluation_run, pictures, tensors, together
 
 
-def looked_through(place: Path, out: Path, count: int, broken: float) -> list[tuple[SampleSet, list[Any]]]:
-    def work(state: Any) -> tuple[SampleSet, list[Any]]:
-        team = Processes(state, out / "parts")
-        found = readable(open_samples(place, "image"), team=team, name="x", batch_size=2, broken=broken)
-        team.close()
+def looked_through(place: Path, out: Path, count: int, broken: float) -> list[tuple[SampleSet, dict[int, str]]]:
+    def work(state: Any) -> tuple[SampleSet, dict[int, str]]:
+        settings = EvaluationSettings(batch_size=2, broken=broken)
+        run = evaluation_run(out, settings=settings, state=state)
+        found = readable(open_samples(place, "image"), run, "x")
+        run.team.close()
         return found
 
     return together(count, work)
@@ -28,13 +31,13 @@ def test_what_can_be_read(count: int, tmp_path: Path) -> None:
     """All processes leave out the same samples."""
     place = pictures(tmp_path / "set", 9, 0)
     whole = looked_through(place, tmp_path, count, 0.0)
-    assert [(len(samples), skipped) for samples, skipped in whole] == [(9, [])] * count
+    assert [(len(samples), skipped) for samples, skipped in whole] == [(9, {})] * count
     for name in ("left/0002.png", "right/0005.png"):
         (place / name).write_bytes(b"x")
     for samples, skipped in looked_through(place, tmp_path, count, 0.3):
-        assert [index for index, _ in skipped] == [1, 7]
+        assert list(skipped) == [1, 7]
         assert len(samples) == 7
-        assert not any(isinstance(sample, str) for sample in samples.read(0, 7))
+        assert not any(isinstance(sample, Broken) for sample in samples.read(0, 7))
         assert samples.labels == [0] * 4 + [1] * 3
     with pytest.raises(ValueError, match=r"set: 2 of 9 samples cannot be read, expected at most a share of 0.2"):
         looked_through(place, tmp_path, count, 0.2)

@@ -20,18 +20,16 @@ from maskgen.tasks.evaluation.metrics.scores import inception_score
 from maskgen.tasks.evaluation.report import write_evaluation
 from maskgen.tasks.evaluation.samples import evaluate_samples, open_target
 from maskgen.tasks.evaluation.sets.base import open_samples
-from maskgen.tasks.evaluation.sets.processes import Processes
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationSettings
 from tests.tasks.evaluation.features.test_references import reference
 from tests.tasks.evaluation.metrics.test_frechet import gaussian
-from tests.tasks.evaluation.support import CAS, arrays, pictures, single
+from tests.tasks.evaluation.support import SETTINGS, arrays, evaluation_run, pictures
 
 PROTOCOL = PROTOCOLS["torch-fidelity"]
-SETTINGS = EvaluationSettings(count=24, batch_size=4, draws=20, points=3, shown=6, cas=CAS)
 PIXELS = PixelFeatures(2)
 
 
-class Judge(FeatureExtractor):
+class Quarters(FeatureExtractor):
     """Means of the four quarters, and logits that say left or right."""
 
     name = "inception-v3-2015-12-05-pretended"  # so that nothing is said about the features
@@ -47,22 +45,12 @@ class Judge(FeatureExtractor):
 def measure(tmp_path: Path, **changes: Any) -> Evaluation:
     settings = dataclasses.replace(SETTINGS, **changes.pop("settings", {}))
     place = changes.pop("samples", tmp_path / "made")
-    extractor = changes.pop("extractor", Judge())
+    extractor = changes.pop("extractor", Quarters())
     target = open_target(
         changes.pop("reference", tmp_path / "real"), None, changes.pop("held_out", None), extractor.modality, frames=16
     )
-    found = evaluate_samples(
-        open_samples(place, extractor.modality),
-        target,
-        extractor,
-        changes.pop("protocol", PROTOCOL),
-        settings=settings,
-        team=Processes(single(), tmp_path / "parts"),
-        out=tmp_path / "out",
-        cache=tmp_path / "cache",
-        say=lambda text: None,
-        **changes,
-    )
+    run = evaluation_run(tmp_path / "out", extractor, settings=settings, cache=tmp_path / "cache", **changes)
+    found = evaluate_samples(open_samples(place, extractor.modality), target, run)
     assert found is not None
     return found
 
@@ -78,7 +66,7 @@ def sets(tmp_path: Path) -> Path:
 def test_numbers_are_those_of_the_metrics(sets: Path) -> None:
     found = measure(sets, settings={"metrics": ("fid", "kid", "is", "prdc")})
     made, real = (
-        Judge().embed(torch.stack(open_samples(sets / name, "image").read(0, 99)).float() / 255)  # type: ignore[arg-type]
+        Quarters().embed(torch.stack(open_samples(sets / name, "image").read(0, 99)).float() / 255)  # type: ignore[arg-type]
         for name in ("made", "real")
     )
     expected = {
@@ -96,7 +84,7 @@ def test_numbers_are_those_of_the_metrics(sets: Path) -> None:
         assert found.metrics[name].value == pytest.approx(float(value), rel=1e-9), name
     assert found.counts == {"samples": 30, "vectors": 30, "features": 4}
     assert found.reference["samples"] == 40
-    assert found.extractor == Judge().identity()
+    assert found.extractor == Quarters().identity()
     assert [number for number, _ in found.shown] == [0, 6, 12, 17, 23, 29]
 
 
@@ -167,7 +155,7 @@ def test_too_few_samples(sets: Path) -> None:
 
 def test_statistics_and_batches(sets: Path) -> None:
     whole = measure(sets)
-    kept = reference(sets / "real", sets, Judge())
+    kept = reference(sets / "real", sets, Quarters())
     write_statistics(sets / "real.npz", kept)
     found = measure(sets, reference=sets / "real.npz")
     assert found.metrics.keys() == {"fid", "fid_infinity", "inception_score"}

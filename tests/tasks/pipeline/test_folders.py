@@ -24,6 +24,7 @@ from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
+from tests.selections import flat_sampling
 from tests.support import CLASS_NAMES, make_tiny_pipeline, oracle_pipeline, tiny_pipeline, toy_pipeline
 
 
@@ -277,13 +278,13 @@ def test_labels_of_models_without_names_or_classes() -> None:
 def test_models_without_an_unconditional_mode() -> None:
     answer = torch.zeros(64, 1, dtype=torch.long)
     strict, usual = oracle_pipeline(answer, null_class=False), oracle_pipeline(answer)
-    assert usual.sampling(None, guidance=2.0).guidance == 2
-    for call in (lambda: strict.sampling(None, guidance=2.0), lambda: strict.sampling(Sampling(guidance=0.1))):
+    assert usual.sampling(None, guidance=2.0).guidance.scale == 2
+    for call in (lambda: strict.sampling(None, guidance=2.0), lambda: strict.sampling(flat_sampling(guidance=0.1))):
         with pytest.raises(
             ValueError, match=r"guidance: got [\d.]+, but this model has no unconditional mode .* use 0"
         ):
             call()
-    assert strict.sampling(None, guidance=0.0).guidance == 0
+    assert strict.sampling(None, guidance=0.0).guidance.scale == 0
     with pytest.raises(ValueError, match=r"label: got none, .* give a class"):
         strict.class_ids(None)
 
@@ -291,7 +292,7 @@ def test_models_without_an_unconditional_mode() -> None:
 def test_settings_of_a_call() -> None:
     pipe = toy_pipeline()
     assert pipe.sampling(None) == pipe.config.sampling == Sampling(steps=3)
-    assert pipe.sampling(None, steps=5, guidance=1.5) == Sampling(steps=5, guidance=1.5)
+    assert pipe.sampling(None, steps=5, guidance=1.5) == flat_sampling(steps=5, guidance=1.5)
     assert pipe.sampling(Sampling(temperature=0.5), guidance=0.0) == Sampling(temperature=0.5)
 
 
@@ -305,18 +306,18 @@ def test_settings_of_a_call() -> None:
         ({"guidance_ramp": "steep"}, "got 'steep'"),
         ({"temperature": -0.1}, "temperature: got -0.1, expected a finite number of 0 or more"),
         ({"choice_temperature": float("nan")}, "choice_temperature: got nan"),
-        ({"guidance": float("inf")}, "guidance: got inf"),
+        ({"guidance": float("inf")}, "guidance.scale: got inf"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Sampling(**settings)
+        flat_sampling(**settings)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 def test_batch_size_does_not_change_the_result(guidance: float) -> None:
     pipe = tiny_pipeline()
-    sampling = Sampling(steps=3, guidance=guidance)
+    sampling = flat_sampling(steps=3, guidance=guidance)
     whole = filled(pipe, 5, sampling=sampling)
     for batch_size in (1, 2, 5, 64):
         assert torch.equal(filled(pipe, 5, sampling=sampling, batch_size=batch_size), whole)
@@ -354,4 +355,4 @@ def test_learned_positions_hold_for_one_grid() -> None:
     )
     config = PipelineConfig(signal_size=(8, 8), class_names=CLASS_NAMES)
     pipe = Pipeline(ToyTokenizer(ToyTokenizerConfig()), model, config, "cpu")
-    assert filled(pipe, 2, sampling=Sampling(steps=2, guidance=1.0)).shape == (2, 16, 1)
+    assert filled(pipe, 2, sampling=flat_sampling(steps=2, guidance=1.0)).shape == (2, 16, 1)

@@ -14,14 +14,15 @@ from maskgen.checkpoint import build_config
 from maskgen.conditioning import Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.critics import critic_scores
-from maskgen.sampling.filters import TokenFilter
-from maskgen.sampling.guidance import guided_logits, model_logits, self_guided_logits
+from maskgen.sampling.filters import TokenFilter, filtered_logits
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits, self_guided_logits
 from maskgen.sampling.loop import sample
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.sampling.speed.compiled import accelerated
 from maskgen.tasks.cli import build_parser
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.pipeline import Pipeline, Sampling
+from tests.selections import flat_sampling
 from tests.support import oracle_pipeline, tiny_audio_pipeline, tiny_pipeline
 from tests.tasks.commandline import run
 
@@ -57,7 +58,7 @@ def scene(pipe: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
 
 def fill(pipe: Pipeline, rows: slice = slice(None), **settings: Any) -> torch.Tensor:
     tokens, mask = scene(pipe)
-    chosen = pipe.sampling(Sampling(**{"steps": 5, **settings}))
+    chosen = pipe.sampling(flat_sampling(**{"steps": 5, **settings}))
     return pipe.fill(
         tokens[rows], mask[rows], Request(cond=pipe.class_cond(LABELS[rows]), seeds=SEEDS[rows], sampling=chosen)
     )
@@ -99,21 +100,22 @@ def test_a_critic_that_is_not_there_is_asked_for() -> None:
 
 def test_guidance_by_name(pipe: Pipeline) -> None:
     cond, model = Cond(labels=torch.tensor(LABELS)), pipe.transformer
-    shared: dict[str, Any] = {"scale": 1.5, "steps": 5, "axes": pipe.axes}
-    course: dict[str, Any] = {"ramp": "power-cosine", "power": 2.0, "interval": (0.3, 0.8)}
+    shared: dict[str, Any] = {"steps": 5, "axes": pipe.axes}
+    plain, course = Guidance(scale=1.5), Guidance(scale=1.5, ramp="power-cosine", power=2.0, interval=(0.3, 0.8))
     settings = {
         "guidance": 1.5,
         "guidance_ramp": "power-cosine",
         "guidance_power": 2.0,
         "guidance_interval": (0.3, 0.8),
     }
-    assert torch.equal(fill(pipe, **settings), expected(pipe, guided_logits(model, cond, **shared, **course)))
+    assert torch.equal(fill(pipe, **settings), expected(pipe, guided_logits(model, cond, course, **shared)))
     away = Cond(labels=torch.full((3,), 7))
     found = fill(pipe, guidance=1.5, guidance_from="label", negative_label=7)
-    assert torch.equal(found, expected(pipe, guided_logits(model, cond, against=away, **shared)))
-    weaker: dict[str, Any] = {"seeds": SEEDS, "mask_id": model.vocab_size, "drop": 0.6}
+    assert torch.equal(found, expected(pipe, guided_logits(model, cond, plain, against=away, **shared)))
+    weaker: dict[str, Any] = {"seeds": SEEDS, "mask_id": model.vocab_size}
+    dropping = dataclasses.replace(course, drop=0.6)
     found = fill(pipe, **settings, guidance_from="self", guidance_drop=0.6)
-    assert torch.equal(found, expected(pipe, self_guided_logits(model, cond, **shared, **course, **weaker)))
+    assert torch.equal(found, expected(pipe, self_guided_logits(model, cond, dropping, **shared, **weaker)))
     assert torch.equal(fill(pipe, guidance_from="self"), fill(pipe))
 
 
@@ -130,12 +132,14 @@ def test_guidance_of_a_model_without_an_unconditional_mode() -> None:
 
 def test_a_negative_label_must_be_a_class(pipe: Pipeline) -> None:
     for label in (10, -1):
-        with pytest.raises(ValueError, match=f"negative_label: got {label}, expected 0 to 9"):
+        with pytest.raises(ValueError, match=f"guidance.negative_label: got {label}, expected 0 to 9"):
             fill(pipe, guidance=1.0, guidance_from="label", negative_label=label)
     model = ModernTransformer(ModernConfig(vocab_size=32, num_classes=0, axes=(8, 8), width=16, layers=1, heads=2))
     plain = Pipeline(pipe.tokenizer, model, dataclasses.replace(pipe.config, class_names=()), "cpu")
-    with pytest.raises(ValueError, match="negative_label: got 0, expected none, for this model has no classes"):
-        plain.sampling(Sampling(guidance=1.0, guidance_from="label", negative_label=0))
+    with pytest.raises(
+        ValueError, match="guidance.negative_label: got 0, expected none, for this model has no classes"
+    ):
+        plain.sampling(flat_sampling(guidance=1.0, guidance_from="label", negative_label=0))
 
 
 def test_temperatures_by_name(pipe: Pipeline) -> None:
@@ -158,9 +162,11 @@ def test_speeds_by_name(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.warns(UserWarning, match="compile: torch.compile does not work here .ZeroDivisionError: .*; going on"):
         assert torch.equal(fill(pipe, compile=True), fill(pipe))
     kept = {"top_k": 2, "guidance": 1.0}
-    filtered = guided_logits(pipe.transformer, cond, scale=1.0, steps=5).filtered(TokenFilter(top_k=2))
+    filtered = filtered_logits(
+        guided_logits(pipe.transformer, cond, Guidance(scale=1.0), steps=5), TokenFilter(top_k=2)
+    )
     assert torch.equal(fill(pipe, **kept), expected(pipe, filtered))
-    with pytest.raises(ValueError, match="reuse: got 2, but OracleTransformer computes all places or none; use 1"):
+    with pytest.raises(ValueError, match="reuse: got 2, but OracleTransformer computes all positions or none; use 1"):
         fill(oracle_pipeline(torch.zeros(64, 1, dtype=torch.long)), reuse=2)
 
 
@@ -188,7 +194,7 @@ def test_a_critic_in_the_model_folder(tmp_path: Path, pipe: Pipeline) -> None:
 
 
 def test_settings_survive_json() -> None:
-    settings = Sampling(
+    settings = flat_sampling(
         select="remdm-conf:0.5",
         temperature="linear:1.2,0.8",
         choice_temperature=3,
@@ -205,16 +211,19 @@ def test_settings_survive_json() -> None:
 
 def test_settings_on_the_command_line() -> None:
     words = ["generate", "--sampling.select", "halton", "--sampling.temperature", "cosine:1.2,0.8"]
-    words += ["--sampling.choice_temperature=2", "--sampling.guidance_interval", "[0.2,0.9]"]
-    words += ["--sampling.guidance_from", "label", "--sampling.negative_label", "3"]
+    words += ["--sampling.choice_temperature=2", "--sampling.guidance.interval", "[0.2,0.9]"]
+    words += ["--sampling.guidance.against", "label", "--sampling.guidance.negative_label", "3"]
+    words += ["--sampling.filter.top-p", "0.9", "--sampling.speed.reuse", "2"]
     parsed = build_parser().instantiate(build_parser().parse_args(words)).generate.sampling
-    assert parsed == Sampling(
+    assert parsed == flat_sampling(
         select="halton",
         temperature="cosine:1.2,0.8",
         choice_temperature=2,
         guidance_interval=(0.2, 0.9),
         guidance_from="label",
         negative_label=3,
+        top_p=0.9,
+        reuse=2,
     )
 
 
@@ -254,16 +263,22 @@ def test_the_commands_of_the_docs_parse() -> None:
             {"choice_temperature": "constant:1", "sampler": "onedtok"},
             "choice_temperature: .* give a number with 'onedtok'",
         ),
-        ({"guidance_interval": (0.5, 0.2)}, r"guidance_interval: got \(0.5, 0.2\), expected 0 <= first <= last <= 1"),
-        ({"guidance_from": "noise"}, "guidance_from: got 'noise', expected 'unconditional', 'label' or 'self'"),
-        ({"guidance_from": "label"}, "negative_label: got None with guidance_from 'label', expected a class number"),
-        ({"negative_label": 3}, "negative_label: got 3 with guidance_from 'unconditional'"),
-        ({"guidance_drop": 0.0}, "guidance_drop: got 0.0, expected a share over 0, at most 1"),
-        ({"guidance_ramp": "steep"}, "guidance ramp: got 'steep'"),
-        ({"reuse": 0}, r"reuse: got 0, expected at least 1 \(every step computes all places\)"),
-        ({"reuse": 2, "sampler": "halton"}, "reuse: got 2 with the sampler 'halton', works with 'maskgit' only; use 1"),
+        ({"guidance_interval": (0.5, 0.2)}, r"guidance.interval: got \(0.5, 0.2\), expected 0 <= first <= last <= 1"),
+        ({"guidance_from": "noise"}, "guidance.against: got 'noise', expected 'unconditional', 'label' or 'self'"),
+        (
+            {"guidance_from": "label"},
+            "guidance.negative_label: got None with guidance.against 'label'",
+        ),
+        ({"negative_label": 3}, "guidance.negative_label: got 3 with guidance.against 'unconditional'"),
+        ({"guidance_drop": 0.0}, "guidance.drop: got 0.0, expected a share over 0, at most 1"),
+        ({"guidance_ramp": "steep"}, "guidance.ramp: got 'steep'"),
+        ({"reuse": 0}, r"speed.reuse: got 0, expected at least 1 \(every step computes all positions\)"),
+        (
+            {"reuse": 2, "sampler": "halton"},
+            "speed.reuse: got 2 with the sampler 'halton', works with 'maskgit' only",
+        ),
     ],
 )
 def test_mistakes_are_explained(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Sampling(**settings)
+        flat_sampling(**settings)

@@ -23,7 +23,7 @@ from maskgen.tasks.data.base import AudioData
 from maskgen.tasks.data.tokens.cache import cached_tokens, tokenize
 from maskgen.tasks.media.audio.files import load_sound
 from maskgen.tasks.pipeline import Pipeline, Sampling
-from maskgen.tasks.training.codec import train_codec
+from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
@@ -109,9 +109,8 @@ def toy(folder: Path, **changes: Any) -> Path:
 
 
 def stage1(out: Path, **changes: Any) -> Path:
-    return train_codec(
-        out=out, **{"codec": CODEC, "data": Tones(), "loss": LOSS, "settings": settings(), "say": _ignore, **changes}
-    )
+    plain = {"tokenizer": AudioCodec(CODEC), "data": Tones(), "loss": LOSS, "settings": settings(), "say": _ignore}
+    return train_tokenizer(out=out, **{**plain, **changes})
 
 
 def stage2(tokenizer: Path, out: Path, **changes: Any) -> Path:
@@ -157,7 +156,7 @@ def test_codec_and_transformer_make_a_model(tmp_path: Path) -> None:
     before, again = (tmp_path / "pipeline.json").stat().st_mtime_ns, []
     stage1(tmp_path / "tokenizer", say=again.append)
     stage2(tmp_path / "tokenizer", tmp_path, transformer=model(**sizes), say=again.append)
-    assert [line.split(",")[0] for line in again] == ["codec: finished before", "transformer: finished before"]
+    assert [line.split(",")[0] for line in again] == ["tokenizer: finished before", "transformer: finished before"]
     assert (tmp_path / "pipeline.json").stat().st_mtime_ns == before
 
 
@@ -181,10 +180,10 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, kind: Any, step: int, train: Any
     """Send Ctrl-C to this process in the middle of one step."""
     real = kind.loss
 
-    def loss(self: Any, player: str, modules: Any, batch: Any, at: int) -> Any:
+    def loss(self: Any, network: str, modules: Any, batch: Any, at: int) -> Any:
         if at == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, at)
+        return real(self, network, modules, batch, at)
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "loss", loss)
@@ -262,7 +261,7 @@ def test_data_of_another_kind(tmp_path: Path) -> None:
         stage2(tokenizer, tmp_path / "out", data=Tones(rate=900))
     with pytest.raises(ValueError, match="data: got image data, but the tokenizer's modality is audio"):
         stage2(tokenizer, tmp_path / "out", data=Squares())
-    with pytest.raises(FileNotFoundError, match=r"which holds none .*name a folder made by `maskgen train codec`"):
+    with pytest.raises(FileNotFoundError, match=r"which holds none .*name a folder made by `maskgen train tokenizer`"):
         stage2(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(ValueError, match="num_classes is 0, expected 2"):
         stage2(tokenizer, tmp_path / "out", data=Tones(labels=True))

@@ -11,7 +11,7 @@ import torch
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.critic import CriticSettings
 from maskgen.objectives.masked import MaskingSettings
-from maskgen.tasks.commands.tokenize import tokenize_data
+from maskgen.tasks.commands.tokenize import ShardSettings, tokenize_data
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.pipeline import Pipeline, Sampling
@@ -50,8 +50,8 @@ def test_into_the_same_folder(folder: Path) -> None:
     said: list[str] = []
     train(folder, folder, say=said.append)
     assert said == [f"critic: finished before, reused from {folder / 'critic'}"]
-    with pytest.raises(ValueError, match=r"critic: holds a run with other settings \(judging\)"):
-        train(folder, folder, judging=CriticSettings(temperature=0.5))
+    with pytest.raises(ValueError, match=r"critic: holds a run with other settings \(critic_settings\)"):
+        train(folder, folder, critic_settings=CriticSettings(temperature=0.5))
 
 
 def test_into_another_folder_with_other_sizes(folder: Path, tmp_path: Path) -> None:
@@ -68,7 +68,8 @@ def test_into_another_folder_with_other_sizes(folder: Path, tmp_path: Path) -> N
 
 def test_on_token_shards(folder: Path, tmp_path: Path) -> None:
     """The same weights as on the data that the shards were made of."""
-    shards = tokenize_data(tokenizer=folder / "tokenizer", data=Squares(), out=tmp_path / "tokens", views=2, seed=42)
+    settings_of = ShardSettings(views=2, seed=42)
+    shards = tokenize_data(settings_of, tokenizer=folder / "tokenizer", data=Squares(), out=tmp_path / "tokens")
     on_data = train(folder, tmp_path / "data", views=2)
     on_shards = train(folder, tmp_path / "shards", data=TokenShards(shards))
     weights = [(out / "critic" / "model.safetensors").read_bytes() for out in (on_data, on_shards)]
@@ -121,10 +122,10 @@ def test_on_the_command_line(configs: Path, capsys: pytest.CaptureFixture[str]) 
     data = {"class_path": "maskgen.tasks.data.images.digits.Folder", "init_args": {"root": "data", "size": 8}}
     words = ("train", "critic", "--model", "model", "--out", "model", "--data", json.dumps(data))
     short = ("--settings.steps", 2, "--settings.batch_size", 2, "--settings.tracker", "null")
-    run(*words, *short, "--judging.temperature", 0.9, "--judging.label_dropout", 0.0)
+    run(*words, *short, "--critic_settings.temperature", 0.9, "--critic_settings.label_dropout", 0.0)
     run("generate", "--model", "model", "--labels", "0", "--sampling.select", "critic", "--sampling.steps", 2)
     assert Path("out/manifest.json").is_file()
-    assert "holds a run with other settings (judging)" in refused(capsys, *words, *short)
+    assert "holds a run with other settings (critic_settings)" in refused(capsys, *words, *short)
     assert "out: a self-critic is another model" in refused(capsys, *words, "--kind", "self")
 
 

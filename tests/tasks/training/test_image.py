@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import maskgen.tasks.training.image
 from maskgen.checkpoint import load_module, save_module
 from maskgen.data import Source, TensorSource
 from maskgen.models.bert import BertConfig, BertTransformer
@@ -24,13 +23,13 @@ from maskgen.tasks.data.tokens.cache import tokenize
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import to_tensor
 from maskgen.tasks.pipeline import Pipeline, Sampling
-from maskgen.tasks.training.image import train_tokenizer
+from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
-from maskgen.tokenizers.training.image import ReconstructionSettings
+from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, ReconstructionTraining
 from maskgen.training.trainer import Interrupted, OptimizerSettings, TrainSettings
 
 VQGAN_CONFIG = VQGANConfig(
@@ -88,7 +87,7 @@ def model(**changes: Any) -> ModernTransformer:
 
 
 def stage1(out: Path, **changes: Any) -> Path:
-    plain = {"tokenizer": VQGAN_CONFIG, "data": Squares(), "loss": PLAIN, "settings": settings(), "say": _ignore}
+    plain = {"tokenizer": VQGAN(VQGAN_CONFIG), "data": Squares(), "loss": PLAIN, "settings": settings(), "say": _ignore}
     return train_tokenizer(out=out, **{**plain, **changes})
 
 
@@ -220,10 +219,10 @@ def test_what_was_refused_does_not_bind(tmp_path: Path) -> None:
 def interrupt_at(step: int, real: Callable[..., Any]) -> Callable[..., Any]:
     """A loss that sends Ctrl-C to this process in the middle of one step."""
 
-    def loss(self: Any, player: str, modules: Any, batch: Any, at: int) -> Any:
+    def loss(self: Any, network: str, modules: Any, batch: Any, at: int) -> Any:
         if at == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, at)
+        return real(self, network, modules, batch, at)
 
     return loss
 
@@ -237,7 +236,7 @@ def test_interrupted_and_gone_on(stage: str, tmp_path: Path, monkeypatch: pytest
             return stage1(out, settings=chosen)
         return stage2(toy(tmp_path / "toy"), out, transformer=model(vocab_size=4, dropout=0.1), settings=chosen)
 
-    kind = maskgen.tasks.training.image.VQGANTraining if stage == "tokenizer" else MaskedModeling
+    kind = ReconstructionTraining if stage == "tokenizer" else MaskedModeling
     folder = "." if stage == "tokenizer" else "transformer"
     train(tmp_path / "whole")
     with monkeypatch.context() as patch:

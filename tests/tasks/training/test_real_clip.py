@@ -12,11 +12,12 @@ from maskgen.objectives.commit import CommitSettings
 from maskgen.tasks.data.video.folders import VideoFolder
 from maskgen.tasks.media.video.files import load_video, to_video_tensor
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.video import train_video_tokenizer, train_video_transformer
+from maskgen.tasks.training.tokenizer import train_tokenizer
+from maskgen.tasks.training.video import train_video_transformer
 from maskgen.tasks.video.prediction import predict_frames
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
-from maskgen.tokenizers.training.adversarial import psnr
-from maskgen.tokenizers.training.video import VideoReconstructionSettings
+from maskgen.tokenizers.training.base import psnr
+from maskgen.tokenizers.training.reconstruction import VideoReconstructionSettings
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 from maskgen.training.trainer import OptimizerSettings, TrainSettings
 
@@ -49,9 +50,7 @@ def test_tokenizer_and_model_take_a_real_clip(tmp_path: Path) -> None:
         tracker=None,
     )
     loss = VideoReconstructionSettings(perceptual=None, gan_weight=0.0)
-    train_video_tokenizer(
-        tokenizer=VQ3D(config), data=data, loss=loss, settings=settings, out=tmp_path / "codes", say=print
-    )
+    train_tokenizer(tokenizer=VQ3D(config), data=data, loss=loss, settings=settings, out=tmp_path / "codes", say=print)
     frames, rate = load_video(CLIP, start=2.0, frames=8, size=(16, 16))
     assert float(rate) > 0
     real = to_video_tensor(frames)

@@ -12,7 +12,7 @@ from maskgen.sampling.settings import Sampling
 from maskgen.tasks.audio.infilling import infill
 from maskgen.tasks.data.audio.folders import SoundFolder
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.codec import train_codec
+from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
 from maskgen.tokenizers.training.audio import CodecLossSettings
@@ -48,7 +48,8 @@ def test_codec_and_model_learn_from_spoken_digits(tmp_path: Path) -> None:
         tracker=None,
     )
     loss = CodecLossSettings(windows=(256, 64), bands=(20, 8), quantize_from=5, revive_every=5, validation=8)
-    train_codec(codec=config, data=data, loss=loss, settings=settings, out=tmp_path / "codec", say=print)
+    out = tmp_path / "codec"
+    train_tokenizer(tokenizer=AudioCodec(config), data=data, loss=loss, settings=settings, out=out, say=print)
     codec = load_module(tmp_path / "codec", AudioCodec)
     sounds = data.test().batch(range(8), range(8))["audio"]  # type: ignore[union-attr]
     with torch.no_grad():

@@ -21,8 +21,9 @@ from maskgen.objectives.commit import CommitModeling, CommitSettings
 from maskgen.sampling.commit import Prompt
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
-from maskgen.tasks.training.video import train_video_tokenizer, train_video_transformer
+from maskgen.tasks.training.video import train_video_transformer
 from maskgen.tasks.video.completion import complete_clips
 from maskgen.tasks.video.generation import generate_video
 from maskgen.tasks.video.inpainting import inpaint_video
@@ -30,10 +31,12 @@ from maskgen.tasks.video.interpolation import interpolate
 from maskgen.tasks.video.prediction import predict_frames
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
-from maskgen.tokenizers.magvit2.tokenizer import Magvit2Video, Magvit2VideoConfig
+from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2ImageConfig, Magvit2Video, Magvit2VideoConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.training.discriminators.video import VideoDiscriminatorConfig
-from maskgen.tokenizers.training.video import VideoReconstructionSettings, VideoTokenizerTraining
+from maskgen.tokenizers.training.magvit2 import Magvit2Settings
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining, VideoReconstructionSettings
+from maskgen.tokenizers.training.settings import loss_settings
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 from maskgen.training.trainer import Interrupted, OptimizerSettings, TrainSettings
 from tests.tasks.training.test_image import Squares
@@ -69,7 +72,7 @@ def toy(folder: Path) -> Path:
 
 def stage1(out: Path, **changes: Any) -> Path:
     plain = {"tokenizer": vq3d(), "data": Boxes(), "loss": PLAIN, "settings": settings(), "say": _ignore}
-    return train_video_tokenizer(out=out, **{**plain, **changes})
+    return train_tokenizer(out=out, **{**plain, **changes})
 
 
 def stage2(codes: Path, out: Path, **changes: Any) -> Path:
@@ -106,7 +109,7 @@ def test_tokenizer_and_transformer_make_a_model(tmp_path: Path) -> None:
     stage1(tmp_path / "tokenizer", say=again.append)
     stage2(tmp_path / "tokenizer", tmp_path, say=again.append, **chosen)
     assert [line.split(",")[0] for line in again] == [
-        "video tokenizer: finished before",
+        "tokenizer: finished before",
         "video transformer: finished before",
     ]
     assert (tmp_path / "pipeline.json").stat().st_mtime_ns == before
@@ -184,7 +187,7 @@ def test_it_learns_one_clip_by_heart(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage1(tmp_path / "whole", settings=settings(steps=5))
-    _interrupt(monkeypatch, VideoTokenizerTraining, 2, lambda: stage1(tmp_path / "parts", settings=settings(steps=5)))
+    _interrupt(monkeypatch, ReconstructionTraining, 2, lambda: stage1(tmp_path / "parts", settings=settings(steps=5)))
     with pytest.raises(ValueError, match=r"holds a run with other settings \(settings\)"):
         stage1(tmp_path / "parts", settings=settings(steps=6))
     stage1(tmp_path / "parts", settings=settings(steps=5))
@@ -209,10 +212,10 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, kind: Any, step: int, train: Any
     """Send Ctrl-C to this process in the middle of one step."""
     real = kind.loss
 
-    def loss(self: Any, player: str, modules: Any, batch: Any, at: int) -> Any:
+    def loss(self: Any, network: str, modules: Any, batch: Any, at: int) -> Any:
         if at == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, player, modules, batch, at)
+        return real(self, network, modules, batch, at)
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "loss", loss)
@@ -231,13 +234,13 @@ def test_inflation(tmp_path: Path) -> None:
     said: list[str] = []
     slow = settings(steps=1, optimizer=OptimizerSettings(lr=1e-9, warmup_steps=1))
     stage1(tmp_path / "out", inflate=tmp_path / "images", settings=slow, say=said.append)
-    assert said == [f"video tokenizer: inflated from {tmp_path / 'images'}; 0 weights start anew"]
+    assert said == [f"tokenizer: inflated from {tmp_path / 'images'}; 0 weights start anew"]
     video = load_module(tmp_path / "out", VQ3D)
     assert torch.allclose(video.quantizer.codebook, images.quantizer.codebook, atol=1e-6)
     assert "inflate" in json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
     with pytest.raises(ValueError, match=r"holds a run with other settings \(inflate\)"):
         stage1(tmp_path / "out", settings=slow)
-    with pytest.raises(FileNotFoundError, match="which holds no tokenizer"):
+    with pytest.raises(FileNotFoundError, match="inflate: got .* which holds none"):
         stage1(tmp_path / "other", inflate=tmp_path / "nowhere")
     save_module(ToyTokenizer(ToyTokenizerConfig()), tmp_path / "pictures")
     with pytest.raises(ValueError, match="inflate: got a ToyTokenizer, expected an image tokenizer: VQGAN or FrameVQ"):
@@ -245,18 +248,36 @@ def test_inflation(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_magvit2_is_trained_too(tmp_path: Path) -> None:
+    """By the settings of its own, from an image tokenizer's weights on."""
+    sizes: dict[str, Any] = {"channels": 8, "multipliers": (1, 1), "res_blocks": 1, "token_bits": (4,), "groups": 4}
+    save_module(Magvit2Image(Magvit2ImageConfig(**sizes)), tmp_path / "images")
+    loss = Magvit2Settings(perceptual=None, discriminator=None)
+    video = Magvit2Video(Magvit2VideoConfig(**sizes, strides=((2, 2, 2),)))
+    data, said = Boxes(frames=9), []
+    plain = {"tokenizer": video, "data": data, "loss": loss, "inflate": tmp_path / "images"}
+    stage1(tmp_path / "out", say=said.append, **plain)
+    assert said == [f"tokenizer: inflated from {tmp_path / 'images'}; 0 weights start anew"]
+    trained = load_module(tmp_path / "out", Magvit2Video)
+    assert trained.config == video.config
+    lines = (tmp_path / "out" / "log.jsonl").read_text("utf-8").splitlines()
+    assert {"pixel", "entropy", "commitment"} <= json.loads(lines[0]).keys()
+    assert loss_settings(Magvit2Video) is loss_settings(Magvit2Image) is Magvit2Settings
+    with pytest.raises(ValueError, match="inflate: got a Magvit2Image, expected an image tokenizer: VQGAN or FrameVQ"):
+        stage1(tmp_path / "other", inflate=tmp_path / "images")
+    with pytest.raises(ValueError, match="inflate: a Magvit2Image cannot start from an image tokenizer; only VQ3D and"):
+        stage1(
+            tmp_path / "other", tokenizer=Magvit2Image(Magvit2ImageConfig(**sizes)), data=Squares(), inflate=tmp_path
+        )
+
+
 def test_stage_1_refuses(tmp_path: Path) -> None:
     judge = VideoDiscriminatorConfig(size=(4, 8, 8), channels=4, multipliers=(1,))
     adversarial = VideoReconstructionSettings(perceptual=None, discriminator=judge)
     with pytest.raises(ValueError, match=r"size: got \[4, 8, 8\], but the clips are \[8, 8, 8\] \(frames, height"):
         stage1(tmp_path / "out", loss=adversarial)
-    with pytest.raises(ValueError, match=r"tokenizer: got ToyVideoTokenizer, expected a VQ3D"):
+    with pytest.raises(ValueError, match=r"tokenizer: ToyVideoTokenizer has no forward to train; add forward"):
         stage1(tmp_path / "out", tokenizer=tokenizer())
-    small = Magvit2VideoConfig(
-        channels=8, multipliers=(1, 1), res_blocks=1, token_bits=(4,), groups=4, strides=((2, 2, 2),)
-    )
-    with pytest.raises(ValueError, match=r"got Magvit2Video, .* by maskgen\.tokenizers\.magvit2_training"):
-        stage1(tmp_path / "out", tokenizer=Magvit2Video(small))
     assert not (tmp_path / "out").exists()
     frames = VideoDiscriminatorConfig(kind="frame", size=(99, 8, 8), channels=4, multipliers=(1,))
     stage1(tmp_path / "frames", loss=VideoReconstructionSettings(perceptual=None, discriminator=frames))
@@ -296,7 +317,7 @@ def test_stage_2_refuses(tmp_path: Path, changes: dict[str, Any], message: str) 
 
 
 def test_stage_2_refuses_other_things(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"name a folder made by `maskgen train video-tokenizer`"):
+    with pytest.raises(FileNotFoundError, match=r"name a folder made by `maskgen train tokenizer`"):
         stage2(tmp_path / "nowhere", tmp_path / "out")
     save_module(ToyTokenizer(ToyTokenizerConfig()), tmp_path / "images")
     with pytest.raises(ValueError, match="tokenizer: got one of modality image, expected one of video"):

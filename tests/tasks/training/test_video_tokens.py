@@ -55,7 +55,7 @@ def test_batches_are_what_the_tasks_say(alone: bool) -> None:
         task = named_task(name)
         condition = task.condition(clips[row : row + 1], cells)
         known = condition.tokens.flatten()[:, None]
-        assert torch.equal(batch["known"][row], known), name
+        assert torch.equal(batch["given"][row], known), name
         expected = codec.encode(condition.clip)[0]
         assert torch.equal(batch["condition"][row][known], expected[known]), name
         assert batch["task"][row] == task.prompt(), name
@@ -86,8 +86,8 @@ def test_inpaintings_prompt() -> None:
 def test_generation_without_classes() -> None:
     source = commit_tokens(Boxes(labels=False).train(), tokenizer(), {"CG": 1.0})
     batch = source.batch([0, 1], [0, 1])
-    assert batch.keys() == {"tokens", "condition", "known", "task"}
-    assert not batch["known"].any()
+    assert batch.keys() == {"tokens", "condition", "given", "task"}
+    assert not batch["given"].any()
     with pytest.raises(ValueError, match="got class-conditional tasks, but no labels"):
         commit_tokens(Boxes(labels=False).train(), tokenizer(), {"CFP": 1.0})
 
@@ -140,7 +140,7 @@ def test_tokens_on_disk(tmp_path: Path) -> None:
 def test_refusals() -> None:
     tokens = torch.zeros(3, 4, 1, dtype=torch.int16)
     chosen = torch.zeros(3, dtype=torch.long)
-    task = TaskTokens(prompt=1, places=torch.tensor([0]), class_conditional=False)
+    task = TaskTokens(prompt=1, positions=torch.tensor([0]), class_conditional=False)
     with pytest.raises(ValueError, match=r"got 1 tasks and lengths \[2, 3\], expected one length"):
         CommitSource(tokens, tokens[:2], chosen, [task])
     with pytest.raises(ValueError, match="got 0 tasks"):

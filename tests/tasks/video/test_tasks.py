@@ -235,18 +235,18 @@ def test_generating() -> None:
     assert (generate_video(PIPE, total=5)[0] == generate_video(PIPE)[0][:5]).all()
     with pytest.raises(ValueError, match="total: got 0, expected at least 1 frame"):
         generate_video(PIPE, total=0)
-    with pytest.raises(ValueError, match="got 2 labels and 3 seeds"):
+    with pytest.raises(ValueError, match="got 2 labels, 3 seeds"):
         generate_video(BY_CLASS, [0, 1], seeds=[1, 2, 3])
 
 
 @pytest.mark.parametrize("label", list(VIDEO_TASKS))
 def test_every_task_of_the_paper_on_a_batch(label: str) -> None:
     clips = torch.cat([tensor(noise(LENGTH, seed=seed)) for seed in range(2)])
-    made = complete_clips(BY_CLASS, clips, label, labels=["left", 1], seeds=[3, 4])
+    made = complete_clips(BY_CLASS, clips, label, label=["left", 1], seeds=[3, 4])
     assert made.shape == clips.shape
     assert made.min() >= 0
     assert made.max() <= 1
-    again = complete_clips(BY_CLASS, clips[1:], label, labels=1, seeds=[4])
+    again = complete_clips(BY_CLASS, clips[1:], label, label=1, seeds=[4])
     assert torch.equal(made[1:], again)
     with pytest.raises(ValueError, match=r"clips: got \(2, 3, 8, 8, 8\) and 1 seeds, expected"):
         complete_clips(BY_CLASS, clips, label, seeds=[1])

@@ -4,7 +4,7 @@ Shapes: T frames, t token frames.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,17 @@ from torch import Tensor
 from maskgen.conditioning import Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.commit import Prompt, commit_guided_logits, sample_commit
-from maskgen.tasks.conditions.request import Request
+from maskgen.sampling.guidance import Guidance
+from maskgen.tasks.conditions.request import Options, Request
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tasks.conditions.video import VIDEO_TASKS, TokenCells
+from maskgen.tasks.media.windows import Piece
 from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline, Sampling
-from maskgen.tasks.video.completion import clip_cells, complete, drawing
+from maskgen.tasks.video.completion import clip_cells, complete, paste_given, video_request
 from maskgen.tasks.video.regions import MemoryMask
 from maskgen.tasks.video.source import MemoryFrames
 from maskgen.tasks.video.windows import (
-    Piece,
     between_pieces,
     context_frames,
     generated_pieces,
@@ -36,6 +37,7 @@ from maskgen.tasks.video.windows import (
     predicted_total,
 )
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Video, Magvit2VideoConfig
+from tests.selections import flat_sampling
 from tests.tasks.video.toys import COMMIT, LENGTH, LEVELS, SIDE, boxes, noise, pipeline, spy_pipeline, tensor, tokenizer
 
 SIZE = (SIDE, SIDE)
@@ -52,6 +54,10 @@ class Watched(MemoryFrames):
     def read(self, start: int, stop: int) -> Tensor:
         self.most = max(self.most, stop - start)
         return super().read(start, stop)
+
+
+def request(pipe: Pipeline, seeds: Sequence[int], **options: Any) -> Request:
+    return pipe.request(Options(seeds=seeds, **options))
 
 
 def joined(pieces: Iterator[Piece]) -> Tensor:
@@ -72,7 +78,7 @@ def test_a_window_is_shown_the_tokens_of_the_padded_clip() -> None:
     pipe, spy = spy_pipeline(boxes())
     clip = tensor(noise(LENGTH, seed=3))
     task = VIDEO_TASKS["FP"]
-    complete(pipe, clip, task, drawing(pipe, None, [1], Sampling(sampler="commit", steps=2)))
+    complete(pipe, clip, task, request(pipe, [1], sampling=Sampling(sampler="commit", steps=2)))
     condition = task.condition(clip, clip_cells(pipe))
     expected = tokenizer().encode(condition.clip)
     first, second = spy.seen
@@ -94,7 +100,7 @@ def test_the_condition_is_refined_by_commit_and_kept_by_the_others() -> None:
     made = {}
     for sampler in ("commit", "maskgit"):
         pipe, _ = spy_pipeline(answer, sampling=Sampling(sampler=sampler, steps=2))  # type: ignore[arg-type]
-        made[sampler] = complete(pipe, clip, VIDEO_TASKS["IPC"], drawing(pipe, None, [1], None, paste=False))
+        made[sampler] = complete(pipe, clip, VIDEO_TASKS["IPC"], request(pipe, [1]), paste=False)
     hole = ~condition.pixels.expand_as(clip)
     assert close(made["commit"], tensor(answer))
     assert close(made["maskgit"][hole], tensor(answer)[hole])
@@ -106,20 +112,20 @@ def test_the_condition_is_refined_by_commit_and_kept_by_the_others() -> None:
 def test_inpaintings_prompt(official: bool) -> None:
     pipe, spy = spy_pipeline(boxes())
     pipe.config = dataclasses.replace(pipe.config, video=TrainedTasks(inpainting_prompt=not official))
-    complete(pipe, tensor(noise(LENGTH)), VIDEO_TASKS["IPC"], drawing(pipe, None, [1], None))
+    complete(pipe, tensor(noise(LENGTH)), VIDEO_TASKS["IPC"], request(pipe, [1]))
     assert spy.tasks[0] == [Prompt.OUTPAINTING if official else Prompt.INPAINTING]
 
 
 def test_a_single_task_has_no_prompt() -> None:
     pipe = pipeline(num_tasks=0)
-    assert complete(pipe, tensor(noise(LENGTH)), VIDEO_TASKS["FP"], drawing(pipe, None, [1], None)).shape[0] == 1
+    assert complete(pipe, tensor(noise(LENGTH)), VIDEO_TASKS["FP"], request(pipe, [1])).shape[0] == 1
     few = pipeline(num_tasks=2)
     with pytest.raises(ValueError, match=r"num_tasks 2, expected 5 or more: task 4 is asked of it \(inpainting\)"):
         complete(
             pipeline(num_tasks=2, inpainting_prompt=True),
             tensor(noise(LENGTH)),
             VIDEO_TASKS["IPC"],
-            drawing(few, None, [1], None),
+            request(few, [1]),
         )
 
 
@@ -129,7 +135,7 @@ def test_going_on_in_windows() -> None:
     pipe, spy = spy_pipeline(answer)
     a, given_frames = tensor(answer)[0], noise(3)
     source = MemoryFrames(given_frames, SIZE)
-    made = joined(predicted_pieces(pipe, source, 18, 2, drawing(pipe, None, [1], None)))[0]
+    made = joined(predicted_pieces(pipe, source, 18, 2, request(pipe, [1])))[0]
     assert made.shape[1] == 18
     assert torch.equal(made[:, :3], tensor(given_frames)[0])  # the given frames, bit for bit
     # Windows begin at frames 1, 7 and 13; of the first, two frames are given.
@@ -147,8 +153,8 @@ def test_going_on_in_windows() -> None:
 def test_a_longer_prediction_begins_like_a_shorter_one() -> None:
     pipe = pipeline(names=["FP2"])
     source = MemoryFrames(noise(2), SIZE)
-    draw = drawing(pipe, None, [1, 2], None)
-    short, long = (joined(predicted_pieces(pipe, source, total, None, draw)) for total in (14, 30))
+    asked = request(pipe, [1, 2])
+    short, long = (joined(predicted_pieces(pipe, source, total, None, asked)) for total in (14, 30))
     assert torch.equal(long[:, :, :12], short[:, :, :12])
     assert not torch.equal(long[:, :, 14:20], long[:, :, 20:26]), "each window has noise of its own"
 
@@ -156,7 +162,7 @@ def test_a_longer_prediction_begins_like_a_shorter_one() -> None:
 def test_memory_is_bounded() -> None:
     pipe = pipeline(names=["FP2"])
     source = Watched(noise(200))
-    pieces = predicted_pieces(pipe, source, 260, None, drawing(pipe, None, [1], None))
+    pieces = predicted_pieces(pipe, source, 260, None, request(pipe, [1]))
     assert max(piece.shape[2] for _, piece in pieces) <= 16
     assert source.most <= 16
     source = Watched(noise(40))
@@ -164,7 +170,7 @@ def test_memory_is_bounded() -> None:
     mask[2:5, 2:5] = True
     task = VIDEO_TASKS["IPC"]
     region = MemoryMask(mask, source, SIZE)
-    pieces = painted_pieces(pipe, source, region, task, drawing(pipe, None, [1], None))
+    pieces = painted_pieces(pipe, source, region, task, request(pipe, [1]))
     assert max(piece.shape[2] for _, piece in pieces) <= LENGTH
     assert source.most == LENGTH
 
@@ -190,9 +196,9 @@ def test_how_many_frames_are_shown() -> None:
 def test_any_gap_is_filled(total: int, first: int, last: int) -> None:
     head, tail = noise(first, seed=1), noise(last, seed=2)
     whole = first + last + total
-    draw = drawing(PIPE, None, [4], Sampling(sampler="commit", steps=1))
+    asked = request(PIPE, [4], sampling=Sampling(sampler="commit", steps=1))
     sources = MemoryFrames(head, SIZE), MemoryFrames(tail, SIZE)
-    made = joined(between_pieces(PIPE, *sources, whole, draw))
+    made = joined(between_pieces(PIPE, *sources, given_ends(PIPE, first, last, whole), asked))
     assert made.shape == (1, 3, whole, SIDE, SIDE)
     assert torch.equal(made[:, :, :first], tensor(head))
     assert torch.equal(made[:, :, -last:], tensor(tail))
@@ -207,7 +213,7 @@ def test_a_gap_longer_than_the_model_is_spanned_first() -> None:
     pipe, spy = spy_pipeline(answer)
     head, tail = tensor(noise(1, seed=1)), tensor(noise(1, seed=2))
     sources = MemoryFrames(head, SIZE), MemoryFrames(tail, SIZE)
-    made = joined(between_pieces(pipe, *sources, 22, drawing(pipe, None, [1], None)))[0]
+    made = joined(between_pieces(pipe, *sources, (1, 22), request(pipe, [1])))[0]
     assert len(spy.seen) == 1 + 7
     a = tensor(answer)[0]
     assert torch.equal(made[:, :1], head[0])
@@ -222,7 +228,7 @@ def test_a_short_gap_takes_evenly_spaced_frames() -> None:
     answer = boxes(4)
     pipe, _ = spy_pipeline(answer)
     head, tail = MemoryFrames(noise(1, seed=1), SIZE), MemoryFrames(noise(1, seed=2), SIZE)
-    made = joined(between_pieces(pipe, head, tail, 4, drawing(pipe, None, [1], None)))[0]
+    made = joined(between_pieces(pipe, head, tail, (1, 4), request(pipe, [1])))[0]
     assert close(made[:, 1:3], tensor(answer)[0, :, [2, 5]])
 
 
@@ -246,7 +252,7 @@ def test_windows_of_an_edit_hear_of_each_other() -> None:
     mask[:4] = True
     source = MemoryFrames(clip, SIZE)
     region, task = MemoryMask(mask, source, SIZE), VIDEO_TASKS["IPC"]
-    made = joined(painted_pieces(pipe, source, region, task, drawing(pipe, None, [1], None)))[0]
+    made = joined(painted_pieces(pipe, source, region, task, request(pipe, [1])))[0]
     assert torch.equal(made[:, :, 4:], tensor(clip)[0, :, :, 4:])
     a = tensor(answer)[0, :, :, :4]
     # Windows begin at 0 and 6 and share two frames.
@@ -263,9 +269,7 @@ def test_windows_with_nothing_to_paint_are_left_alone() -> None:
     clip, mask = noise(20), np.zeros((20, SIDE, SIDE), bool)
     mask[15, 2, 2] = True
     source = MemoryFrames(clip, SIZE)
-    made = joined(
-        painted_pieces(pipe, source, MemoryMask(mask, source, SIZE), VIDEO_TASKS["IPC"], drawing(pipe, None, [1], None))
-    )
+    made = joined(painted_pieces(pipe, source, MemoryMask(mask, source, SIZE), VIDEO_TASKS["IPC"], request(pipe, [1])))
     kept = ~torch.from_numpy(mask)
     assert torch.equal(made[0][:, kept], tensor(clip)[0][:, kept])
     assert len(spy.seen) == 1
@@ -277,24 +281,22 @@ def test_whole_frames_to_paint() -> None:
     clip, mask = boxes(1), np.zeros((LENGTH, SIDE, SIDE), bool)
     mask[2:6] = True
     source = MemoryFrames(clip, SIZE)
-    made = joined(
-        painted_pieces(pipe, source, MemoryMask(mask, source, SIZE), VIDEO_TASKS["IPC"], drawing(pipe, None, [1], None))
-    )[0]
+    made = joined(painted_pieces(pipe, source, MemoryMask(mask, source, SIZE), VIDEO_TASKS["IPC"], request(pipe, [1])))[
+        0
+    ]
     assert close(made[:, 2:6], tensor(boxes(6))[0, :, 2:6])
     assert torch.equal(made[:, :2], tensor(clip)[0, :, :2])
     long = noise(20)
     mask = np.zeros((20, SIDE, SIDE), bool)
     mask[:9] = True
     source = MemoryFrames(long, SIZE)
-    list(
-        painted_pieces(pipe, source, MemoryMask(mask, source, SIZE), VIDEO_TASKS["IPC"], drawing(pipe, None, [1], None))
-    )
+    list(painted_pieces(pipe, source, MemoryMask(mask, source, SIZE), VIDEO_TASKS["IPC"], request(pipe, [1])))
     assert bool((spy.seen[1] == LEVELS).all())
 
 
 def test_generating_goes_on_as_a_prediction() -> None:
     pipe, spy = spy_pipeline(boxes())
-    made = joined(generated_pieces(pipe, 12, 4, drawing(pipe, None, [1], None)))
+    made = joined(generated_pieces(pipe, 12, request(pipe, [1])))
     assert made.shape[2] == 12
     assert spy.tasks == [[Prompt.FULL_GENERATION], [Prompt.FRAME_PREDICTION]]
     assert bool((spy.seen[0] == LEVELS).all())
@@ -308,8 +310,8 @@ def test_rows_do_not_depend_on_each_other(alone: bool) -> None:
     clips = torch.cat([tensor(noise(cells.size[0], seed=seed)) for seed in range(3)])
     for label in ("FP", "FI", "OPC", "OPD", "IPD"):
         task = VIDEO_TASKS[label]
-        whole = complete(pipe, clips, task, drawing(pipe, None, [5, 6, 7], None))
-        one = complete(pipe, clips[1:2], task, drawing(pipe, None, [6], None))
+        whole = complete(pipe, clips, task, request(pipe, [5, 6, 7]))
+        one = complete(pipe, clips[1:2], task, request(pipe, [6]))
         assert torch.equal(whole[1:2], one)
         pixels = task.condition(clips, cells).pixels
         assert torch.equal(torch.where(pixels, whole, 0), torch.where(pixels, clips, 0))
@@ -317,26 +319,38 @@ def test_rows_do_not_depend_on_each_other(alone: bool) -> None:
 
 def test_guidance() -> None:
     clips = tensor(noise(LENGTH))
-    names, guided_by = ["FP", "CG"], Sampling(sampler="commit", steps=2, guidance=2.0)
+    names, guided_by = ["FP", "CG"], flat_sampling(sampler="commit", steps=2, guidance=2.0)
     plain, guided = (
-        complete(pipe, clips, VIDEO_TASKS["FP"], drawing(pipe, None, [1], chosen))
+        complete(pipe, clips, VIDEO_TASKS["FP"], request(pipe, [1], sampling=chosen))
         for pipe in [pipeline(names=names, unconditional=True)]
         for chosen in (guided_by.override(guidance=0.0), guided_by)
     )
     assert not torch.equal(plain, guided)
+    guided_options = Options(seeds=[1], sampling=guided_by)
     with pytest.raises(ValueError, match=r"guidance: got 2, but this model never saw an example without a condition"):
-        drawing(pipeline(names=["FP"]), None, [1], guided_by)
-    drawing(pipeline(), None, [1], guided_by)  # nobody knows
+        video_request(pipeline(names=["FP"]), guided_options, Prompt.FRAME_PREDICTION, "prediction")
+    video_request(pipeline(), guided_options, Prompt.FRAME_PREDICTION, "prediction")  # nobody knows
 
 
-def test_drawings_refuse() -> None:
-    for seeds, message in (([], "seeds: got none"), ([-1], "seeds: got -1")):
+def test_requests_refuse() -> None:
+    wrong: tuple[tuple[Pipeline, Options, str], ...] = (
+        (PIPE, {"seeds": []}, "got 1 labels, 0 seeds"),
+        (PIPE, {"seeds": [-1]}, "seeds: got -1"),
+        (pipeline(classes=2), {"seeds": [1, 2, 3], "label": [0, 1]}, "got 2 labels, 3 seeds; expected the same number"),
+        (PIPE, {"label": 0}, "no classes"),
+        (pipeline(names=["FI"]), {}, "prediction: this model was trained on FI"),
+    )
+    for pipe, options, message in wrong:
         with pytest.raises(ValueError, match=message):
-            drawing(PIPE, None, seeds, None)
-    with pytest.raises(ValueError, match="got 2 labels and 3 seeds, expected the same number of each, or one label"):
-        drawing(pipeline(classes=2), [0, 1], [1, 2, 3], None)
-    with pytest.raises(ValueError, match="no classes"):
-        drawing(PIPE, 0, [1], None)
+            video_request(pipe, options, Prompt.FRAME_PREDICTION, "prediction")
+
+
+def test_putting_pixels_back() -> None:
+    made, clip = tensor(noise(4)), tensor(noise(4, seed=1))
+    pixels = tensor(noise(4, seed=2))[:, :1] < 0.5
+    found, keep = paste_given(made, clip, pixels), pixels.expand_as(clip)
+    assert torch.equal(found[keep], clip[keep])
+    assert torch.equal(found[~keep], made[~keep])
 
 
 def test_the_settings_reach_the_loop() -> None:
@@ -347,12 +361,12 @@ def test_the_settings_reach_the_loop() -> None:
     hidden = torch.rand(2, 64, 1, generator=generator) < 0.7
     labels, tasks, seeds = [0, -1], [1, 4], [5, 6]
     numbers = {"steps": 4, "schedule": "exp", "temperature": 0.7, "choice_temperature": 2.0}
-    chosen = Sampling(sampler="commit", guidance=1.5, guidance_ramp="linear", top_k=3, **numbers)  # type: ignore[arg-type]
+    chosen = flat_sampling(sampler="commit", guidance=1.5, guidance_ramp="linear", top_k=3, **numbers)  # type: ignore[arg-type]
     cond = Cond(labels=torch.tensor(labels), task=torch.tensor(tasks))
     logits_fn = commit_guided_logits(
-        pipe.transformer, cond, scale=1.5, steps=4, ramp="linear", null_task=Prompt.FULL_GENERATION
+        pipe.transformer, cond, Guidance(scale=1.5, ramp="linear"), steps=4, null_task=Prompt.FULL_GENERATION
     )
-    expected = sample_commit(logits_fn, tokens, ~hidden, mask_id=LEVELS, seeds=seeds, keep=chosen.keep(), **numbers)  # type: ignore[arg-type]
+    expected = sample_commit(logits_fn, tokens, ~hidden, mask_id=LEVELS, seeds=seeds, keep=chosen.filter, **numbers)  # type: ignore[arg-type]
     request = Request(cond=cond, seeds=seeds, sampling=chosen)
     found = pipe.fill(tokens, hidden, request)
     assert torch.equal(found, expected)
@@ -381,6 +395,6 @@ def test_several_codebooks_and_a_first_frame_of_its_own() -> None:
     )
     pipe = Pipeline(codec, ModernTransformer(config), PipelineConfig(signal_size=(5, 8, 8), sampling=COMMIT), "cpu")
     source = MemoryFrames(noise(3), SIZE)
-    made = joined(predicted_pieces(pipe, source, 9, 2, drawing(pipe, None, [1, 2], None)))
+    made = joined(predicted_pieces(pipe, source, 9, 2, request(pipe, [1, 2])))
     assert made.shape == (2, 3, 9, 8, 8)
     assert torch.equal(made[:, :, :3], tensor(noise(3)).expand(2, -1, -1, -1, -1))

@@ -13,7 +13,7 @@ from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.quantizers.usage import codebook_usage
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig
-from maskgen.tokenizers.training.image import ReconstructionSettings, VQGANTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, ReconstructionTraining
 from tests.core.toys import fit
 from tests.core.training.many_processes import run_processes
 
@@ -79,7 +79,7 @@ def test_revival_fills_a_collapsed_codebook(tmp_path: Path) -> None:
         model = tokenizer(entropy_weight=0.0)
         with torch.no_grad():
             model.quantizer.codebook.add_(torch.linspace(0, 50, 32)[:, None])  # most codes are far from any latent
-        objective = VQGANTraining(model, losses(revive_every=every, revive_last=20))
+        objective = ReconstructionTraining(model, losses(revive_every=every, revive_last=20))
         fit(objective, photos(), tmp_path / str(every), steps=30, log_every=30, batch_size=8)
         usage.append(lines(tmp_path / str(every))[0]["codebook_usage"])
         with torch.no_grad():
@@ -89,13 +89,13 @@ def test_revival_fills_a_collapsed_codebook(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_revives_the_same_codes(tmp_path: Path) -> None:
-    class Crashing(VQGANTraining):
+    class Crashing(ReconstructionTraining):
         crash = False
 
-        def loss(self, player: str, modules: Any, batch: Any, step: int) -> Any:
+        def loss(self, network: str, modules: Any, batch: Any, step: int) -> Any:
             if self.crash and step == 9:
                 raise ConnectionError
-            return super().loss(player, modules, batch, step)
+            return super().loss(network, modules, batch, step)
 
     changes: dict[str, Any] = {"steps": 12, "checkpoint_every": 4, "accumulation": 2, "batch_size": 4}
     results = []
@@ -110,7 +110,7 @@ def test_a_resumed_run_revives_the_same_codes(tmp_path: Path) -> None:
         results.append(objective.model.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     one = tokenizer()
-    fit(VQGANTraining(one, losses(lecam_weight=0.1, gan_weight=0.1)), photos(), tmp_path / "none", **changes)
+    fit(ReconstructionTraining(one, losses(lecam_weight=0.1, gan_weight=0.1)), photos(), tmp_path / "none", **changes)
     assert not torch.equal(one.quantizer.codebook, results[0]["quantizer.codebook"])
 
 
@@ -127,7 +127,7 @@ def trained(out: Path) -> None:
     )
     # A rate at which rounding does not yet move a latent to another code.
     changes: dict[str, Any] = {"steps": 20, "batch_size": 8, "log_every": 1, "optimizer": {"lr": 3e-5}}
-    fit(VQGANTraining(tokenizer(), settings), photos(16), out, **changes)
+    fit(ReconstructionTraining(tokenizer(), settings), photos(16), out, **changes)
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -148,7 +148,11 @@ def test_many_processes_train_like_one(world: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("quantizer", "settings", "message"),
     [
-        ({"kind": "lfq"}, {"revive_every": 1}, "revive_every: only quantizers of kind 'vq' have codes that can die"),
+        (
+            {"kind": "lfq"},
+            {"revive_every": 1},
+            "revive_every: only quantizers of kind 'vq' or 'rvq' have codes that can die",
+        ),
         ({"kind": "rvq"}, {"entropy_boost": 1.0}, "entropy_boost: the model's quantizer has no entropy term"),
         ({"entropy_weight": 0.0}, {"entropy_boost": 1.0}, "entropy_boost: the model's quantizer has no entropy term"),
     ],

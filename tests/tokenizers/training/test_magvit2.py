@@ -1,4 +1,4 @@
-"""Stage 1 of MAGVIT-v2's tokenizers: one batch is learned by heart, both players play, and settings are checked.
+"""Stage 1 of MAGVIT-v2's tokenizers: one batch is learned by heart, both networks play, and settings are checked.
 
 Shapes: B batch, T frames, H W pixels.
 """
@@ -22,16 +22,17 @@ from maskgen.tokenizers.training.discriminators.patch import (
     PatchDiscriminatorConfig,
     build_discriminator,
 )
-from maskgen.tokenizers.training.losses.image import LeCam, Perceptual
+from maskgen.tokenizers.training.losses.adaptive import adaptive_weight
+from maskgen.tokenizers.training.losses.image import LeCam
 from maskgen.tokenizers.training.losses.magvit2 import (
     Magvit2LossSettings,
-    adaptive_weight,
     discriminator_terms,
     entropy_weight,
     generator_terms,
     patch_discriminator_loss,
     patch_generator_loss,
 )
+from maskgen.tokenizers.training.losses.perceptual import Perceptual
 from maskgen.tokenizers.training.magvit2 import Magvit2Training
 from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
 
@@ -106,14 +107,14 @@ def test_one_batch_is_learned_by_heart(modality: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("modality", ["image", "video"])
 @pytest.mark.parametrize("gan_weight", [0.1, None])
-def test_both_players_learn(modality: str, gan_weight: float | None, tmp_path: Path) -> None:
+def test_both_networks_learn(modality: str, gan_weight: float | None, tmp_path: Path) -> None:
     source = images() if modality == "image" else clips()
     model = image_model() if modality == "image" else video_model()
     objective = Magvit2Training(model, adversarial(gan_weight=gan_weight))
-    players = objective.players()
-    before = {name: {k: v.clone() for k, v in module.state_dict().items()} for name, module in players.items()}
+    networks = objective.networks()
+    before = {name: {k: v.clone() for k, v in module.state_dict().items()} for name, module in networks.items()}
     fit(objective, source, tmp_path)
-    for name, module in players.items():
+    for name, module in networks.items():
         still = [key for key, value in module.state_dict().items() if torch.equal(value, before[name][key])]
         assert still == []
     assert objective.lecam is not None
@@ -132,33 +133,33 @@ def test_both_players_learn(modality: str, gan_weight: float | None, tmp_path: P
         assert all(math.isfinite(value) for value in line.values())
 
 
-def test_nobody_collects_the_other_players_gradients() -> None:
+def test_nobody_collects_the_other_networks_gradients() -> None:
     objective = Magvit2Training(image_model(), adversarial())
-    players, batch = objective.players(), images().tensors
-    loss, terms = objective.loss("model", players, dict(batch), 0)
+    networks, batch = objective.networks(), images().tensors
+    loss, terms = objective.loss("model", networks, dict(batch), 0)
     loss.backward()
-    judge = players["discriminator"]
+    judge = networks["discriminator"]
     assert terms["gan"] > 0
     assert [name for name, weight in judge.named_parameters() if weight.grad is not None] == []
     assert all(weight.requires_grad for weight in judge.parameters())
     assert all(weight.grad is not None for weight in objective.model.parameters())
     objective.model.zero_grad()
-    objective.loss("discriminator", players, dict(batch), 0)[0].backward()
+    objective.loss("discriminator", networks, dict(batch), 0)[0].backward()
     assert [name for name, weight in objective.model.named_parameters() if weight.grad is not None] == []
     assert all(weight.grad is not None for weight in judge.parameters())
 
 
 def test_the_game_begins_late() -> None:
     objective = Magvit2Training(image_model(), adversarial(gan_start=5))
-    players, batch = objective.players(), dict(images().tensors)
-    _, terms = objective.loss("model", players, batch, 4)
+    networks, batch = objective.networks(), dict(images().tensors)
+    _, terms = objective.loss("model", networks, batch, 4)
     assert "gan" not in terms
-    loss, _ = objective.loss("discriminator", players, batch, 4)
+    loss, _ = objective.loss("discriminator", networks, batch, 4)
     loss.backward()
     assert float(loss.detach()) == 0
-    assert all(float(weight.grad.abs().max()) == 0 for weight in players["discriminator"].parameters())
-    assert "gan" in objective.loss("model", players, batch, 5)[1]
-    assert float(objective.loss("discriminator", players, batch, 5)[0].detach()) > 0
+    assert all(float(weight.grad.abs().max()) == 0 for weight in networks["discriminator"].parameters())
+    assert "gan" in objective.loss("model", networks, batch, 5)[1]
+    assert float(objective.loss("discriminator", networks, batch, 5)[0].detach()) > 0
 
 
 def test_running_means_before_the_game() -> None:
@@ -175,10 +176,10 @@ def test_running_means_before_the_game() -> None:
 
 def test_without_a_discriminator() -> None:
     objective = Magvit2Training(image_model(), PLAIN)
-    assert list(objective.players()) == ["model"]
+    assert list(objective.networks()) == ["model"]
     assert objective.state() is None
     batch = dict(images().tensors)
-    assert set(objective.loss("model", objective.players(), batch, 0)[1]) == {
+    assert set(objective.loss("model", objective.networks(), batch, 0)[1]) == {
         *("pixel", "sample_entropy", "batch_entropy", "entropy", "commitment"),
         *("codebook_perplexity", "codebook_usage"),
     }
@@ -190,15 +191,15 @@ def test_without_a_discriminator() -> None:
 def test_mixed_precision() -> None:
     """Networks in bfloat16, entropies in float32."""
     objective = Magvit2Training(video_model(), adversarial(gan_weight=None))
-    players, batch = objective.players(), dict(clips().tensors)
-    for player in players:
+    networks, batch = objective.networks(), dict(clips().tensors)
+    for network in networks:
         with torch.autocast("cpu", torch.bfloat16):
-            loss, terms = objective.loss(player, players, batch, 0)
+            loss, terms = objective.loss(network, networks, batch, 0)
         assert loss.isfinite()
         loss.backward()
-        if player == "model":
+        if network == "model":
             assert terms["sample_entropy"].dtype == terms["batch_entropy"].dtype == torch.float32
-        assert all(weight.grad.isfinite().all() for weight in players[player].parameters())
+        assert all(weight.grad.isfinite().all() for weight in networks[network].parameters())
 
 
 def test_show_is_the_callers(tmp_path: Path) -> None:
@@ -218,7 +219,13 @@ def test_the_terms_are_summed_as_weighted() -> None:
     settings = adversarial(entropy_weight=0.5, commitment_weight=0.25, gan_weight=0.3)
     signal, fake = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     loss, _ = generator_terms(
-        settings, signal, fake, quantized(-3.0), step=0, judge=lambda x: torch.full((2, 1, 2, 2), 1.5), last_layer=fake
+        settings,
+        signal,
+        fake,
+        quantized(-3.0),
+        step=0,
+        discriminator=lambda x: torch.full((2, 1, 2, 2), 1.5),
+        last_layer=fake,
     )
     assert float(loss) == pytest.approx(1 - 1.5 + 0.5 + 0.3 * math.log1p(math.exp(-1.5)))
 
@@ -228,7 +235,7 @@ def test_the_perceptual_term_looks_at_frames(monkeypatch: pytest.MonkeyPatch) ->
     signal, fake = smooth(2, 3, 16, 16), 0.5 * smooth(2, 3, 16, 16)
     settings = Magvit2LossSettings(discriminator=None, perceptual_weight=2.0)
     loss, terms = generator_terms(
-        settings, 2 * signal - 1, 2 * fake - 1, quantized(), step=0, judge=None, last_layer=fake, perceptual=net
+        settings, 2 * signal - 1, 2 * fake - 1, quantized(), step=0, discriminator=None, last_layer=fake, perceptual=net
     )
     frames = torch.stack([net(fake[:, :, t], signal[:, :, t]) for t in range(3)]).mean()
     torch.testing.assert_close(terms["perceptual"], frames, atol=1e-5, rtol=1e-4)
@@ -236,7 +243,7 @@ def test_the_perceptual_term_looks_at_frames(monkeypatch: pytest.MonkeyPatch) ->
     asked: list[str] = []
     monkeypatch.setattr(training_module, "Perceptual", lambda name: asked.append(name) or net)
     objective = Magvit2Training(image_model(), Magvit2LossSettings(discriminator=None))
-    _, terms = objective.loss("model", objective.players(), dict(images(1).tensors), 0)
+    _, terms = objective.loss("model", objective.networks(), dict(images(1).tensors), 0)
     assert asked == ["vgg"]
     assert "perceptual" in terms
 

@@ -1,15 +1,14 @@
-"""Stage-1 losses: pure functions of tensors, and two small modules where a loss has state or weights.
+"""Stage-1 losses: pure functions of tensors, and a small module where a loss has state.
 
-Shapes: B batch, M rows, V codes, C H W image axes.
+Shapes: B batch, C channels, T frames, H W pixels.
 """
 
-import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.tokenizers.quantizers.entropy import _unknown
@@ -18,8 +17,8 @@ from maskgen.training.distributed.whole_batch import mean_over_processes
 __all__ = [
     "GANKind",
     "LeCam",
-    "Perceptual",
-    "PerceptualNet",
+    "as_images",
+    "check_pair",
     "discriminator_loss",
     "generator_loss",
     "l1_loss",
@@ -29,56 +28,42 @@ __all__ = [
 
 GANKind = Literal["non-saturating", "hinge"]
 
-PerceptualNet = Literal["vgg", "alex", "squeeze"]
+
+def as_images(signal: Tensor) -> Tensor:
+    """Clips ``[B, 3, T, H, W]`` as images ``[B x T, 3, H, W]``; images as they are."""
+    return signal if signal.ndim == 4 else rearrange(signal, "b c t h w -> (b t) c h w")
 
 
-# Torchvision's file of each backbone: what `lpips` asks the hub for.
-_BACKBONES = {
-    "vgg": "vgg16-397923af.pth",
-    "alex": "alexnet-owt-7be5be79.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
+def check_pair(prediction: Tensor, target: Tensor) -> None:
+    """Refuse two tensors of different shapes.
 
-
-def _check_pair(first: Tensor, second: Tensor, names: str) -> None:
-    if first.shape != second.shape:
+    Raises:
+        ValueError: naming both.
+    """
+    if prediction.shape != target.shape:
         raise ValueError(
-            f"{names}: got shapes {tuple(first.shape)} and {tuple(second.shape)}, expected equal ones; "
+            f"prediction and target: got shapes {tuple(prediction.shape)} and {tuple(target.shape)}, expected equal ones; "
             "broadcasting would change the mean"
         )
 
 
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference.
-
-    Args:
-        prediction: any shape.
-        target: same shape.
-
-    Returns:
-        Scalar.
+    """Mean absolute difference of two tensors of one shape; scalar.
 
     Raises:
         ValueError: when the shapes differ.
     """
-    _check_pair(prediction, target, "prediction and target")
+    check_pair(prediction, target)
     return (prediction - target).abs().mean()
 
 
 def l2_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference.
-
-    Args:
-        prediction: any shape.
-        target: same shape.
-
-    Returns:
-        Scalar.
+    """Mean squared difference of two tensors of one shape; scalar.
 
     Raises:
         ValueError: when the shapes differ.
     """
-    _check_pair(prediction, target, "prediction and target")
+    check_pair(prediction, target)
     return (prediction - target).square().mean()
 
 
@@ -193,71 +178,3 @@ class LeCam(nn.Module):
         real = F.relu(real_logits - self.ema_fake).square().mean()
         fake = F.relu(self.ema_real - fake_logits).square().mean()
         return real + fake
-
-
-class Perceptual(nn.Module):
-    """LPIPS distance (Zhang et al. 2018) through the `lpips` package; frozen, always in eval mode.
-
-    The official MaskGIT used ResNet-50 features (see ``perceptual_resnet``); LPIPS is what the field uses instead.
-
-    Args:
-        net: backbone: "vgg" (usual for training), "alex" or "squeeze".
-        pretrained: False gives random weights, for tests without a network.
-
-    Raises:
-        ImportError: when `lpips` is not installed.
-        ConnectionError: when the backbone's weights are neither on disk nor can be downloaded.
-        ValueError: for another backbone.
-    """
-
-    def __init__(self, net: PerceptualNet = "vgg", *, pretrained: bool = True) -> None:
-        super().__init__()
-        if net not in _BACKBONES:
-            raise ValueError(f"net: got {net!r}, expected one of {sorted(_BACKBONES)}")
-        self.lpips = _load_lpips(net, pretrained).requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "Perceptual":
-        """Stay in eval mode: its dropout would make the distance random.
-
-        Args:
-            mode: ignored.
-
-        Returns:
-            Itself.
-        """
-        return super().train(False)
-
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean distance of two batches.
-
-        Args:
-            prediction: float [B, 3, H, W] in [0, 1]; "vgg" needs sides of 16 or more, "alex" of 63, "squeeze" of 17.
-            target: same shape and range.
-
-        Returns:
-            Scalar.
-
-        Raises:
-            ValueError: when the shapes differ.
-        """
-        _check_pair(prediction, target, "prediction and target")
-        distance: Tensor = self.lpips(prediction * 2 - 1, target * 2 - 1)
-        return distance.mean()
-
-
-def _load_lpips(net: str, pretrained: bool) -> Any:
-    try:
-        import lpips
-    except ImportError as error:
-        raise ImportError('the perceptual loss needs lpips: pip install "maskgen[train]"') from error
-    try:
-        with warnings.catch_warnings():
-            # lpips 0.1.4 calls torchvision with the old `pretrained=` argument, which warns on every construction.
-            warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
-            return lpips.LPIPS(net=net, pretrained=pretrained, pnet_rand=not pretrained, verbose=False)
-    except OSError as error:  # URLError, timeouts and refused connections are all OSErrors
-        path = Path(torch.hub.get_dir()) / "checkpoints" / _BACKBONES[net]
-        raise ConnectionError(
-            f"cannot download the {net} weights of the perceptual loss: put {path.name} into {path.parent}, "
-            "or choose perceptual=None"
-        ) from error

@@ -9,25 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from maskgen.tokenizers.quantizers.lookup_free import LFQOutput
 from maskgen.tokenizers.training.discriminators.patch import PatchDiscriminatorConfig
-from maskgen.tokenizers.training.losses.image import (
-    LeCam,
-    Perceptual,
-    PerceptualNet,
-    discriminator_loss,
-    generator_loss,
-    l1_loss,
-)
+from maskgen.tokenizers.training.losses.adaptive import adaptive_weight
+from maskgen.tokenizers.training.losses.image import LeCam, as_images, discriminator_loss, generator_loss, l1_loss
+from maskgen.tokenizers.training.losses.perceptual import Perceptual, PerceptualNet
 
 __all__ = [
     "PUBLISHED_LOSSES",
     "Magvit2LossSettings",
     "PatchGAN",
-    "adaptive_weight",
     "discriminator_terms",
     "entropy_weight",
     "generator_terms",
@@ -36,8 +29,6 @@ __all__ = [
 ]
 
 PatchGAN = Literal["hinge", "vanilla", "non-saturating"]
-
-_MOST_ADAPTIVE = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +96,7 @@ def generator_terms(
     quantized: LFQOutput,
     *,
     step: int,
-    judge: Callable[[Tensor], Tensor] | None,
+    discriminator: Callable[[Tensor], Tensor] | None,
     last_layer: Tensor,
     perceptual: Perceptual | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -120,7 +111,7 @@ def generator_terms(
         reconstruction: same shape, not clamped.
         quantized: what the quantizer made.
         step: optimiser steps done.
-        judge: the discriminator, [B, 3, ...] -> logits [B, 1, ...]; None without the game.
+        discriminator: [B, 3, ...] -> logits [B, 1, ...]; None without the game.
         last_layer: kernel of the decoder's last convolution.
         perceptual: LPIPS; None without that term.
 
@@ -133,13 +124,15 @@ def generator_terms(
     terms = {"pixel": l1_loss(reconstruction, signal)}
     fidelity = terms["pixel"]
     if perceptual is not None:
-        terms["perceptual"] = perceptual(*(_frames(part + 1) / 2 for part in (reconstruction, signal)))
+        terms["perceptual"] = perceptual(*(as_images(part + 1) / 2 for part in (reconstruction, signal)))
         fidelity = fidelity + settings.perceptual_weight * terms["perceptual"]
     loss = fidelity + entropy_weight(settings, step) * quantized.entropy
     loss = loss + settings.commitment_weight * quantized.commitment
-    if judge is not None:
+    if discriminator is not None:
         begun = step >= settings.gan_start
-        logits = judge(reconstruction if begun else reconstruction.detach())  # it looks, for its running statistics
+        logits = discriminator(
+            reconstruction if begun else reconstruction.detach()
+        )  # it looks, for its running statistics
         if begun:
             gan = patch_generator_loss(logits)
             weight = gan.new_tensor(settings.gan_weight or 0.0)
@@ -176,7 +169,7 @@ def discriminator_terms(
         lecam.update(real, fake)
         terms["lecam"] = lecam(real, fake)
         loss = loss + settings.lecam_weight * terms["lecam"]
-    # Times 0 and not left out: every weight of a player needs a gradient.
+    # Times 0 and not left out: every weight of the discriminator needs a gradient.
     return loss if begun else 0.0 * loss, {name: term.detach() for name, term in terms.items()}
 
 
@@ -211,21 +204,6 @@ def patch_discriminator_loss(real: Tensor, fake: Tensor, kind: PatchGAN) -> Tens
     return 0.5 * discriminator_loss(real, fake, "hinge" if kind == "hinge" else "non-saturating")
 
 
-def adaptive_weight(fidelity: Tensor, gan: Tensor, last_layer: Tensor) -> Tensor:
-    """How much stronger the reconstruction pulls at the last layer than the adversary (Esser et al. 2021, equation 7).
-
-    Args:
-        fidelity: reconstruction loss, with a graph.
-        gan: adversarial loss, with a graph.
-        last_layer: kernel of the decoder's last convolution.
-
-    Returns:
-        Scalar in [0, 1e4], without a graph.
-    """
-    pulls = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (fidelity, gan)]
-    return (pulls[0] / (pulls[1] + 1e-4)).clamp(0.0, _MOST_ADAPTIVE).detach()
-
-
 def entropy_weight(settings: Magvit2LossSettings, step: int) -> float:
     """Weight of the entropy term: w (1 + boost * max(0, 1 - step / boost_steps)).
 
@@ -235,8 +213,3 @@ def entropy_weight(settings: Magvit2LossSettings, step: int) -> float:
     """
     extra = settings.entropy_boost * max(0.0, 1 - step / settings.entropy_boost_steps)
     return settings.entropy_weight * (1 + extra)
-
-
-def _frames(signal: Tensor) -> Tensor:
-    """Clips [B, 3, T, H, W] as images [B * T, 3, H, W]; images as they are."""
-    return signal if signal.ndim == 4 else signal.transpose(1, 2).flatten(end_dim=1)

@@ -11,9 +11,16 @@ import torch
 from torch import Tensor
 
 from maskgen.noise import SeededNoise
-from maskgen.published.amused.sampler import PUBLISHED_SAMPLING, amused_mask_counts, ranking_temperatures, sample_amused
+from maskgen.published.amused.sampler import (
+    PUBLISHED_SAMPLING,
+    AmusedSampling,
+    amused_mask_counts,
+    ranking_temperatures,
+    sample_amused,
+)
 from maskgen.published.amused.transformer import PUBLISHED
 from maskgen.sampling.loop import SampleStep
+from tests.selections import call
 
 
 def fixed_logits(count: int, places: int, seed: int = 0) -> Callable[[Tensor, int], Tensor]:
@@ -49,7 +56,7 @@ def official_loop(tokens: Tensor, logits: Tensor, steps: int, start: float, nois
 def test_usual_noise_gives_what_the_published_rule_gives() -> None:
     tokens, mask = hidden_at(*range(2, 12), count=4)
     logits_fn = fixed_logits(4, 12)
-    ours = sample_amused(logits_fn, tokens, mask, steps=5, seeds=[1, 2, 3, 4])
+    ours = sample_amused(logits_fn, tokens, mask, AmusedSampling(steps=5), seeds=[1, 2, 3, 4])
     theirs = official_loop(tokens, logits_fn(tokens, 0), 5, 2.0, SeededNoise([1, 2, 3, 4]))
     assert torch.equal(ours, theirs)
     assert len(ours.unique(dim=0)) == 4
@@ -62,7 +69,7 @@ def test_given_tokens_stay_where_the_published_rule_loses_them() -> None:
     seeds = list(range(6))
     theirs = official_loop(tokens, logits_fn(tokens, 0), 6, 60.0, SeededNoise(seeds))
     assert not torch.equal(theirs[:, 4:], tokens[:, 4:])
-    ours = sample_amused(logits_fn, tokens, mask, steps=6, temperature=(60.0, 0.0), seeds=seeds)
+    ours = sample_amused(logits_fn, tokens, mask, AmusedSampling(steps=6, temperature=(60.0, 0.0)), seeds=seeds)
     assert torch.equal(ours[:, 4:], tokens[:, 4:])
     assert (ours < 9).all()
 
@@ -74,7 +81,7 @@ def test_a_row_without_hidden_tokens_stays_where_the_published_rule_changes_it()
     logits_fn = fixed_logits(2, 12)
     theirs = official_loop(tokens, logits_fn(tokens, 0), 6, 2.0, SeededNoise([0, 1]))
     assert not torch.equal(theirs[0], tokens[0])
-    ours = sample_amused(logits_fn, tokens, mask, steps=6, seeds=[0, 1])
+    ours = sample_amused(logits_fn, tokens, mask, AmusedSampling(steps=6), seeds=[0, 1])
     assert torch.equal(ours[0], tokens[0])
     assert torch.equal(ours[1], theirs[1])
 
@@ -85,7 +92,12 @@ def test_counts_follow_the_schedule_and_all_is_decided(schedule: str, steps: int
     tokens, mask = hidden_at(*range(12), count=3)
     states: list[SampleStep] = []
     result = sample_amused(
-        fixed_logits(3, 12), tokens, mask, steps=steps, schedule=schedule, seeds=[5, 6, 7], callback=states.append
+        fixed_logits(3, 12),
+        tokens,
+        mask,
+        AmusedSampling(steps=steps, schedule=schedule),
+        seeds=[5, 6, 7],
+        callback=states.append,
     )
     hidden = torch.full((3,), 12)
     for state in states:
@@ -93,18 +105,18 @@ def test_counts_follow_the_schedule_and_all_is_decided(schedule: str, steps: int
         last = state.step == steps - 1
         hidden = torch.zeros(3) if last else amused_mask_counts(schedule, state.step, steps, 12, hidden)
         assert torch.equal(state.mask.flatten(1).sum(1).float(), hidden.float())
-        assert (state.drawn < 9).all()
+        assert (state.tokens < 9).all()
     assert len(states) == steps
-    assert torch.equal(result, states[-1].drawn)
+    assert torch.equal(result, states[-1].tokens)
 
 
 def test_an_item_depends_on_its_seed_only() -> None:
     tokens, mask = hidden_at(*range(12), count=3)
     table = fixed_logits(1, 12)(tokens, 0)
     together = sample_amused(
-        lambda seen, step: table.repeat(len(seen), 1, 1, 1), tokens, mask, steps=4, seeds=[3, 8, 3]
+        lambda seen, step: table.repeat(len(seen), 1, 1, 1), tokens, mask, AmusedSampling(steps=4), seeds=[3, 8, 3]
     )
-    alone = sample_amused(lambda seen, step: table, tokens[:1], mask[:1], steps=4, seeds=[8])
+    alone = sample_amused(lambda seen, step: table, tokens[:1], mask[:1], AmusedSampling(steps=4), seeds=[8])
     assert torch.equal(together[1:2], alone)
     assert torch.equal(together[0], together[2])
     assert not torch.equal(together[0], together[1])
@@ -119,12 +131,12 @@ def test_starting_ratio_scales_the_schedule() -> None:
 def test_every_release_has_its_settings_and_they_are_the_defaults() -> None:
     assert PUBLISHED_SAMPLING.keys() == PUBLISHED.keys()
     tokens, mask = hidden_at(*range(12))
-    plain = sample_amused(fixed_logits(1, 12), tokens, mask, seeds=[4])
+    plain = sample_amused(fixed_logits(1, 12), tokens, mask, AmusedSampling(), seeds=[4])
     for chosen in PUBLISHED_SAMPLING.values():
         named = {"steps": chosen.steps, "schedule": chosen.schedule, "temperature": chosen.temperature}
         assert named == {"steps": 12, "schedule": "cosine", "temperature": (2.0, 0.0)}
         assert chosen.guidance == 10.0
-        assert torch.equal(sample_amused(fixed_logits(1, 12), tokens, mask, seeds=[4], **named), plain)  # type: ignore[arg-type]
+        assert torch.equal(sample_amused(fixed_logits(1, 12), tokens, mask, chosen, seeds=[4]), plain)
 
 
 def test_ranking_temperatures() -> None:
@@ -152,6 +164,6 @@ def test_ranking_temperatures() -> None:
 )
 def test_wrong_settings_are_refused(changes: dict[str, object], message: str) -> None:
     tokens, mask = hidden_at(*range(12))
-    call: dict[str, object] = {"logits_fn": fixed_logits(1, 12), "tokens": tokens, "mask": mask, "seeds": [0]}
+    given: dict[str, object] = {"logits_fn": fixed_logits(1, 12), "tokens": tokens, "mask": mask, "seeds": [0]}
     with pytest.raises(ValueError, match=message):
-        sample_amused(**(call | changes))  # type: ignore[arg-type]
+        call(sample_amused, AmusedSampling, **(given | changes))

@@ -1,9 +1,7 @@
-"""Halton orders and both samplers: what they guarantee, and where the published code does not."""
+"""Halton orders and their sampler: what it guarantees, and where the published code does not."""
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,17 +12,14 @@ from torch import Tensor
 
 from maskgen.noise import SeededNoise
 from maskgen.published.halton.sampler import (
-    confidence_known,
-    halton_known,
+    HaltonSampling,
+    halton_decided,
     halton_order,
     rolled_orders,
     sample_halton,
-    sample_halton_confidence,
 )
 from maskgen.sampling.loop import SampleStep
-
-SCHEDULES = ("arccos", "cosine", "linear", "square", "root")
-
+from tests.selections import call
 
 # Orders
 
@@ -77,20 +72,12 @@ def test_rolled_orders() -> None:
 # Counts
 
 
-@given(st.integers(0, 600), st.integers(1, 70), st.sampled_from((*SCHEDULES, "halton")))
-def test_counts_rise_to_all(total: int, steps: int, schedule: str) -> None:
-    totals = torch.tensor([total])
-    known = [
-        int(
-            halton_known(totals, step, steps)
-            if schedule == "halton"
-            else confidence_known(schedule, totals, step, steps)
-        )
-        for step in range(steps)
-    ]
-    assert known == sorted(known)
-    assert known[-1] == total
-    assert all(count >= min(step + 1, total) for step, count in enumerate(known))
+@given(st.integers(0, 600), st.integers(1, 70))
+def test_counts_rise_to_all(total: int, steps: int) -> None:
+    decided = [int(halton_decided(torch.tensor([total]), step, steps)) for step in range(steps)]
+    assert decided == sorted(decided)
+    assert decided[-1] == total
+    assert all(count >= min(step + 1, total) for step, count in enumerate(decided))
 
 
 @pytest.mark.parametrize("steps", [2, 6, 12, 32])
@@ -100,15 +87,10 @@ def test_counts_of_many_rows_at_once(steps: int) -> None:
     for step in range(steps):
         share = 1 - torch.arccos(torch.tensor((step + 1) / steps)) / (math.pi * 0.5)
         expected = [min(max(step + 1, int(share * total)), total) for total in totals.tolist()]
-        assert halton_known(totals, step, steps).tolist() == expected
+        assert halton_decided(totals, step, steps).tolist() == expected
 
 
-def test_unknown_schedule() -> None:
-    with pytest.raises(ValueError, match="got 'log', expected one of"):
-        confidence_known("log", torch.tensor([3]), 0, 4)
-
-
-# Samplers
+# Sampler
 
 
 class Case:
@@ -127,30 +109,21 @@ class Case:
 
     def logits(self, tokens: Tensor, step: int) -> Tensor:
         self.inputs.append(tokens)
-        return self.with_mask(tokens, step)[..., :5]
-
-    def with_mask(self, tokens: Tensor, step: int) -> Tensor:
-        """One more column: the mask itself may be drawn."""
-        return self.places + self.table[tokens] + 0.7 * self.table[tokens.roll(1, dims=1)]
+        return (self.places + self.table[tokens] + 0.7 * self.table[tokens.roll(1, dims=1)])[..., :5]
 
 
 CASES = st.builds(Case, st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 
 
-def by_halton(case: Case, rows: list[int], **settings: Any) -> Tensor:
-    orders = rolled_orders(case.order, [case.seeds[row] for row in rows])
+def run(case: Case, rows: list[int], steps: int, **more: Any) -> Tensor:
     seeds = [case.seeds[row] for row in rows]
-    return sample_halton(case.logits, case.tokens[rows], case.mask[rows], orders, seeds=seeds, **settings)
+    orders = rolled_orders(case.order, seeds)
+    settings = HaltonSampling(steps=steps)
+    return sample_halton(case.logits, case.tokens[rows], case.mask[rows], settings, order=orders, seeds=seeds, **more)
 
 
-def by_confidence(case: Case, rows: list[int], **settings: Any) -> Tensor:
-    seeds = [case.seeds[row] for row in rows]
-    return sample_halton_confidence(case.logits, case.tokens[rows], case.mask[rows], seeds=seeds, **settings)
-
-
-@pytest.mark.parametrize("run", [by_halton, by_confidence])
 @given(case=CASES, steps=st.integers(1, 18))
-def test_sampler_guarantees(run: Callable[..., Tensor], case: Case, steps: int) -> None:
+def test_sampler_guarantees(case: Case, steps: int) -> None:
     case.inputs.clear()
     done: list[SampleStep] = []
     rows = list(range(len(case.tokens)))
@@ -161,8 +134,7 @@ def test_sampler_guarantees(run: Callable[..., Tensor], case: Case, steps: int) 
     total, mask = case.mask.sum((1, 2)), case.mask
     for step, (seen, given_in) in enumerate(zip(done, inputs, strict=True)):
         assert torch.equal(given_in == case.codes, mask)
-        known = halton_known(total, step, steps) if run is by_halton else confidence_known("arccos", total, step, steps)
-        assert torch.equal(seen.mask.sum((1, 2)), total - known)
+        assert torch.equal(seen.mask.sum((1, 2)), total - halton_decided(total, step, steps))
         assert not (seen.mask & ~mask).any()
         assert torch.equal(seen.confidence[~mask], torch.zeros_like(seen.confidence[~mask]))
         mask = seen.mask
@@ -177,7 +149,13 @@ def test_places_are_decided_in_the_given_order() -> None:
     tokens = torch.where(mask, 5, torch.zeros_like(case.tokens))
     masks: list[Tensor] = []
     sample_halton(
-        case.logits, tokens, mask, case.order, steps=12, seeds=[1, 2], callback=lambda seen: masks.append(seen.mask)
+        case.logits,
+        tokens,
+        mask,
+        HaltonSampling(steps=12),
+        order=case.order,
+        seeds=[1, 2],
+        callback=lambda seen: masks.append(seen.mask),
     )
     for row, expected in ((0, case.order), (1, case.order[1::2])):
         before, decided = mask[row, :, 0], []
@@ -200,21 +178,30 @@ def test_given_tokens_stay_where_the_published_sampler_writes_over_them() -> Non
     noise, codes, known = SeededNoise([1, 2]), tokens.clone(), 0
     for step in range(4):
         drawn = (case.logits(codes, step) + noise.sample(step, (2, 16, 1, 5))).argmax(-1)
-        upto = int(halton_known(torch.tensor([16]), step, 4))
+        upto = int(halton_decided(torch.tensor([16]), step, 4))
         codes[:, case.order[known:upto]] = drawn[:, case.order[known:upto]]
         known = upto
     assert (codes != tokens)[~mask].sum() > 5
-    out = sample_halton(case.logits, tokens, mask, case.order, steps=4, seeds=[1, 2])
+    out = sample_halton(case.logits, tokens, mask, HaltonSampling(steps=4), order=case.order, seeds=[1, 2])
     assert torch.equal(out[~mask], tokens[~mask])
 
 
 def test_the_published_order_of_64_leaves_cells_and_is_refused() -> None:
     order = halton_order((64, 64))
     hidden = torch.full((1, 4096, 1), 2)
-    out = sample_halton(lambda tokens, step: torch.zeros(1, 4096, 1, 2), hidden, hidden == 2, order, steps=3, seeds=[1])
+    out = sample_halton(
+        lambda tokens, step: torch.zeros(1, 4096, 1, 2),
+        hidden,
+        hidden == 2,
+        HaltonSampling(steps=3),
+        order=order,
+        seeds=[1],
+    )
     assert out.max() < 2
-    with pytest.raises(ValueError, match="expected every place from 0 to 4095 once"):
-        sample_halton(lambda tokens, step: out, hidden, hidden == 2, order[:4090], steps=3, seeds=[1])
+    with pytest.raises(ValueError, match="expected every position from 0 to 4095 once"):
+        sample_halton(
+            lambda tokens, step: out, hidden, hidden == 2, HaltonSampling(steps=3), order=order[:4090], seeds=[1]
+        )
 
 
 def test_logit_scale_power_and_warmup() -> None:
@@ -225,70 +212,21 @@ def test_logit_scale_power_and_warmup() -> None:
         case.logits,
         hidden,
         hidden == 5,
-        case.order,
-        steps=3,
-        logit_scale=(1.0, 3.0),
-        scale_power=2.0,
-        warmup=1,
+        HaltonSampling(steps=3, logit_scale=(1.0, 3.0), scale_power=2.0, warmup=1),
+        order=case.order,
         seeds=[1, 2],
     )
     by_hand = sample_halton(
         lambda tokens, step: case.logits(tokens, step) * (0.5, 4.0, 9.0)[step],
         hidden,
         hidden == 5,
-        case.order,
-        steps=3,
+        HaltonSampling(steps=3),
+        order=case.order,
         seeds=[1, 2],
     )
     assert torch.equal(scaled, by_hand)
-    plain = sample_halton(case.logits, hidden, hidden == 5, case.order, steps=3, seeds=[1, 2])
+    plain = sample_halton(case.logits, hidden, hidden == 5, HaltonSampling(steps=3), order=case.order, seeds=[1, 2])
     assert not torch.equal(scaled, plain)
-
-
-def test_top_k() -> None:
-    hidden = torch.full((50, 4, 1), 4)
-    logits = torch.tensor([0.2, 0.0, 0.3, 0.1]).expand(50, 4, 1, 4)
-    found = {
-        top: set(
-            sample_halton(
-                lambda tokens, step: logits,
-                hidden,
-                hidden == 4,
-                halton_order((2, 2)),
-                steps=2,
-                top_k=top,
-                seeds=range(50),
-            )
-            .flatten()
-            .tolist()
-        )
-        for top in (0, 1, 2, 3, 4, 9)
-    }
-    assert found == {0: {0, 1, 2, 3}, 1: {2}, 2: {0, 2}, 3: {0, 2, 3}, 4: {0, 1, 2, 3}, 9: {0, 1, 2, 3}}
-
-
-@pytest.mark.parametrize("official", [False, True])
-def test_decided_tokens_change_only_in_the_official_way(official: bool) -> None:
-    case = Case(4, 3, 4, 4)
-    hidden = torch.full_like(case.tokens, 5)
-    states: list[Tensor] = []
-
-    def watched(tokens: Tensor, step: int) -> Tensor:
-        states.append(tokens)
-        return case.with_mask(tokens, step) if official else case.logits(tokens, step)
-
-    final = sample_halton_confidence(watched, hidden, hidden == 5, steps=6, official=official, seeds=case.seeds)
-    changed = sum(int((after != now)[now < 5].sum()) for now, after in pairwise([*states, final]))
-    assert (changed > 0) is official
-    assert final.max() < 5
-
-
-def test_official_confidence_refuses_given_tokens() -> None:
-    case = Case(4, 2, 3, 3)
-    mask = torch.ones_like(case.mask)
-    mask[0, 0] = False
-    with pytest.raises(ValueError, match="loses given tokens"):
-        sample_halton_confidence(case.with_mask, case.tokens, mask, official=True, seeds=[1, 2])
 
 
 @pytest.mark.parametrize(
@@ -298,10 +236,10 @@ def test_official_confidence_refuses_given_tokens() -> None:
         ({"tokens": torch.zeros(2, 4)}, "expected int64"),
         ({"steps": 0}, "steps: got 0"),
         ({"logit_scale": (-1.0, 1.0)}, "logit_scale: got -1.0"),
-        ({"top_k": -1}, "top_k: got -1"),
+        ({"warmup": -1}, "warmup: got -1"),
         ({"seeds": None}, "give either seeds"),
-        ({"order": torch.zeros(4, dtype=torch.long)}, "expected every place from 0 to 3 once"),
-        ({"order": torch.arange(4).expand(3, 4)}, "expected every place from 0 to 3 once"),
+        ({"order": torch.zeros(4, dtype=torch.long)}, "expected every position from 0 to 3 once"),
+        ({"order": torch.arange(4).expand(3, 4)}, "expected every position from 0 to 3 once"),
     ],
 )
 def test_errors(changes: dict[str, Any], message: str) -> None:
@@ -312,4 +250,9 @@ def test_errors(changes: dict[str, Any], message: str) -> None:
         "seeds": [1, 2],
     }
     with pytest.raises(ValueError, match=message):
-        sample_halton(lambda tokens, step: torch.zeros(2, 4, 1, 3), **(settings | changes))
+        call(
+            sample_halton,
+            HaltonSampling,
+            logits_fn=lambda tokens, step: torch.zeros(2, 4, 1, 3),
+            **(settings | changes),
+        )

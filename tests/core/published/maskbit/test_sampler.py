@@ -12,13 +12,15 @@ from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.published.maskbit.sampler import (
+    MaskBitSampling,
     maskbit_counts,
     maskbit_guided_logits,
     maskbit_ratio,
-    maskbit_weight,
+    maskbit_weights,
     sample_maskbit,
 )
 from maskgen.published.maskbit.transformer import MaskBitConfig, MaskBitTransformer
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from maskgen.testing import UniformModel
 
@@ -63,7 +65,8 @@ def decode(tokens: Tensor, mask: Tensor, noise: Any, **changes: Any) -> tuple[Te
     seen: list[SampleStep] = []
     settings: dict[str, Any] = {"steps": 4, "schedule": "linear", "choice_temperature": 1.0} | changes
     model = UniformModel(8)
-    final = sample_maskbit(lambda ids, step: model(ids), tokens, mask, noise=noise, callback=seen.append, **settings)
+    chosen = MaskBitSampling(**settings)
+    final = sample_maskbit(lambda ids, step: model(ids), tokens, mask, chosen, noise=noise, callback=seen.append)
     return final, seen
 
 
@@ -114,9 +117,9 @@ def test_an_item_depends_on_its_seed_alone() -> None:
     hidden = torch.full((3, 6, 2), 8)
 
     def run(rows: slice) -> Tensor:
-        logits_fn = maskbit_guided_logits(model, Cond(labels=labels[rows]), scale=2.0, steps=3, ramp="cosine")
+        logits_fn = maskbit_guided_logits(model, Cond(labels=labels[rows]), Guidance(scale=2.0, ramp="cosine"), steps=3)
         part = hidden[rows]
-        return sample_maskbit(logits_fn, part, part == 8, steps=3, seeds=[5, 6, 7][rows])
+        return sample_maskbit(logits_fn, part, part == 8, MaskBitSampling(steps=3), seeds=[5, 6, 7][rows])
 
     whole = run(slice(None))
     assert (whole < 8).all()
@@ -146,10 +149,9 @@ def test_temperatures() -> None:
     def first_ids(**settings: Any) -> list[int]:
         seen: list[SampleStep] = []
         hidden = torch.full((1, 4, 2), 2)
-        sample_maskbit(
-            lambda ids, step: logits, hidden, mask, steps=4, noise=Prefers(), callback=seen.append, **settings
-        )
-        return [int(step.drawn[0, 0, 0]) for step in seen]
+        chosen = MaskBitSampling(steps=4, **settings)
+        sample_maskbit(lambda ids, step: logits, hidden, mask, chosen, noise=Prefers(), callback=seen.append)
+        return [int(step.tokens[0, 0, 0]) for step in seen]
 
     assert first_ids(temperature=0.8) == [1, 1, 1, 1]
     assert first_ids() == [0, 0, 0, 0]
@@ -160,18 +162,19 @@ def test_temperatures() -> None:
 @pytest.mark.parametrize(
     ("ramp", "expected"),
     [
-        ("none", [3.0, 3.0, 3.0, 3.0]),
+        ("constant", [3.0, 3.0, 3.0, 3.0]),
         ("linear", [0.0, 0.75, 1.5, 2.25]),
         ("cosine", [0.0, 0.4393398, 1.5, 2.5606602]),  # 3 (1 - cos(pi t / 4)) / 2
     ],
 )
 def test_guidance_ramps(ramp: str, expected: list[float]) -> None:
-    assert [maskbit_weight(ramp, 3.0, step, 4, 1.0) for step in range(4)] == pytest.approx(expected, abs=1e-6)
+    assert maskbit_weights(Guidance(scale=3.0, ramp=ramp, power=1.0), 4) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_higher_power_guides_later() -> None:
-    assert maskbit_weight("cosine", 1.0, 2, 4, 3.0) == pytest.approx((1 - 0.92387953) / 2)  # cos(pi / 8)
-    assert maskbit_weight("cosine", 1.0, 2, 4, 3.0) < maskbit_weight("cosine", 1.0, 2, 4, 1.0)
+    high, low = (maskbit_weights(Guidance(scale=1.0, ramp="cosine", power=power), 4)[2] for power in (3.0, 1.0))
+    assert high == pytest.approx((1 - 0.92387953) / 2)  # cos(pi / 8)
+    assert high < low
 
 
 def test_guided_logits() -> None:
@@ -179,10 +182,10 @@ def test_guided_logits() -> None:
     cond = Cond(labels=torch.tensor([0, 1, 2]))
     with torch.no_grad():
         c, u = model(tokens, cond), model(tokens, Cond())
-        guided = maskbit_guided_logits(model, cond, scale=2.0, steps=4, ramp="linear")
+        guided = maskbit_guided_logits(model, cond, Guidance(scale=2.0, ramp="linear"), steps=4)
         assert torch.equal(guided(tokens, 0), c)
         torch.testing.assert_close(guided(tokens, 3), c + 1.5 * (c - u), atol=1e-3, rtol=1e-5)
-        assert torch.equal(maskbit_guided_logits(model, cond, scale=0.0, steps=4)(tokens, 3), c)
+        assert torch.equal(maskbit_guided_logits(model, cond, Guidance(scale=0.0), steps=4)(tokens, 3), c)
 
 
 def test_counts_are_per_row_and_at_least_one() -> None:
@@ -197,16 +200,32 @@ def wrong_shape(tokens: Tensor, step: int) -> Tensor:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t, m: sample_maskbit(UniformModel(8), t[0], m[0], steps=2, seeds=[0]), r"expected int64 \[B, N, K\]"),
-        (lambda t, m: sample_maskbit(UniformModel(8), t, m.int(), steps=2, seeds=[0]), "mask: got torch.int32"),
-        (lambda t, m: sample_maskbit(UniformModel(8), t, m, steps=0, seeds=[0]), "steps: got 0"),
-        (lambda t, m: sample_maskbit(UniformModel(8), t, m, steps=2), "give either seeds"),
-        (lambda t, m: sample_maskbit(UniformModel(8), t, m, steps=2, seeds=[0], noise=Fixed()), "give either seeds"),
-        (lambda t, m: sample_maskbit(UniformModel(8), t, m, steps=2, seeds=[0], temperature=-1.0), "got -1.0"),
-        (lambda t, m: sample_maskbit(UniformModel(8), t, m, steps=2, seeds=[0], schedule="log"), "schedule: got 'log'"),
-        (lambda t, m: sample_maskbit(wrong_shape, t, m, steps=2, seeds=[0]), r"returned \(1, 4, 1, 8\)"),
-        (lambda t, m: maskbit_guided_logits(UniformModel(8), Cond(), scale=-1, steps=2), "got -1 and 4.0"),
-        (lambda t, m: maskbit_guided_logits(UniformModel(8), Cond(), scale=1, steps=2, ramp="up"), "ramp: got 'up'"),
+        (
+            lambda t, m: sample_maskbit(UniformModel(8), t[0], m[0], MaskBitSampling(steps=2), seeds=[0]),
+            r"expected int64 \[B, N, K\]",
+        ),
+        (
+            lambda t, m: sample_maskbit(UniformModel(8), t, m.int(), MaskBitSampling(steps=2), seeds=[0]),
+            "mask: got torch.int32",
+        ),
+        (lambda t, m: sample_maskbit(UniformModel(8), t, m, MaskBitSampling(steps=0), seeds=[0]), "steps: got 0"),
+        (lambda t, m: sample_maskbit(UniformModel(8), t, m, MaskBitSampling(steps=2)), "give either seeds"),
+        (
+            lambda t, m: sample_maskbit(UniformModel(8), t, m, MaskBitSampling(steps=2), seeds=[0], noise=Fixed()),
+            "give either seeds",
+        ),
+        (
+            lambda t, m: sample_maskbit(UniformModel(8), t, m, MaskBitSampling(steps=2, temperature=-1.0), seeds=[0]),
+            "got -1.0",
+        ),
+        (
+            lambda t, m: sample_maskbit(UniformModel(8), t, m, MaskBitSampling(steps=2, schedule="log"), seeds=[0]),
+            "schedule: got 'log'",
+        ),
+        (
+            lambda t, m: sample_maskbit(wrong_shape, t, m, MaskBitSampling(steps=2), seeds=[0]),
+            r"returned \(1, 4, 1, 8\)",
+        ),
     ],
 )
 def test_the_sampler_refuses(call: Callable[[Tensor, Tensor], object], message: str) -> None:

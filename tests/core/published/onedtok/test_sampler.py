@@ -13,18 +13,26 @@ from torch import Tensor
 from maskgen.conditioning import Cond
 from maskgen.noise import SeededNoise
 from maskgen.published.onedtok.imagebert import ImageBert, ImageBertConfig
-from maskgen.published.onedtok.sampler import onedtok_counts, onedtok_guidance, onedtok_weight, sample_onedtok
+from maskgen.published.onedtok.sampler import (
+    OneDTokSampling,
+    onedtok_counts,
+    onedtok_guided_logits,
+    onedtok_weights,
+    sample_onedtok,
+)
+from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
+from tests.selections import call
 
 
 def test_guidance_weights() -> None:
-    assert [onedtok_weight("constant", 3.0, 1.0, step, 4) for step in range(4)] == [3.0] * 4
-    assert [onedtok_weight("linear", 3.0, 1.0, step, 4) for step in range(4)] == [0.0, 0.75, 1.5, 2.25]
-    cosine = [onedtok_weight("power-cosine", 5.0, 1.0, step, 4) for step in range(4)]
+    assert onedtok_weights(Guidance(scale=3.0, ramp="constant", power=1.0), 4) == [3.0] * 4
+    assert onedtok_weights(Guidance(scale=3.0, ramp="linear", power=1.0), 4) == [0.0, 0.75, 1.5, 2.25]
+    cosine = onedtok_weights(Guidance(scale=5.0, ramp="power-cosine", power=1.0), 4)
     assert cosine == pytest.approx([0.0, 2 - math.sqrt(2), 2.0, 2 + math.sqrt(2)])
-    assert onedtok_weight("power-cosine", 5.0, 2.0, 2, 4) == pytest.approx(cosine[1])
-    with pytest.raises(ValueError, match="expected 'constant', 'linear' or 'power-cosine'"):
-        onedtok_weight("cosine", 1.0, 1.0, 0, 1)
+    assert onedtok_weights(Guidance(scale=5.0, ramp="power-cosine", power=2.0), 4)[2] == pytest.approx(cosine[1])
+    same = onedtok_weights(Guidance(scale=5.0, ramp="cosine", power=1.0), 4)
+    assert same == cosine
 
 
 def test_guidance_pushes_away_from_no_class() -> None:
@@ -42,14 +50,10 @@ def test_guidance_pushes_away_from_no_class() -> None:
         "power-cosine": unconditional + 2 * (conditional - unconditional),
     }
     for decay, logits in expected.items():
-        guided = onedtok_guidance(model, cond, scale=3.0, steps=4, decay=decay, power=1.0)  # type: ignore[arg-type]
+        guided = onedtok_guided_logits(model, cond, Guidance(scale=3.0, ramp=decay, power=1.0), steps=4)  # type: ignore[arg-type]
         torch.testing.assert_close(guided(tokens, 2), logits, atol=1e-4, rtol=1e-4)
         if decay != "constant":
             assert torch.equal(guided(tokens, 0), conditional)
-    with pytest.raises(ValueError, match="got scale -1"):
-        onedtok_guidance(model, cond, scale=-1.0, steps=4)
-    with pytest.raises(ValueError, match="power over 0"):
-        onedtok_guidance(model, cond, scale=1.0, steps=4, power=0.0)
 
 
 class Case:
@@ -83,7 +87,12 @@ def test_sampler_guarantees(case: Case, steps: int, anneal: bool) -> None:
 
     before = case.tokens.clone()
     out = sample_onedtok(
-        watched, case.tokens, case.mask, steps=steps, anneal=anneal, seeds=case.seeds, callback=done.append
+        watched,
+        case.tokens,
+        case.mask,
+        OneDTokSampling(steps=steps, anneal=anneal),
+        seeds=case.seeds,
+        callback=done.append,
     )
     assert torch.equal(case.tokens, before)
     assert torch.equal(out[~case.mask], case.tokens[~case.mask])
@@ -100,7 +109,7 @@ def test_sampler_guarantees(case: Case, steps: int, anneal: bool) -> None:
         mask = seen.mask
     for row, seed in enumerate(case.seeds):
         alone = sample_onedtok(
-            case.logits, case.tokens[[row]], case.mask[[row]], steps=steps, anneal=anneal, seeds=[seed]
+            case.logits, case.tokens[[row]], case.mask[[row]], OneDTokSampling(steps=steps, anneal=anneal), seeds=[seed]
         )
         assert torch.equal(alone, out[[row]])
 
@@ -135,7 +144,9 @@ def test_from_scratch_it_is_the_official_loop(seed: int, rows: int, places: int,
         ours.append(tokens)
         return case.logits(tokens, step)
 
-    out = sample_onedtok(watched, hidden, hidden == 5, steps=steps, randomize_temperature=2.0, seeds=case.seeds)
+    out = sample_onedtok(
+        watched, hidden, hidden == 5, OneDTokSampling(steps=steps, randomize_temperature=2.0), seeds=case.seeds
+    )
     expected, inputs = official_generate(case.logits, hidden, 5, steps, 2.0, SeededNoise(case.seeds))
     assert torch.equal(out, expected)
     assert torch.equal(torch.stack(ours), torch.stack(inputs))
@@ -151,9 +162,11 @@ def test_given_tokens_stay_where_the_official_loop_loses_them() -> None:
     lost, inputs = official_generate(case.logits, tokens, 5, 6, 4.5, SeededNoise(case.seeds))
     assert (inputs[1][1] == 5).sum() > 2
     assert not torch.equal(lost[1, 2:], tokens[1, 2:])
-    out = sample_onedtok(case.logits, tokens, mask, steps=6, seeds=case.seeds)
+    out = sample_onedtok(case.logits, tokens, mask, OneDTokSampling(steps=6), seeds=case.seeds)
     assert torch.equal(out[1, 2:], tokens[1, 2:])
-    assert torch.equal(out[:1], sample_onedtok(case.logits, tokens[:1], mask[:1], steps=6, seeds=case.seeds[:1]))
+    assert torch.equal(
+        out[:1], sample_onedtok(case.logits, tokens[:1], mask[:1], OneDTokSampling(steps=6), seeds=case.seeds[:1])
+    )
 
 
 def test_counts_are_rounded_in_float64() -> None:
@@ -177,8 +190,7 @@ def test_no_noise_is_greedy_and_ties_are_all_hidden() -> None:
         lambda tokens, step: flat,
         hidden,
         hidden == 3,
-        steps=3,
-        randomize_temperature=0.0,
+        OneDTokSampling(steps=3, randomize_temperature=0.0),
         seeds=[5],
         callback=lambda seen: masks.append(seen.mask.flatten().int().tolist()),
     )
@@ -191,12 +203,12 @@ def test_annealing_sharpens_the_logits() -> None:
     case = Case(8, 2, 6, 5)
     hidden = torch.full_like(case.tokens, 5)
     temperatures = [0.5 + 0.8 * (1 - (step + 1) / 4) for step in range(4)]
-    annealed = sample_onedtok(case.logits, hidden, hidden == 5, steps=4, anneal=True, seeds=case.seeds)
+    annealed = sample_onedtok(case.logits, hidden, hidden == 5, OneDTokSampling(steps=4, anneal=True), seeds=case.seeds)
     by_hand = sample_onedtok(
         lambda tokens, step: case.logits(tokens, step) / temperatures[step],
         hidden,
         hidden == 5,
-        steps=4,
+        OneDTokSampling(steps=4),
         seeds=case.seeds,
     )
     assert torch.equal(annealed, by_hand)
@@ -221,4 +233,9 @@ def test_sampler_errors(changes: dict[str, Any], message: str) -> None:
         "seeds": [1, 2],
     }
     with pytest.raises(ValueError, match=message):
-        sample_onedtok(lambda tokens, step: torch.zeros(2, 3, 1, 4), **(settings | changes))
+        call(
+            sample_onedtok,
+            OneDTokSampling,
+            logits_fn=lambda tokens, step: torch.zeros(2, 3, 1, 4),
+            **(settings | changes),
+        )

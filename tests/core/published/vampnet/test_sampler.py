@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskgen.noise import SeededNoise
-from maskgen.published.vampnet.sampler import sample_vampnet, vampnet_counts
+from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet, vampnet_counts
 from maskgen.sampling.filters import TokenFilter, filtered_logits
 from maskgen.sampling.loop import SampleStep
 from maskgen.testing import OracleModel
+from tests.selections import call
 
 V = 7
 
@@ -54,7 +55,7 @@ def test_counts_fall_to_zero_and_always_decide_something(total: int, steps: int)
 def test_known_stay_all_is_decided_and_counts_are_kept(seed: int, steps: int, frames: int, codebooks: int) -> None:
     tokens, mask = scene(3, frames, codebooks, seed)
     seen: list[SampleStep] = []
-    done = sample_vampnet(model, tokens, mask, steps=steps, seeds=[seed, 1, 2], callback=seen.append)
+    done = sample_vampnet(model, tokens, mask, VampNetSampling(steps=steps), seeds=[seed, 1, 2], callback=seen.append)
     assert torch.equal(done[~mask], tokens[~mask])
     assert done.min() >= 0
     assert done.max() < V
@@ -69,24 +70,28 @@ def test_known_stay_all_is_decided_and_counts_are_kept(seed: int, steps: int, fr
 
 def test_an_item_depends_on_its_seed_alone() -> None:
     tokens, mask = scene()
-    together = sample_vampnet(model, tokens, mask, steps=6, seeds=[4, 5, 6])
+    together = sample_vampnet(model, tokens, mask, VampNetSampling(steps=6), seeds=[4, 5, 6])
     for row in range(3):
         part = slice(row, row + 1)
-        assert torch.equal(sample_vampnet(model, tokens[part], mask[part], steps=6, seeds=[4 + row]), together[part])
-    assert not torch.equal(sample_vampnet(model, tokens, mask, steps=6, seeds=[7, 8, 9]), together)
+        assert torch.equal(
+            sample_vampnet(model, tokens[part], mask[part], VampNetSampling(steps=6), seeds=[4 + row]), together[part]
+        )
+    assert not torch.equal(sample_vampnet(model, tokens, mask, VampNetSampling(steps=6), seeds=[7, 8, 9]), together)
 
 
 def test_batch_counts_let_an_item_depend_on_its_batch() -> None:
     tokens, mask = scene()
     seen: list[SampleStep] = []
-    sample_vampnet(model, tokens, mask, steps=6, seeds=[4, 5, 6], batch_counts=True, callback=seen.append)
+    sample_vampnet(
+        model, tokens, mask, VampNetSampling(steps=6, batch_counts=True), seeds=[4, 5, 6], callback=seen.append
+    )
     total = mask.flatten(1).sum(1)
     unknown = total
     for step, state in enumerate(seen):
         unknown = vampnet_counts(total.sum().expand(3), unknown, step, 6)
         assert torch.equal(state.mask.flatten(1).sum(1)[0], unknown[0])
-    alone = sample_vampnet(model, tokens[:1], mask[:1], steps=6, seeds=[4], batch_counts=True)
-    assert torch.equal(alone, sample_vampnet(model, tokens[:1], mask[:1], steps=6, seeds=[4]))
+    alone = sample_vampnet(model, tokens[:1], mask[:1], VampNetSampling(steps=6, batch_counts=True), seeds=[4])
+    assert torch.equal(alone, sample_vampnet(model, tokens[:1], mask[:1], VampNetSampling(steps=6), seeds=[4]))
 
 
 def test_one_ranking_over_all_codebooks() -> None:
@@ -95,8 +100,8 @@ def test_one_ranking_over_all_codebooks() -> None:
     logits[:, :, 1, 3] = 20.0
     seen: list[SampleStep] = []
     hidden = torch.full((1, 4, 2), V)
-    settings: dict[str, Any] = {"steps": 2, "mask_temperature": 0.0, "seeds": [0], "callback": seen.append}
-    sample_vampnet(lambda tokens, step: logits, hidden, hidden == V, **settings)
+    settings = VampNetSampling(steps=2, mask_temperature=0.0)
+    sample_vampnet(lambda tokens, step: logits, hidden, hidden == V, settings, seeds=[0], callback=seen.append)
     # floor(8 cos(pi / 4)) = 5 cells; the sure ones tie with the cut, and ties are kept.
     assert [int(state.mask.sum()) for state in seen] == [4, 0]
     assert not seen[0].mask[:, :, 1].any()
@@ -107,7 +112,9 @@ def test_temperature_zero_is_greedy_without_noise() -> None:
     answer = torch.randint(V, tokens.shape, generator=torch.Generator().manual_seed(1))
     oracle = OracleModel(answer, V, certainty=0.1)
     found = [
-        sample_vampnet(lambda ids, step: oracle(ids), tokens, mask, steps=3, temperature=0.0, seeds=[seed, 1, 2])
+        sample_vampnet(
+            lambda ids, step: oracle(ids), tokens, mask, VampNetSampling(steps=3, temperature=0.0), seeds=[seed, 1, 2]
+        )
         for seed in range(3)
     ]
     assert all(torch.equal(done, torch.where(mask, answer, tokens)) for done in found)
@@ -127,7 +134,7 @@ class Counting(SeededNoise):
 def test_sample_cutoff(cutoff: float, draws: int) -> None:
     tokens, mask = scene()
     noise = Counting([1, 2, 3])
-    sample_vampnet(model, tokens, mask, steps=8, sample_cutoff=cutoff, noise=noise)
+    sample_vampnet(model, tokens, mask, VampNetSampling(steps=8, sample_cutoff=cutoff), noise=noise)
     assert noise.draws == draws
 
 
@@ -143,12 +150,12 @@ def test_a_filter_works() -> None:
         return logits
 
     seen: list[SampleStep] = []
-    done = sample_vampnet(watched, tokens, mask, steps=4, seeds=[1, 2, 3], callback=seen.append)
+    done = sample_vampnet(watched, tokens, mask, VampNetSampling(steps=4), seeds=[1, 2, 3], callback=seen.append)
     before = mask
     for state, classes in zip(seen, allowed, strict=True):
-        assert classes.gather(-1, state.drawn.clamp(max=V - 1)[..., None])[..., 0][before].all()
+        assert classes.gather(-1, state.tokens.clamp(max=V - 1)[..., None])[..., 0][before].all()
         before = state.mask
-    assert not torch.equal(done, sample_vampnet(model, tokens, mask, steps=4, seeds=[1, 2, 3]))
+    assert not torch.equal(done, sample_vampnet(model, tokens, mask, VampNetSampling(steps=4), seeds=[1, 2, 3]))
 
 
 @pytest.mark.parametrize(
@@ -164,5 +171,6 @@ def test_a_filter_works() -> None:
 )
 def test_errors(change: dict[str, Any], message: str) -> None:
     tokens, mask = scene()
+    prompt = {"logits_fn": model, "tokens": tokens, "mask": mask}
     with pytest.raises(ValueError, match=message):
-        sample_vampnet(model, tokens, mask, **{"steps": 2, "seeds": [1, 2, 3], **change})
+        call(sample_vampnet, VampNetSampling, **prompt, **{"steps": 2, "seeds": [1, 2, 3], **change})

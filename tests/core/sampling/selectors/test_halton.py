@@ -69,7 +69,7 @@ def test_halton_decides_the_codebooks_of_a_cell_one_after_the_other() -> None:
 def test_halton_wants_its_own_grid() -> None:
     tokens, mask = grid([-1, -1, -1, -1])
     chosen = get_selector("halton", axes=(3, 1))
-    with pytest.raises(ValueError, match=r"halton: got 4 places a row, which do not fill the grid \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"halton: got 4 tokens a row, which do not fill the grid \(3, 1\)"):
         sample(TableModel(4, 1, 5, 0), tokens, mask, steps=2, seeds=[0], select=chosen)
     with pytest.raises(ValueError, match=r"axes: got \(2, 0\), expected 1 to 6 positive numbers"):
         get_selector("halton", axes=(2, 0))

@@ -75,12 +75,12 @@ def test_equals_the_slow_reference(
 @pytest.mark.parametrize("name", EXACT + LOOSE + SPANNING)
 def test_known_tokens_never_change_and_every_token_is_decided(name: str, case: Case, span: tuple[int, int]) -> None:
     final, seen = run(case, start_step=span[0], steps=span[1], select=selector(name, case))
-    for drawn in (final, *(step.drawn for step in seen)):
+    for drawn in (final, *(step.tokens for step in seen)):
         assert torch.equal(drawn[~case.mask], case.known[~case.mask])
         assert drawn.min() >= 0
         assert drawn.max() < case.vocab
     assert not any((step.mask & ~case.mask).any() for step in seen)
-    assert torch.equal(final, seen[-1].drawn)
+    assert torch.equal(final, seen[-1].tokens)
 
 
 @given(case=GRIDS, span=SPANS, schedule=st.sampled_from(["cosine", "arccos", "linear", "square", "pow0.7", "log"]))
@@ -140,7 +140,7 @@ def one_place(name: str) -> Selector:
 
 @given(case=GRIDS, span=SPANS, temperature=TEMPERATURES)
 @pytest.mark.parametrize("name", EXACT + LOOSE + SPANNING)
-def test_who_chooses_first_does_not_look_at_the_draw(
+def test_who_is_blind_does_not_look_at_tokens_or_logits(
     name: str, case: Case, span: tuple[int, int], temperature: float | str
 ) -> None:
     real = selector(name, case)
@@ -148,21 +148,23 @@ def test_who_chooses_first_does_not_look_at_the_draw(
 
     def watched(seen: Selection) -> Tensor:
         other = torch.randn(seen.mask.shape, generator=torch.Generator().manual_seed(seen.step))
-        changed = dataclasses.replace(seen, drawn=1 - seen.drawn, log_probs=other, settled=other, scores=other)
-        mask = real.hide(seen)
-        looked.append(not torch.equal(real.hide(changed), mask))
+        changed = dataclasses.replace(
+            seen, tokens=1 - seen.tokens, log_probs=other, settled=other, scores=other, logits=seen.logits.flip(-1)
+        )
+        mask = real.remask(seen)
+        looked.append(not torch.equal(real.remask(changed), mask))
         return mask
 
-    run(case, steps=span[1], select=dataclasses.replace(real, hide=watched), temperature=temperature)
-    assert not (real.chooses_first and any(looked))
+    run(case, steps=span[1], select=dataclasses.replace(real, remask=watched), temperature=temperature)
+    assert not (real.blind and any(looked))
 
 
 def test_the_others_do_look() -> None:
     seen = selection(torch.tensor([[-1.0, -2.0, -3.0]]), torch.ones(1, 3, dtype=torch.bool), torch.tensor([1]))
     other = dataclasses.replace(seen, log_probs=-seen.log_probs)
-    assert not torch.equal(get_selector("confidence").hide(seen), get_selector("confidence").hide(other))
-    flags = {name: one_place(name).chooses_first for name in EXACT + LOOSE + SPANNING}
-    assert [name for name, flag in flags.items() if flag] == ["random", "halton", "moment", *LOOSE[:4]]
+    assert not torch.equal(get_selector("confidence").remask(seen), get_selector("confidence").remask(other))
+    flags = {name: one_place(name).blind for name in EXACT + LOOSE + SPANNING}
+    assert [name for name, flag in flags.items() if flag] == ["random", "halton"]
 
 
 # Moment
@@ -180,7 +182,7 @@ def test_moment_is_what_confidence_comes_to_on_many_places() -> None:
         options = {"schedule": schedule, "choice_temperature": f"constant:{weight}", "callback": seen.append}
         fixed = probs.log().expand(40, places, 1, 3)
         sample(lambda ids, step, fixed=fixed: fixed, tokens, mask, steps=2, seeds=range(40), select=name, **options)
-        chosen = seen[0].drawn[~seen[0].mask]
+        chosen = seen[0].tokens[~seen[0].mask]
         assert abs(len(chosen) - 40 * kept) <= 40
         shares[name] = torch.bincount(chosen, minlength=3) / len(chosen)
         error = (shares[name] - expected).abs()
@@ -195,7 +197,7 @@ def test_moment_prefers_peaked_places_and_is_greedy_without_noise() -> None:
     options = {"select": "moment", "choice_temperature": 0, "schedule": "linear", "callback": seen.append}
     sample(lambda ids, step: logits, tokens, mask, steps=2, seeds=[0], **options)
     assert seen[0].mask.flatten().tolist() == [False, True, False, True]
-    assert seen[0].drawn.flatten().tolist() == [0, 1, 1, 2]
+    assert seen[0].tokens.flatten().tolist() == [0, 1, 1, 2]
     last = {
         int(sample(lambda ids, step: logits[:, 1:2], *grid([-1], vocab=3), steps=1, seeds=[s], **options))
         for s in range(20)
@@ -226,9 +228,9 @@ def test_entropy_bound_in_numbers() -> None:
     logits = torch.zeros(1, 8, 2)
     for taken in range(1, 8):
         seen = selection(torch.zeros(1, 8), torch.ones(1, 8, dtype=torch.bool), torch.tensor([7]), logits=logits)
-        hidden = get_selector(f"entropy:{(taken - 1) * math.log(2) + 0.01}").hide(seen)
+        hidden = get_selector(f"entropy:{(taken - 1) * math.log(2) + 0.01}").remask(seen)
         assert int(hidden.sum()) == 8 - taken
-    assert int(get_selector("entropy:0").hide(dataclasses.replace(seen, counts=torch.tensor([3]))).sum()) == 3
+    assert int(get_selector("entropy:0").remask(dataclasses.replace(seen, counts=torch.tensor([3]))).sum()) == 3
 
 
 @given(case=GRIDS, bound=st.sampled_from([0.0, 0.7, 3.0, 100.0]))
@@ -278,7 +280,7 @@ def test_remasking_with_confidence_takes_back_the_doubtful() -> None:
     noise = SeededNoise(range(20_000)).choice(0, (20_000, 4))
     half = torch.full((20_000, 1), 0.5)
     seen = selection(settled, mask, mask.sum(1), noise, start=start, settled=settled, shares=(half, half))
-    hidden = get_selector("remdm-conf:1").hide(seen).float().mean(0)
+    hidden = get_selector("remdm-conf:1").remask(seen).float().mean(0)
     expected = torch.tensor([0.9, 0.1, 0.5]).neg().softmax(0)  # sigma_max is 0.5 / 0.5
     assert (hidden[:3] - expected).abs().max() < 0.02
     assert hidden[3] == 1  # the schedule wants no fewer
@@ -301,7 +303,7 @@ def test_the_critic_sees_the_complete_draw_and_takes_tokens_back() -> None:
     sample(TableModel(6, 1, 5, 0), tokens, mask, steps=5, seeds=[0], callback=seen.append, **options)
     assert [step for step, _ in asked] == [0, 1, 2, 3]  # the last step's draw is the result, whatever a critic says
     for (_, ids), step in zip(asked, seen, strict=False):
-        assert torch.equal(ids, step.drawn)
+        assert torch.equal(ids, step.tokens)
         assert int(ids[0, 1]) == 4
     # Places 0 2 3 4 5 are to be decided and 4, 3, 1 and 1 of them hidden (in float32 5 x 0.4 is under 2): those of lowest
     # score, which turn over at every step.

@@ -1,4 +1,4 @@
-"""Small models whose weights matter, rows for them to decode, and a look at what the sampler asks of them."""
+"""Small models whose weights matter, rows for them to decode, and a look at the forwards that the sampler makes."""
 
 import functools
 import math
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.models.base import PartialTransformer
-from maskgen.sampling.guidance import guided_logits, model_logits
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits
 from maskgen.sampling.loop import sample
-from maskgen.sampling.speed.first_step import forget
 from tests.core.toys import shaken, transformer
 
 LABELS = (1, 1, 3, 1)
@@ -35,7 +34,7 @@ def model_of(family: str, axes: tuple[int, ...], codebooks: int) -> PartialTrans
 
 
 def scene(axes: tuple[int, ...], codebooks: int, seed: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Four rows. ``free``: all hidden. ``edit``: masks of their own, of one token and of none, too. ``same``: equal."""
+    """Four rows. ``free``: all masked. ``edit``: masks of their own, of one token and of none, too. ``same``: equal."""
     generator = torch.Generator().manual_seed(seed)
     shape = (4, math.prod(axes), codebooks)
     known = torch.randint(11, shape, generator=generator)
@@ -52,16 +51,15 @@ def scene(axes: tuple[int, ...], codebooks: int, seed: int, kind: str) -> tuple[
 
 
 class Watched:
-    """A model whose partial forwards are noted as (rows, places asked for or None); at first no row of it is known."""
+    """A model whose partial forwards are noted as (rows, number of queried positions or None)."""
 
     def __init__(self, model: PartialTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-        forget(model)
-        self.model, self.asked, self.prepared = model, [], 0  # type: ignore[var-annotated]
+        self.model, self.forwards, self.prepared = model, [], 0  # type: ignore[var-annotated]
         real, prepare = model.logits_at, model.prepare
 
-        def logits_at(tokens: Tensor, prepared: Any, places: Any = None, memory: Any = None) -> Tensor:
-            self.asked.append((len(tokens), None if places is None else places.shape[1]))
-            return real(tokens, prepared, places, memory)
+        def logits_at(tokens: Tensor, prepared: Any, positions: Any = None, memory: Any = None) -> Tensor:
+            self.forwards.append((len(tokens), None if positions is None else positions.shape[1]))
+            return real(tokens, prepared, positions, memory)
 
         def prepared(*arguments: Any) -> Any:
             self.prepared += 1
@@ -74,5 +72,7 @@ class Watched:
 def decode(model: PartialTransformer, kind: str, guidance: dict[str, Any] | None = None, **options: Any) -> None:
     tokens, mask = scene((3, 4), 1, 0, kind)
     cond, steps = Cond(labels=torch.tensor(LABELS)), options["steps"]
-    prediction = guided_logits(model, cond, steps=steps, **guidance) if guidance else model_logits(model, cond)
+    prediction = (
+        guided_logits(model, cond, Guidance(**guidance), steps=steps) if guidance else model_logits(model, cond)
+    )
     sample(prediction, tokens, mask, seeds=[4, 5, 6, 7], **options)

@@ -11,7 +11,7 @@ from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
 from maskgen.precision import fast_matmul, linear_float32
 from maskgen.published.onedtok.imagebert import ImageBert, ImageBertConfig
-from maskgen.sampling.guidance import guided_logits, model_logits
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits
 from maskgen.sampling.loop import sample
 from maskgen.sampling.speed.compiled import accelerated
 from tests.core.toys import FAMILIES, shaken, transformer
@@ -25,7 +25,7 @@ def model_of(family: str) -> MaskedTransformer:
 
 def decode(model: MaskedTransformer, **options: Any) -> Tensor:
     tokens = torch.full((3, 12, 1), 11)
-    prediction = guided_logits(model, COND, scale=1.0, steps=4)
+    prediction = guided_logits(model, COND, Guidance(scale=1.0), steps=4)
     with fast_matmul("cpu"):
         return sample(prediction, tokens, tokens == 11, **{"steps": 4, "seeds": [1, 2, 3], **options})
 
@@ -130,9 +130,18 @@ def test_a_copy_in_bf16_follows_the_weights() -> None:
     half = accelerated(model, bfloat16=True)
     assert accelerated(model, bfloat16=True) is half
     model.head_bias.add_(1.0)
-    other = accelerated(model, bfloat16=True)
-    assert other is not half
-    assert torch.equal(other.head_bias, model.head_bias.bfloat16())
+    assert accelerated(model, bfloat16=True) is half
+    assert torch.equal(half.head_bias, model.head_bias.bfloat16())
+    model.head_bias.data.add_(1.0)  # which leaves no trace in torch's count of changes
+    assert torch.equal(accelerated(model, bfloat16=True).head_bias, model.head_bias.bfloat16())
+
+
+def test_a_copy_made_in_inference_mode_is_made_again_outside() -> None:
+    model = model_of("bert")
+    with torch.inference_mode():
+        inside = accelerated(model, bfloat16=True)
+    assert decode(accelerated(model, bfloat16=True)).max() < 11
+    assert accelerated(model, bfloat16=True) is not inside
 
 
 def test_nothing_is_kept_of_models_that_are_gone() -> None:

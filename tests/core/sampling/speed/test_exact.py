@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.base import PartialTransformer
 from maskgen.models.bert import BertTransformer
-from maskgen.models.partial import first_places, take
+from maskgen.models.partial import first_positions, take
 from maskgen.noise import SeededNoise, sample_noise
 from maskgen.sampling.critics import critic_scores
-from maskgen.sampling.filters import top_k
-from maskgen.sampling.guidance import guidance_weights, guided_logits, model_logits, self_guided_logits
+from maskgen.sampling.filters import filtered_logits, top_k
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits, self_guided_logits
 from maskgen.sampling.loop import SampleStep, sample
 from maskgen.sampling.selectors.base import Selector
 from maskgen.sampling.selectors.named import get_selector
@@ -58,14 +58,14 @@ def both(
 ) -> tuple[Tensor, Tensor]:
     """Ids of the plain loop, watched so that no step is left out, and those of the fast one."""
     cond, steps = Cond(labels=torch.tensor(LABELS)), more["steps"]
-    judge = critic_scores(model, cond, axes)
-    chosen = get_selector(more.pop("select"), axes=axes, critic=judge)
+    critic = critic_scores(model, cond, axes)
+    chosen = get_selector(more.pop("select"), axes=axes, critic=critic)
     options = {"seeds": [4, 5, 6, 7], "select": chosen, **more}
-    weights = guidance_weights(**{"ramp": "constant", "steps": steps, **guidance}) if guidance else []
+    weights = Guidance(**guidance).weights(steps) if guidance else []
     expected = sample(plain(model, cond, weights, axes), tokens, mask, callback=lambda step: None, **options)
     prediction = model_logits(model, cond, axes)
     if guidance:
-        prediction = guided_logits(model, cond, steps=steps, axes=axes, **guidance)
+        prediction = guided_logits(model, cond, Guidance(**guidance), steps=steps, axes=axes)
     return expected, sample(prediction, tokens, mask, **options)
 
 
@@ -89,7 +89,7 @@ def test_these_models_have_a_say(family: str, axes: tuple[int, ...], codebooks: 
     cond = Cond(labels=torch.tensor(LABELS))
     ids = sample(model_logits(model, cond, axes), tokens, mask, **options)
     other = sample(model_logits(model, Cond(labels=3 - cond.labels), axes), tokens, mask, **options)
-    pushed = sample(guided_logits(model, cond, scale=4.0, steps=5, axes=axes), tokens, mask, **options)
+    pushed = sample(guided_logits(model, cond, Guidance(scale=4.0), steps=5, axes=axes), tokens, mask, **options)
     first = model(tokens, cond, axes)
     alone = sample(lambda seen, step: first, tokens, mask, **options)  # a model that does not look at its tokens
     assert not any(torch.equal(ids, found) for found in (other, pushed, alone))
@@ -116,11 +116,11 @@ def test_self_guidance_and_filters(family: str) -> None:
     axes, model = (3, 4), model_of(family, (3, 4), 1)
     cond = Cond(labels=torch.tensor(LABELS))
     tokens, mask = scene(axes, 1, 1, "edit")
-    fast = self_guided_logits(model, cond, scale=1.5, steps=5, seeds=[4, 5, 6, 7], mask_id=11, axes=axes)
+    fast = self_guided_logits(model, cond, Guidance(scale=1.5), steps=5, seeds=[4, 5, 6, 7], mask_id=11, axes=axes)
     keep = functools.partial(top_k, k=2)
     options: dict[str, Any] = {"steps": 5, "seeds": [4, 5, 6, 7]}
     expected = sample(lambda ids, step: keep(fast(ids, step)), tokens, mask, callback=lambda step: None, **options)
-    assert torch.equal(expected, sample(fast.filtered(keep), tokens, mask, **options))
+    assert torch.equal(expected, sample(filtered_logits(fast, keep), tokens, mask, **options))
     assert not torch.equal(expected, sample(fast, tokens, mask, **options))
 
 
@@ -137,32 +137,32 @@ def test_conditions_are_prepared_once(watched: Watched) -> None:
     assert watched.prepared == 1
     decode(watched.model, "free", {"scale": 1.0, "ramp": "linear"}, steps=6)
     assert watched.prepared <= 3  # the step of weight 0 comes first, with half the rows
-    assert [rows for rows, _ in watched.asked[6:]] == [2] + [8] * 5
+    assert [rows for rows, _ in watched.forwards[6:]] == [2] + [8] * 5
 
 
 def test_only_open_places_are_predicted(watched: Watched) -> None:
     decode(watched.model, "free", steps=4)
     # 12 tokens by the cosine: 11, 8 and 4 stay hidden.
-    assert watched.asked == [(2, None), (4, 11), (4, 8), (4, 4)]
-    watched.asked.clear()
+    assert watched.forwards == [(2, None), (4, 11), (4, 8), (4, 4)]
+    watched.forwards.clear()
     decode(watched.model, "edit", steps=4)
     hidden = int(scene((3, 4), 1, 0, "edit")[1].flatten(1).sum(1).max())
-    assert watched.asked[0] == (4, hidden)
+    assert watched.forwards[0] == (4, hidden)
 
 
-def test_an_order_that_is_blind_predicts_what_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_selector_that_is_blind_predicts_what_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(shaken(transformer("bert", axes=(8, 8), layers=2)), monkeypatch)  # type: ignore[arg-type]
     tokens, mask = torch.full((2, 64, 1), 11), torch.ones(2, 64, 1, dtype=torch.bool)
     prediction = model_logits(watched.model, Cond(labels=torch.tensor([0, 1])))
     sample(prediction, tokens, mask, steps=8, schedule="linear", select="random", seeds=[1, 2])
     # 8 a step, and room for ties but in the last.
-    assert watched.asked == [(2, 12)] * 7 + [(2, 8)]
-    watched.asked.clear()
+    assert watched.forwards == [(2, 12)] * 7 + [(2, 8)]
+    watched.forwards.clear()
     seen: list[SampleStep] = []
     sample(prediction, tokens, mask, steps=8, schedule="linear", select="random", seeds=[1, 2], callback=seen.append)
-    assert all(int(step.drawn.max()) < 11 for step in seen)  # who watches sees whole guesses
-    # The first one is whole, because a row that comes again is kept.
-    assert watched.asked == [(2, None), *((2, 64 - 8 * step) for step in range(1, 8))]
+    assert watched.forwards == [(2, 12)] * 7 + [(2, 8)]  # whoever watches
+    assert all(int(step.tokens.max()) < 11 for step in seen)
+    assert not any(step.tokens[step.mask].any() for step in seen[:-1])
 
 
 def test_steps_that_change_nothing_are_not_run(watched: Watched) -> None:
@@ -172,21 +172,21 @@ def test_steps_that_change_nothing_are_not_run(watched: Watched) -> None:
     prediction = model_logits(watched.model, Cond(labels=torch.tensor(LABELS)))
     options: dict[str, Any] = {"steps": 20, "seeds": [1, 2, 3, 4]}
     done = sample(prediction, known, mask, **options)
-    assert len(watched.asked) < 20
+    assert len(watched.forwards) < 20
     assert torch.equal(done, sample(prediction, known, mask, callback=lambda step: None, **options))
-    watched.asked.clear()
+    watched.forwards.clear()
     one = mask & (torch.arange(12)[:, None] < 1)
     sample(prediction, tokens.masked_fill(~one, 4), one, **options)
-    assert len(watched.asked) == 1
-    watched.asked.clear()
+    assert len(watched.forwards) == 1
+    watched.forwards.clear()
     assert torch.equal(sample(prediction, known, torch.zeros_like(mask), **options), known)
-    assert watched.asked == []
+    assert watched.forwards == []
 
 
 def test_ties_leave_no_hole() -> None:
     """An order without logits whose places all tie decides no more than it has predicted, and all in the end."""
     axes, model = (3, 4), model_of("bert", (3, 4), 1)
-    tied = Selector(hide=lambda seen: torch.zeros_like(seen.mask), chooses_first=True, bounded=True, blind=True)
+    tied = Selector(remask=lambda seen: torch.zeros_like(seen.mask), bounded=True, blind=True)
     tokens, mask = scene(axes, 1, 0, "free")
     prediction = model_logits(model, Cond(labels=torch.tensor(LABELS)))
     assert sample(prediction, tokens, mask, steps=4, seeds=[1, 2, 3, 4], select=tied).max() < 11
@@ -212,7 +212,7 @@ def test_nothing_waits_inside_the_loop(select: str) -> None:
     tokens, mask = scene((3, 4), 1, 0, "free")
     chosen = get_selector(select, axes=(3, 4))
     for steps in (3, 9):
-        prediction = guided_logits(model, Cond(labels=torch.tensor(LABELS)), scale=1.0, steps=steps)
+        prediction = guided_logits(model, Cond(labels=torch.tensor(LABELS)), Guidance(scale=1.0), steps=steps)
         with Waits() as waits:
             sample(prediction, tokens, mask, steps=steps, seeds=[1, 2, 3, 4], select=chosen)
         if steps == 3:
@@ -259,9 +259,9 @@ def test_noise_at_places_is_that_noise(vocab: int, codebooks: int, places: int, 
     assert torch.equal(sample_noise(Other([seed, 7]), step, shape, at), expected + 1)
 
 
-def test_first_places() -> None:
+def test_first_positions() -> None:
     wanted = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]], dtype=torch.bool)
-    assert first_places(wanted, 3).tolist() == [[1, 3, 4], [0, 1, 2]]
+    assert first_positions(wanted, 3).tolist() == [[1, 3, 4], [0, 1, 2]]
 
 
 def test_a_model_with_a_forward_of_its_own_is_run_by_it() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from maskgen.conditioning import Cond
 from maskgen.models.base import PartialTransformer
 from maskgen.models.bert import BertTransformer
-from maskgen.models.partial import FeatureMemory, first_places, take
-from maskgen.sampling.guidance import guided_logits, model_logits, self_guided_logits
+from maskgen.models.partial import FeatureMemory, first_positions, take
+from maskgen.sampling.guidance import Guidance, guided_logits, model_logits, self_guided_logits
 from maskgen.sampling.loop import SampleStep, sample
 from maskgen.sampling.selectors.named import get_selector
 from tests.core.sampling.speed.test_exact import LABELS, model_of, scene
@@ -73,14 +73,14 @@ def test_a_step_sees_what_did_not_change_as_it_was(family: str, axes: tuple[int,
     for turn in range(3):
         places = torch.rand(4, 12, generator=generator).argsort(dim=1)[:, :5]
         tokens = tokens.scatter(1, places[:, :3, None].expand(-1, -1, codebooks), turn)
-        memory.places = torch.cat((places, places[:, :1]), dim=1)  # a place may stand there twice
+        memory.positions = torch.cat((places, places[:, :1]), dim=1)  # a place may stand there twice
         within = torch.tensor([3, 0, 5]).expand(4, -1)
         found = model.logits_at(tokens, prepared, within, memory)
         expected = slow.logits(tokens, places)
-        torch.testing.assert_close(found, take(expected, memory.places.gather(1, within)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, take(expected, memory.positions.gather(1, within)), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(expected, model(tokens, COND, axes), atol=1e-3)  # it is an approximation
-    memory.places = torch.arange(12).expand(4, -1)
-    whole = model.logits_at(tokens, prepared, memory.places, memory)
+    memory.positions = torch.arange(12).expand(4, -1)
+    whole = model.logits_at(tokens, prepared, memory.positions, memory)
     torch.testing.assert_close(whole, model(tokens, COND, axes), atol=1e-5, rtol=1e-5)
 
 
@@ -95,7 +95,7 @@ def decode(select: str, every: int, kind: str, rows: slice = slice(None), **more
     cond, steps = COND.map(lambda part: part[rows]), more.pop("steps", 7)
     prediction = model_logits(model, cond, axes)
     if scale := more.pop("scale", 0.0):
-        prediction = guided_logits(model, cond, scale=scale, steps=steps, axes=axes, interval=(0.4, 1.0))
+        prediction = guided_logits(model, cond, Guidance(scale=scale, interval=(0.4, 1.0)), steps=steps, axes=axes)
     chosen = get_selector(select, axes=axes)
     options: dict[str, Any] = {"steps": steps, "seeds": [4, 5, 6, 7][rows], "select": chosen, **more}
     return tokens, mask, sample(prediction.reusing(every), tokens[rows], mask[rows], **options)
@@ -113,7 +113,7 @@ def test_samples_are_whole_and_rows_independent(select: str) -> None:
         seen: list[SampleStep] = []
         watched = decode(select, 3, "mixed", model=model, scale=scale, callback=seen.append)[2]
         assert torch.equal(watched, done)  # whoever watches
-        assert all(0 <= step.drawn.min() <= step.drawn.max() < 11 for step in seen)
+        assert all(0 <= step.tokens.min() <= step.tokens.max() < 11 for step in seen)
 
 
 def test_it_approximates() -> None:
@@ -138,9 +138,9 @@ def test_only_what_changed_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int | None, int]] = []
     real = model.logits_at
 
-    def watched(tokens: Tensor, prepared: Any, places: Tensor | None = None, memory: Any = None) -> Tensor:
-        renewed = None if memory.places is None else memory.places.shape[1]
-        found: Tensor = real(tokens, prepared, places, memory)
+    def watched(tokens: Tensor, prepared: Any, positions: Tensor | None = None, memory: Any = None) -> Tensor:
+        renewed = None if memory.positions is None else memory.positions.shape[1]
+        found: Tensor = real(tokens, prepared, positions, memory)
         seen.append((renewed, found.shape[1]))
         return found
 
@@ -160,18 +160,18 @@ def test_orders_that_take_back_are_refused(select: str) -> None:
     tokens, mask = scene((3, 4), 1, 0, "free")
     chosen = get_selector(select, axes=(3, 4), critic=lambda ids, step: torch.zeros(ids.shape))
     with pytest.raises(
-        ValueError, match="reuse: got 2, which works with orders that follow the schedule and take nothing"
+        ValueError, match="reuse: got 2, which works with selectors that follow the schedule and take nothing"
     ):
         sample(model_logits(model, COND).reusing(2), tokens, mask, steps=3, seeds=[1, 2, 3, 4], select=chosen)
 
 
 def test_models_that_cannot_are_refused() -> None:
     with pytest.raises(
-        ValueError, match="reuse: got 2, but function computes all places or none; use 1 with this model"
+        ValueError, match="reuse: got 2, but function computes all positions or none; use 1 with this model"
     ):
         model_logits(lambda tokens, cond, axes=None: tokens[..., None].float(), Cond()).reusing(2)
-    weaker = self_guided_logits(model_of(*KINDS[0]), COND, scale=1.0, steps=3, seeds=[1, 2, 3, 4], mask_id=11)
-    with pytest.raises(ValueError, match="reuse: got 3 with guidance that hides other tokens at every step; use 1"):
+    weaker = self_guided_logits(model_of(*KINDS[0]), COND, Guidance(scale=1.0), steps=3, seeds=[1, 2, 3, 4], mask_id=11)
+    with pytest.raises(ValueError, match="reuse: got 3 with guidance that masks other tokens at every step; use 1"):
         weaker.reusing(3)
     with pytest.raises(ValueError, match="reuse: got 0, expected at least 1"):
         weaker.reusing(0)
@@ -180,4 +180,4 @@ def test_models_that_cannot_are_refused() -> None:
 
 def test_places_may_be_repeated() -> None:
     wanted = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
-    assert first_places(wanted, 4, repeat=True).tolist() == [[1, 3, 4, 1], [2, 2, 2, 2], [0, 0, 0, 0]]
+    assert first_positions(wanted, 4, repeat=True).tolist() == [[1, 3, 4, 1], [2, 2, 2, 2], [0, 0, 0, 0]]

@@ -67,7 +67,7 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint(tmp_path: P
         "steps": 12,
         "log_every": 2,
         "checkpoint_every": 2,
-        "guard": GuardSettings(most_in_a_row=3),
+        "guard": GuardSettings(max_consecutive_skips=3),
     }
     fit(spoilt(2, 3, 6, 7), points(), tmp_path / "pairs", **changes)
     with pytest.raises(
@@ -112,7 +112,7 @@ def test_a_resumed_run_skips_the_same_steps(tmp_path: Path) -> None:
 
 
 def judged(guard: Guard, *norms: float) -> list[int]:
-    return [int(guard.judge(torch.tensor(1.0), torch.tensor(norm))) for norm in norms]
+    return [int(guard.check(torch.tensor(1.0), torch.tensor(norm))) for norm in norms]
 
 
 def test_the_median_is_that_of_the_last_good_norms() -> None:
@@ -127,19 +127,19 @@ def test_the_median_is_that_of_the_last_good_norms() -> None:
 
 
 def test_runs_of_skips_are_counted() -> None:
-    guard = Guard(GuardSettings(most_in_a_row=2))
+    guard = Guard(GuardSettings(max_consecutive_skips=2))
     assert judged(guard, math.nan, 1.0, math.inf, 1.0) == [1, 0, 1, 0]
     assert not guard.too_many()
     assert judged(guard, math.nan, math.nan, 1.0) == [1, 1, 0]
     assert guard.too_many()  # it was so, whatever came later
-    assert int(Guard(GuardSettings()).judge(torch.tensor(math.inf), torch.tensor(1.0))) == 1
+    assert int(Guard(GuardSettings()).check(torch.tensor(math.inf), torch.tensor(1.0))) == 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"most_in_a_row": 0}, "guard: got most_in_a_row 0 and window 128, expected 1 and 2 or more"),
-        ({"window": 1}, "guard: got most_in_a_row 20 and window 1"),
+        ({"max_consecutive_skips": 0}, "guard: got max_consecutive_skips 0 and window 128, expected 1 and 2 or more"),
+        ({"window": 1}, "guard: got max_consecutive_skips 20 and window 1"),
         ({"spike": 0.5}, "guard.spike: got 0.5, expected a multiple above 1, or 0 for never"),
     ],
 )

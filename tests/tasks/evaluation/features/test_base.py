@@ -23,7 +23,7 @@ from maskgen.tasks.evaluation.features.base import (
     centred_features,
     pixel_features,
 )
-from maskgen.tasks.evaluation.features.extraction import extract
+from maskgen.tasks.evaluation.features.extraction import Extraction, extract
 from maskgen.tasks.evaluation.features.inception import InceptionFeatures
 from maskgen.tasks.evaluation.features.protocols import PROTOCOLS, find_protocol, resize_images
 from maskgen.tasks.evaluation.metrics.frechet import frechet_distance, kernel_distance
@@ -97,7 +97,11 @@ def test_fid_and_kid_equal_torch_fidelity_on_the_same_images(inception: Path, tm
     )
     extractor, team = InceptionFeatures(inception, layer="64"), Processes(single(), tmp_path / "parts")
     found = [
-        extract(open_samples(folder, "image"), extractor, resize="tf1-bilinear", team=team, name=folder.name)
+        extract(
+            open_samples(folder, "image"),
+            Extraction(extractor=extractor, resize="tf1-bilinear", team=team),
+            folder.name,
+        )
         for folder in folders
     ]
     ours = frechet_distance(found[0].gaussian, found[1].gaussian)

@@ -10,7 +10,7 @@ import torch
 
 import maskgen.tasks.evaluation.features.references
 from maskgen.tasks.evaluation.features.base import FeatureBatch, FeatureExtractor, PixelFeatures
-from maskgen.tasks.evaluation.features.extraction import FeatureSet, extract
+from maskgen.tasks.evaluation.features.extraction import Extraction, FeatureSet, extract
 from maskgen.tasks.evaluation.features.references import (
     Reference,
     cached_reference,
@@ -24,11 +24,11 @@ from maskgen.tasks.evaluation.sets.processes import Processes
 from tests.tasks.evaluation.support import arrays, pictures, single, together
 
 
-class Judged(FeatureExtractor):
+class Classified(FeatureExtractor):
     """Pixels of 4 x 4, and logits; resizes what it is given."""
 
-    def __init__(self, identity: str = "judged-1") -> None:
-        self.name, self.input_size, self._identity = "judged", (4, 4), identity
+    def __init__(self, identity: str = "classified-1") -> None:
+        self.name, self.input_size, self._identity = "classified", (4, 4), identity
 
     def identity(self) -> str:
         return self._identity
@@ -43,17 +43,18 @@ def extractions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the sets that features were computed of."""
     seen: list[str] = []
 
-    def watched(samples: Any, *args: Any, **kwargs: Any) -> FeatureSet | None:
+    def watched(samples: Any, how: Extraction, name: str) -> FeatureSet | None:
         seen.append(Path(samples.name).name)
-        return extract(samples, *args, **kwargs)
+        return extract(samples, how, name)
 
     monkeypatch.setattr(maskgen.tasks.evaluation.features.references, "extract", watched)
     return seen
 
 
 def reference(place: Path, tmp_path: Path, extractor: FeatureExtractor | None = None, **changes: Any) -> Reference:
-    settings = {"resize": "tf1-bilinear", "team": Processes(single(), tmp_path), "cache": tmp_path / "cache"} | changes
-    found = cached_reference(open_samples(place, "image"), extractor or Judged(), **settings)
+    settings = {"resize": "tf1-bilinear", "team": Processes(single(), tmp_path)} | changes
+    how = Extraction(extractor=extractor or Classified(), **settings)
+    found = cached_reference(open_samples(place, "image"), how, cache=tmp_path / "cache")
     assert found is not None
     return found
 
@@ -79,7 +80,7 @@ def test_another_one_is_computed_anew(tmp_path: Path, extractions: list[str]) ->
     """Other data, another extractor, another rule: each is another reference."""
     folder = pictures(tmp_path / "real", 12, 0)
     reference(folder, tmp_path)
-    reference(folder, tmp_path, Judged("judged-2"))
+    reference(folder, tmp_path, Classified("classified-2"))
     bicubic = reference(folder, tmp_path, resize="pil-bicubic")
     assert bicubic.resize == "pil-bicubic"
     (folder / "left" / "0002.png").write_bytes((folder / "left" / "0004.png").read_bytes())
@@ -103,19 +104,9 @@ def test_several_processes(tmp_path: Path, extractions: list[str]) -> None:
     alone = reference(folder, tmp_path)
 
     def work(state: Any) -> Reference | None:
-        team = Processes(state, tmp_path / "parts")
-        found = [
-            cached_reference(
-                open_samples(folder, "image"),
-                Judged(),
-                resize="tf1-bilinear",
-                team=team,
-                cache=tmp_path / "other",
-                name=name,
-                batch_size=2,
-            )
-            for name in ("first", "again")
-        ]
+        team, samples = Processes(state, tmp_path / "parts"), open_samples(folder, "image")
+        how = Extraction(extractor=Classified(), resize="tf1-bilinear", team=team, batch_size=2)
+        found = [cached_reference(samples, how, cache=tmp_path / "other", name=name) for name in ("first", "again")]
         team.close()
         return found[1]
 
@@ -141,26 +132,28 @@ def test_statistics_go_out_and_come_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found["mu"], made.gaussian.mean.numpy())
         np.testing.assert_array_equal(found["sigma"], made.gaussian.covariance.numpy())
     assert is_statistics(tmp_path / "real.npz")
-    again = read_statistics(tmp_path / "real.npz", Judged(), "tf1-bilinear")
+    again = read_statistics(tmp_path / "real.npz", Classified(), "tf1-bilinear")
     assert torch.equal(again.gaussian.covariance, made.gaussian.covariance)
     assert (again.gaussian.count, again.shape, again.name) == (12, (3, 8, 8), made.name)
     assert again.features is None
-    with pytest.raises(ValueError, match="statistics made by judged-1, but the samples are measured with judged-2"):
-        read_statistics(tmp_path / "real.npz", Judged("judged-2"), "tf1-bilinear")
+    with pytest.raises(
+        ValueError, match="statistics made by classified-1, but the samples are measured with classified-2"
+    ):
+        read_statistics(tmp_path / "real.npz", Classified("classified-2"), "tf1-bilinear")
     with pytest.raises(ValueError, match="images resized by tf1-bilinear, but the protocol resizes by pil-bicubic"):
-        read_statistics(tmp_path / "real.npz", Judged(), "pil-bicubic")
+        read_statistics(tmp_path / "real.npz", Classified(), "pil-bicubic")
 
 
 def test_statistics_of_others(tmp_path: Path) -> None:
     """They name no extractor, so they are taken for Inception's."""
     np.savez(tmp_path / "adm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    inception = Judged("inception-v3-2015-12-05-0123")
+    inception = Classified("inception-v3-2015-12-05-0123")
     found = read_statistics(tmp_path / "adm.npz", inception, "tf1-bilinear")
     assert (found.gaussian.width, found.gaussian.count, found.shape) == (2048, 0, ())
     with pytest.raises(
-        ValueError, match=r"made by inception-v3-2015-12-05-\.\.\. of 2048 features, but .* with judged-1"
+        ValueError, match=r"made by inception-v3-2015-12-05-\.\.\. of 2048 features, but .* with classified-1"
     ):
-        read_statistics(tmp_path / "adm.npz", Judged(), "tf1-bilinear")
+        read_statistics(tmp_path / "adm.npz", Classified(), "tf1-bilinear")
     np.savez(tmp_path / "small.npz", mu=np.zeros(64), sigma=np.eye(64))
     with pytest.raises(ValueError, match="of 64 features"):
         read_statistics(tmp_path / "small.npz", inception, "tf1-bilinear")
@@ -169,7 +162,7 @@ def test_statistics_of_others(tmp_path: Path) -> None:
         read_statistics(tmp_path / "nan.npz", inception, "tf1-bilinear")
     np.savez(tmp_path / "wrong.npz", mu=np.zeros(3), sigma=np.eye(2))
     with pytest.raises(ValueError, match=r"got no statistics, expected mu \[F\] and sigma \[F, F\]"):
-        read_statistics(tmp_path / "wrong.npz", Judged(), "tf1-bilinear")
+        read_statistics(tmp_path / "wrong.npz", Classified(), "tf1-bilinear")
     np.savez(tmp_path / "batch.npz", arrays(3, 0))
     assert not is_statistics(tmp_path / "batch.npz")
     assert not is_statistics(tmp_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import torch
 import yaml
 
 from maskgen.checkpoint import load_module
-from maskgen.tasks.evaluation.cas import CasScores, cas_scores
+from maskgen.tasks.evaluation.cas import cas_scores
 from maskgen.tasks.evaluation.features.classifier import Classifier, ClassifierConfig, ClassifierFeatures, predict
 from maskgen.tasks.evaluation.features.train_classifier import train_classifier
 from maskgen.tasks.evaluation.sets.base import DataSamples, open_samples
 from maskgen.tasks.evaluation.sets.labelled import SampleImages
+from maskgen.tasks.evaluation.settings import CasScores
 from tests.tasks.commandline import refused, run
-from tests.tasks.evaluation.support import CAS, SHORT, TINY, pictures, tensors
+from tests.tasks.evaluation.support import SHORT, TINY, evaluation_run, pictures, tensors
 
 LABELS = np.arange(24) % 2
 
@@ -62,39 +64,35 @@ def test_features(trained: Path) -> None:
         ClassifierFeatures(Path("nowhere"))
 
 
-def judge(places: Path, samples: str, out: Path, alone: bool = True) -> CasScores:
-    return cas_scores(
-        *(open_samples(places / name, "image") for name in (samples, "train", "test")),
-        settings=CAS,
-        out=out,
-        alone=alone,
-        draws=50,
-        say=lambda text: None,
-    )
+def scores(places: Path, samples: str, out: Path, alone: bool = True) -> CasScores:
+    run = evaluation_run(out).measuring(draws=50)
+    if not alone:
+        run = dataclasses.replace(run, team=SimpleNamespace(count=2))
+    return cas_scores(*(open_samples(places / name, "image") for name in (samples, "train", "test")), run)
 
 
 def test_cas(places: Path, tmp_path: Path) -> None:
-    good = judge(places, "good", tmp_path)
+    good = scores(places, "good", tmp_path)
     assert good.metrics["cas"].value == good.metrics["cas_real"].value == good.metrics["label_agreement"].value == 1
     assert good.metrics["cas_over_real"].value == 1
     assert good.class_names == ("left", "right")
     assert good.per_class == good.per_class_real == [1.0, 1.0]
-    runs = {path.name: (path / "model.safetensors").stat().st_mtime_ns for path in tmp_path.iterdir()}
+    runs = {path.name: (path / "model.safetensors").stat().st_mtime_ns for path in (tmp_path / "cas").iterdir()}
     assert sorted(name.partition("-")[0] for name in runs) == ["generated", "real"]
-    wrong = judge(places, "wrong", tmp_path)
+    wrong = scores(places, "wrong", tmp_path)
     assert wrong.metrics["cas"].value == wrong.metrics["label_agreement"].value == 0
     assert wrong.metrics["cas_real"].value == 1
-    again = {path.name: (path / "model.safetensors").stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = {path.name: (path / "model.safetensors").stat().st_mtime_ns for path in (tmp_path / "cas").iterdir()}
     assert runs.items() <= again.items()  # the real one was not trained once more
     assert len(again) == 3
 
 
 def test_cas_beside_other_processes(places: Path, tmp_path: Path) -> None:
     """Trained in a process of its own, the classifier is the same."""
-    assert judge(places, "good", tmp_path).metrics["cas"].value == 1
-    (made,) = tmp_path.glob("generated-*")
+    assert scores(places, "good", tmp_path).metrics["cas"].value == 1
+    (made,) = (tmp_path / "cas").glob("generated-*")
     here = made.rename(tmp_path / "here")
-    assert judge(places, "good", tmp_path, alone=False).metrics["cas"].value == 1
+    assert scores(places, "good", tmp_path, alone=False).metrics["cas"].value == 1
     assert (made / "model.safetensors").read_bytes() == (here / "model.safetensors").read_bytes()
 
 
@@ -104,13 +102,11 @@ def test_cas_of_data_in_memory(places: Path, tmp_path: Path) -> None:
     found = cas_scores(
         open_samples(places / "good", "image"),
         *(DataSamples(data, split) for split in ("train", "test")),
-        settings=CAS,
-        out=tmp_path,
-        say=lambda text: None,
+        evaluation_run(tmp_path),
     )
     assert found.metrics["cas"].value == 1
     assert found.class_names == ("left", "right")
-    assert len(list(tmp_path.glob("data-*.npz"))) == 2
+    assert len(list((tmp_path / "cas").glob("data-*.npz"))) == 2
 
 
 def test_the_command(places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,15 +146,13 @@ def test_mistakes(places: Path, tmp_path: Path) -> None:
     ):
         cas_scores(
             *(open_samples(place, "image") for place in (one, places / "train", places / "test")),
-            settings=CAS,
-            out=tmp_path,
+            evaluation_run(tmp_path),
         )
     pictures(tmp_path / "large", 4, 0, side=12)
     with pytest.raises(ValueError, match=r"large has images of \(12, 12\) pixels, but .*train of \(8, 8\); resize one"):
         cas_scores(
             *(open_samples(place, "image") for place in (tmp_path / "large", places / "train", places / "test")),
-            settings=CAS,
-            out=tmp_path,
+            evaluation_run(tmp_path),
         )
     with pytest.raises(ValueError, match=r"groups: got 3, expected a divisor of the levels' channels \[8, 16\]"):
         ClassifierConfig(width=8, multipliers=(1, 2), groups=3)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from maskgen.tasks.audio.infilling import infill
-from maskgen.tasks.evaluation.features.protocols import PROTOCOLS
-from maskgen.tasks.evaluation.made.gaps import GapScores, GapSettings, fill_gap, is_kept, middle_gap, repeated, silenced
+from maskgen.tasks.evaluation.made.gaps import GapScores, GapSettings, is_kept, middle_gap, repeated, silenced
 from maskgen.tasks.evaluation.metrics.audio import stft_distance
 from maskgen.tasks.evaluation.models import evaluate_model
 from maskgen.tasks.evaluation.samples import Target
@@ -19,7 +18,7 @@ from maskgen.tasks.media.audio.features import log_mel_distance
 from maskgen.tasks.media.audio.files import load_sound, save_sound
 from maskgen.tokenizers.training.losses.audio import si_sdr
 from tests.support import tiny_audio_pipeline
-from tests.tasks.evaluation.support import ONE_AT_A_TIME, single, together
+from tests.tasks.evaluation.support import ONE_AT_A_TIME, evaluation_run, together
 
 RATE, HOP = 800, 8
 GAP = GapSettings(share=0.25, crossfade=0.01, loudness=None)
@@ -87,15 +86,6 @@ def test_distances_are_those_inside_the_gap() -> None:
     assert other.metrics(draws=20) == scores.metrics(draws=20)
 
 
-def test_filling_is_the_task() -> None:
-    pipe, truth = tiny_audio_pipeline(), sound(0)
-    filled = fill_gap(pipe, truth, (120, 200), seed=3, settings=GAP)
-    rate = pipe.tokenizer.sample_rate  # type: ignore[attr-defined]
-    (expected,) = infill(pipe, truth, rate, start=120 / rate, stop=200 / rate, seeds=[3], crossfade=0.01, loudness=None)
-    assert torch.equal(filled, expected)
-    assert is_kept(truth, filled, (120, 200), round(0.01 * rate) + 1)
-
-
 @pytest.fixture
 def sounds(tmp_path: Path) -> Path:
     """Seven sounds of different lengths, one of them damaged."""
@@ -116,8 +106,8 @@ def evaluated(sounds: Path, out: Path, count: int = 1, **changes: Any) -> Evalua
         with ONE_AT_A_TIME:
             pipe = tiny_audio_pipeline()
         target = Target(held_out=open_samples(sounds, "audio"))
-        places = {"state": state, "out": out, "cache": out / "cache"}
-        return evaluate_model(pipe, "tiny", target, None, PROTOCOLS["adm"], settings=settings, task="infill", **places)
+        run = evaluation_run(out, settings=settings, state=state)
+        return evaluate_model(pipe, "tiny", target, run, task="infill")
 
     first, *others = together(count, work)
     assert others == [None] * (count - 1)
@@ -140,8 +130,11 @@ def test_an_audio_model_fills_gaps(sounds: Path, tmp_path: Path) -> None:
     assert rate == 800
     truth, _ = load_sound(sounds / "4.wav")  # the sixth file, the fifth that can be read
     filled, _ = load_sound(tmp_path / "one" / "samples" / manifest["items"][4]["file"])
-    expected = fill_gap(pipe, truth, middle_gap(truth.shape[1], 0.25, pipe.tokenizer.stride[0]), seed=4, settings=GAP)
+    first, last = middle_gap(truth.shape[1], 0.25, pipe.tokenizer.stride[0])
+    where = {"start": first / rate, "stop": last / rate, "crossfade": 0.01}
+    (expected,) = infill(pipe, truth, rate, seeds=[4], loudness=None, **where)
     torch.testing.assert_close(filled, expected, rtol=0, atol=0)
+    assert is_kept(truth, filled, (first, last), round(0.01 * rate) + 1)
 
 
 def test_what_is_refused(sounds: Path, tmp_path: Path) -> None:
@@ -153,8 +146,8 @@ def test_what_is_refused(sounds: Path, tmp_path: Path) -> None:
     ):
         evaluated(sounds, tmp_path / "short")
     pipe, target = tiny_audio_pipeline(), Target()
-    shared: dict[str, Any] = {"settings": EvaluationSettings(metrics=("stft",)), "out": tmp_path, "cache": tmp_path}
+    run = evaluation_run(tmp_path, settings=EvaluationSettings(metrics=("stft",)))
     with pytest.raises(ValueError, match="task: needs held-out sounds to complete; give --held_out"):
-        evaluate_model(pipe, "m", target, None, PROTOCOLS["adm"], state=single(), task="infill", **shared)
+        evaluate_model(pipe, "m", target, run, task="infill")
     with pytest.raises(ValueError, match="task: got 'FP5', but an audio model does infill only"):
-        evaluate_model(pipe, "m", target, None, PROTOCOLS["adm"], state=single(), task="FP5", **shared)
+        evaluate_model(pipe, "m", target, run, task="FP5")

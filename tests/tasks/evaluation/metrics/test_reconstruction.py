@@ -17,7 +17,7 @@ from maskgen.tasks.evaluation.metrics.reconstruction import (
     perceptual_net,
     ssim,
 )
-from maskgen.tokenizers.training.losses.image import Perceptual
+from maskgen.tokenizers.training.losses.perceptual import Perceptual
 
 
 def pictures(count: int, seed: int, size: int = 16) -> Tensor:
@@ -154,7 +154,7 @@ def test_use_of_codes() -> None:
     assert found["codebook_usage"].value == 0.5
     assert found["codebook_perplexity"].value == pytest.approx(4)
     assert found["codebook_usage"].count == 4
-    assert found["codebook_usage"].note == "8 places, 8 codes"
+    assert found["codebook_usage"].note == "8 positions, 8 codes"
     large = CodeUse(1 << 18)
     large.update(torch.tensor([[[(1 << 18) - 1]]]))
     assert large.metrics()["codebook_perplexity"].value == 1

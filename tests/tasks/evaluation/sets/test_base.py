@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.data import TensorSource
+from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.cifar10 import PixelSource
 from maskgen.tasks.data.images.digits import Digits, Folder, ImageData
 from maskgen.tasks.data.video.moving_digits import MovingDigits
 from maskgen.tasks.evaluation.features.base import LogMelFeatures, PixelFeatures
-from maskgen.tasks.evaluation.features.extraction import FeatureSet, extract
+from maskgen.tasks.evaluation.features.extraction import Extraction, FeatureSet, extract
 from maskgen.tasks.evaluation.sets.arrays import open_array, write_batch
 from maskgen.tasks.evaluation.sets.base import DataSamples, SampleSet, Subset, open_samples
 from maskgen.tasks.evaluation.sets.labelled import SampleImages
@@ -58,7 +59,8 @@ def archive(folder: Path, path: Path) -> Path:
 def features(samples: SampleSet, folder: Path, count: int = 1, **settings: object) -> FeatureSet:
     def work(state: object) -> FeatureSet | None:
         team = Processes(state, folder / "parts")  # type: ignore[arg-type]
-        found = extract(samples, PixelFeatures(2), resize="tf1-bilinear", team=team, name="samples", **settings)  # type: ignore[arg-type]
+        how = Extraction(extractor=PixelFeatures(2), resize="tf1-bilinear", team=team, **settings)  # type: ignore[arg-type]
+        found = extract(samples, how, "samples")
         team.close()
         return found
 
@@ -233,7 +235,7 @@ def test_data_sets(tmp_path: Path) -> None:
     )
     (folder / "right" / "0003.png").write_bytes(b"x")  # training puts another in its place
     broken = DataSamples(Folder(folder, size=8, broken=0.5), "train")
-    assert [isinstance(sample, str) for sample in broken.read(0, 6)] == [False] * 4 + [True, False]
+    assert [isinstance(sample, Broken) for sample in broken.read(0, 6)] == [False] * 4 + [True, False]
     assert broken.labels == [0, 0, 0, 1, 1, 1]
     assert broken.digest() != whole
     cifar = Memory()
@@ -273,8 +275,8 @@ def test_broken_pictures_are_counted(count: int, tmp_path: Path) -> None:
     (folder / "right" / "0003.png").write_text("no picture", encoding="utf-8")
     found = features(open_samples(folder, "image"), tmp_path, count, batch_size=2, broken=0.1)
     assert found.samples == 18
-    assert [index for index, _ in found.skipped] == [2, 11]
-    assert all("no picture, or a damaged one" in reason for _, reason in found.skipped)
+    assert list(found.skipped) == [2, 11]
+    assert all("no picture, or a damaged one" in reason for reason in found.skipped.values())
     assert found.owners.tolist() == [number for number in range(20) if number not in (2, 11)]
     (folder / "right" / "0005.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"3 of 20 samples cannot be read, expected at most a share of 0\.1"):
@@ -293,22 +295,18 @@ def test_other_modality_and_too_few(tmp_path: Path) -> None:
     samples = open_samples(pictures(tmp_path / "set", 1, 0), "image")
     with pytest.raises(ValueError, match=r"got 1 sample\(s\), which have no covariance"):
         features(samples, tmp_path)
-    team = Processes(single(), tmp_path)
+    how = Extraction(extractor=LogMelFeatures(), resize="tf1-bilinear", team=Processes(single(), tmp_path))
     with pytest.raises(ValueError, match=r"got log-mel-64.* for audio, but .*set holds samples of image"):
-        extract(samples, LogMelFeatures(), resize="tf1-bilinear", team=team, name="x")
+        extract(samples, how, "x")
 
 
 def test_sounds_of_any_length(tmp_path: Path) -> None:
     for number, seconds in enumerate((0.3, 2.0, 1.0)):
         wave = 0.1 * torch.randn(2, round(seconds * 8000), generator=torch.Generator().manual_seed(number))
         save_sound(wave, tmp_path / f"{number}.wav", 8000)
-    found = extract(
-        open_samples(tmp_path, "audio"),
-        LogMelFeatures(8000, bands=8, window=0.5),
-        resize="tf1-bilinear",
-        team=Processes(single(), tmp_path / "parts"),
-        name="sounds",
-    )
+    extractor, team = LogMelFeatures(8000, bands=8, window=0.5), Processes(single(), tmp_path / "parts")
+    how = Extraction(extractor=extractor, resize="tf1-bilinear", team=team)
+    found = extract(open_samples(tmp_path, "audio"), how, "sounds")
     assert found is not None
     assert found.owners.tolist() == [0, 1, 1, 1, 1, 2, 2]
     assert (found.samples, found.gaussian.count, found.shape) == (3, 7, ())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import load_module
 from maskgen.published.vampnet import transformer as vampnet
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.published.catalog import CATALOG, Published, find, table
 from maskgen.tasks.published.convert import convert_files, fetch
 from maskgen.tasks.published.entries.families import FAMILIES, looks_like
@@ -118,8 +118,12 @@ class TestEntries:
         for sampling, steps in ((entry.sampling, 12), (entry.fine_sampling, 2)):
             assert sampling is not None
             assert (sampling.sampler, sampling.steps, sampling.schedule) == ("vampnet", steps, "cosine")
-            assert (sampling.temperature, sampling.choice_temperature, sampling.sample_cutoff) == (1.0, 10.5, 1.0)
-            assert (sampling.top_p, sampling.typical_mass) == (Sampling().top_p, Sampling().typical_mass)  # no filter
+            assert (sampling.temperature, sampling.choice_temperature, sampling.vampnet.sample_cutoff) == (
+                1.0,
+                10.5,
+                1.0,
+            )
+            assert not sampling.filter.enabled
         assert entry.frame_rate == Fraction(44_100, 768)
         assert entry.signal_size == (441_000,)
         assert entry.convert_command == (

@@ -21,7 +21,7 @@ from maskgen.published.maskbit.transformer import PUBLISHED as GENERATORS
 from maskgen.published.maskbit.transformer import MaskBitConfig, MaskBitTransformer
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.layers.conv2d import ConvDownsample
 from maskgen.tokenizers.published.image import maskbit, maskgit_torch
@@ -33,6 +33,7 @@ from maskgen.tokenizers.published.image.maskbit import (
 from maskgen.tokenizers.published.image.maskbit_codes import BitQuantizer, UnitQuantizer, merge_ids, split_ids
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from tests.parity.support import LAYOUTS
+from tests.selections import flat_sampling
 
 # By hand from the published settings (128 channels, 1,1,2,2,4, 2 blocks), with w the widths of the levels: a block from i
 # to o has 2i + 9io + 2o + 9oo (+ oo where i differs from o), a resampling 9ww + w, the latents' convolutions 512 t + t and
@@ -345,7 +346,7 @@ def test_a_pipeline_of_sub_tokens(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": 8, "num_classes": 4, "axes": (4, 4), "width": 16, "layers": 1, "heads": 2, "mlp_width": 16}
     transformer = MaskBitTransformer(MaskBitConfig(**sizes))
-    config = PipelineConfig(signal_size=(16, 16), sampling=Sampling(steps=3, guidance=1.0))
+    config = PipelineConfig(signal_size=(16, 16), sampling=flat_sampling(steps=3, guidance=1.0))
     with pytest.raises(ValueError, match="do not fit: 64 codes x 1 against 8 x 2"):
         Pipeline(small("bits"), transformer, config, device="cpu")
     pipe = Pipeline(small("bits-split"), transformer, config, device="cpu")

@@ -1,10 +1,7 @@
 """Stage-1 losses: closed forms, bounds, and the perceptual loss without a network."""
 
-import builtins
 import math
-from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -13,9 +10,7 @@ from hypothesis import strategies as st
 
 from maskgen.tokenizers.quantizers.entropy import entropy_loss
 from maskgen.tokenizers.training.losses.image import (
-    _BACKBONES,
     LeCam,
-    Perceptual,
     discriminator_loss,
     generator_loss,
     l1_loss,
@@ -106,64 +101,3 @@ def test_lecam() -> None:
     assert torch.equal(resumed(real, fake), lecam(real, fake))
     with pytest.raises(ValueError, match="decay: got 1, expected"):
         LeCam(decay=1)
-
-
-@pytest.mark.parametrize("net", ["alex", "squeeze"])
-def test_perceptual_distance(net: Any) -> None:
-    perceptual = Perceptual(net, pretrained=False).train()
-    assert not any(module.training for module in perceptual.modules())
-    assert not any(weight.requires_grad for weight in perceptual.parameters())
-    image = torch.rand(2, 3, 64, 64)
-    other = torch.rand(2, 3, 64, 64, requires_grad=True)
-    assert perceptual(image, image) == 0
-    distance = perceptual(other, image)
-    assert distance.shape == ()
-    distance.backward()
-    assert other.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match="expected equal ones"):
-        perceptual(image, image[:1])
-
-
-def test_perceptual_sees_minus_one_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    perceptual = Perceptual("squeeze", pretrained=False)
-    seen: list[float] = []
-    perceptual.lpips.forward = lambda *pair: seen.extend(x for t in pair for x in t.aminmax()) or pair[0]
-    perceptual(torch.tensor([0.0, 1.0]), torch.tensor([0.25, 0.5]))
-    assert seen == [-1, 1, -0.5, 0]
-
-
-def test_perceptual_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "lpips":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r'pip install "maskgen\[train\]"'):
-        Perceptual()
-
-
-def test_named_files_are_those_that_torchvision_loads() -> None:
-    from torchvision import models
-
-    urls = {
-        "vgg": models.VGG16_Weights.IMAGENET1K_V1.url,
-        "alex": models.AlexNet_Weights.IMAGENET1K_V1.url,
-        "squeeze": models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url,
-    }
-    assert {net: url.rsplit("/", 1)[1] for net, url in urls.items()} == _BACKBONES
-
-
-def test_perceptual_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def offline(*_: Any, **__: Any) -> None:
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    wanted = rf"put squeezenet1_1-b8a52dc0\.pth into {tmp_path}/checkpoints, or choose perceptual=None"
-    with pytest.raises(ConnectionError, match=wanted):
-        Perceptual("squeeze")
-    with pytest.raises(ValueError, match="net: got 'resnet', expected one of"):
-        Perceptual("resnet")  # type: ignore[arg-type]

@@ -12,15 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import maskgen.tokenizers.training.losses.image
+import maskgen.tokenizers.training.losses.perceptual
 from maskgen.checkpoint import load_module
 from maskgen.data import Batch, TensorSource
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
-from maskgen.tokenizers.training.adversarial import psnr
+from maskgen.tokenizers.training.base import psnr
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig
-from maskgen.tokenizers.training.image import ReconstructionSettings, VQGANTraining
 from maskgen.tokenizers.training.losses.image import LeCam, r1_penalty
+from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, ReconstructionTraining
 from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
 
 PLAIN = ReconstructionSettings(perceptual=None, gan_weight=0.0)
@@ -31,15 +31,15 @@ class CrashError(Exception):
     """The machine went away."""
 
 
-class CrashingTraining(VQGANTraining):
-    """Raises when one player's turn comes at one step, like a process killed there."""
+class CrashingTraining(ReconstructionTraining):
+    """Raises when one network's turn comes at one step, like a process killed there."""
 
     crash_at: tuple[str, int] | None = None
 
-    def loss(self, player: str, modules: Mapping[str, nn.Module], batch: Batch, step: int) -> Any:
-        if (player, step) == self.crash_at:
+    def loss(self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int) -> Any:
+        if (network, step) == self.crash_at:
             raise CrashError
-        return super().loss(player, modules, batch, step)
+        return super().loss(network, modules, batch, step)
 
 
 def photos(count: int = 8, height: int = 16, width: int = 16) -> TensorSource:
@@ -70,7 +70,7 @@ def settings(**changes: Any) -> TrainSettings:
     return TrainSettings(optimizer=optimizer, **{**plain, **never, **changes})
 
 
-def fit(objective: VQGANTraining, out: Path, source: TensorSource | None = None, **changes: Any) -> Trainer:
+def fit(objective: ReconstructionTraining, out: Path, source: TensorSource | None = None, **changes: Any) -> Trainer:
     trainer = Trainer(objective, source or photos(), settings(**changes), out)
     trainer.fit()
     return trainer
@@ -91,15 +91,15 @@ def log(out: Path) -> list[dict[str, float]]:
 def test_four_images_are_learned_by_heart(tmp_path: Path) -> None:
     source = photos(4)
     model = tokenizer(QuantizerConfig(codebook_size=64, dim=8, entropy_weight=0.02), channels=16)
-    objective = VQGANTraining(model, PLAIN, held_out=source)
+    objective = ReconstructionTraining(model, PLAIN, held_out=source)
     assert objective.validate(model, torch.device("cpu"))["psnr"] < 15
     trainer = fit(objective, tmp_path, source, steps=250, log_every=250, optimizer={"weight_decay": 0.0, "lr": 3e-3})
     assert objective.validate(trainer.ema.module, torch.device("cpu"))["psnr"] > 30
 
 
 @pytest.mark.parametrize("gan", ["non-saturating", "hinge"])
-def test_both_players_learn(gan: Any, tmp_path: Path) -> None:
-    objective = VQGANTraining(tokenizer(), adversarial(gan=gan))
+def test_both_networks_learn(gan: Any, tmp_path: Path) -> None:
+    objective = ReconstructionTraining(tokenizer(), adversarial(gan=gan))
     assert objective.discriminator is not None
     before = [weights(objective.model), weights(objective.discriminator)]
     fit(objective, tmp_path)
@@ -114,18 +114,18 @@ def test_both_players_learn(gan: Any, tmp_path: Path) -> None:
         assert all(math.isfinite(value) for value in line.values())
 
 
-def test_nobody_collects_the_other_players_gradients() -> None:
-    objective = VQGANTraining(tokenizer(), adversarial())
-    players = objective.players()
-    judge, batch = players["discriminator"], photos(4).tensors
-    loss, terms = objective.loss("model", players, dict(batch), 0)
+def test_nobody_collects_the_other_networks_gradients() -> None:
+    objective = ReconstructionTraining(tokenizer(), adversarial())
+    networks = objective.networks()
+    judge, batch = networks["discriminator"], photos(4).tensors
+    loss, terms = objective.loss("model", networks, dict(batch), 0)
     loss.backward()
     assert terms["gan"] > 0
     assert [name for name, weight in judge.named_parameters() if weight.grad is not None] == []
     assert all(weight.requires_grad for weight in judge.parameters())
     assert all(weight.grad is not None for weight in objective.model.parameters())
     objective.model.zero_grad()
-    loss, _ = objective.loss("discriminator", players, dict(batch), 0)
+    loss, _ = objective.loss("discriminator", networks, dict(batch), 0)
     loss.backward()
     assert [name for name, weight in objective.model.named_parameters() if weight.grad is not None] == []
     assert [name for name, weight in judge.named_parameters() if weight.grad is None] == []
@@ -135,15 +135,15 @@ def test_the_adversarial_gradient_reaches_the_tokenizer() -> None:
     batch, gradients = dict(photos(4).tensors), []
     for weight in (1e-12, 10.0):
         torch.manual_seed(1)
-        objective = VQGANTraining(tokenizer(), adversarial(gan_weight=weight))
+        objective = ReconstructionTraining(tokenizer(), adversarial(gan_weight=weight))
         torch.manual_seed(1)
         objective.discriminator.load_state_dict({k: torch.rand_like(v) - 0.5 for k, v in _state(objective)})
-        objective.loss("model", objective.players(), batch, 0)[0].backward()
+        objective.loss("model", objective.networks(), batch, 0)[0].backward()
         gradients.append(objective.model.last_layer.grad)
     assert not torch.allclose(*gradients)
 
 
-def _state(objective: VQGANTraining) -> list[tuple[str, Tensor]]:
+def _state(objective: ReconstructionTraining) -> list[tuple[str, Tensor]]:
     assert objective.discriminator is not None
     return list(objective.discriminator.state_dict().items())
 
@@ -152,7 +152,7 @@ def test_the_game_begins_at_gan_start(tmp_path: Path) -> None:
     """Before, the discriminator must not move at all: weight decay would shrink it for thousands of steps."""
     for steps in (2, 3):
         torch.manual_seed(5)
-        objective = VQGANTraining(tokenizer(), adversarial(gan_start=2))
+        objective = ReconstructionTraining(tokenizer(), adversarial(gan_start=2))
         assert objective.discriminator is not None
         before = weights(objective.discriminator)
         fit(objective, tmp_path / str(steps), steps=steps)
@@ -189,22 +189,22 @@ def test_a_resumed_game_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_gradient_penalty_and_lecam_are_what_they_say() -> None:
     batch = dict(photos(4).tensors)
-    objective = VQGANTraining(tokenizer(), adversarial(r1_weight=3.0, lecam_weight=0.5))
-    players = objective.players()
-    objective.loss("model", players, batch, 0)
-    loss, terms = objective.loss("discriminator", players, batch, 0)
-    judge = players["discriminator"]
+    objective = ReconstructionTraining(tokenizer(), adversarial(r1_weight=3.0, lecam_weight=0.5))
+    networks = objective.networks()
+    objective.loss("model", networks, batch, 0)
+    loss, terms = objective.loss("discriminator", networks, batch, 0)
+    judge = networks["discriminator"]
     torch.testing.assert_close(terms["r1"], r1_penalty(judge, batch["images"], 3.0).detach())
     with torch.no_grad():
-        real, fake = judge(batch["images"]), judge(objective._fake)
+        real, fake = judge(batch["images"]), judge(objective._pair[1])
         game = nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
         lecam = LeCam()(real, fake)
     torch.testing.assert_close(loss.detach(), game + terms["r1"] + 0.5 * lecam)
     assert objective.lecam is not None
     torch.testing.assert_close(objective.lecam.ema_real, 0.001 * real.mean())
-    plain = VQGANTraining(tokenizer(), adversarial(r1_weight=0.0, lecam_weight=0.0))
-    plain.loss("model", plain.players(), batch, 0)
-    assert plain.loss("discriminator", plain.players(), batch, 0)[1].keys() == {"real", "fake"}
+    plain = ReconstructionTraining(tokenizer(), adversarial(r1_weight=0.0, lecam_weight=0.0))
+    plain.loss("model", plain.networks(), batch, 0)
+    assert plain.loss("discriminator", plain.networks(), batch, 0)[1].keys() == {"real", "fake"}
     assert plain.state() is None
 
 
@@ -215,11 +215,11 @@ def test_the_perceptual_term(monkeypatch: pytest.MonkeyPatch) -> None:
         def forward(self, first: Tensor, second: Tensor) -> Tensor:
             return (first - second).abs().mean((1, 2, 3), keepdim=True)
 
-    monkeypatch.setattr(maskgen.tokenizers.training.losses.image, "_load_lpips", lambda net, pretrained: StandIn())
+    monkeypatch.setattr(maskgen.tokenizers.training.losses.perceptual, "_load_lpips", lambda net, pretrained: StandIn())
     batch = dict(photos(4).tensors)
-    with_it = VQGANTraining(tokenizer(), ReconstructionSettings(gan_weight=0.0, perceptual_weight=0.3))
-    loss, terms = with_it.loss("model", with_it.players(), batch, 0)
-    without, plain = VQGANTraining(tokenizer(), PLAIN).loss("model", {"model": tokenizer()}, batch, 0)
+    with_it = ReconstructionTraining(tokenizer(), ReconstructionSettings(gan_weight=0.0, perceptual_weight=0.3))
+    loss, terms = with_it.loss("model", with_it.networks(), batch, 0)
+    without, plain = ReconstructionTraining(tokenizer(), PLAIN).loss("model", {"model": tokenizer()}, batch, 0)
     assert "perceptual" not in plain
     torch.testing.assert_close(loss - without, 0.3 * terms["perceptual"])
     fake = tokenizer()(batch["images"]).reconstruction
@@ -232,7 +232,7 @@ def test_pixel_terms() -> None:
     difference = out.reconstruction - batch["images"]
     for pixel, expected in (("l2", difference.square().mean()), ("l1", difference.abs().mean())):
         chosen = ReconstructionSettings(perceptual=None, gan_weight=0.0, pixel=pixel, pixel_weight=2.0)
-        loss, terms = VQGANTraining(tokenizer(), chosen).loss("model", {"model": tokenizer()}, batch, 0)
+        loss, terms = ReconstructionTraining(tokenizer(), chosen).loss("model", {"model": tokenizer()}, batch, 0)
         torch.testing.assert_close(terms["pixel"], expected.detach())
         torch.testing.assert_close(loss, 2 * expected + out.quantized.loss)
         assert 1 <= terms["codebook_perplexity"] <= 32
@@ -242,7 +242,7 @@ def test_pixel_terms() -> None:
 def test_validation_numbers() -> None:
     source = photos(70)  # more than one part of 32
     model = tokenizer().eval()
-    numbers = VQGANTraining(model, PLAIN, held_out=source).validate(model, torch.device("cpu"))
+    numbers = ReconstructionTraining(model, PLAIN, held_out=source).validate(model, torch.device("cpu"))
     images = source.tensors["images"]
     with torch.no_grad():
         codes = model.encode(images)
@@ -254,7 +254,7 @@ def test_validation_numbers() -> None:
     shares = counts[counts > 0] / counts.sum()
     assert numbers["codebook_usage"] == pytest.approx(len(shares) / 32)
     assert numbers["codebook_perplexity"] == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-5)
-    assert VQGANTraining(model, PLAIN).validate(model, torch.device("cpu")) == {}
+    assert ReconstructionTraining(model, PLAIN).validate(model, torch.device("cpu")) == {}
     assert psnr(torch.tensor([0.01, 0.0])).tolist() == pytest.approx([20, 120])
 
 
@@ -266,11 +266,11 @@ def test_pictures_while_training(tmp_path: Path) -> None:
         picture = model(source.tensors["images"][:1]).reconstruction[0].clamp(0, 1).mul(255).byte()
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{step}.png")
 
-    fit(VQGANTraining(tokenizer(), PLAIN, show=show), tmp_path, source, show_every=2)
+    fit(ReconstructionTraining(tokenizer(), PLAIN, show=show), tmp_path, source, show_every=2)
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["2.png", "4.png"]
     with Image.open(tmp_path / "samples" / "4.png") as picture:
         assert picture.size == (16, 16)
-    VQGANTraining(tokenizer(), PLAIN).show(nn.Identity(), tmp_path / "none", 1)
+    ReconstructionTraining(tokenizer(), PLAIN).show(nn.Identity(), tmp_path / "none", 1)
     assert not (tmp_path / "none").exists()
 
 
@@ -287,7 +287,7 @@ def test_pictures_while_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(16, 16), (13, 9)])
 def test_every_quantizer_trains(quantizer: QuantizerConfig, size: tuple[int, int], tmp_path: Path) -> None:
     source = photos(8, *size)
-    objective = VQGANTraining(tokenizer(quantizer), PLAIN, held_out=source)
+    objective = ReconstructionTraining(tokenizer(quantizer), PLAIN, held_out=source)
     before, device = weights(objective.model), torch.device("cpu")
     at_first = objective.validate(objective.model.eval(), device)["score"]
     objective.model.train()
@@ -304,7 +304,7 @@ def test_every_quantizer_trains(quantizer: QuantizerConfig, size: tuple[int, int
 
 def test_images_of_another_size_than_the_discriminators(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"images: got shape \(4, 3, 12, 12\), expected \[B, 3, 16, 16\]"):
-        fit(VQGANTraining(tokenizer(), adversarial()), tmp_path, photos(8, 12, 12))
+        fit(ReconstructionTraining(tokenizer(), adversarial()), tmp_path, photos(8, 12, 12))
 
 
 @pytest.mark.parametrize(

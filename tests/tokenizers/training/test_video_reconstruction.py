@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import maskgen.tokenizers.training.losses.image
+import maskgen.tokenizers.training.losses.perceptual
 from maskgen.checkpoint import load_module
 from maskgen.data import TensorSource
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.training.discriminators.video import VideoDiscriminatorConfig
 from maskgen.tokenizers.training.losses.image import LeCam, r1_penalty
-from maskgen.tokenizers.training.video import VideoReconstructionSettings, VideoTokenizerTraining
+from maskgen.tokenizers.training.reconstruction import ReconstructionTraining, VideoReconstructionSettings
 from maskgen.tokenizers.video.toy import ToyVideoTokenizer, ToyVideoTokenizerConfig
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
@@ -44,7 +44,7 @@ def adversarial(**changes: Any) -> VideoReconstructionSettings:
     return VideoReconstructionSettings(**(plain | changes))
 
 
-def fit(objective: VideoTokenizerTraining, out: Path, source: TensorSource | None = None, **changes: Any) -> Trainer:
+def fit(objective: ReconstructionTraining, out: Path, source: TensorSource | None = None, **changes: Any) -> Trainer:
     plain: dict[str, Any] = {"lr": 2e-3, "warmup_steps": 0, "decay": "constant", "weight_decay": 0.0}
     optimizer = OptimizerSettings(**{**plain, **changes.pop("optimizer", {})})
     never = {"validate_every": 0, "show_every": 0, "checkpoint_every": 0}
@@ -71,7 +71,7 @@ def log(out: Path) -> list[dict[str, float]]:
 def test_two_clips_are_learned_by_heart(tmp_path: Path) -> None:
     source = clips(2)
     model = tokenizer(QuantizerConfig(codebook_size=64, dim=8, entropy_weight=0.02))
-    objective = VideoTokenizerTraining(model, PLAIN, held_out=source)
+    objective = ReconstructionTraining(model, PLAIN, held_out=source)
     assert objective.validate(model, torch.device("cpu"))["psnr"] < 15
     trainer = fit(objective, tmp_path, source, steps=120, batch_size=2, log_every=120, optimizer={"lr": 5e-3})
     numbers = objective.validate(trainer.ema.module, torch.device("cpu"))
@@ -85,9 +85,9 @@ def test_two_clips_are_learned_by_heart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gan", ["non-saturating", "hinge"])
 @pytest.mark.parametrize("kind", ["clip", "frame"])
-def test_both_players_learn(gan: Any, kind: Any, tmp_path: Path) -> None:
+def test_both_networks_learn(gan: Any, kind: Any, tmp_path: Path) -> None:
     judge = dataclasses.replace(JUDGE, kind=kind)
-    objective = VideoTokenizerTraining(tokenizer(), adversarial(gan=gan, discriminator=judge))
+    objective = ReconstructionTraining(tokenizer(), adversarial(gan=gan, discriminator=judge))
     assert objective.discriminator is not None
     before = [weights(objective.model), weights(objective.discriminator)]
     fit(objective, tmp_path, steps=2)
@@ -100,18 +100,18 @@ def test_both_players_learn(gan: Any, kind: Any, tmp_path: Path) -> None:
         assert all(math.isfinite(value) for value in line.values())
 
 
-def test_nobody_collects_the_other_players_gradients() -> None:
-    objective = VideoTokenizerTraining(tokenizer(), adversarial())
-    players = objective.players()
-    judge, batch = players["discriminator"], dict(clips().tensors)
-    loss, terms = objective.loss("model", players, batch, 0)
+def test_nobody_collects_the_other_networks_gradients() -> None:
+    objective = ReconstructionTraining(tokenizer(), adversarial())
+    networks = objective.networks()
+    judge, batch = networks["discriminator"], dict(clips().tensors)
+    loss, terms = objective.loss("model", networks, batch, 0)
     loss.backward()
     assert terms["gan"] > 0
     assert [name for name, weight in judge.named_parameters() if weight.grad is not None] == []
     assert all(weight.requires_grad for weight in judge.parameters())
     assert all(weight.grad is not None for weight in objective.model.parameters())
     objective.model.zero_grad()
-    objective.loss("discriminator", players, batch, 0)[0].backward()
+    objective.loss("discriminator", networks, batch, 0)[0].backward()
     assert [name for name, weight in objective.model.named_parameters() if weight.grad is not None] == []
     assert [name for name, weight in judge.named_parameters() if weight.grad is None] == []
 
@@ -120,7 +120,7 @@ def test_the_game_begins_at_gan_start(tmp_path: Path) -> None:
     """Before, the discriminator must not move at all: weight decay would shrink it for thousands of steps."""
     for steps in (1, 2):
         torch.manual_seed(5)
-        objective = VideoTokenizerTraining(tokenizer(), adversarial(gan_start=1))
+        objective = ReconstructionTraining(tokenizer(), adversarial(gan_start=1))
         assert objective.discriminator is not None
         assert objective.lecam is objective.state()
         before = weights(objective.discriminator)
@@ -137,10 +137,10 @@ def test_a_resumed_game_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         out = tmp_path / str(len(parts))
         for steps in parts:
             torch.manual_seed(5 + steps)  # other weights at first: all of them must come from the checkpoint
-            objective = VideoTokenizerTraining(tokenizer(), adversarial(entropy_boost=2.0, entropy_boost_steps=3))
+            objective = ReconstructionTraining(tokenizer(), adversarial(entropy_boost=2.0, entropy_boost_steps=3))
             if len(parts) == 1:
                 torch.manual_seed(5 + 2)
-                objective = VideoTokenizerTraining(tokenizer(), objective.settings)
+                objective = ReconstructionTraining(tokenizer(), objective.settings)
             trainer = fit(objective, out, steps=steps)
         assert objective.discriminator is not None
         assert objective.lecam is not None
@@ -151,18 +151,18 @@ def test_a_resumed_game_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_gradient_penalty_and_lecam_on_batch_means() -> None:
     batch = dict(clips().tensors)
-    objective = VideoTokenizerTraining(tokenizer(), adversarial(r1_weight=3.0, lecam_weight=0.5, lecam_decay=0.9))
-    players = objective.players()
+    objective = ReconstructionTraining(tokenizer(), adversarial(r1_weight=3.0, lecam_weight=0.5, lecam_decay=0.9))
+    networks = objective.networks()
     assert objective.lecam is not None
     objective.lecam.ema_real.fill_(0.5)
     with torch.no_grad():
         objective.discriminator.dense2.weight.mul_(100)  # logits far apart: a mean of squares is another number
-    objective.loss("model", players, batch, 0)
-    loss, terms = objective.loss("discriminator", players, batch, 0)
-    judge = players["discriminator"]
+    objective.loss("model", networks, batch, 0)
+    loss, terms = objective.loss("discriminator", networks, batch, 0)
+    judge = networks["discriminator"]
     torch.testing.assert_close(terms["r1"], r1_penalty(judge, batch["video"], 3.0).detach())
     with torch.no_grad():
-        real, fake = judge(batch["video"]), judge(objective._fake)
+        real, fake = judge(batch["video"]), judge(objective._pair[1])
         game = nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
         lecam = real.mean().clamp(min=0) ** 2 + (0.5 - fake.mean()).clamp(min=0) ** 2
         each = LeCam()
@@ -170,9 +170,9 @@ def test_gradient_penalty_and_lecam_on_batch_means() -> None:
         assert not torch.isclose(lecam, each(real, fake), rtol=1e-2)
     torch.testing.assert_close(loss.detach(), game + terms["r1"] + 0.5 * lecam)
     torch.testing.assert_close(objective.lecam.ema_real, 0.45 + 0.1 * real.mean())
-    plain = VideoTokenizerTraining(tokenizer(), adversarial(r1_weight=0.0, lecam_weight=0.0))
-    plain.loss("model", plain.players(), batch, 0)
-    assert plain.loss("discriminator", plain.players(), batch, 0)[1].keys() == {"real", "fake"}
+    plain = ReconstructionTraining(tokenizer(), adversarial(r1_weight=0.0, lecam_weight=0.0))
+    plain.loss("model", plain.networks(), batch, 0)
+    assert plain.loss("discriminator", plain.networks(), batch, 0)[1].keys() == {"real", "fake"}
     assert plain.state() is None
 
 
@@ -185,12 +185,12 @@ def test_the_perceptual_term_sees_every_frame(monkeypatch: pytest.MonkeyPatch) -
             seen.append(first.shape)
             return (first - second).abs().mean((1, 2, 3), keepdim=True)
 
-    monkeypatch.setattr(maskgen.tokenizers.training.losses.image, "_load_lpips", lambda net, pretrained: StandIn())
+    monkeypatch.setattr(maskgen.tokenizers.training.losses.perceptual, "_load_lpips", lambda net, pretrained: StandIn())
     batch = dict(clips(2).tensors)
     settings = VideoReconstructionSettings(gan_weight=0.0, perceptual_weight=0.3)
-    with_it = VideoTokenizerTraining(tokenizer(), settings)
-    loss, terms = with_it.loss("model", with_it.players(), batch, 0)
-    without, plain = VideoTokenizerTraining(tokenizer(), PLAIN).loss("model", {"model": tokenizer()}, batch, 0)
+    with_it = ReconstructionTraining(tokenizer(), settings)
+    loss, terms = with_it.loss("model", with_it.networks(), batch, 0)
+    without, plain = ReconstructionTraining(tokenizer(), PLAIN).loss("model", {"model": tokenizer()}, batch, 0)
     assert "perceptual" not in plain
     assert seen == [(8, 3, 8, 8)]
     torch.testing.assert_close(loss - without, 0.3 * terms["perceptual"])
@@ -206,7 +206,7 @@ def test_pixel_terms_compare_the_real_part_only() -> None:
     difference = out.reconstruction[:, :, :3, :7, :5] - batch["video"]
     for pixel, expected in (("l2", difference.square().mean()), ("l1", difference.abs().mean())):
         chosen = dataclasses.replace(PLAIN, pixel=pixel, pixel_weight=2.0)
-        objective = VideoTokenizerTraining(tokenizer(), chosen)
+        objective = ReconstructionTraining(tokenizer(), chosen)
         loss, terms = objective.loss("model", {"model": tokenizer()}, batch, 0)
         torch.testing.assert_close(terms["pixel"], expected.detach())
         torch.testing.assert_close(loss, 2 * expected + out.quantized.loss)
@@ -217,12 +217,12 @@ def test_pixel_terms_compare_the_real_part_only() -> None:
 
 def test_the_entropy_term_starts_stronger() -> None:
     batch = dict(clips(2).tensors)
-    plain, _ = VideoTokenizerTraining(tokenizer(), PLAIN).loss("model", {"model": tokenizer()}, batch, 0)
+    plain, _ = ReconstructionTraining(tokenizer(), PLAIN).loss("model", {"model": tokenizer()}, batch, 0)
     boosted = dataclasses.replace(PLAIN, entropy_boost=3.0, entropy_boost_steps=4)
-    objective = VideoTokenizerTraining(tokenizer(), boosted)
+    objective = ReconstructionTraining(tokenizer(), boosted)
     entropy = tokenizer()(batch["video"]).quantized.terms["entropy"]
     for step, extra in ((0, 3.0), (1, 2.25), (4, 0.0), (9, 0.0)):
-        loss, _ = objective.loss("model", objective.players(), batch, step)
+        loss, _ = objective.loss("model", objective.networks(), batch, step)
         torch.testing.assert_close(loss - plain, extra * entropy)
     assert objective.model.config == tokenizer().config
     for model in (
@@ -230,16 +230,16 @@ def test_the_entropy_term_starts_stronger() -> None:
         tokenizer(QuantizerConfig(entropy_weight=0.0)),
     ):
         with pytest.raises(ValueError, match="entropy_boost: the model's quantizer has no entropy term; set it to 0"):
-            VideoTokenizerTraining(model, boosted)
+            ReconstructionTraining(model, boosted)
     with pytest.raises(ValueError, match="entropy_boost"):
-        VideoTokenizerTraining(ToyVideoTokenizer(ToyVideoTokenizerConfig()), boosted)
+        ReconstructionTraining(ToyVideoTokenizer(ToyVideoTokenizerConfig()), boosted)
 
 
 def test_validation_numbers() -> None:
     source = clips(10)  # more than one part of 8
     model = tokenizer().eval()
     settings = dataclasses.replace(PLAIN, validation=9)
-    numbers = VideoTokenizerTraining(model, settings, held_out=source).validate(model, torch.device("cpu"))
+    numbers = ReconstructionTraining(model, settings, held_out=source).validate(model, torch.device("cpu"))
     video = source.tensors["video"][:9]
     with torch.no_grad():
         codes = model.encode(video)
@@ -251,7 +251,7 @@ def test_validation_numbers() -> None:
     shares = counts[counts > 0] / counts.sum()
     assert numbers["codebook_usage"] == pytest.approx(len(shares) / 32)
     assert numbers["codebook_perplexity"] == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-5)
-    assert VideoTokenizerTraining(model, PLAIN).validate(model, torch.device("cpu")) == {}
+    assert ReconstructionTraining(model, PLAIN).validate(model, torch.device("cpu")) == {}
 
 
 def test_pictures_while_training(tmp_path: Path) -> None:
@@ -259,15 +259,15 @@ def test_pictures_while_training(tmp_path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{step}.txt").write_text(type(model).__name__)
 
-    fit(VideoTokenizerTraining(tokenizer(), PLAIN, show=show), tmp_path, steps=2, show_every=1)
+    fit(ReconstructionTraining(tokenizer(), PLAIN, show=show), tmp_path, steps=2, show_every=1)
     assert [path.read_text() for path in sorted((tmp_path / "samples").iterdir())] == ["VQ3D", "VQ3D"]
-    VideoTokenizerTraining(tokenizer(), PLAIN).show(nn.Identity(), tmp_path / "none", 1)
+    ReconstructionTraining(tokenizer(), PLAIN).show(nn.Identity(), tmp_path / "none", 1)
     assert not (tmp_path / "none").exists()
 
 
 def test_clips_of_another_size_than_the_discriminators(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"video: got shape \(4, 3, 4, 6, 8\), expected \[B, 3, 4, 8, 8\]"):
-        fit(VideoTokenizerTraining(tokenizer(), adversarial()), tmp_path, clips(4, 4, 6, 8))
+        fit(ReconstructionTraining(tokenizer(), adversarial()), tmp_path, clips(4, 4, 6, 8))
 
 
 @pytest.mark.parametrize(

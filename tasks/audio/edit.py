@@ -1,0 +1,96 @@
+"""What the audio tasks make: sounds, kept in memory or written block by block.
+
+An hour of sound costs as much memory as a minute when it goes from file to file; only the tokens grow with what is made.
+
+Shapes: R results, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maskgen.tasks.audio.source import FileSound, MemorySound
+from maskgen.tasks.media.audio.files import SoundWriter
+from maskgen.tasks.media.edit import Edit
+from maskgen.tasks.media.windows import Piece
+
+__all__ = ["SoundEdit", "edited"]
+
+_BLOCK = 1 << 18  # samples copied at a time: 6 s at 44.1 kHz
+
+
+class SoundEdit(Edit[Tensor]):
+    """Sounds ``[C, S]``, one a seed; see ``maskgen.tasks.media.edit.Edit``.
+
+    Args:
+        results: R.
+        pieces: yields float ``[R, C, s]`` from left to right.
+        sample_rate: samples a second.
+        channels: C.
+        at_once: compute now.
+    """
+
+    def __init__(
+        self, results: int, pieces: Callable[[], Iterator[Tensor]], sample_rate: int, channels: int, *, at_once: bool
+    ) -> None:
+        self.sample_rate, self.channels = sample_rate, channels
+        super().__init__(results, pieces, at_once=at_once)
+
+    def write(self, path: str | Path | Sequence[str | Path], *, bits: int = 16) -> int:
+        """Write each sound to a file, whole or not at all; the suffix chooses the format.
+
+        Args:
+            path: of the result, or one for each; it may be the file that the edit was made from.
+            bits: of wav, flac and aiff: 16, 24, or 32 for float. With the source's own bits, or more, kept samples are
+                the source's, bit for bit.
+
+        Returns:
+            How many samples lay beyond [-1, 1] and had to be clipped to fit into the format.
+
+        Raises:
+            ValueError: another number of paths than results, or a format that cannot be written.
+            OSError: the place cannot be written to.
+        """
+        open_writer = partial(SoundWriter, sample_rate=self.sample_rate, channels=self.channels, bits=bits)
+        return sum(writer.clipped for writer in self._write(path, open_writer))
+
+    def _split(self, piece: Tensor) -> Sequence[Tensor]:
+        return piece.unbind()
+
+    def _join(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, dim=-1)
+
+
+def edited(sound: MemorySound | FileSound, results: int, changed: Callable[[], Iterator[Piece]]) -> SoundEdit:
+    """A sound with some of its samples changed; what lies between and around these is copied.
+
+    Args:
+        sound: the source; what comes from memory is computed now.
+        results: R.
+        changed: starts to compute, and yields ``[R, C, s]`` from left to right; the last may lie beyond the source's end.
+    """
+
+    def pieces() -> Iterator[Tensor]:
+        with contextlib.closing(sound):
+            like, done = sound.read(0, 1), 0
+            for begin, piece in changed():
+                yield from _copied(sound, done, begin, results)
+                if piece.shape[-1]:
+                    yield piece.to(like)
+                done = begin + piece.shape[-1]
+            yield from _copied(sound, done, sound.frames, results)
+
+    in_memory = isinstance(sound, MemorySound)
+    return SoundEdit(results, pieces, sound.sample_rate, sound.channels, at_once=in_memory)
+
+
+def _copied(sound: MemorySound | FileSound, start: int, stop: int, results: int) -> Iterator[Tensor]:
+    """The source's own samples."""
+    for first in range(start, stop, _BLOCK):
+        yield sound.read(first, min(_BLOCK, stop - first)).expand(results, -1, -1)

@@ -1,0 +1,59 @@
+"""Sounds from nothing but a class: all tokens are masked at the start.
+
+Shapes: B sounds, T frames, K codebooks, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from maskgen.tasks.audio.edit import SoundEdit
+from maskgen.tasks.audio.windows import codebooks, codec
+from maskgen.tasks.conditions.request import Label, Options, SamplingOptions
+from maskgen.tasks.pipeline import Pipeline
+
+__all__ = ["generate_sounds"]
+
+
+def generate_sounds(
+    pipe: Pipeline,
+    labels: Label | Sequence[Label] | None = None,
+    *,
+    batch_size: int = 64,
+    **options: Unpack[SamplingOptions],
+) -> SoundEdit:
+    """Generate sounds of the model's length.
+
+    Args:
+        pipe: an audio model.
+        labels: class id or name, or one for each sound; None for a model that works without. A single label goes with any
+            number of seeds.
+        batch_size: sounds at a time; changes the memory needed, not the sounds.
+        options: seeds (0, 1, 2... by default) and settings, see ``maskgen.tasks.conditions.request.SamplingOptions``.
+
+    Returns:
+        One float32 ``[C, S]`` a seed, at the codec's rate and channels.
+
+    Raises:
+        ValueError: no labels, numbers of labels and seeds that differ, an unknown class, settings out of range, or a
+            model of another modality.
+    """
+    pipe.require("audio", "generate")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    if options.get("seeds") is None:
+        options["seeds"] = range(len(pipe.class_ids(labels)))
+    request = pipe.request(Options(label=labels, **options))
+    results, tokenizer = len(request.seeds), codec(pipe)
+
+    def pieces() -> Iterator[Tensor]:
+        shape = (results, *pipe.axes, codebooks(pipe))
+        masked = torch.ones(shape, dtype=torch.bool)
+        tokens = pipe.fill(torch.zeros(shape, dtype=torch.long), masked, request, batch_size=batch_size)
+        yield pipe.decode(tokens)[..., : pipe.config.signal_size[0]]
+
+    return SoundEdit(results, pieces, tokenizer.sample_rate, tokenizer.channels, at_once=True)

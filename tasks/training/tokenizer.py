@@ -1,0 +1,103 @@
+"""Stage 1: what ``maskgen train tokenizer`` runs, for images, video, sound and modalities of your own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskgen.checkpoint import fingerprint
+from maskgen.data import Source
+from maskgen.tasks.data.base import SignalData
+from maskgen.tasks.data.tokens.shards import TokenShards
+from maskgen.tasks.training.checks import check_signals, load_tokenizer, token_grid
+from maskgen.tasks.training.runs import Say, run_stage
+from maskgen.tasks.training.shown import show_reconstructions
+from maskgen.tokenizers.base import Tokenizer, check_contract
+from maskgen.tokenizers.image.vqgan import VQGAN
+from maskgen.tokenizers.magvit2.inflation import inflated_state
+from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2Video
+from maskgen.tokenizers.training.base import TrainingLoss
+from maskgen.tokenizers.video.frames import FrameVQ
+from maskgen.tokenizers.video.inflation import inflate_model
+from maskgen.tokenizers.video.vq3d import VQ3D
+from maskgen.training.trainer import Objective, TrainSettings
+
+__all__ = ["train_tokenizer"]
+
+
+def train_tokenizer(
+    *,
+    tokenizer: Tokenizer,
+    data: SignalData,
+    loss: TrainingLoss,
+    settings: TrainSettings,
+    out: Path,
+    inflate: Path | None = None,
+    say: Say = print,
+) -> Path:
+    """Stage 1: train a tokenizer, of images, video, sound or a modality of your own.
+
+    Args:
+        tokenizer: the tokenizer to train, such as ``maskgen.tokenizers.image.VQGAN``; its weights start anew from
+            ``settings.seed``.
+        data: signals to train on.
+        loss: terms of the loss, which know their objective; on the command line those of the tokenizer's class (see
+            ``maskgen.tokenizers.training.settings``).
+        settings: how long and how wide.
+        out: folder of the run, which becomes the tokenizer's folder; an interrupted run goes on, a finished one is reused.
+        inflate: for video, folder of an image tokenizer with the same levels and blocks; the weights start from its own
+            (MAGVIT's central inflation for ``VQ3D``, Open-MAGVIT2's for ``Magvit2Video``).
+        say: told what happens.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        FileNotFoundError: no image tokenizer there.
+        TypeError: a tokenizer that lacks a member of the contract, which is named.
+        ValueError: ``out`` holds a run with other settings; data of another modality, rate or size; settings that do not fit
+            the tokenizer; or an image tokenizer that does not fit.
+    """
+    check_contract(tokenizer)
+    if isinstance(data, TokenShards):
+        raise ValueError("data: got token shards, expected signals: a first stage makes the tokens")
+    check_signals(tokenizer, data)
+    token_grid(tokenizer, data)
+    images = None if inflate is None else _image_tokenizer(inflate, tokenizer)
+    parts = {"tokenizer": tokenizer, "data": data, "loss": loss, "settings": settings}
+    if images is not None:
+        parts["inflate"] = fingerprint(images)
+
+    def make() -> tuple[Objective, Source]:
+        model = type(tokenizer)(tokenizer.config)
+        if images is not None:
+            say(f"tokenizer: inflated from {inflate}; {_inflate(model, images)} weights start anew")
+        show = show_reconstructions(data)
+        return loss.objective(model, tuple(data.size), held_out=data.test(), show=show), data.train()
+
+    run_stage(out, "tokenizer", parts, make, say=say)
+    return out
+
+
+def _image_tokenizer(folder: Path, video: Tokenizer) -> Tokenizer:
+    """What a video tokenizer can start from."""
+    fitting = {VQ3D: (VQGAN, FrameVQ), Magvit2Video: (Magvit2Image,)}
+    kinds = next((kinds for kind, kinds in fitting.items() if isinstance(video, kind)), ())
+    if not kinds:
+        raise ValueError(
+            f"inflate: a {type(video).__name__} cannot start from an image tokenizer; only VQ3D and Magvit2Video can"
+        )
+    found = load_tokenizer(folder, "inflate")
+    if not isinstance(found, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"inflate: got a {type(found).__name__}, expected an image tokenizer: {expected}")
+    return found
+
+
+def _inflate(model: Tokenizer, images: Tokenizer) -> int:
+    """Give a video tokenizer the weights of one of images; how many of its weights these do not say."""
+    if isinstance(model, Magvit2Video):
+        model.load_state_dict(inflated_state(images.state_dict(), model.config))
+        return 0
+    assert isinstance(model, VQ3D), "see _image_tokenizer"
+    assert isinstance(images, VQGAN | FrameVQ), "see _image_tokenizer"
+    return len(inflate_model(model, images))
