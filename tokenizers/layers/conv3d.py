@@ -106,7 +106,7 @@ def _padding_rows(
 
 
 def average_downsample3d(x: Tensor, time_stride: int = 2) -> Tensor:
-    """Average over windows of 2 in both pixel axes, and in time where asked; no window overlaps another.
+    """Average over windows of 2 in both pixel axes, and in time if ``time_stride`` is 2; no window overlaps another.
 
     Odd lengths round up, and a window over the end averages the real cells only (TensorFlow's "SAME" average pooling).
 
@@ -217,7 +217,7 @@ def norm3d(norm: Norm, channels: int, groups: int) -> GroupNorm3D | LayerNorm3D:
 
 
 class AverageDownsample3D(nn.Module):
-    """Halve both pixel axes, and time where asked, by averaging (see ``average_downsample3d``).
+    """Halve both pixel axes, and time if ``time_stride`` is 2, by averaging (see ``average_downsample3d``).
 
     Args:
         time_stride: 1 or 2.
@@ -233,12 +233,12 @@ class AverageDownsample3D(nn.Module):
 
 
 class ConvDownsample3D(nn.Module):
-    """Halve both pixel axes, and time where asked, by a 4 x 4 x 4 convolution with bias.
+    """Halve both pixel axes, and time if ``time_stride`` is 2, by a 4 x 4 x 4 convolution with bias.
 
     Args:
         channels: width in and out.
         time_stride: 1 or 2.
-        flat: 1 x 4 x 4 instead, each frame alone.
+        flat: kernels of one frame instead, each frame alone.
         padding: what lies beyond the borders.
     """
 
@@ -253,17 +253,11 @@ class ConvDownsample3D(nn.Module):
 
 
 class Upsample3D(nn.Module):
-    """Double both pixel axes, and time where asked: nearest neighbour, then a 3 x 3 x 3 convolution with bias.
+    """Double both pixel axes, and time if ``time_stride`` is 2: nearest neighbour, then a 3 x 3 x 3 convolution with bias.
 
     Each input cell becomes a block of equal cells, so the kernel's entries that fall on one block can be added first. What
     is left is one transposed convolution without the enlarged tensor, with 8 products a cell instead of 27 (3 times
-    faster on the CPU). The numbers are the same but for rounding.
-
-    Args:
-        channels: width in and out.
-        time_stride: 1 or 2.
-        flat: 1 x 3 x 3 instead, each frame alone.
-        padding: what lies beyond the borders.
+    faster on the CPU). The numbers are the same but for rounding. Arguments are those of ``ConvDownsample3D``.
     """
 
     def __init__(self, channels: int, time_stride: int, *, flat: bool = False, padding: Padding = "zeros") -> None:
@@ -291,12 +285,9 @@ class Upsample3D(nn.Module):
 
 
 class DeconvUpsample3D(nn.Module):
-    """Double both pixel axes, and time where asked, by a 4 x 4 x 4 transposed convolution with bias (flax's "SAME").
+    """Double both pixel axes, and time if ``time_stride`` is 2, by a 4 x 4 x 4 transposed convolution with bias.
 
-    Args:
-        channels: width in and out.
-        time_stride: 1 or 2.
-        flat: 1 x 4 x 4 instead, each frame alone.
+    Borders are those of flax's "SAME". Arguments are those of ``ConvDownsample3D``.
     """
 
     def __init__(self, channels: int, time_stride: int, *, flat: bool = False) -> None:

@@ -39,17 +39,7 @@ def inflated_config(
         raise ValueError(
             f"strides: got {steps}, expected (1, 2, 2) or (2, 2, 2); the image network halves both pixel axes"
         )
-    return Magvit2VideoConfig(
-        channels=config.channels,
-        multipliers=config.multipliers,
-        res_blocks=config.res_blocks,
-        token_bits=config.token_bits,
-        groups=config.groups,
-        temperature=config.temperature,
-        sample_weight=config.sample_weight,
-        batch_weight=config.batch_weight,
-        strides=steps,
-    )
+    return Magvit2VideoConfig(**vars(config), strides=steps)
 
 
 def inflated_state(state: Mapping[str, Tensor], config: Magvit2VideoConfig) -> dict[str, Tensor]:

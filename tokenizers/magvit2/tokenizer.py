@@ -30,9 +30,7 @@ class Magvit2Config:
     """Settings that both tokenizers have; use ``Magvit2ImageConfig`` or ``Magvit2VideoConfig``.
 
     Attributes:
-        channels: width after the first convolution.
-        multipliers: width of each level as a multiple of ``channels``, full resolution first.
-        res_blocks: residual blocks a level, and in the middle.
+        channels, multipliers, res_blocks: see ``Magvit2Network``.
         token_bits: bits of each of the K parts that an id is spoken in, all alike; their sum is d.
         groups: groups of every normalisation; official 32. Must divide every width.
         temperature: of the entropies in training.

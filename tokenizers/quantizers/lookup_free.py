@@ -111,7 +111,7 @@ class LFQOutput:
 class LFQ(nn.Module):
     """Latents to codes and back; no weights. Computes in float32 whatever autocast says.
 
-    Losses are there in either mode; the official code leaves them 0 in evaluation mode, where nothing asks for them.
+    Losses are there in either mode; the official code leaves them 0 in evaluation mode, where nothing reads them.
 
     Args:
         config: settings.

@@ -1,6 +1,6 @@
-"""Quantizers: vectors to code ids and back. This is the only file that knows `vector-quantize-pytorch`.
+"""Quantizers: vectors to code ids and back. This is the only file that imports `vector-quantize-pytorch`.
 
-Shapes: B batch, D width of a latent, N places (product of the trailing axes, raster order), K codebooks, V codes.
+Shapes: B batch, D width of a latent, N positions (product of the trailing axes, raster order), K codebooks, V codes.
 """
 
 import math
@@ -184,7 +184,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def _quantize(self, rows: Tensor, *, with_loss: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """[B, N, D] -> straight-through rows, codes [B, N, K], weighted terms of the loss (if cheap, or asked)."""
+        """[B, N, D] -> straight-through rows, codes [B, N, K], weighted terms of the loss (if cheap, or ``with_loss``)."""
 
     @abstractmethod
     def _vectors(self, codes: Tensor) -> Tensor:

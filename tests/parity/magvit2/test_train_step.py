@@ -56,9 +56,11 @@ def objective(io: dict[str, Tensor], told: dict[str, Any]) -> Magvit2Training:
     assert isinstance(model, Magvit2Image)
     made = Magvit2Training(model.train(), settings)
     assert made.discriminator is not None
-    judge = {name.removeprefix(JUDGE): value for name, value in weights.items() if name.startswith(JUDGE)}
+    discriminator = {name.removeprefix(JUDGE): value for name, value in weights.items() if name.startswith(JUDGE)}
     # A recorded counter of batches stands at the run's end.
-    made.discriminator.load_state_dict({name: v * 0 if "num_batches" in name else v for name, v in judge.items()})
+    made.discriminator.load_state_dict(
+        {name: v * 0 if "num_batches" in name else v for name, v in discriminator.items()}
+    )
     return made
 
 

@@ -19,7 +19,7 @@ class TamingConfig(MultiplierConfig):
 
     Attributes:
         attention_levels: levels with attentions, 0 being the full resolution. The official settings name resolutions
-            instead (16 of a nominal 256), and place them once: other image sizes have them at the same levels.
+            instead (16 of a nominal 256), and resolve them once: other image sizes have them at the same levels.
         groups: groups of every normalisation; official 32.
     """
 
