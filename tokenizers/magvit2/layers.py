@@ -238,11 +238,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels in -1..1 to latents, whose signs are the bits of the codes.
-
-    Args:
-        network: sizes.
-    """
+    """Pixels in -1..1 to latents, whose signs are the bits of the codes."""
 
     def __init__(self, network: Magvit2Network) -> None:
         super().__init__()
@@ -274,9 +270,6 @@ class Decoder(nn.Module):
     """Codes to pixels, nominally in -1..1. The last layer is linear, so pixels are not bounded.
 
     Every level begins with an adaptive normalisation by the very codes.
-
-    Args:
-        network: sizes.
     """
 
     def __init__(self, network: Magvit2Network) -> None:

@@ -242,9 +242,6 @@ class Magvit2Image(ImageTokenizer, _Magvit2):
     tokens than the same pixels within it.
 
     Weights start as torch starts them.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: Magvit2ImageConfig) -> None:
@@ -265,9 +262,6 @@ class Magvit2Video(VideoTokenizer, _Magvit2):
     single frames and whole clips have different tokens: do in training what you do later.
 
     Weights start as torch starts them, or from an image tokenizer (``maskgen.tokenizers.magvit2.inflation``).
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: Magvit2VideoConfig) -> None:

@@ -112,9 +112,6 @@ class LFQ(nn.Module):
     """Latents to codes and back; no weights. Computes in float32 whatever autocast says.
 
     Losses are there in either mode; the official code leaves them 0 in evaluation mode, where nothing reads them.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: LFQConfig) -> None:

@@ -113,9 +113,6 @@ class Quantizer(nn.Module, ABC):
 
     Computes in float32 whatever autocast says: a nearest code in half precision is often another code. Keep its own
     weights in float32 too (only "vq" may be cast).
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -211,9 +208,6 @@ class VectorQuantizer(Quantizer):
     loss = mean((q - sg x)^2) + commitment_weight * mean((sg q - x)^2) + entropy_weight * entropy, the entropy on
     negative squared distances (``losses.entropy_loss``). The first of equally near codes wins. Codebook rows start
     uniform in +-sqrt(3 / V), the official start (a fan-in of V, not of D).
-
-    Args:
-        config: settings of kind "vq".
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -280,11 +274,7 @@ class _Projected(Quantizer):
 
 
 class FiniteScalarQuantizer(_Projected):
-    """FSQ (Mentzer et al. 2023): each dimension is bounded and rounded to its own few levels; no codebook, no loss.
-
-    Args:
-        config: settings of kind "fsq".
-    """
+    """FSQ (Mentzer et al. 2023): each dimension is bounded and rounded to its own few levels; no codebook, no loss."""
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config, len(config.levels))
@@ -309,9 +299,6 @@ class LookupFreeQuantizer(_Projected):
     squared distance) + commitment_weight * mean((x - sg q)^2). The library's own loss (1.32) drops the result of its
     all-reduce and still divides by the number of processes, so on several GPUs it weighs diversity wrongly.
     Memory is M x V in training: for codebooks of 2^14 and more take a small batch.
-
-    Args:
-        config: settings of kind "lfq".
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -345,9 +332,6 @@ class ResidualQuantizer(Quantizer):
     The library quantizes, with codebooks that learn by gradient: no running means, no k-means start, no replaced codes,
     so no random draw in forward, and several GPUs agree through the ordinary gradient exchange. Its loss is
     commitment_weight * mean((q - x)^2) summed over codebooks, pulling code and latent alike; it is 0 in eval mode.
-
-    Args:
-        config: settings of kind "rvq".
     """
 
     def __init__(self, config: QuantizerConfig) -> None:

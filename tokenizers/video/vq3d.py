@@ -135,9 +135,7 @@ class Encoder3D(nn.Module):
 class Decoder3D(nn.Module):
     """Latents to clips: the encoder's levels backwards. The last layer is linear, so pixels are not bounded.
 
-    Args:
-        config: settings of the tokenizer.
-        flat: kernels see one frame only.
+    See ``Encoder3D`` for the arguments.
     """
 
     def __init__(self, config: VQ3DConfig, *, flat: bool = False) -> None:
@@ -197,9 +195,6 @@ class VQ3D(VideoTokenizer, Autoencoder):
 
     Weights start as in the usual JAX convolutions: kernels truncated normal with variance 1 / fan-in, biases 0, norms 1
     and 0; the codebook as its quantizer says.
-
-    Args:
-        config: settings.
     """
 
     _flat = False

@@ -105,9 +105,6 @@ class LACTokenizer(DescriptTokenizer):
 
     VampNet decodes with ``synthesise(from_latents(latents(tokens))[0])``, which is ``decode(tokens)`` unless two code
     vectors of one codebook have the same direction.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: LACConfig) -> None:

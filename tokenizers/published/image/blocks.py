@@ -171,11 +171,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels, in the range the family was trained on, to latents.
-
-    Args:
-        config: sizes.
-    """
+    """Pixels, in the range the family was trained on, to latents."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -201,11 +197,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pixels in the family's range. The last layer is linear, so pixels are not bounded.
-
-    Args:
-        config: sizes.
-    """
+    """Latents to pixels in the family's range. The last layer is linear, so pixels are not bounded."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

@@ -104,11 +104,7 @@ class IndexQuantizer(VectorQuantizer):
 
 
 class IBQTokenizer(AttentionVQGAN):
-    """IBQ's tokenizer; the network itself was trained on -1..1. See ``AttentionVQGAN`` for the signal.
-
-    Args:
-        config: settings.
-    """
+    """IBQ's tokenizer; the network itself was trained on -1..1. See ``AttentionVQGAN`` for the signal."""
 
     quantizer_type = IndexQuantizer
 

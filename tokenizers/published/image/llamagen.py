@@ -49,9 +49,6 @@ class LlamaGenVQ(AttentionVQGAN):
 
     The network itself was trained on -1..1; the official samplers clamp what it decodes. See ``AttentionVQGAN`` for the
     signal.
-
-    Args:
-        config: settings.
     """
 
     quantizer_type = DirectionQuantizer

@@ -35,11 +35,7 @@ class BitQuantizer(Quantizer):
 
 
 class UnitQuantizer(NormalizedQuantizer):
-    """Nearest row of a codebook after latents and rows are scaled to unit length; looks up unit rows.
-
-    Args:
-        config: settings of kind "vq".
-    """
+    """Nearest row of a codebook after latents and rows are scaled to unit length; looks up unit rows."""
 
     def _distances(self, rows: Tensor) -> Tensor:
         """The official order of the sum."""

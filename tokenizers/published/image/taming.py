@@ -36,9 +36,6 @@ class TamingVQGAN(AttentionVQGAN):
     """The VQGAN of taming-transformers: nearest code by squared distance, codes as stored.
 
     The network itself was trained on -1..1 (byte / 127.5 - 1). See ``AttentionVQGAN`` for the signal.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: TamingConfig) -> None:
