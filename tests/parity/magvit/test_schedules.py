@@ -111,10 +111,10 @@ class OneDraw:
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_drawn_ids(name: str) -> None:
-    """One step of the loop, in which nothing is hidden again, is one draw."""
+    """One step of the loop, in which nothing is remasked, samples once."""
     k, temperature = (float(part[4:] if part.startswith("topk") else part[1:]) for part in name.split("_"))
     logits = SAMPLING["logits"].unsqueeze(2)
-    drawn = sample_commit(
+    sampled = sample_commit(
         lambda inputs, step: logits,
         torch.zeros(logits.shape[:-1], dtype=torch.long),
         torch.zeros(logits.shape[:-1], dtype=torch.bool),
@@ -124,7 +124,7 @@ def test_drawn_ids(name: str) -> None:
         keep=TokenFilter(top_k=int(k) or None),
         noise=OneDraw(SAMPLING[f"{name}/gumbel"], int(k)),
     )
-    assert torch.equal(drawn.squeeze(2), SAMPLING[f"{name}/out"].long())
+    assert torch.equal(sampled.squeeze(2), SAMPLING[f"{name}/out"].long())
 
 
 @pytest.mark.parametrize("name", SEQUENCES)

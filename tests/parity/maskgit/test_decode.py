@@ -155,7 +155,7 @@ def check(trace: Trace, final: Tensor, seen: Seen) -> None:
         assert torch.equal(done.mask, trace.visual(k, "masking").bool()), f"step {k}"
         shown = torch.where(done.mask, trace.codes, done.tokens)
         assert torch.equal(trace.official(shown), trace.stored[f"step{k:02d}/next_ids"].long()), f"step {k}"
-        # Known tokens have probability and confidence +inf there and are left out here.
+        # Given tokens have probability and confidence +inf there and are left out here.
         prob, confidence = trace.visual(k, "sel_prob"), trace.visual(k, "confidence")
         assert torch.equal(before, torch.isfinite(prob))
         torch.testing.assert_close(done.confidence.exp()[before], prob[before], atol=1e-5, rtol=1e-5)
