@@ -35,6 +35,7 @@ __all__ = [
     "check_state",
     "class_path",
     "fingerprint",
+    "known_classes",
     "load_module",
     "read_json",
     "save_module",
@@ -223,11 +224,16 @@ def _find_class(path: str, folder: Path, expected: type) -> Any:
     if module in sys.modules or module.startswith("maskgen."):
         with contextlib.suppress(ImportError, AttributeError):
             return getattr(importlib.import_module(module), name)
-        known = {kind.__name__: class_path(kind) for kind in _subclasses(expected)}
+        known = known_classes(expected)
         near = [known[match] for match in difflib.get_close_matches(name, known)]
         hint = f"the nearest known are {', '.join(near)}" if near else "was it written by a newer maskgen?"
         raise ValueError(f"{folder}: unknown class {path!r}; {hint}")
     raise ValueError(f"{folder}: class {path!r} is not maskgen's; import its module before loading, if you trust it")
+
+
+def known_classes(kind: type) -> dict[str, str]:
+    """Import paths, by name, of the classes below a class that were imported and can be built."""
+    return {found.__name__: class_path(found) for found in _subclasses(kind)}
 
 
 def _subclasses(kind: type) -> Iterator[type]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
@@ -22,7 +21,8 @@ from maskgen.tasks.commands import parser
 from maskgen.tasks.commands import video as video_commands
 from maskgen.tasks.commands import weights as weights_commands
 from maskgen.tasks.commands.generate import generate_command
-from maskgen.tasks.commands.parser import one_line
+from maskgen.tasks.commands.messages import one_line
+from maskgen.tasks.commands.parser import Command
 from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.demo.digits import demo
 from maskgen.tasks.demo.melodies import demo_audio
@@ -33,7 +33,7 @@ __all__ = ["build_parser", "main", "run"]
 
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
 
-_COMMANDS: dict[str, Callable[..., Any]] = {
+_COMMANDS: dict[str, Command] = {
     "demo": demo,
     "demo audio": demo_audio,
     "demo video": demo_video,

@@ -204,7 +204,7 @@ def vary(
     kept = books if keep_codebooks is None else keep_codebooks
     if not 0 <= kept <= books:
         raise ValueError(f"keep_codebooks: got {kept}, expected 0 to {books}, the model's codebooks")
-    prompt = VampPrompt(period=period, onset_width=onset_width, hide_from=kept)
+    prompt = VampPrompt(period=period, onset_width=onset_width, mask_from=kept)
     request = _request(pipe, options, loudness)
     fade = seconds_to_samples("crossfade", _CROSSFADE, sound.sample_rate, least=0)
     return edited(

@@ -26,7 +26,7 @@ from maskgen.conditioning import Cond
 from maskgen.data import item_seed
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import Noise, check_seeds
-from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
+from maskgen.published.vampnet.prompt import PromptNoise, VampPrompt
 from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
 from maskgen.sampling.filters import filtered_logits
 from maskgen.sampling.guidance import model_logits
@@ -132,7 +132,7 @@ class VampNet:
         prompt: VampPrompt,
         *,
         seeds: Sequence[int] | None = None,
-        draws: PromptDraws | None = None,
+        draws: PromptNoise | None = None,
         onsets: Sequence[int] = (),
     ) -> Tensor:
         """The prompt of tokens (official ``build_mask``).
@@ -148,7 +148,7 @@ class VampNet:
             bool ``[B, T, K]``, True = to be decided.
         """
         listed = range(len(tokens)) if seeds is None else seeds
-        return prompt.mask(draws or prompt.draw(tuple(tokens.shape), listed), onsets)
+        return prompt.mask(draws or prompt.noise(tuple(tokens.shape), listed), onsets)
 
     def beat_mask(
         self,

@@ -200,7 +200,7 @@ def vary_pieces(
     grid = Grid(0, Fraction(tokenizer.stride[0] * source.sample_rate, tokenizer.sample_rate))
     frames = math.ceil(source.frames / grid.hop)
     onsets = _onset_frames(source, tokenizer, grid, frames) if prompt.onset_width else []
-    mask = prompt.mask(prompt.draw((len(request.seeds), frames, codebooks(pipe)), request.seeds), onsets)
+    mask = prompt.mask(prompt.noise((len(request.seeds), frames, codebooks(pipe)), request.seeds), onsets)
     plan = EditPlan(grid, mask, (0, 0), window // 4, loudness)
     for begin, piece in stitch(regenerate(pipe, source, plan, request), width=fade):
         if begin < source.frames:

@@ -11,23 +11,24 @@ A keyword-only parameter that is a dataclass is a group instead: ``clip: ClipOpt
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import inspect
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from maskgen.checkpoint import known_classes
 from maskgen.former import current_path
+from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
+from maskgen.tasks.commands.messages import nearest_classes, one_line
 
-__all__ = ["ByClass", "Leaf", "Parser", "build_parser", "one_line", "run"]
+__all__ = ["ByClass", "Command", "Leaf", "Parser", "build_parser", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
 _PLAIN = (int, float, str, bool)
@@ -35,18 +36,6 @@ _PLAIN = (int, float, str, bool)
 _GROUPS = {
     "train": "Train a tokenizer, then a transformer on its tokens.",
     "evaluate": "Measure samples, a model or a tokenizer.",
-}
-
-
-_FORMER_COMMANDS = {
-    "train codec": "train tokenizer --tokenizer AudioCodec",
-    "train video-tokenizer": "train tokenizer --tokenizer VQ3D",
-}
-
-_FORMER_SETTINGS = {
-    "codec": "tokenizer (as class_path: maskgen.tokenizers.audio.AudioCodec, init_args: {config: ...})",
-    "judging": "critic_settings",
-    "settings.guard.most_in_a_row": "settings.guard.max_consecutive_skips",
 }
 
 
@@ -72,10 +61,6 @@ class ByClass:
     check: Callable[[Any], None]
     example: str
 
-    def __call__(self, **values: Any) -> Any:
-        """Carry it out."""
-        return self.function(**values)
-
     def settle(self, leaf: Leaf, mentioned: Mapping[str, Any]) -> None:
         """Add the setting to the parser of a command line."""
         name = mentioned.get(f"{self.option}.class_path", mentioned.get(self.option))
@@ -96,6 +81,9 @@ class ByClass:
         leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
 
 
+Command = Callable[..., Any] | ByClass
+
+
 class Parser(ArgumentParser):
     """A parser whose mistakes take one line."""
 
@@ -103,7 +91,11 @@ class Parser(ArgumentParser):
         """See ``jsonargparse.ArgumentParser``; ``--per-class`` is the same as ``--per_class``."""
         given = args[0] if args else kwargs.pop("args", None)
         words = sys.argv[1:] if given is None else given
-        return super().parse_args([_underscored(word) for word in words], *args[1:], **kwargs)
+        return super().parse_args([current_paths(_underscored(word)) for word in words], *args[1:], **kwargs)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """See ``jsonargparse.ArgumentParser``; config files come here, too, in which classes may have their former paths."""
+        return super().parse_string(current_paths(content), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where to read more, and leave with status 2."""
@@ -123,15 +115,15 @@ class Leaf(Parser):
     kinds: dict[str, Any] | None = None  # type of each argument
     by_class: ByClass | None = None
 
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """As ``Parser``; of a class that does not exist, those that are meant perhaps."""
+        super().error(nearest_classes(message, self.kinds or {}) or message, ex)
+
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
-        words = [_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()]
-        mentioned = dict(_mentioned(words))
-        renamed = _former_options(self.kinds or {})
-        for former, now in (_FORMER_SETTINGS | renamed).items():
-            # A group may have the name that a plain value had before.
-            if former in mentioned and not (former in renamed and isinstance(mentioned[former], Mapping)):
-                self.error(f"{former}: this option is called {now} now")
+        mentioned = mentioned_settings([_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()])
+        for former, now in former_options(self.kinds or {}, mentioned).items():
+            self.error(f"{former}: this option is called {now} now")
         if self.by_class is not None:
             self.by_class.settle(self, mentioned)
             self.by_class = None
@@ -147,7 +139,7 @@ class Leaf(Parser):
         return found
 
 
-def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
+def build_parser(commands: Mapping[str, Command]) -> ArgumentParser:
     """The parser of a table of commands, whose names may have two words."""
     set_parsing_settings(docstring_parse_style=None)
     parser = Parser(
@@ -163,7 +155,7 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
     for name, command in commands.items():
         group, _, own = name.rpartition(" ")
         by_class = command if isinstance(command, ByClass) else None
-        function = command if by_class is None else by_class.function
+        function = _function_of(command)
         skipped: set[str | int] = {"say"} if by_class is None else {"say", by_class.setting}
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
@@ -180,7 +172,7 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
     return parser
 
 
-def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) -> None:
+def run(argv: Sequence[str] | None, commands: Mapping[str, Command]) -> None:
     """Parse a command line and carry it out; errors are raised.
 
     Args:
@@ -188,8 +180,8 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
         commands: functions by their names.
     """
     former = " ".join(list(sys.argv[1:] if argv is None else argv)[:2])
-    if former in _FORMER_COMMANDS:
-        raise ValueError(f"{former}: is `maskgen {_FORMER_COMMANDS[former]}` now")
+    if former in FORMER_COMMANDS:
+        raise ValueError(f"{former}: is `maskgen {FORMER_COMMANDS[former]}` now")
     parser = build_parser(commands)
     parsed = parser.instantiate(parser.parse_args(argv))
     name = parsed.subcommand
@@ -201,10 +193,14 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
     if values.get("out") is not None:
         _check_writable(values["out"])
-    command = commands[name]
-    for parameter, kind in _shared_options(command.function if isinstance(command, ByClass) else command).items():
+    function = _function_of(commands[name])
+    for parameter, kind in _shared_options(function).items():
         values[parameter] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-    command(**values)
+    function(**values)
+
+
+def _function_of(command: Command) -> Callable[..., Any]:
+    return command.function if isinstance(command, ByClass) else command
 
 
 def _shared_options(function: Callable[..., Any]) -> dict[str, Any]:
@@ -228,62 +224,14 @@ def _underscored(word: str) -> str:
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
 
 
-def _former_options(kinds: Mapping[str, Any]) -> dict[str, str]:
-    """Options as they were called before, and as they are: of dataclasses with ``former_names``, also optional ones."""
-    options: dict[str, str] = {}
-    for option, kind in kinds.items():
-        for part in (kind, *get_args(kind)):
-            names = getattr(part, "former_names", {})
-            options |= {f"{option}.{former}": f"{option}.{name}" for former, name in names.items()}
-    return options
-
-
-def _mentioned(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Settings as a command line and its config files name them, with dots, and their values; later ones count."""
-    for place, word in enumerate(words):
-        name, equals, value = word.removeprefix("--").partition("=")
-        if name == word or not name:
-            continue
-        if not equals:
-            value = next(iter(words[place + 1 : place + 2]), "")
-        if name != "config":
-            yield from _flat({name: _plain(value)})
-            continue
-        with contextlib.suppress(OSError, UnicodeDecodeError):  # which the parser reports
-            yield from _flat(_plain(Path(value).read_text(encoding="utf-8")))
-
-
-def _plain(text: str) -> Any:
-    """What YAML makes of a text."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items() if isinstance(content, dict) else ():
-        yield f"{prefix}{name}", value
-        yield from _flat(value, f"{prefix}{name}.")
-
-
 def _class_named(name: str, base: type) -> type | None:
     """A class by its import path, or one of the known ones by its own name; None if there is none."""
-    module, _, own = current_path(name).rpartition(".")
-    if not module:
-        return next((kind for kind in _subclasses(base) if kind.__name__ == name), None)
+    module, _, own = (current_path(name) if "." in name else known_classes(base).get(name, "")).rpartition(".")
     try:
-        found: Any = getattr(importlib.import_module(module), own, None)
+        found: Any = getattr(importlib.import_module(module), own, None) if module else None
     except ImportError:
         return None
     return found if isinstance(found, type) and issubclass(found, base) else None
-
-
-def _subclasses(kind: type) -> Iterator[type]:
-    below: list[type] = kind.__subclasses__()
-    for found in below:
-        yield found
-        yield from _subclasses(found)
 
 
 def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:
@@ -320,29 +268,3 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"out: cannot write to {out} ({error.strerror}); name another folder") from None
-
-
-def one_line(text: str) -> str:
-    """Without line breaks and without what jsonargparse says about types that nobody asked for."""
-    noise = (
-        *("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:"),
-        *("Subclass types expect one of", "a class path (str)", "a dict with"),
-    )
-    kept: list[str] = []
-    for line in text.splitlines():
-        bare = line.strip().removeprefix("- ")
-        value = bare.removeprefix("Given value: ")
-        if (
-            bare.startswith(noise)
-            or bare == "Expected a <class 'NoneType'>"
-            or value.startswith(("NestedArg", "Namespace"))
-        ):
-            continue
-        if value == bare or not kept:
-            kept.append(bare)
-        else:
-            kept[-1] += f", got {value}"
-    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
-    line = line.replace("Not a valid subclass of ", "expected ")
-    line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
-    return line.replace(". Got value: ", ", got ").removesuffix(".")

@@ -10,9 +10,11 @@ Shapes: M examples of the data, N tokens, K codebooks.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +23,53 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from maskgen.checkpoint import fingerprint, load_module, read_json, write_json
+from maskgen.checkpoint import fingerprint, read_json, write_json
 from maskgen.data import Batch, Source
 from maskgen.precision import fast_matmul
-from maskgen.tasks.data.base import AudioData, SignalData
+from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import count_broken
 from maskgen.tasks.data.images.hub import StreamedPictures
 from maskgen.tasks.data.tokens.cache import probe, read_tokens, write_tokens
 from maskgen.tasks.data.tokens.shards import TokenShards, shard_path, shard_stamp
 from maskgen.tasks.evaluation.sets.processes import process_state
+from maskgen.tasks.training.checks import check_signals, load_tokenizer, token_grid
 from maskgen.tasks.training.runs import Say, describe
-from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["tokenize_data"]
+__all__ = ["ShardSettings", "tokenize_data"]
 
-_Job = tuple[str, int, range]  # split, number of the shard, its examples
+_Shard = tuple[str, int, range]  # split, number, its examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """What token shards hold.
+
+    Attributes:
+        views: differently cropped and flipped views of each training example.
+        seed: of crops and flips.
+        shard_size: examples of a file.
+    """
+
+    views: int = 1
+    seed: int = 0
+    shard_size: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("views", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+
+
+_PLAIN = ShardSettings()
 
 
 def tokenize_data(
+    shards: ShardSettings = _PLAIN,
     *,
     tokenizer: Path,
     data: SignalData,
     out: Path,
-    views: int = 1,
-    seed: int = 0,
-    shard_size: int = 8192,
     batch_size: int = 64,
     workers: int = 0,
     device: str | None = None,
@@ -57,12 +80,10 @@ def tokenize_data(
     Run it again after an interruption to go on; ``accelerate launch -m maskgen tokenize ...`` shares the work.
 
     Args:
+        shards: see ``ShardSettings``.
         tokenizer: folder of the tokenizer, of ``maskgen train tokenizer`` for instance.
         data: what to turn into tokens.
         out: folder of the shards; read them with ``--data maskgen.tasks.data.tokens.shards.TokenShards --data.root OUT``.
-        views: differently cropped and flipped views of each training example.
-        seed: of crops and flips.
-        shard_size: examples of a file.
         batch_size: examples that are encoded together.
         workers: processes that decode pictures, for each process that encodes.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
@@ -76,34 +97,33 @@ def tokenize_data(
         ValueError: data that the tokenizer does not take, other tokens in ``out``, or settings out of range.
         OSError: the disk is full, for instance.
     """
-    for name, value in (("views", views), ("shard_size", shard_size), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected at least 1")
-    codes = _load(tokenizer)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    codes, views, size = load_tokenizer(tokenizer), shards.views, shards.shard_size
     _check_data(codes, data)
     state = process_state(device)
     place = torch.device(device) if device and state.num_processes == 1 else state.device
     train, test = data.train(), data.test()
-    description = _describe(codes, data, views, seed, shard_size)
+    description = _describe(codes, data, shards)
     counts = {"train": views * len(train), "test": 0 if test is None else len(test)}
     _check_same(out / "tokens.json", description)
     data.log_skipped(out / "skipped.jsonl")
     stamp = shard_stamp(description["tokenizer"], _hash(description))
-    jobs = [
-        (split, first // shard_size, range(first, min(first + shard_size, count)))
+    planned = [
+        (split, first // size, range(first, min(first + size, count)))
         for split, count in counts.items()
-        for first in range(0, count, shard_size)
+        for first in range(0, count, size)
     ]
-    missing = [job for job in jobs if not _is_whole(shard_path(out, *job[:2]), stamp, len(job[2]))]
+    missing = [shard for shard in planned if not _is_whole(shard_path(out, *shard[:2]), stamp, len(shard[2]))]
     state.wait_for_everyone()  # all have looked before anyone writes, so all share the same list
     if state.is_main_process:
         for left in out.glob(".*.safetensors"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
         write_json(out / "tokens.json", description | counts | {"complete": False})
-        say(f"tokenize: {len(missing)} of {len(jobs)} shards to make, {views} view(s) of {len(train)} examples")
+        say(f"tokenize: {len(missing)} of {len(planned)} shards to make, {views} view(s) of {len(train)} examples")
     state.wait_for_everyone()
     mine = missing[state.process_index :: state.num_processes]
-    _make(codes.to(place), data, mine, out, stamp, (seed, batch_size, workers), state)
+    _make(codes.to(place), data, mine, out, stamp, (shards.seed, batch_size, workers), state)
     state.wait_for_everyone()
     if state.is_main_process:
         write_json(out / "tokens.json", description | counts | {"complete": True})
@@ -115,51 +135,33 @@ def tokenize_data(
     return out
 
 
-def _load(folder: Path) -> Tokenizer:
-    inner = folder / "tokenizer"
-    chosen = folder if (folder / "config.json").is_file() or not (inner / "config.json").is_file() else inner
-    if not (chosen / "config.json").is_file():
-        raise FileNotFoundError(
-            f"tokenizer: got {folder}, which holds none (no config.json); name a folder made by `maskgen train tokenizer`"
-        )
-    return load_module(chosen, Tokenizer)  # type: ignore[type-abstract]
-
-
 def _check_data(codes: Tokenizer, data: SignalData) -> None:
     if isinstance(data, TokenShards):
         raise ValueError("data: got token shards, expected images or sounds: they are tokens already")
-    if codes.modality == "video" or codes.modality != data.modality:
+    if codes.modality == "video":
         raise ValueError(
-            f"data: got {data.modality} data for a tokenizer of {codes.modality}; expected images or sounds for a tokenizer "
-            "of the same (`maskgen train video-transformer` keeps its tokens itself)"
+            "tokenizer: got one of video; expected images or sounds (`maskgen train video-transformer` keeps its tokens "
+            "itself)"
         )
-    if isinstance(codes, AudioTokenizer) and isinstance(data, AudioData):
-        sound, codec = (data.sample_rate, data.channels), (codes.sample_rate, codes.channels)
-        if sound != codec:
-            raise ValueError(
-                f"data: got {sound[0]} Hz and {sound[1]} channel(s), but the codec has {codec[0]} Hz and {codec[1]}"
-            )
+    check_signals(codes, data)
 
 
 def _is_stream(data: SignalData) -> bool:
     return isinstance(getattr(data.train(), "pictures", None), StreamedPictures)
 
 
-def _describe(codes: Tokenizer, data: SignalData, views: int, seed: int, shard_size: int) -> dict[str, Any]:
-    channels = codes.channels if isinstance(codes, AudioTokenizer) else 3
+def _describe(codes: Tokenizer, data: SignalData, shards: ShardSettings) -> dict[str, Any]:
     content: dict[str, Any] = {
         "format": 1,
         "tokenizer": fingerprint(codes),
         "tokenizer_class": type(codes).__name__,
         "vocab_size": codes.vocab_size,
         "num_codebooks": codes.num_codebooks,
-        "axes": codes.axes((1, channels, *data.size)),
+        "axes": token_grid(codes, data),
         "modality": data.modality,
         "signal_size": data.size,
         "class_names": data.class_names,
-        "views": views,
-        "seed": seed,
-        "shard_size": shard_size,
+        **dataclasses.asdict(shards),
         # Three examples stand for all, unless looking at the last one means reading them all.
         "probe": "" if _is_stream(data) else probe(data.train(), data.key),
         **describe(data=data),
@@ -211,7 +213,7 @@ class _Examples(Dataset[Batch]):
 def _make(
     codes: Tokenizer,
     data: SignalData,
-    jobs: Sequence[_Job],
+    planned: Sequence[_Shard],
     out: Path,
     stamp: dict[str, str],
     how: tuple[int, int, int],
@@ -223,7 +225,7 @@ def _make(
     sources = {"train": data.train()} | ({"test": test} if (test := data.test()) is not None else {})
     blocks = [
         (split, span[first : first + batch_size])
-        for split, _, span in jobs
+        for split, _, span in planned
         for first in range(0, len(span), batch_size)
     ]
     # Its own generator: torch's global one must not depend on how often a loader was started.
@@ -235,13 +237,13 @@ def _make(
     with (
         fast_matmul(device),
         tqdm(
-            total=sum(len(span) for _, _, span in jobs),
+            total=sum(len(span) for _, _, span in planned),
             desc="tokenize",
             unit="example",
-            disable=not state.is_local_main_process or not jobs,
+            disable=not state.is_local_main_process or not planned,
         ) as bar,
     ):
-        for split, number, span in jobs:
+        for split, number, span in planned:
             parts: list[Batch] = []
             for _ in range(0, len(span), batch_size):
                 batch = next(batches)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import maskgen.models.modern
 import maskgen.published.vampnet.transformer
 import maskgen.tasks.data.audio.folders
@@ -20,7 +17,7 @@ import maskgen.tokenizers.audio
 import maskgen.tokenizers.image
 import maskgen.tokenizers.magvit2
 import maskgen.tokenizers.video  # noqa: F401
-from maskgen.tasks.commands.parser import ByClass
+from maskgen.tasks.commands.parser import ByClass, Command
 from maskgen.tasks.commands.tokenize import tokenize_data
 from maskgen.tasks.evaluation.features.train_classifier import train_classifier
 from maskgen.tasks.training.critic import train_critic
@@ -33,7 +30,7 @@ from maskgen.tokenizers.training.settings import loss_settings
 
 __all__ = ["TRAINING"]
 
-TRAINING: dict[str, Callable[..., Any]] = {
+TRAINING: dict[str, Command] = {
     "train tokenizer": ByClass(
         train_tokenizer,
         option="tokenizer",

@@ -12,7 +12,7 @@ import difflib
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.published.entries.audio import AUDIO
-from maskgen.tasks.published.entries.base import Published, Weights
+from maskgen.tasks.published.entries.base import Published, Weights, image_tokenizer
 from maskgen.tasks.published.entries.seed_voken import SEED_VOKEN
 
 __all__ = ["CATALOG", "Published", "Weights", "find", "table"]
@@ -93,28 +93,14 @@ def _maskgit(size: int, parameters: int, steps: int, fid: float) -> Published:
 
 
 def _taming(codes: int, folder: str, parameters: int, fid: float) -> Published:
-    name = f"vqgan-imagenet-f16-{codes}"
-    return Published(
-        name=name,
-        tokenizer=Weights(family="taming", sizes=name, url=_HEIBOX.format(folder), parameters=parameters),
-        licence="MIT code (CompVis); weights no licence named",
-        signal_size=(256, 256),
-        fid=fid,
-        fid_note="README of CompVis/taming-transformers, reconstruction",
-        pixel_range=(-1, 1),
-    )
+    name, licence = f"vqgan-imagenet-f16-{codes}", "MIT code (CompVis); weights no licence named"
+    weights = Weights(family="taming", sizes=name, url=_HEIBOX.format(folder), parameters=parameters)
+    return image_tokenizer(name, weights, licence, fid, "CompVis/taming-transformers")
 
 
 def _llamagen(stride: int, fid: float, parameters: int | None) -> Published:
-    return Published(
-        name=f"llamagen-vq{stride}",
-        tokenizer=_llamagen_file(stride, parameters),
-        licence=_LLAMAGEN_LICENCE,
-        signal_size=(256, 256),
-        fid=fid,
-        fid_note="README of FoundationVision/LlamaGen, reconstruction",
-        pixel_range=(-1, 1),
-    )
+    weights = _llamagen_file(stride, parameters)
+    return image_tokenizer(f"llamagen-vq{stride}", weights, _LLAMAGEN_LICENCE, fid, "FoundationVision/LlamaGen")
 
 
 def _llamagen_file(stride: int, parameters: int | None) -> Weights:
@@ -213,20 +199,19 @@ CATALOG: dict[str, Published] = {
     for entry in (
         _maskgit(256, 172_457_193, steps=8, fid=6.06),
         _maskgit(512, 173_047_017, steps=12, fid=7.32),
-        Published(
-            name="maskgit-vqgan-imagenet-f16-256",
-            tokenizer=Weights(
+        image_tokenizer(
+            "maskgit-vqgan-imagenet-f16-256",
+            Weights(
                 family="maskgit-torch",
                 sizes="maskgit-vqgan-imagenet-f16-256",
                 repository="fun-research/TiTok",
                 file="maskgit-vqgan-imagenet-f16-256.bin",
                 parameters=54_515_587,
             ),
-            licence=_RESEARCH,
-            signal_size=(256, 256),
-            fid=2.28,
-            fid_note="README of google-research/maskgit, whose 256 tokenizer this is; reconstruction",
-            pixel_range=(0, 1),
+            _RESEARCH,
+            2.28,
+            "google-research/maskgit, whose 256 tokenizer this is",
+            low=0,
         ),
         _taming(1024, "8088892a516d4e3baf92", 72_141_699, fid=7.94),
         _taming(16384, "a7530b09fed84f80a887", 76_073_859, fid=4.98),
@@ -246,18 +231,17 @@ CATALOG: dict[str, Published] = {
         _maskbit(14, 1.62, guidance=7.1, power=3.0, randomness=7.8),
         _maskbit(16, 1.64, guidance=6.5, power=2.5, randomness=7.5),
         _maskbit(18, 1.67, guidance=5.7, power=2.5, randomness=8.5),
-        Published(
-            name="amused-vq",
-            tokenizer=Weights(
+        image_tokenizer(
+            "amused-vq",
+            Weights(
                 family="amused-tokenizer",
                 sizes="amused-vqvae",
                 repository="amused/amused-256",
                 file="vqvae/diffusion_pytorch_model.safetensors",
                 parameters=146_244_675,
             ),
-            licence="OpenRAIL++ (not checked)",
-            signal_size=(256, 256),
-            pixel_range=(0, 1),
+            "OpenRAIL++ (not checked)",
+            low=0,
         ),
         *SEED_VOKEN,
         *AUDIO,

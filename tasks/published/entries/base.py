@@ -12,7 +12,7 @@ from typing import Literal
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.published.entries.families import FAMILIES, Family
 
-__all__ = ["Published", "Weights"]
+__all__ = ["Published", "Weights", "image_tokenizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,3 +113,34 @@ class Published:
         """The command that makes the same from local files."""
         options = " ".join(f"--{part} FILE" for part in self.parts)
         return f"maskgen convert --family {self.name} {options} --out DIR"
+
+
+def image_tokenizer(
+    name: str,
+    weights: Weights,
+    licence: str,
+    fid: float | None = None,
+    readme: str = "",
+    side: int = 256,
+    low: int = -1,
+) -> Published:
+    """The entry of an image tokenizer alone.
+
+    Args:
+        name: see ``Published``.
+        weights: its file.
+        licence: see ``Published``.
+        fid: of reconstructions.
+        readme: whose README tells it, and of what.
+        side: of the images, in pixels.
+        low: least value of the original's pixels, whose largest is 1.
+    """
+    return Published(
+        name=name,
+        tokenizer=weights,
+        licence=licence,
+        signal_size=(side, side),
+        fid=fid,
+        fid_note=f"README of {readme}, reconstruction" if readme else "",
+        pixel_range=(low, 1),
+    )

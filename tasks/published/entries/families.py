@@ -11,6 +11,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -42,13 +43,6 @@ class Family:
     build: str
     marks: str
     reader: str = ""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """Everything that is imported when the family is used, as ``module:name``."""
-        if self.reader:
-            return (self.build, self.reader)
-        return (self.build, *(f"{self.module}:{name}" for name in ("config_from", "convert", "PUBLISHED")))
 
     def model(self) -> type[nn.Module]:
         """Our class, built from one config."""
@@ -98,153 +92,122 @@ def looks_like(names: Iterable[str]) -> str | None:
     return next((key for key, family in FAMILIES.items() if any(re.match(family.marks, name) for name in listed)), None)
 
 
-_TOKENIZERS = "maskgen.tokenizers.published"
+def _family(part: Part, title: str, path: str, marks: str, *, build: str = "", reader: str = "") -> Family:
+    """A family whose module stands below ``published`` of its part.
 
-_TRANSFORMERS = "maskgen.published"
+    Args:
+        part: see ``Family``.
+        title: see ``Family``.
+        path: the module below ``published``, with ``:class`` where our model stands in it.
+        marks: see ``Family``.
+        build: our model, where it stands elsewhere in its part.
+        reader: function of the module, see ``Family``.
+    """
+    root = "maskgen.tokenizers" if part == "tokenizer" else "maskgen"
+    module, _, own = f"{root}.published.{path}".partition(":")
+    ours, function = f"{root}.{build}" if build else f"{module}:{own}", f"{module}:{reader}" if reader else ""
+    return Family(title=title, part=part, module=module, build=ours, marks=marks, reader=function)
 
+
+_tokenizer, _transformer = partial(_family, "tokenizer"), partial(_family, "transformer")
 
 # IBQ's network is CompVis's, name for name: only who asks knows which quantizer the weights belong to.
 _TAMING_MARKS = r"(encoder|decoder)\.mid\.(block|attn)_\d\."
 
+# In an order: weights are of the first family whose marks one of their names has.
 FAMILIES: dict[str, Family] = {
-    "maskgit-tokenizer": Family(
-        title="a MaskGIT tokenizer (flax)",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.image.maskgit",
-        build="maskgen.tokenizers.image.vqgan:VQGAN",
-        marks=r"(params/)?((encoder|decoder)/(Conv|ResBlock|GroupNorm)_\d+/|quantizer/codebook$)",
+    "maskgit-tokenizer": _tokenizer(
+        "a MaskGIT tokenizer (flax)",
+        "image.maskgit",
+        r"(params/)?((encoder|decoder)/(Conv|ResBlock|GroupNorm)_\d+/|quantizer/codebook$)",
+        build="image.vqgan:VQGAN",
     ),
-    "maskgit-transformer": Family(
-        title="a MaskGIT transformer (flax)",
-        part="transformer",
-        module=f"{_TRANSFORMERS}.maskgit",
-        build="maskgen.models.bert:BertTransformer",
-        marks=r"(params/)?(Embed_0|MlmLayer_0|TransformerLayer_\d+)/",
+    "maskgit-transformer": _transformer(
+        "a MaskGIT transformer (flax)",
+        "maskgit",
+        r"(params/)?(Embed_0|MlmLayer_0|TransformerLayer_\d+)/",
+        build="models.bert:BertTransformer",
     ),
-    "open-magvit2-video": Family(
-        title="an Open-MAGVIT2 video tokenizer",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.video.open_magvit2",
-        build="maskgen.tokenizers.magvit2.tokenizer:Magvit2Video",
-        marks=r"(encoder|decoder)\.conv_(in|out)\.conv_1\.",
+    "open-magvit2-video": _tokenizer(
+        "an Open-MAGVIT2 video tokenizer",
+        "video.open_magvit2",
+        r"(encoder|decoder)\.conv_(in|out)\.conv_1\.",
+        build="magvit2.tokenizer:Magvit2Video",
     ),
-    "open-magvit2-image": Family(
-        title="an Open-MAGVIT2 image tokenizer",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.video.open_magvit2",
-        build="maskgen.tokenizers.magvit2.tokenizer:Magvit2Image",
-        # Its other names are those of the PyTorch port, which stands after it.
-        marks=r"decoder\.adaptive\.\d+\.(gamma|beta)\.",
+    # Its other names are those of the PyTorch port, which stands after it.
+    "open-magvit2-image": _tokenizer(
+        "an Open-MAGVIT2 image tokenizer",
+        "video.open_magvit2",
+        r"decoder\.adaptive\.\d+\.(gamma|beta)\.",
+        build="magvit2.tokenizer:Magvit2Image",
     ),
-    "taming": Family(
-        title="a CompVis taming-transformers VQGAN",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.image.taming",
-        build=f"{_TOKENIZERS}.image.taming:TamingVQGAN",
-        marks=_TAMING_MARKS,
+    "taming": _tokenizer("a CompVis taming-transformers VQGAN", "image.taming:TamingVQGAN", _TAMING_MARKS),
+    "ibq": _tokenizer("an IBQ tokenizer", "image.ibq:IBQTokenizer", _TAMING_MARKS),
+    "llamagen": _tokenizer("a LlamaGen tokenizer", "image.llamagen:LlamaGenVQ", r"(encoder|decoder)\.conv_blocks\."),
+    # Its two relatives share some of these names and stand before it.
+    "maskgit-torch": _tokenizer(
+        "the PyTorch port of the MaskGIT tokenizer",
+        "image.maskgit_torch",
+        r"(encoder|decoder)\.((down|up)\.\d+\.block|mid\.\d+)\.",
+        build="image.vqgan:VQGAN",
     ),
-    "ibq": Family(
-        title="an IBQ tokenizer",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.image.ibq",
-        build=f"{_TOKENIZERS}.image.ibq:IBQTokenizer",
-        marks=_TAMING_MARKS,
+    "maskbit-tokenizer": _tokenizer(
+        "a MaskBit tokenizer",
+        "image.maskbit:MaskBitTokenizer",
+        r"(encoder|decoder)\.(down|up|mid)\.(\d+\.)?res_blocks\.",
     ),
-    "llamagen": Family(
-        title="a LlamaGen tokenizer",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.image.llamagen",
-        build=f"{_TOKENIZERS}.image.llamagen:LlamaGenVQ",
-        marks=r"(encoder|decoder)\.conv_blocks\.",
+    "amused-tokenizer": _tokenizer(
+        "the aMUSEd tokenizer (diffusers VQModel)", "image.amused:AmusedVQ", r"(encoder\.down|decoder\.up)_blocks\."
     ),
-    "maskgit-torch": Family(
-        title="the PyTorch port of the MaskGIT tokenizer",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.image.maskgit_torch",
-        build="maskgen.tokenizers.image.vqgan:VQGAN",
-        # Its two relatives share some of these names and stand before it.
-        marks=r"(encoder|decoder)\.((down|up)\.\d+\.block|mid\.\d+)\.",
+    "halton": _transformer(
+        "a Halton-MaskGIT transformer",
+        "halton.transformer:HaltonTransformer",
+        r"(cls_emb|reg_tokens)\.weight$|transformer\.layers\.\d+\.(attn\.w|ff\.w|mlp\.1|ln)",
     ),
-    "maskbit-tokenizer": Family(
-        title="a MaskBit tokenizer",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.image.maskbit",
-        build=f"{_TOKENIZERS}.image.maskbit:MaskBitTokenizer",
-        marks=r"(encoder|decoder)\.(down|up|mid)\.(\d+\.)?res_blocks\.",
+    "imagebert": _transformer(
+        "an ImageBert transformer of 1d-tokenizer (TiTok)",
+        "onedtok.imagebert:ImageBert",
+        r"model\.(embeddings\.word_embeddings|encoder\.layer\.\d+|lm_head)\.",
     ),
-    "amused-tokenizer": Family(
-        title="the aMUSEd tokenizer (diffusers VQModel)",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.image.amused",
-        build=f"{_TOKENIZERS}.image.amused:AmusedVQ",
-        marks=r"(encoder\.down|decoder\.up)_blocks\.",
+    "uvitbert": _transformer(
+        "a UViTBert transformer of 1d-tokenizer (TiTok)",
+        "onedtok.uvitbert:UViTBert",
+        r"(in|out)_blocks\.\d+\.|mid_block\.(attn|mlp)\.",
     ),
-    "halton": Family(
-        title="a Halton-MaskGIT transformer",
-        part="transformer",
-        module=f"{_TRANSFORMERS}.halton.transformer",
-        build=f"{_TRANSFORMERS}.halton.transformer:HaltonTransformer",
-        marks=r"(cls_emb|reg_tokens)\.weight$|transformer\.layers\.\d+\.(attn\.w|ff\.w|mlp\.1|ln)",
+    "maskbit-transformer": _transformer(
+        "a MaskBit transformer",
+        "maskbit.transformer:MaskBitTransformer",
+        r"transformer\.layers\.\d+\.\d+\.|(prediction_layer|input_proj|token_emb|class_emb)\.|tok_emb_list\.",
     ),
-    "imagebert": Family(
-        title="an ImageBert transformer of 1d-tokenizer (TiTok)",
-        part="transformer",
-        module=f"{_TRANSFORMERS}.onedtok.imagebert",
-        build=f"{_TRANSFORMERS}.onedtok.imagebert:ImageBert",
-        marks=r"model\.(embeddings\.word_embeddings|encoder\.layer\.\d+|lm_head)\.",
+    "amused-transformer": _transformer(
+        "an aMUSEd transformer (diffusers UVit2DModel)",
+        "amused.transformer:UVit2D",
+        r"(down_block|up_block)\.(res|attention)_blocks\.|transformer_layers\.\d+\.",
     ),
-    "uvitbert": Family(
-        title="a UViTBert transformer of 1d-tokenizer (TiTok)",
-        part="transformer",
-        module=f"{_TRANSFORMERS}.onedtok.uvitbert",
-        build=f"{_TRANSFORMERS}.onedtok.uvitbert:UViTBert",
-        marks=r"(in|out)_blocks\.\d+\.|mid_block\.(attn|mlp)\.",
+    # It shares the other names with DAC, which stands after it.
+    "lac": _tokenizer(
+        "VampNet's codec (LAC)",
+        "audio.lac:LACTokenizer",
+        r"decoder\.model\.\d+\.block\.\d+\.mrf_blocks\.",
+        reader="lac_from_file",
     ),
-    "maskbit-transformer": Family(
-        title="a MaskBit transformer",
-        part="transformer",
-        module=f"{_TRANSFORMERS}.maskbit.transformer",
-        build=f"{_TRANSFORMERS}.maskbit.transformer:MaskBitTransformer",
-        marks=r"transformer\.layers\.\d+\.\d+\.|(prediction_layer|input_proj|token_emb|class_emb)\.|tok_emb_list\.",
+    "dac": _tokenizer(
+        "a Descript Audio Codec",
+        "audio.dac:DACTokenizer",
+        r"encoder\.block\.\d+\.(block\.\d+|res_unit\d|snake\d|conv\d)\.|decoder\.block\.\d+\.(conv_t\d|res_unit\d)\.",
+        reader="dac_from_files",
     ),
-    "amused-transformer": Family(
-        title="an aMUSEd transformer (diffusers UVit2DModel)",
-        part="transformer",
-        module=f"{_TRANSFORMERS}.amused.transformer",
-        build=f"{_TRANSFORMERS}.amused.transformer:UVit2D",
-        marks=r"(down_block|up_block)\.(res|attention)_blocks\.|transformer_layers\.\d+\.",
+    "encodec": _tokenizer(
+        "an EnCodec",
+        "audio.encodec_files",
+        r"(encoder|decoder)\.(model|layers)\.\d+\.(conv|convtr|lstm|shortcut|block\.\d+\.conv)\.",
+        build="published.audio.encodec:EncodecTokenizer",
+        reader="encodec_from_files",
     ),
-    "lac": Family(
-        title="VampNet's codec (LAC)",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.audio.lac",
-        build=f"{_TOKENIZERS}.audio.lac:LACTokenizer",
-        # It shares the other names with DAC.
-        marks=r"decoder\.model\.\d+\.block\.\d+\.mrf_blocks\.",
-        reader=f"{_TOKENIZERS}.audio.lac:lac_from_file",
-    ),
-    "dac": Family(
-        title="a Descript Audio Codec",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.audio.dac",
-        build=f"{_TOKENIZERS}.audio.dac:DACTokenizer",
-        marks=r"encoder\.block\.\d+\.(block\.\d+|res_unit\d|snake\d|conv\d)\.|decoder\.block\.\d+\.(conv_t\d|res_unit\d)\.",
-        reader=f"{_TOKENIZERS}.audio.dac:dac_from_files",
-    ),
-    "encodec": Family(
-        title="an EnCodec",
-        part="tokenizer",
-        module=f"{_TOKENIZERS}.audio.encodec_files",
-        build=f"{_TOKENIZERS}.audio.encodec:EncodecTokenizer",
-        marks=r"(encoder|decoder)\.(model|layers)\.\d+\.(conv|convtr|lstm|shortcut|block\.\d+\.conv)\.",
-        reader=f"{_TOKENIZERS}.audio.encodec_files:encodec_from_files",
-    ),
-    "vampnet": Family(
-        title="a VampNet transformer",
-        part="transformer",
-        module=f"{_TRANSFORMERS}.vampnet.transformer",
-        build=f"{_TRANSFORMERS}.vampnet.transformer:VampNetTransformer",
-        marks=r"embedding\.(special\.MASK|out_proj)\b|transformer\.layers\.\d+\.(self_attn|feed_forward|norm_\d)\.",
-        reader=f"{_TRANSFORMERS}.vampnet.transformer:read_vampnet",
+    "vampnet": _transformer(
+        "a VampNet transformer",
+        "vampnet.transformer:VampNetTransformer",
+        r"embedding\.(special\.MASK|out_proj)\b|transformer\.layers\.\d+\.(self_attn|feed_forward|norm_\d)\.",
+        reader="read_vampnet",
     ),
 }

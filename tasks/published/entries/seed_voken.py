@@ -5,49 +5,32 @@ Nothing heavy is imported here.
 
 from __future__ import annotations
 
-from maskgen.tasks.published.entries.base import Published, Weights
+from maskgen.tasks.published.entries.base import Published, Weights, image_tokenizer
 
 __all__ = ["SEED_VOKEN"]
 
-_LICENCE = "Apache-2.0"
+_LICENCE, _README = "Apache-2.0", "TencentARC/SEED-Voken"
+
+
+def _weights(family: str, hub: str, sizes: str, parameters: int) -> Weights:
+    return Weights(
+        family=family,
+        sizes=sizes,
+        repository=f"TencentARC/{hub}",
+        file=f"{sizes}.ckpt",
+        parameters=parameters,
+        averaged=True,
+    )
 
 
 def _open_magvit2(name: str, hub: str, file: str, parameters: int, fid: float, fid_note: str, side: int) -> Published:
-    return Published(
-        name=f"open-magvit2-{name}",
-        tokenizer=Weights(
-            family="open-magvit2-image",
-            sizes=file,
-            repository=f"TencentARC/Open-MAGVIT2-Tokenizer-{hub}",
-            file=f"{file}.ckpt",
-            parameters=parameters,
-            averaged=True,
-        ),
-        licence=_LICENCE,
-        signal_size=(side, side),
-        fid=fid,
-        fid_note=f"README of TencentARC/SEED-Voken, {fid_note}, reconstruction",
-        pixel_range=(-1, 1),
-    )
+    weights = _weights("open-magvit2-image", f"Open-MAGVIT2-Tokenizer-{hub}", file, parameters)
+    return image_tokenizer(f"open-magvit2-{name}", weights, _LICENCE, fid, f"{_README}, {fid_note}", side)
 
 
 def _ibq(codes: int, parameters: int, fid: float) -> Published:
-    return Published(
-        name=f"ibq-{codes}",
-        tokenizer=Weights(
-            family="ibq",
-            sizes=f"imagenet256_{codes}",
-            repository=f"TencentARC/IBQ-Tokenizer-{codes}",
-            file=f"imagenet256_{codes}.ckpt",
-            parameters=parameters,
-            averaged=True,
-        ),
-        licence=_LICENCE,
-        signal_size=(256, 256),
-        fid=fid,
-        fid_note="README of TencentARC/SEED-Voken, reconstruction",
-        pixel_range=(-1, 1),
-    )
+    weights = _weights("ibq", f"IBQ-Tokenizer-{codes}", f"imagenet256_{codes}", parameters)
+    return image_tokenizer(f"ibq-{codes}", weights, _LICENCE, fid, _README)
 
 
 SEED_VOKEN: tuple[Published, ...] = (
@@ -61,13 +44,8 @@ SEED_VOKEN: tuple[Published, ...] = (
     ),
     Published(
         name="open-magvit2-video",
-        tokenizer=Weights(
-            family="open-magvit2-video",
-            sizes="video_128_262144",
-            repository="TencentARC/Open-MAGVIT2-Tokenizer-262144-Video",
-            file="video_128_262144.ckpt",
-            parameters=370_547_349,
-            averaged=True,
+        tokenizer=_weights(
+            "open-magvit2-video", "Open-MAGVIT2-Tokenizer-262144-Video", "video_128_262144", 370_547_349
         ),
         licence=_LICENCE,
         signal_size=(17, 128, 128),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
+from maskgen.published.vampnet.prompt import PromptNoise, VampPrompt
 from maskgen.sampling import prompts
 
 SHAPE = (2, 9, 3)
@@ -22,13 +22,6 @@ def kept(mask: Tensor) -> list[int]:
     given_frames = ~mask[0, :, 0]
     assert torch.equal(mask[0], ~given_frames[:, None].expand_as(mask[0]))
     return given_frames.nonzero()[:, 0].tolist()
-
-
-def test_everything_and_nothing() -> None:
-    assert prompts.full_mask(SHAPE).shape == SHAPE
-    assert prompts.full_mask(SHAPE).all()
-    assert not prompts.empty_mask(SHAPE).any()
-    assert prompts.empty_mask(SHAPE).dtype == torch.bool
 
 
 @pytest.mark.parametrize(
@@ -84,7 +77,7 @@ def test_onsets_and_beats() -> None:
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 4))
 def test_codebooks(seed: int, count: int) -> None:
     mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed)) < 0.5
-    given_first, hidden_last = prompts.keep_codebooks(mask, count), prompts.hide_codebooks(mask, count)
+    given_first, hidden_last = prompts.keep_codebooks(mask, count), prompts.mask_codebooks(mask, count)
     assert not given_first[:, :, :count].any()
     assert torch.equal(given_first[:, :, count:], mask[:, :, count:])
     assert hidden_last[:, :, count:].all()
@@ -93,70 +86,26 @@ def test_codebooks(seed: int, count: int) -> None:
 
 def test_hidden_frames() -> None:
     mask = torch.zeros(2, 4, 2, dtype=torch.bool)
-    hidden = prompts.hide_frames(mask, torch.tensor([[1, 1], [0, 3]]))
+    hidden = prompts.mask_frames(mask, torch.tensor([[1, 1], [0, 3]]))
     assert hidden[:, :, 0].tolist() == [[False, True, False, False], [True, False, False, True]]
     assert torch.equal(hidden[:, :, 0], hidden[:, :, 1])
-    assert torch.equal(prompts.hide_frames(mask, torch.zeros(2, 0, dtype=torch.long)), mask)
-
-
-@given(seed=st.integers(0, 2**32), share=st.floats(0, 1))
-def test_reveal_share_counts_each_row(seed: int, share: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.rand(SHAPE, generator=generator) < torch.tensor([0.9, 0.3])[:, None, None]
-    uniforms = torch.rand(SHAPE, generator=generator)
-    left = prompts.reveal_share(mask, share, uniforms)
-    for before, after, numbers in zip(mask, left, uniforms, strict=True):
-        assert int(after.sum()) == int(before.sum()) - int(int(before.sum()) * share)
-        assert not (after & ~before).any()
-        if (before & ~after).any() and after.any():
-            assert numbers[before & ~after].max() <= numbers[after].min()
-
-
-def test_prefix_share() -> None:
-    mask = prompts.prefix_share_mask(torch.tensor([0.0, 0.9]), (2, 100, 1))
-    assert mask[:, :, 0].sum(1).tolist() == [90, 63]
-    assert kept(mask) == list(range(10))
-
-
-@given(seed=st.integers(0, 2**32), ratio=st.floats(0, 1))
-def test_levels(seed: int, ratio: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(SHAPE, generator=generator)
-    hidden, learned = prompts.lowest_level_mask(uniforms, ratio)
-    assert torch.equal(hidden.sum(2), prompts.cosine_mask(uniforms, ratio).sum(2))
-    assert (hidden[:, :, 1:] >= hidden[:, :, :-1]).all()
-    assert torch.equal(learned.any(2), hidden.any(2))
-    assert torch.equal(learned.long().argmax(2)[hidden.any(2)], hidden.long().argmax(2)[hidden.any(2)])
-    assert (learned.sum(2) <= 1).all()
-    levels = torch.tensor([0, 2])
-    hidden, learned = prompts.level_mask(levels, uniforms[:, :, 0], torch.tensor([ratio, 1.0]), 3)
-    assert hidden[0, :, 1:].all()
-    assert torch.equal(learned[0, :, 0], uniforms[0, :, 0] < ratio)
-    assert not hidden[1, :, :2].any()
-    assert learned[1, :, 2].all()
-    assert torch.equal(learned.sum(2) > 0, learned.gather(2, levels[:, None, None].expand(2, 9, 1))[:, :, 0])
+    assert torch.equal(prompts.mask_frames(mask, torch.zeros(2, 0, dtype=torch.long)), mask)
 
 
 def test_shares_of_random_masks() -> None:
-    uniforms = prompts.draw_uniforms((2, 4000, 1), [1, 2])
+    uniforms = prompts.seeded_uniforms((2, 4000, 1), [1, 2])
     linear = prompts.linear_mask(uniforms, torch.tensor([0.2, 1.0]))
     assert linear[0].float().mean().item() == pytest.approx(0.2, abs=0.03)
     assert linear[1].all()
-    cosine = prompts.cosine_mask(uniforms, torch.tensor([0.0, 2 / 3]))
-    assert cosine[0].all()
-    assert cosine[1].float().mean().item() == pytest.approx(0.5, abs=0.03)
-    frames = prompts.frame_mask(uniforms[:, :, 0], 2 / 3, 5)
-    assert frames.shape == (2, 4000, 5)
-    assert torch.equal(frames[:, :, 4], uniforms[:, :, 0] < 0.5)
 
 
 # Draws
 
 
 def test_uniforms_depend_on_the_items_seed_and_the_draw() -> None:
-    both = prompts.draw_uniforms((2, 5, 3), [7, 8])
-    assert torch.equal(prompts.draw_uniforms((1, 5, 3), [8]), both[1:])
-    assert not torch.equal(prompts.draw_uniforms((2, 5, 3), [7, 8], draw=1), both)
+    both = prompts.seeded_uniforms((2, 5, 3), [7, 8])
+    assert torch.equal(prompts.seeded_uniforms((1, 5, 3), [8]), both[1:])
+    assert not torch.equal(prompts.seeded_uniforms((2, 5, 3), [7, 8], stream=1), both)
     assert both.min() > 0
     assert both.max() < 1
 
@@ -170,26 +119,26 @@ def test_uniforms_depend_on_the_items_seed_and_the_draw() -> None:
 def test_prompts_of_an_item_do_not_depend_on_the_batch(
     seeds: list[int], period: int, dropout: float, share: float
 ) -> None:
-    prompt = VampPrompt(period=period, dropout=dropout, hidden_share=share, hide_from=2, onset_width=1)
-    together = prompt.draw((len(seeds), 12, 3), seeds)
+    prompt = VampPrompt(period=period, dropout=dropout, masked_share=share, mask_from=2, onset_width=1)
+    together = prompt.noise((len(seeds), 12, 3), seeds)
     assert ((together.shift >= 0) & (together.shift < max(1, period))).all()
     assert together.dropped.shape == (len(seeds), int(12 * dropout))
     assert ((together.dropped >= 0) & (together.dropped < 12)).all()
     masks = prompt.mask(together, onsets=[4])
     for row, seed in enumerate(seeds):
-        alone = prompt.mask(prompt.draw((1, 12, 3), [seed]), onsets=[4])
+        alone = prompt.mask(prompt.noise((1, 12, 3), [seed]), onsets=[4])
         assert torch.equal(alone[0], masks[row])
 
 
 def test_shifts_take_every_value() -> None:
-    draws = VampPrompt(period=5).draw((60, 4, 1), range(60))
+    draws = VampPrompt(period=5).noise((60, 4, 1), range(60))
     assert set(draws.shift.tolist()) == set(range(5))
 
 
 def test_later_rules_of_a_prompt_win() -> None:
     """Kept by the period, hidden by dropout, kept again as a coarse codebook, hidden as a fine one."""
-    draws = PromptDraws(cells=torch.zeros(1, 6, 4), shift=torch.tensor([0]), dropped=torch.tensor([[0]]))
-    mask = VampPrompt(period=2, keep=1, hide_from=3).mask(draws)
+    draws = PromptNoise(tokens=torch.zeros(1, 6, 4), shift=torch.tensor([0]), dropped=torch.tensor([[0]]))
+    mask = VampPrompt(period=2, keep=1, mask_from=3).mask(draws)
     assert not mask[0, :, 0].any()
     assert mask[0, :, 1].tolist() == [True, True, False, True, False, True]
     assert torch.equal(mask[0, :, 1], mask[0, :, 2])
@@ -202,8 +151,8 @@ def test_later_rules_of_a_prompt_win() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("full_mask", [(2, 0, 3)], r"shape \(2, 0, 3\), expected \(B, N, K\)"),
-        ("empty_mask", [(2, 3)], r"shape \(2, 3\)"),
+        ("inpaint_mask", [(2, 0, 3)], r"shape \(2, 0, 3\), expected \(B, N, K\)"),
+        ("inpaint_mask", [(2, 3)], r"shape \(2, 3\)"),
         ("inpaint_mask", [SHAPE, -1, 0], "prefix and suffix: got -1 and 0"),
         ("periodic_mask", [SHAPE, -1], "period -1"),
         ("periodic_mask", [SHAPE, 2, 0], "width 0"),
@@ -211,11 +160,9 @@ def test_later_rules_of_a_prompt_win() -> None:
         ("onset_mask", [SHAPE, [1], 0], "onset width: got 0"),
         ("beat_mask", [SHAPE, [1], -1, 2], "before and after: got -1 and 2"),
         ("linear_mask", [torch.zeros(SHAPE), 1.5], "share: got 1.5"),
-        ("cosine_mask", [torch.zeros(SHAPE), torch.tensor([0.1, -0.1])], "ratio: got"),
-        ("reveal_share", [torch.ones(SHAPE, dtype=torch.bool), -0.5, torch.zeros(SHAPE)], "share: got -0.5"),
-        ("prefix_share_mask", [torch.zeros(2), SHAPE, 0.5, 0.4], "prefix share: got 0.5 to 0.4"),
-        ("draw_uniforms", [SHAPE, [1]], "seeds: got 1"),
-        ("draw_uniforms", [SHAPE, [1, 2], -1], "draw: got -1"),
+        ("linear_mask", [torch.zeros(SHAPE), torch.tensor([0.1, -0.1])], "share: got"),
+        ("seeded_uniforms", [SHAPE, [1]], "seeds: got 1"),
+        ("seeded_uniforms", [SHAPE, [1, 2], -1], "stream: got -1"),
     ],
 )
 def test_errors(name: str, arguments: list[Any], message: str) -> None:
@@ -234,10 +181,10 @@ def test_thinning_needs_numbers() -> None:
     ("change", "message"),
     [
         ({"prefix": -1}, "prefix: got -1"),
-        ({"hide_from": -1}, "hide_from: got -1"),
+        ({"mask_from": -1}, "mask_from: got -1"),
         ({"width": 0}, "width: got 0"),
         ({"dropout": 1.5}, "dropout: got 1.5"),
-        ({"hidden_share": -0.1}, "hidden_share: got -0.1"),
+        ({"masked_share": -0.1}, "masked_share: got -0.1"),
     ],
 )
 def test_prompts_are_checked(change: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
+from maskgen.published.vampnet.prompt import PromptNoise, VampPrompt
 from maskgen.published.vampnet.transformer import VampNetTransformer, read_vampnet, with_code_tables
 from maskgen.sampling.settings import Sampling, VampNetChoices
 from maskgen.tasks.audio.vampnet import FINE, NoiseOf, VampNet, beat_frames
@@ -24,8 +24,8 @@ SIZES = META["config"]
 COARSE_CHUNK, FINE_CHUNK = 0.2, 0.07  # seconds, see the fixtures' README
 AUDIO = {"atol": 5e-5, "rtol": 0.0}
 OURS = {  # official argument -> field of VampPrompt; seconds are turned into frames first
-    **{"rand_mask_intensity": "hidden_share", "prefix_s": "prefix", "suffix_s": "suffix", "ncc": "keep"},
-    **{"periodic_prompt": "period", "periodic_prompt_width": "width", "upper_codebook_mask": "hide_from"},
+    **{"rand_mask_intensity": "masked_share", "prefix_s": "prefix", "suffix_s": "suffix", "ncc": "keep"},
+    **{"periodic_prompt": "period", "periodic_prompt_width": "width", "upper_codebook_mask": "mask_from"},
     **{"onset_mask_width": "onset_width", "_dropout": "dropout"},
 }
 
@@ -133,7 +133,7 @@ def test_build_mask(interface: VampNet, name: str) -> None:
     dropped = STORED[f"{name}.randint1"] if prompt.period else offsets
     shift = offsets if prompt.period else torch.zeros(1, dtype=torch.long)
     cells = STORED[f"{name}.bernoulli_u"].transpose(1, 2)
-    draws = PromptDraws(cells=cells, shift=shift, dropped=dropped[None])
+    draws = PromptNoise(tokens=cells, shift=shift, dropped=dropped[None])
     made = interface.build_mask(ours("codec.codes"), prompt, draws=draws)
     assert torch.equal(made, ours(f"{name}.out"))
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.published.vampnet.prompt import PromptDraws, VampPrompt
+from maskgen.published.vampnet.prompt import PromptNoise, VampPrompt
 from maskgen.sampling import prompts
 from tests.parity.support import files, load, metadata
 
@@ -42,7 +42,6 @@ class Case:
         rows, codebooks, frames = self.data["z"].shape
         self.shape = (rows, frames, codebooks)
         self.half = ours(self.data["half"])
-        self.ratio = self.data["r"]
         drawn = re.compile(rf"{re.escape(name)}\.draw(\d+)\.")
         found = {int(match[1]): key for key in self.data if (match := drawn.match(key))}
         self.draws = [self.data[found[index]] for index in sorted(found)]
@@ -56,12 +55,6 @@ class Case:
 
 def linear(case: Case) -> Tensor:
     return prompts.linear_mask(case.cells(), case.args["r"])
-
-
-def cosine(case: Case) -> Tensor:
-    # The recorded argument "d['r']" names the tensor r of the same file.
-    ratio = case.args["r"]
-    return prompts.cosine_mask(case.cells(), case.ratio if isinstance(ratio, str) else ratio)
 
 
 def inpaint(case: Case) -> Tensor:
@@ -78,7 +71,7 @@ def codebook_unmask(case: Case) -> Tensor:
 
 
 def codebook_mask(case: Case) -> Tensor:
-    return prompts.hide_codebooks(case.half, case.args["val1"])
+    return prompts.mask_codebooks(case.half, case.args["val1"])
 
 
 def both(case: Case) -> Tensor:
@@ -91,7 +84,7 @@ def either(case: Case) -> Tensor:
 
 def dropout(case: Case) -> Tensor:
     assert len(case.draws[0]) == int(case.shape[1] * case.args["p"])
-    return prompts.hide_frames(case.half, case.draws[0].expand(case.shape[0], -1))
+    return prompts.mask_frames(case.half, case.draws[0].expand(case.shape[0], -1))
 
 
 def time_stretch(case: Case) -> Tensor:
@@ -106,27 +99,8 @@ def onset(case: Case) -> Tensor:
     return prompts.onset_mask(case.shape, kept, width)
 
 
-def drop_ones(case: Case) -> Tensor:
-    """Official: one permutation of the ones of the whole batch, in [B, C, T] order; so all of them are one item here."""
-    flat = case.data["half"].flatten()
-    places = flat.nonzero()[:, 0]
-    uniforms = torch.ones(flat.shape)
-    uniforms[places[case.draws[0]]] = torch.arange(len(places)) / len(places)
-    given = prompts.reveal_share(flat.bool().view(1, -1, 1), case.args["p"], uniforms.view(1, -1, 1))
-    return ours(given.view_as(case.data["half"]))
-
-
-def tria(case: Case) -> Tensor:
-    return prompts.prefix_share_mask(torch.cat(case.draws), case.shape)
-
-
-def along_time(case: Case) -> Tensor:
-    return prompts.frame_mask(case.draws[0], case.ratio, case.shape[2])
-
-
 BUILDERS: dict[str, Callable[[Case], Tensor]] = {
     r"linear_random_[\d.]+": linear,
-    r"random|random_scalar": cosine,
     r"inpaint_\d+_\d+": inpaint,
     r"periodic_(roll_)?p\d+_w\d+": periodic,
     r"codebook_unmask_\d+": codebook_unmask,
@@ -136,11 +110,10 @@ BUILDERS: dict[str, Callable[[Case], Tensor]] = {
     r"dropout_[\d.]+": dropout,
     r"time_stretch_mask_\d+": time_stretch,
     r"onset_w\d+": onset,
-    r"new_drop_ones": drop_ones,
-    r"new_tria": tria,
 }
-PAIRS = ("new_stemgen", "new_hugo")
-OTHERS = ("apply_mask", "new_random_along_time", *PAIRS)
+# Masks of official training, which nothing here is trained with.
+TRAINING = ("random", "random_scalar", "new_random_along_time", "new_drop_ones", "new_tria", "new_stemgen", "new_hugo")
+OTHERS = ("apply_mask", *TRAINING)
 
 
 def builder(name: str) -> Callable[[Case], Tensor] | None:
@@ -161,32 +134,11 @@ def test_masks(path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", MASKS, ids=label)
-def test_random_along_time(path: Path) -> None:
-    case = Case(path, "new_random_along_time")
-    assert torch.equal(along_time(case), case.out().bool()[:, :, None].expand(case.shape))
-
-
-@pytest.mark.parametrize("path", MASKS, ids=label)
 def test_apply_mask(path: Path) -> None:
     case = Case(path, "apply_mask")
     hidden, codes = ours(case.out("1")), metadata(path)["config"]["vocab"]
     assert torch.equal(hidden, case.half)
     assert torch.equal(case.data["z"].transpose(1, 2).masked_fill(hidden, codes), case.out("0").transpose(1, 2))
-
-
-@pytest.mark.parametrize("path", MASKS, ids=label)
-@pytest.mark.parametrize("name", PAIRS)
-def test_masks_with_their_own_loss(path: Path, name: str) -> None:
-    """The second official output is 1 where the loss is to look away."""
-    case = Case(path, name)
-    if name == "new_stemgen":
-        levels, *rows = case.draws
-        hidden, learned = prompts.level_mask(levels, torch.stack(rows), case.ratio, case.shape[2])
-    else:
-        hidden, learned = prompts.lowest_level_mask(case.cells(), case.ratio)
-    assert torch.equal(hidden, ours(case.out("0")))
-    assert torch.equal(learned, hidden & ~ours(case.out("1")))
-    assert learned.any()
 
 
 @pytest.mark.parametrize(("path", "name"), [case for case in CASES if case[1].startswith("onset")], ids=label)
@@ -216,8 +168,8 @@ def test_the_whole_prompt(path: Path, name: str) -> None:
     data, stated = load(path), metadata(path)
     args = dict(stated["cases"][name])
     rate = stated["codec"]["sample_rate"] / stated["codec"]["hop_length"]
-    names = {"periodic_prompt": "period", "periodic_prompt_width": "width", "upper_codebook_mask": "hide_from"}
-    names |= {"rand_mask_intensity": "hidden_share", "_dropout": "dropout", "ncc": "keep"}
+    names = {"periodic_prompt": "period", "periodic_prompt_width": "width", "upper_codebook_mask": "mask_from"}
+    names |= {"rand_mask_intensity": "masked_share", "_dropout": "dropout", "ncc": "keep"}
     for key in ("prefix", "suffix"):
         args[key] = math.ceil(args.pop(f"{key}_s", 0.0) * rate)
     prompt = VampPrompt(**{names.get(key, key): value for key, value in args.items()})
@@ -225,7 +177,7 @@ def test_the_whole_prompt(path: Path, name: str) -> None:
     integers = [data[f"{name}.randint{i}"] for i in range(2) if f"{name}.randint{i}" in data]
     shift = integers.pop(0) if prompt.period else torch.zeros(len(cells), dtype=torch.long)
     (dropped,) = integers
-    mask = prompt.mask(PromptDraws(cells=cells, shift=shift, dropped=dropped[None]))
+    mask = prompt.mask(PromptNoise(tokens=cells, shift=shift, dropped=dropped[None]))
     assert torch.equal(mask, ours(data[f"{name}.out"]))
 
 

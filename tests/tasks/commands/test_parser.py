@@ -168,6 +168,53 @@ def test_print_config(configs: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert yaml.safe_load(printed).get("settings", {}).get("steps", 9) in (9, 4)
 
 
+def test_class_paths_of_before(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are taken, and one line says what they are now; in YAML and on the command line."""
+    Path("old.yaml").write_text(
+        Path("transformer.yaml").read_text(encoding="utf-8").replace("maskgen.models.modern.", "maskgen.modern."),
+        encoding="utf-8",
+    )
+    words = ("train", "transformer", "--tokenizer", "t", "--out", "out", "--print_config")
+    told = []
+    for changes in (
+        ("--config", "transformer.yaml"),
+        ("--config", "old.yaml"),
+        ("--config", "transformer.yaml", "--data", "maskgen.tasks.datasets.Folder"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run(*words, *changes)
+        assert stopped.value.code == 0
+        told.append(capsys.readouterr())
+    assert told[0].out == told[1].out
+    assert told[0].out.replace("maskgen.tasks.data.images.digits.Folder", "maskgen.tasks.data.Folder") == told[2].out
+    assert [one.err for one in told] == [
+        "",
+        "maskgen: note: maskgen.modern.ModernTransformer is maskgen.models.modern.ModernTransformer now\n",
+        "maskgen: note: maskgen.tasks.datasets.Folder is maskgen.tasks.data.Folder now\n",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--transformer", "maskgen.models.ModernTransformr"), "maskgen.models.ModernTransformer, maskgen."),
+        (("--transformer", "ModernTransformr"), "maskgen.models.ModernTransformer, maskgen."),
+        (
+            ("--transformer.class_path", "maskgen.modernn.ModernTransformr"),
+            "maskgen.models.ModernTransformer, maskgen.",
+        ),
+        (("--data", "maskgen.tasks.data.images.Digts"), "maskgen.tasks.data.Digits; see `maskgen train transformer"),
+    ],
+)
+def test_classes_that_are_none(
+    words: tuple[str, ...], message: str, configs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("train", "transformer", "--config", "transformer.yaml", "--tokenizer", "t", "--out", "out")
+    line = refused(capsys, *common, *words)
+    key, name = words[0].removeprefix("--").removesuffix(".class_path"), words[1].rpartition(".")[2]
+    assert line.startswith(f"{key}: no class {name!r} is known; the nearest are {message}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Base:
     """What all have.

@@ -22,7 +22,7 @@ from maskgen.checkpoint import read_json, save_module, write_json
 from maskgen.data import DataUnavailable
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.masked import MaskingSettings
-from maskgen.tasks.commands.tokenize import tokenize_data
+from maskgen.tasks.commands.tokenize import ShardSettings, tokenize_data
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.data.tokens.cache import tokenize
 from maskgen.tasks.data.tokens.shards import TokenShards
@@ -36,6 +36,15 @@ from tests.tasks.commandline import refused, run
 ROOT = Path(__file__).resolve().parents[3]
 CODES = ToyTokenizer(ToyTokenizerConfig(levels=4, patch=2))
 SETTINGS = {"views": 2, "seed": 7, "shard_size": 1000, "batch_size": 300}
+
+
+def sharding(**changes: int) -> dict[str, Any]:
+    """The settings as the Python function takes them."""
+    *own, size = ({**SETTINGS, **changes}[name] for name in ("views", "seed", "shard_size", "batch_size"))
+    return {"shards": ShardSettings(views=own[0], seed=own[1], shard_size=own[2]), "batch_size": size}
+
+
+SHARDING = sharding()
 SHARDS = ["test-00000", "train-00000", "train-00001", "train-00002"]
 
 
@@ -59,7 +68,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(toy: Path, data: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tokenize_data(
-        tokenizer=toy, data=data, out=tmp_path_factory.mktemp("made") / "tokens", say=_ignore, **SETTINGS
+        tokenizer=toy, data=data, out=tmp_path_factory.mktemp("made") / "tokens", say=_ignore, **SHARDING
     )
 
 
@@ -102,7 +111,7 @@ def test_killed_in_the_middle_of_a_file(made: Path, toy: Path, data: Digits, tmp
                 os.kill(os.getpid(), signal.SIGKILL)
 
         maskgen.tasks.data.tokens.cache.save_file = save  # type: ignore[assignment] # in a process of its own
-        tokenize_data(tokenizer=toy, data=data, out=out, say=_ignore, **SETTINGS)
+        tokenize_data(tokenizer=toy, data=data, out=out, say=_ignore, **SHARDING)
 
     process = multiprocessing.get_context("fork").Process(target=die)
     process.start()
@@ -118,11 +127,11 @@ def test_killed_in_the_middle_of_a_file(made: Path, toy: Path, data: Digits, tmp
     before = content(out)
     (out / "train-00000.safetensors").write_bytes(b"damaged")
     said: list[str] = []
-    tokenize_data(tokenizer=toy, data=data, out=out, say=said.append, **SETTINGS)
+    tokenize_data(tokenizer=toy, data=data, out=out, say=said.append, **SHARDING)
     assert said[0] == "tokenize: 3 of 4 shards to make, 2 view(s) of 1437 examples"
     assert content(out) == content(made)
     assert content(out)["train-00001.safetensors"] == before["train-00001.safetensors"]
-    tokenize_data(tokenizer=toy, data=data, out=out, say=said.append, **SETTINGS)
+    tokenize_data(tokenizer=toy, data=data, out=out, say=said.append, **SHARDING)
     assert said[2] == "tokenize: 0 of 4 shards to make, 2 view(s) of 1437 examples"
     assert content(out) == content(made)
 
@@ -174,9 +183,9 @@ def test_another_tokenizer(made: Path, toy: Path, data: Digits, tmp_path: Path) 
     out = tmp_path / "tokens"
     shutil.copytree(made, out)
     with pytest.raises(ValueError, match=r"holds other tokens \(tokenizer, vocab_size differ\)"):
-        tokenize_data(tokenizer=other, data=data, out=out, say=_ignore, **SETTINGS)
+        tokenize_data(tokenizer=other, data=data, out=out, say=_ignore, **SHARDING)
     with pytest.raises(ValueError, match=r"holds other tokens \(views differ\)"):
-        tokenize_data(tokenizer=toy, data=data, out=out, say=_ignore, **{**SETTINGS, "views": 3})
+        tokenize_data(tokenizer=toy, data=data, out=out, say=_ignore, **sharding(views=3))
     found = read_json(out / "tokens.json")
     write_json(out / "tokens.json", found | {"tokenizer": "someone else's"})
     with pytest.raises(ValueError, match=r"train-00000\.safetensors: its tokens were made by the tokenizer"):
@@ -214,7 +223,7 @@ def test_shards_that_go_away(made: Path, tmp_path: Path) -> None:
 )
 def test_settings_out_of_range(changes: dict[str, int], message: str, toy: Path, data: Digits, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        tokenize_data(tokenizer=toy, data=data, out=tmp_path / "o", say=_ignore, **changes)
+        tokenize_data(tokenizer=toy, data=data, out=tmp_path / "o", say=_ignore, **sharding(**changes))
     assert not (tmp_path / "o").exists()
 
 
@@ -226,7 +235,7 @@ def test_data_that_do_not_fit(made: Path, toy: Path, data: Digits, tmp_path: Pat
     refuse("data: got token shards, expected images or sounds", data=TokenShards(made))
     refuse(r"tokenizer: got .*nowhere, which holds none", tokenizer=tmp_path / "nowhere")
     save_module(ToyAudioTokenizer(ToyAudioTokenizerConfig()), tmp_path / "sound")
-    refuse("data: got image data for a tokenizer of audio", tokenizer=tmp_path / "sound")
+    refuse("data: got image data, but the tokenizer's modality is audio", tokenizer=tmp_path / "sound")
     for text, message in (("{}", "not written by maskgen tokenize"), ("[", "not a JSON file")):
         (tmp_path / "tokens.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):

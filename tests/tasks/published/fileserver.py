@@ -18,14 +18,15 @@ class Files:
         ranges: whether Range is understood.
         version: part of the ETag.
         md5: tell this MD5 (base64), as Google's storage does; "right" for the right one.
-        requests: Range header of each request ("" without).
+        head: whether the server tells about files without sending them.
+        requests: Range header of each request for content ("" without).
     """
 
     def __init__(self, content: dict[str, bytes]) -> None:
         self.content = content
         self.break_after: list[int | None] = []
         self.refuse: list[int | None] = []
-        self.ranges, self.version, self.md5 = True, "1", ""
+        self.ranges, self.head, self.version, self.md5 = True, True, "1", ""
         self.requests: list[str] = []
         self.address = ""
 
@@ -39,6 +40,23 @@ def serve(files: Files) -> Iterator[Files]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            body = files.content.get(self.path.lstrip("/"))
+            if body is None or not files.head:
+                self.send_error(404 if body is None else 405)
+                return
+            self.send_response(200)
+            self.describe(body, len(body))
+
+        def describe(self, body: bytes, length: int) -> None:
+            self.send_header("Content-Length", str(length))
+            self.send_header("ETag", f'"{files.version}-{len(body)}"')
+            if files.md5:
+                right = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+                self.send_header("x-goog-hash", "crc32c=AAAAAA==")
+                self.send_header("x-goog-hash", f"md5={right if files.md5 == 'right' else files.md5}")
+            self.end_headers()
 
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
@@ -58,13 +76,7 @@ def serve(files: Files) -> Iterator[Files]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
-            self.send_header("ETag", etag)
-            if files.md5:
-                right = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-                self.send_header("x-goog-hash", "crc32c=AAAAAA==")
-                self.send_header("x-goog-hash", f"md5={right if files.md5 == 'right' else files.md5}")
-            self.end_headers()
+            self.describe(body, len(body) - start)
             limit = files.break_after.pop(0) if files.break_after else None
             self.wfile.write(body[start : None if limit is None else start + limit])
             self.close_connection = limit is not None

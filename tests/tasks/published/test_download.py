@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.file_download
 import pytest
 
 import maskgen.tasks.published.download
@@ -16,6 +17,7 @@ from tests.tasks.published.fileserver import Files, serve
 
 ROOT = Path(__file__).resolve().parents[3]
 BODY = random.Random(0).randbytes(300_000)
+NOTHING = [0] * 6  # answers without a byte, until the hub's library gives up
 
 
 @pytest.fixture
@@ -24,6 +26,9 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(maskgen.tasks.published.download, "_PAUSE", 0.0)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # read when it was imported
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 100)  # less than that is lost at a break
+    monkeypatch.setattr(huggingface_hub.file_download.time, "sleep", lambda seconds: None)
     with serve(Files({"weights": BODY})) as served:
         yield served
 
@@ -32,7 +37,10 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
-def test_a_whole_file_once(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_file_once(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # the hub's bar shows on a terminal only, unless this is set
     target = tmp_path / "deep" / "weights"
     for _ in range(2):
         assert download(files.url("weights"), target) == target
@@ -61,19 +69,19 @@ def test_broken_off_and_resumed_in_one_call(files: Files, tmp_path: Path) -> Non
 
 
 def test_broken_off_and_resumed_in_the_next_call(files: Files, tmp_path: Path) -> None:
-    files.break_after = [100_000, 1, 1, 1, 1]
-    with pytest.raises(ConnectionError, match=r"broken off after 100004 bytes .*; run again to go on") as error:
+    files.break_after = [100_000, 400, *NOTHING]
+    with pytest.raises(ConnectionError, match=r"broken off after 100400 bytes .*; run again to go on") as error:
         download(files.url("weights"), tmp_path / "w")
     assert "\n" not in str(error.value)
     assert names(tmp_path) == ["w.part", "w.part.json"]
     download(files.url("weights"), tmp_path / "w")
     assert (tmp_path / "w").read_bytes() == BODY
-    assert files.requests[-1] == "bytes=100004-"
+    assert files.requests[-1] == "bytes=100400-"
     assert names(tmp_path) == ["w"]
 
 
 def test_a_file_that_changes_meanwhile_comes_whole(files: Files, tmp_path: Path) -> None:
-    files.break_after = [100_000, 1, 1, 1, 1]
+    files.break_after = [100_000, *NOTHING]
     with pytest.raises(ConnectionError):
         download(files.url("weights"), tmp_path / "w")
     files.content["weights"], files.version = BODY[::-1], "2"
@@ -87,6 +95,19 @@ def test_a_server_without_ranges(files: Files, tmp_path: Path) -> None:
     assert (tmp_path / "w").read_bytes() == BODY
 
 
+def test_a_server_that_tells_nothing_beforehand(files: Files, tmp_path: Path) -> None:
+    """What broke off is resumed within a call, and not built upon by the next one."""
+    files.head, files.break_after = False, [100_000]
+    download(files.url("weights"), tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == BODY
+    files.break_after = [100_000, *NOTHING]
+    with pytest.raises(ConnectionError):
+        download(files.url("weights"), tmp_path / "v")
+    download(files.url("weights"), tmp_path / "v")
+    assert (tmp_path / "v").read_bytes() == BODY
+    assert files.requests[-1] == ""
+
+
 @pytest.mark.parametrize("note", ["", "{", "[1]", '{"validator": "\\"9-9\\""}'])
 def test_a_part_of_unknown_origin_is_not_built_upon(note: str, files: Files, tmp_path: Path) -> None:
     (tmp_path / "w.part").write_bytes(b"something else")
@@ -97,7 +118,7 @@ def test_a_part_of_unknown_origin_is_not_built_upon(note: str, files: Files, tmp
 
 
 def test_a_part_that_is_too_long_is_thrown_away(files: Files, tmp_path: Path) -> None:
-    files.break_after = [100_000, 0, 0, 0, 0]
+    files.break_after = [100_000, *NOTHING]
     with pytest.raises(ConnectionError):
         download(files.url("weights"), tmp_path / "w")
     with (tmp_path / "w.part").open("ab") as handle:

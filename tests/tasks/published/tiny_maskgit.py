@@ -12,6 +12,7 @@ from maskgen.published import maskgit
 from maskgen.tasks.published import catalog
 from maskgen.tasks.published.catalog import CATALOG, Published, Weights
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
+from maskgen.tokenizers.published import flax_names
 from maskgen.tokenizers.published.image import maskgit as tokenizers
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from tests.flax_files import nested, write_flax
@@ -42,14 +43,14 @@ def official_transformer(config: BertConfig) -> dict[str, Tensor]:
 
 def official_tokenizer(config: VQGANConfig) -> dict[str, Tensor]:
     model = VQGAN(config)
-    modules = tokenizers._tokenizer_names(config)
+    modules = flax_names.network_modules(len(config.multipliers) - 1, (config.res_blocks,) * 2)
     state = {}
     for key, tensor in model.state_dict().items():
         module, _, leaf = key.rpartition(".")
-        norm = isinstance(model.get_submodule(module), torch.nn.GroupNorm)
-        names = {"weight": "scale"} if norm else {"weight": "kernel"}
+        owner = model.get_submodule(module)
+        names = {"weight": "scale" if isinstance(owner, torch.nn.GroupNorm) else "kernel"}
         state[f"params/{modules[module]}/{names.get(leaf, leaf)}"] = (
-            tokenizers._to_flax(tensor).contiguous() if leaf == "weight" else tensor
+            flax_names._to_flax(tensor, owner, True).contiguous() if leaf == "weight" else tensor
         )
     return state
 

@@ -11,7 +11,7 @@ import torch
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.critic import CriticSettings
 from maskgen.objectives.masked import MaskingSettings
-from maskgen.tasks.commands.tokenize import tokenize_data
+from maskgen.tasks.commands.tokenize import ShardSettings, tokenize_data
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.pipeline import Pipeline, Sampling
@@ -68,7 +68,8 @@ def test_into_another_folder_with_other_sizes(folder: Path, tmp_path: Path) -> N
 
 def test_on_token_shards(folder: Path, tmp_path: Path) -> None:
     """The same weights as on the data that the shards were made of."""
-    shards = tokenize_data(tokenizer=folder / "tokenizer", data=Squares(), out=tmp_path / "tokens", views=2, seed=42)
+    settings_of = ShardSettings(views=2, seed=42)
+    shards = tokenize_data(settings_of, tokenizer=folder / "tokenizer", data=Squares(), out=tmp_path / "tokens")
     on_data = train(folder, tmp_path / "data", views=2)
     on_shards = train(folder, tmp_path / "shards", data=TokenShards(shards))
     weights = [(out / "critic" / "model.safetensors").read_bytes() for out in (on_data, on_shards)]

@@ -1,0 +1,64 @@
+"""What jsonargparse says is wrong, in one line and in words of ours."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from maskgen.checkpoint import known_classes
+
+__all__ = ["nearest_classes", "one_line"]
+
+
+def nearest_classes(message: str, kinds: Mapping[str, Any]) -> str | None:
+    """What to say where jsonargparse found no class of ours; None where that is not what is wrong."""
+    found = re.match(
+        r"Parser key \"(?P<key>\w+)\":.*?(?:Expected a dot import path string: (?P<name>\S+)|Problem with given class_path "
+        r"'maskgen\.(?P<path>[\w.]+)':\s*(?:module '[\w.]+' has no attribute|No module named))",
+        message,
+        re.DOTALL,
+    )
+    if found is None:
+        return None
+    kind = kinds.get(found["key"])
+    known = {
+        name: path
+        for part in (kind, *get_args(kind))
+        if isinstance(part, type)
+        for name, path in known_classes(part).items()
+    }
+    name = found["name"] or found["path"].rpartition(".")[2]
+    near = difflib.get_close_matches(name, known, n=3) or sorted(known)
+    if not near:
+        return None
+    return f"{found['key']}: no class {name!r} is known; the nearest are {', '.join(known[one] for one in near)}"
+
+
+def one_line(text: str) -> str:
+    """Without line breaks and without what jsonargparse says about types that nobody asked for."""
+    noise = (
+        *("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:"),
+        *("Subclass types expect one of", "a class path (str)", "a dict with"),
+    )
+    kept: list[str] = []
+    for line in text.splitlines():
+        bare = line.strip().removeprefix("- ")
+        value = bare.removeprefix("Given value: ")
+        if (
+            bare.startswith(noise)
+            or bare == "Expected a <class 'NoneType'>"
+            or value.startswith(("NestedArg", "Namespace"))
+        ):
+            continue
+        if value == bare or not kept:
+            kept.append(bare)
+        else:
+            kept[-1] += f", got {value}"
+    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
+    line = re.sub(
+        r"Problem with given class_path '[\w.]+': ", "", line.replace("Not a valid subclass of ", "expected ")
+    )
+    line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
+    return line.replace(". Got value: ", ", got ").removesuffix(".")
