@@ -307,24 +307,15 @@ class VampNet:
         return done[:, :frames], shown[:, :frames]
 
     def _decide(
-        self, model: MaskedTransformer, tokens: Tensor, hidden: Tensor, chunk: int, sampling: Sampling, runs: _Runs
+        self, model: MaskedTransformer, tokens: Tensor, masked: Tensor, chunk: int, sampling: Sampling, runs: _Runs
     ) -> tuple[Tensor, Tensor]:
         """Run a model on each chunk for itself."""
-        shown = tokens.masked_fill(hidden, model.vocab_size)
+        shown, settings = tokens.masked_fill(masked, model.vocab_size), VampNetSampling.of(sampling)
         done = []
-        for part, mask in zip(shown.split(chunk, dim=1), hidden.split(chunk, dim=1), strict=True):
-            logits_fn = model_logits(model, Cond(), (part.shape[1],))
+        for part, mask in zip(shown.split(chunk, dim=1), masked.split(chunk, dim=1), strict=True):
+            logits_fn = filtered_logits(model_logits(model, Cond(), (part.shape[1],)), sampling.filter)
             seeds, noise = runs.next()
-            done.append(
-                sample_vampnet(
-                    filtered_logits(logits_fn, sampling.filter),
-                    part,
-                    mask,
-                    VampNetSampling.of(sampling),
-                    seeds=seeds,
-                    noise=noise,
-                )
-            )
+            done.append(sample_vampnet(logits_fn, part, mask, settings, seeds=seeds, noise=noise))
         return torch.cat(done, dim=1), shown
 
 

@@ -80,7 +80,8 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """All of them, in order and in one namespace, beside tiny untrained models, a short song and a short clip."""
     from maskgen.tasks.media.audio.files import save_sound
     from tests.support import make_tiny_pipeline, tiny_audio_pipeline
-    from tests.tasks import video_samples, video_toys
+    from tests.tasks.media.video import samples as video_samples
+    from tests.tasks.video import toys as video_toys
 
     shown = blocks("python")
     assert shown, "the README shows no Python"
