@@ -13,12 +13,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from parts.comparison_report import markdown_table, write_text
 from parts.measuring import machine
-from parts.svg import Line, lines
 
 from maskgen.checkpoint import read_json
 from maskgen.data import TensorSource
@@ -29,7 +28,11 @@ from maskgen.tasks.demo.stages import config_file
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.media.images import to_tensor
+from maskgen.tasks.media.plots import Curve, Panel, plot_curves, save_plot
 from maskgen.tasks.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["curves", "main", "read_log"]
 
@@ -59,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokenizer-config", type=Path, default=config_file("cifar10_vqgan"))
     parser.add_argument("--transformer-config", type=Path, default=config_file("cifar10_maskgit"))
     parser.add_argument("--count", type=int, default=10_000, help="generated images that are measured")
-    parser.add_argument("--judge-steps", type=int, default=600, help="of each classifier's training")
+    parser.add_argument("--cas-steps", "--judge-steps", type=int, default=600, help="of each classifier's training")
     chosen = parser.parse_args(words)
     out = chosen.out
     clock = Clock(out / "seconds.json")
@@ -74,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> None:
         ),
         "train classifier": (
             *("train", "classifier", "--data=maskgen.tasks.data.images.cifar10.Cifar10", *data),
-            *(f"--settings.steps={chosen.judge_steps}", f"--out={out / 'classifier'}"),
+            *(f"--settings.steps={chosen.cas_steps}", f"--out={out / 'classifier'}"),
         ),
         "evaluate": (
             *("evaluate", "model", f"--model={out}", "--data=maskgen.tasks.data.images.cifar10.Cifar10", *data),
@@ -82,7 +85,7 @@ def main(words: Sequence[str] | None = None) -> None:
             f"--features.folder={out / 'classifier'}",
             f"--settings.count={chosen.count}",
             f"--settings.metrics=[{','.join(MEASURES)}]",
-            *(f"--settings.cas.settings.steps={chosen.judge_steps}", "--settings.cas.flip=true"),
+            *(f"--settings.cas.settings.steps={chosen.cas_steps}", "--settings.cas.flip=true"),
             f"--out={out / 'evaluation'}",
         ),
     }
@@ -91,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> None:
             run(list(command))
     with clock("pictures"):
         draw(out, chosen.data)
-    write_text(out / "curves.svg", curves(out))
+    save_plot(curves(out), out / "curves.svg")
     write_text(out / "cifar10.md", report(out, clock))
     print(out / "cifar10.md")
 
@@ -113,15 +116,14 @@ def read_log(path: Path, key: str) -> list[tuple[float, float]]:
     return [(entry["step"], entry[key]) for entry in entries if entry.get(key, 0) > 0]
 
 
-def curves(out: Path) -> str:
-    """All curves of a run as one SVG, both axes logarithmic."""
+def curves(out: Path) -> Figure:
+    """All curves of a run, both axes logarithmic."""
     panels = []
     for heading, (name, folder, keys) in CURVES.items():
         log = out / folder / "log.jsonl"
-        panels.append(
-            (heading, "steps", name, [Line(label=label, points=read_log(log, key)) for label, key in keys.items()])
-        )
-    return lines("maskgen on CIFAR-10", panels)
+        shown = [Curve(label=label, points=read_log(log, key)) for label, key in keys.items()]
+        panels.append(Panel(x="steps", y=name, curves=shown, heading=heading, log=True))
+    return plot_curves(panels, "maskgen on CIFAR-10")
 
 
 def report(out: Path, clock: Clock) -> str:

@@ -18,13 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from parts.comparison_report import markdown_table, write_text
 from parts.measuring import machine, seconds
 from parts.meters import counted, free_memory, square_grid
-from parts.svg import Line, lines
 
 from maskgen.conditioning import Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
@@ -34,6 +33,10 @@ from maskgen.sampling.loop import sample
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.sampling.speed.plan import plan_steps
 from maskgen.schedules import get_schedule
+from maskgen.tasks.media import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Curve", "Measured", "Point", "exponent", "flops_of", "main", "measure_curve", "work_of"]
 
@@ -94,9 +97,9 @@ def main(words: Sequence[str] | None = None) -> None:
     text = report(curves, settings)
     print(text)
     whole = {"machine": machine(), "settings": settings, "curves": [asdict(curve) for curve in curves]}
-    made = {"md": text, "json": json.dumps(whole, indent=2) + "\n", "svg": plot(curves)}
-    for suffix, content in made.items():
+    for suffix, content in {"md": text, "json": json.dumps(whole, indent=2) + "\n"}.items():
         print(write_text(arguments.out / f"cost_curves.{suffix}", content))
+    print(plots.save_plot(plot(curves), arguments.out / "cost_curves.svg"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,20 +224,20 @@ def report(curves: Sequence[Curve], settings: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def plot(curves: Sequence[Curve]) -> str:
-    """Measured seconds, and seconds if every FLOP took as long as at the cheapest point; an SVG document."""
+def plot(curves: Sequence[Curve]) -> Figure:
+    """Measured seconds, and seconds if every FLOP took as long as at the cheapest point; as a figure."""
     panels = []
     for curve in curves:
         walls = [(getattr(m.point, curve.along), m.wall) for m in curve.measured]
         best = min((m.wall / m.flops for m in curve.measured), default=0.0)
         counts = [(getattr(m.point, curve.along), m.flops * best) for m in curve.measured]
         drawn = [
-            Line(label="measured", points=walls),
-            Line(label="counted FLOPs at the best pace", points=counts, dashed=True),
+            plots.Curve(label="measured", points=walls),
+            plots.Curve(label="counted FLOPs at the best pace", points=counts, dashed=True),
         ]
         heading = f"{curve.along}" + (f" (stopped {curve.stopped})" if curve.stopped else "")
-        panels.append((heading, curve.along, "seconds", drawn))
-    return lines("Cost of a sampling loop", panels)
+        panels.append(plots.Panel(x=curve.along, y="seconds", curves=drawn, heading=heading, log=True))
+    return plots.plot_curves(panels, "Cost of a sampling loop")
 
 
 def _table(curve: Curve) -> str:

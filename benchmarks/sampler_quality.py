@@ -46,7 +46,7 @@ from maskgen.tasks.evaluation.metrics.frechet import Gaussian, Moments, frechet_
 from maskgen.tasks.evaluation.metrics.scores import classifier_scores
 from maskgen.tasks.pipeline import Pipeline, Sampling
 
-__all__ = ["Judge", "Row", "contestants", "cost_of", "main", "markdown", "measure", "report"]
+__all__ = ["RealDigits", "Row", "contestants", "cost_of", "main", "markdown", "measure", "report"]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "confidence": {"select": "confidence", "choice_temperature": 4.5},
@@ -97,7 +97,7 @@ class Row:
     sampling: dict[str, Any] | None = None
 
 
-class Judge:
+class RealDigits:
     """The real digits, and what generated ones are compared with.
 
     Args:
@@ -166,18 +166,20 @@ def cost_of(pipe: Pipeline, sampling: Sampling) -> float | None:
     return counted(lambda: decide(decoding, plain)) / counted(lambda: model(tokens, cond, pipe.axes))
 
 
-def measure(pipe: Pipeline, judge: Judge, order: str, sampling: Sampling, sets: int = 2, batch_size: int = 64) -> Row:
+def measure(
+    pipe: Pipeline, real: RealDigits, order: str, sampling: Sampling, sets: int = 2, batch_size: int = 64
+) -> Row:
     """Generate the digits of one line and score them.
 
     Args:
         pipe: the model.
-        judge: the real digits.
+        real: the real digits.
         order: name of the line.
         sampling: settings.
         sets: of as many digits as there are training digits, with seeds of their own.
         batch_size: digits at a time.
     """
-    labels, count = judge.labels.tolist(), _Counter(sampling)
+    labels, count = real.labels.tolist(), _Counter(sampling)
     tokens = torch.zeros(len(labels), math.prod(pipe.axes), pipe.transformer.num_codebooks, dtype=torch.long)
     cond = pipe.class_cond(labels)
     images = []
@@ -187,7 +189,7 @@ def measure(pipe: Pipeline, judge: Judge, order: str, sampling: Sampling, sets: 
         filled = pipe.fill(tokens, torch.ones_like(tokens, dtype=torch.bool), request, batch_size=batch_size)
         images.append(pipe.decode(filled))
     more = {"forwards": count.most, "cost": cost_of(pipe, sampling), "sampling": dataclasses.asdict(sampling)}
-    return judge.row(order, images, steps=sampling.steps, **more)
+    return real.row(order, images, steps=sampling.steps, **more)
 
 
 class _Counter:
@@ -204,7 +206,7 @@ class _Counter:
 
 def report(
     pipe: Pipeline,
-    judge: Judge,
+    real: RealDigits,
     chosen: dict[str, Sampling],
     steps: Sequence[int],
     sets: int,
@@ -214,7 +216,7 @@ def report(
 
     Args:
         pipe: the model.
-        judge: the real digits.
+        real: the real digits.
         chosen: settings by name, see ``contestants``.
         steps: numbers of steps.
         sets: see ``measure``.
@@ -228,11 +230,11 @@ def report(
 
     say(_line(HEADINGS))
     say(_line(["---"] * len(HEADINGS)))
-    add(judge.row("(real training digits)", [judge.images]))
-    add(judge.row("(training digits through the tokenizer)", [pipe.decode(pipe.encode(judge.images))]))
+    add(real.row("(real training digits)", [real.images]))
+    add(real.row("(training digits through the tokenizer)", [pipe.decode(pipe.encode(real.images))]))
     for name, sampling in chosen.items():
         for count in steps:
-            add(measure(pipe, judge, name, dataclasses.replace(sampling, steps=count), sets))
+            add(measure(pipe, real, name, dataclasses.replace(sampling, steps=count), sets))
     return rows
 
 
@@ -267,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train, test = data.train(), data.test()
     assert isinstance(train, TensorSource), "digits without shifts are held in memory"
     facts = machine()
-    rows = report(pipe, Judge(train, test), contestants(pipe, given.orders, given.speed), given.steps, given.sets)
+    rows = report(pipe, RealDigits(train, test), contestants(pipe, given.orders, given.speed), given.steps, given.sets)
     settings = {"model": str(given.model), "sets": given.sets, "digits a set": len(train)}
     if given.json:
         content = {"machine": facts, "settings": settings, "results": [dataclasses.asdict(row) for row in rows]}

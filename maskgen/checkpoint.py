@@ -147,12 +147,15 @@ def _description(kind: type[nn.Module], config: Any) -> dict[str, Any]:
 
 def class_path(kind: type) -> str:
     """The import path by which a class is saved: the outermost package that offers it, so that its file may move."""
-    packages = kind.__module__.split(".")[:-1]
+    module = kind.__module__
+    if module == "__main__" and (spec := getattr(sys.modules["__main__"], "__spec__", None)) is not None:
+        module = spec.name  # a file run with ``python -m`` is imported by its own name later
+    packages = module.split(".")[:-1]
     for depth in range(1, len(packages) + 1):
         door = ".".join(packages[:depth])
         if getattr(sys.modules.get(door), kind.__name__, None) is kind:
             return f"{door}.{kind.__name__}"
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return f"{module}.{kind.__qualname__}"
 
 
 def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:

@@ -1,8 +1,8 @@
 """Streams of training batches in an order that depends on nothing but (seed, position).
 
 Batch b of a run is the same on one process or many, in any worker, before and after a resume: the stream is the
-concatenation of one permutation per epoch, batch b takes ``batch_size`` consecutive places, rank r its share of them.
-A source that is slow to read at random says in which order it wants to be read.
+concatenation of one permutation per epoch, batch b takes ``batch_size`` consecutive positions, rank r its share of them.
+A source that is slow to read at random says in which order it is best read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class Source(Protocol):
-    """Examples a stream draws from."""
+    """Examples of a stream."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -32,7 +32,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class OrderedSource(Source, Protocol):
-    """Examples with an order of their own, for places where neighbours are read faster than strangers."""
+    """Examples with an order of their own, for storage where neighbours are read faster than strangers."""
 
     def order(self, seed: int) -> torch.Tensor:
         """The order of one epoch: a permutation, long ``[len]``, that depends on the seed alone."""
@@ -71,7 +71,7 @@ class TensorSource:
 
 
 def item_seed(seed: int, position: int) -> int:
-    """A seed in [0, 2^63) for one place of the stream; different places get unrelated seeds (SplitMix64)."""
+    """A seed in [0, 2^63) for one position of the stream; different positions get unrelated seeds (SplitMix64)."""
     word = (seed * 0x9E3779B97F4A7C15 + position + 1) * 0xBF58476D1CE4E5B9 % (1 << 64)
     word = (word ^ (word >> 27)) * 0x94D049BB133111EB % (1 << 64)
     return (word ^ (word >> 31)) >> 1

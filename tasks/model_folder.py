@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskgen.checkpoint import build_config, load_module, save_module, write_json
+from maskgen.checkpoint import build_config, load_module, read_json, save_module, write_json
+from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.sampling.settings import Sampling, with_current_sampling
 from maskgen.tasks.conditions.trained import TrainedTasks
@@ -24,8 +26,9 @@ __all__ = [
     "check_parts",
     "class_id",
     "model_files",
-    "read_config",
+    "read_description",
     "read_parts",
+    "upload",
     "write_description",
     "write_parts",
 ]
@@ -54,14 +57,20 @@ class PipelineConfig:
     video: TrainedTasks | None = None
 
 
-def read_config(values: Any, where: str) -> PipelineConfig:
-    """The settings in a ``pipeline.json``, also of those written before ``Sampling`` had groups.
+def read_description(folder: Path) -> PipelineConfig:
+    """The settings in a model folder's ``pipeline.json``, also of one written before ``Sampling`` had groups.
 
     Raises:
-        ValueError: naming the key that is unknown or mistyped.
+        FileNotFoundError: there is none.
+        ValueError: another file, or a key that is unknown or mistyped.
     """
+    path = folder / "pipeline.json"
+    description = read_json(path)
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise ValueError(f'{path}: not a maskgen model (expected "format": "{_FORMAT}")')
+    values = description.get("config")
     current = with_current_sampling(values) if isinstance(values, Mapping) else values
-    config: PipelineConfig = build_config(PipelineConfig, current, where)
+    config: PipelineConfig = build_config(PipelineConfig, current, str(path))
     return config
 
 
@@ -182,17 +191,20 @@ def model_files() -> list[str]:
     return ["pipeline.json", *(f"{part.name}/*" for part in PARTS)]
 
 
-def read_parts(folder: Path, adjust: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+def read_parts(folder: Path, attention: AttentionBackend | None = None) -> dict[str, Any]:
     """The parts of a model folder by name; None where an optional one is missing.
 
     Args:
         folder: of the model.
-        adjust: changes the config of each transformer, see ``maskgen.checkpoint.load_module``.
+        attention: back-end of the transformers instead of the saved one.
 
     Raises:
         FileNotFoundError: a required part is missing.
         ValueError: files that are damaged or do not fit each other.
     """
+    if attention is not None:
+        check_backend(attention)
+    adjust = None if attention is None else partial(_with_attention, attention=attention)
     found: dict[str, Any] = {}
     for part in sorted(PARTS, key=lambda part: part.kind is Tokenizer):  # settings are refused before large codecs load
         missing = not part.required and not (folder / part.name / "config.json").is_file()
@@ -209,3 +221,21 @@ def write_parts(folder: Path, parts: Mapping[str, Any]) -> None:
             continue
         for name in ("config.json", "model.safetensors"):
             (folder / part.name / name).unlink(missing_ok=True)
+
+
+def _with_attention(config: Any, attention: AttentionBackend) -> Any:
+    """The settings of a model with another back-end."""
+    if not hasattr(config, "attention"):
+        raise ValueError(
+            f"attention: got {attention!r}, but {type(config).__name__} has no choice of back-end; leave it out"
+        )
+    return dataclasses.replace(config, attention=attention)
+
+
+def upload(folder: str, repository: str, *, private: bool) -> str:
+    """Upload a model folder to the Hugging Face Hub, see ``Pipeline.push_to_hub``; returns its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=repository, folder_path=folder))

@@ -9,16 +9,17 @@ S samples, T frames.
 from __future__ import annotations
 
 import dataclasses
+import math
+import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 
-from maskgen.checkpoint import read_json
 from maskgen.conditioning import NO_LABEL, Cond
-from maskgen.models.attention import AttentionBackend, check_backend
+from maskgen.models.attention import AttentionBackend
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
@@ -28,20 +29,20 @@ from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Label, Options, Request, SamplingOptions
 from maskgen.tasks.media.images import broadcast
 from maskgen.tasks.model_folder import (
-    _FORMAT,
     PARTS,
     PipelineConfig,
     check_codec,
     check_parts,
     class_id,
-    read_config,
+    read_description,
     read_parts,
+    upload,
     write_description,
     write_parts,
 )
 from maskgen.tasks.published.find import find_model
 from maskgen.tokenizers.audio.base import AudioTokenizer
-from maskgen.tokenizers.base import Tokenizer, check_contract
+from maskgen.tokenizers.base import OwnModality, Tokenizer, check_contract
 
 __all__ = ["Label", "Options", "Pipeline", "Request", "Sampling"]
 
@@ -93,7 +94,7 @@ class Pipeline:
         self.fine = None if fine is None else fine.eval().requires_grad_(False).to(self.device)
         self.critic = None if critic is None else critic.eval().requires_grad_(False).to(self.device)
         self.config = config
-        channels = tokenizer.channels if isinstance(tokenizer, AudioTokenizer) else 3
+        channels = tokenizer.channels if isinstance(tokenizer, AudioTokenizer | OwnModality) else 3
         self.axes = tokenizer.axes((1, channels, *config.signal_size))
 
     @classmethod
@@ -121,14 +122,7 @@ class Pipeline:
             OSError: the cache cannot be written to.
         """
         folder = find_model(name, revision)
-        description = read_json(folder / "pipeline.json")
-        if not isinstance(description, dict) or description.get("format") != _FORMAT:
-            raise ValueError(f'{folder / "pipeline.json"}: not a maskgen model (expected "format": "{_FORMAT}")')
-        config = read_config(description.get("config"), str(folder / "pipeline.json"))
-        if attention is not None:
-            check_backend(attention)
-        adjust = None if attention is None else partial(_with_attention, attention=attention)
-        return cls(config=config, device=device, **read_parts(folder, adjust))
+        return cls(config=read_description(folder), device=device, **read_parts(folder, attention))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``pipeline.json`` and a folder for each of ``PARTS`` that there is.
@@ -146,15 +140,9 @@ class Pipeline:
             repository: ``owner/name``; made if missing.
             private: whether a new repository is private.
         """
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repository, folder_path=folder))
+            return upload(folder, repository, private=private)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -282,6 +270,12 @@ class Pipeline:
             sources=sources[0] if sources else (),
         )
 
+    def generation(self, labels: Any, options: SamplingOptions) -> Request:
+        """``request`` for results from nothing: without seeds, 0, 1, 2... for the labels, see ``class_ids``."""
+        seeds = options.get("seeds")
+        seeds = range(len(self.class_ids(labels))) if seeds is None else seeds
+        return self.request({**options, "label": labels, "seeds": seeds})
+
     def class_cond(self, ids: Sequence[int]) -> Cond:
         """The condition of one class id a row; none for a model without classes."""
         return Cond(labels=torch.tensor(ids)) if self.transformer.num_classes else Cond()
@@ -317,6 +311,8 @@ class Pipeline:
             ValueError: another number of codebooks, seeds or conditions.
         """
         check_seeds(request.seeds, len(tokens))
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
         grid, split = axes or self.axes, self._coarse_codebooks(tokens.shape[-1])
         inputs = (tokens[..., :split], mask[..., :split])
         coarse = self._decide(self.transformer, *inputs, request, grid, batch_size, start_step)
@@ -329,6 +325,41 @@ class Pipeline:
         # Seeds of their own: the noise of both stages must not be the same numbers.
         fine = dataclasses.replace(request.window(_FINE), cond=cond, sampling=settings)
         return self._decide(self.fine, given, masked, fine, grid, batch_size)
+
+    def generate(self, request: Request, *, batch_size: int = 64) -> torch.Tensor:
+        """Signals of the model's size from nothing but conditions, in the tokenizer's layout; see ``fill``."""
+        shape = (len(request.seeds), math.prod(self.axes), (self.fine or self.transformer).num_codebooks)
+        masked = torch.ones(shape, dtype=torch.bool)
+        return self.decode(self.fill(torch.zeros(shape, dtype=torch.long), masked, request, batch_size=batch_size))
+
+    def edit(self, signal: torch.Tensor, region: torch.Tensor, request: Request) -> torch.Tensor:
+        """Decide anew what a region of a signal touches; all else comes back bit for bit.
+
+        Tasks of one modality do more: they empty the region before it is encoded, scale, and blend at the edges.
+
+        Args:
+            signal: float ``[1, C, ...]`` in the tokenizer's layout.
+            region: bool of the signal's shape after the channels, True = to be made anew.
+            request: of B rows.
+
+        Returns:
+            float ``[B, C, ...]``.
+
+        Raises:
+            ValueError: a tokenizer that is not spatial, or see ``fill``.
+        """
+        self.require(self.modality, "editing", regions=True)
+        cells = region
+        for axis, step in enumerate(self.tokenizer.stride):
+            cells = torch.cat([part.any(axis, keepdim=True) for part in cells.split(step, axis)], axis)
+        tokens = self.encode(signal)[..., : (self.fine or self.transformer).num_codebooks]
+        rows = tokens.expand(len(request.seeds), -1, -1)
+        masked = rearrange(cells, "... -> 1 (...) 1").to(rows.device).expand_as(rows)
+        axes = self.tokenizer.axes(tuple(signal.shape))
+        made = self.decode(self.fill(rows, masked, request, axes=axes), axes)
+        for axis, size in enumerate(region.shape, start=2):
+            made = made.narrow(axis, 0, size)
+        return torch.where(region, made, signal)
 
     def _decide(
         self,
@@ -376,12 +407,3 @@ class Pipeline:
         if not isinstance(self.tokenizer, AudioTokenizer):
             raise ValueError(f"{what}: only sound has it, but this model's modality is {self.modality}")
         return self.tokenizer
-
-
-def _with_attention(config: Any, attention: AttentionBackend) -> Any:
-    """The settings of a model with another back-end."""
-    if not hasattr(config, "attention"):
-        raise ValueError(
-            f"attention: got {attention!r}, but {type(config).__name__} has no choice of back-end; leave it out"
-        )
-    return dataclasses.replace(config, attention=attention)

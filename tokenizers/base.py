@@ -7,12 +7,13 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Tokenizer", "check_contract"]
+__all__ = ["OwnModality", "Tokenizer", "check_contract"]
 
 
 class Tokenizer(nn.Module, ABC):
@@ -120,6 +121,33 @@ class Tokenizer(nn.Module, ABC):
                 f"tokens: got ids from {low} to {high}, expected 0 to {self.vocab_size - 1}; "
                 "the mask id and class ids must be replaced before decoding"
             )
+
+
+class OwnModality(Tokenizer):
+    """Base of a tokenizer of a modality that maskgen has no files for: it reads and writes its own.
+
+    ``maskgen generate`` and ``maskgen infill`` work on such files; see ``examples/new_modality``. The signal's first axis,
+    after batch and channels, is what ``start`` and ``stop`` count in.
+
+    Attributes:
+        channels: C of the signal ``[B, C, ...]``.
+        suffix: of the files, with its dot.
+    """
+
+    channels: ClassVar[int] = 1
+    suffix: ClassVar[str]
+
+    @abstractmethod
+    def read(self, path: Path) -> Tensor:
+        """The signal ``[1, C, ...]`` of a file.
+
+        Raises:
+            ValueError: not such a file.
+        """
+
+    @abstractmethod
+    def write(self, signal: Tensor, path: Path) -> None:
+        """Write one signal ``[C, ...]`` or ``[1, C, ...]`` to a file."""
 
 
 def _is_count(value: object) -> bool:

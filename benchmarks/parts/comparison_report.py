@@ -6,13 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parts.comparison import Row, Verdict
 from parts.contestants import Contestant
-from parts.svg import Bar, bars
 
 from maskgen.checkpoint import atomic_file
+from maskgen.tasks.media.plots import Bar, plot_bars, save_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Report", "markdown_table", "write_text"]
 
@@ -80,8 +83,8 @@ class Report:
         whole = {"machine": self.machine, "settings": self.settings, "remarks": self.remarks}
         return json.dumps(whole | {"results": rows, "ratios": told}, indent=2) + "\n"
 
-    def plot(self) -> str:
-        """Images a second as bars, one panel a load; an SVG document."""
+    def plot(self) -> Figure:
+        """Images a second as bars, one panel a load."""
         loads = dict.fromkeys((row.device, row.tokens, row.batch) for row in self.rows)
         panels = []
         for device, tokens, batch in loads:
@@ -92,12 +95,13 @@ class Report:
                 if (row.device, row.tokens, row.batch) == (device, tokens, batch) and row.images_per_second
             ]  # fmt: skip
             panels.append((f"{device}, {tokens:,} tokens, batch {batch}", shown))
-        return bars(f"Images a second (logarithmic scale), {self.machine['cpu']}", panels)
+        return plot_bars(panels, f"Images a second (logarithmic scale), {self.machine['cpu']}", log=True)
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``compare_samplers.md``, ``.json`` and ``.svg`` into a folder; returns their paths."""
-        made = {"md": self.text(), "json": self.json(), "svg": self.plot()}
-        return [write_text(folder / f"compare_samplers.{suffix}", text) for suffix, text in made.items()]
+        made = {"md": self.text(), "json": self.json()}
+        paths = [write_text(folder / f"compare_samplers.{suffix}", text) for suffix, text in made.items()]
+        return [*paths, save_plot(self.plot(), folder / "compare_samplers.svg")]
 
     def _cells(self, row: Row) -> list[str]:
         one = next(

@@ -1,15 +1,6 @@
-"""A modality that maskgen has never heard of: short texts, one byte a token; here the names of Unicode's characters by script.
+"""A modality that maskgen has never heard of: short texts, a letter a token. Here: the names of characters in Unicode.
 
-    python -m examples.new_modality.names runs/names/tokenizer
-    python -m maskgen train transformer --config examples/new_modality/names.yaml
-    python -m maskgen generate --model runs/names --plugins '["examples.new_modality.names"]' --labels GREEK --count 8 --out out/
-    python -m maskgen infill --model runs/names --plugins '["examples.new_modality.names"]' --label GREEK \
-        --source name.txt --start 6 --stop 12 --out filled/
-
-The tokenizer says how its signal becomes tokens and how its files are read and written; the data say what is trained on. The
-transformer, the sampler, the trainer and the commands are those of images, video and sound.
-
-Shapes: B batch, S characters.
+The commands stand in README.md beside this file. Shapes: B batch, S letters, K = 1 codebook.
 """
 
 import sys

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch.nn import functional as F
 
 from maskgen.schedules import get_schedule
@@ -77,7 +78,7 @@ def random_mask(
         mask = mask_exactly(counts, positions, generator=generator)
     else:
         raise ValueError(f"draw: got {draw!r}, expected 'exact' or 'bernoulli'")
-    return F.pad(mask.view(rows, shape[1], -1), (visible_codebooks, 0))
+    return F.pad(rearrange(mask, "b (n k) -> b n k", n=shape[1]), (visible_codebooks, 0))
 
 
 def mask_exactly(

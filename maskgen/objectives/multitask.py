@@ -1,9 +1,8 @@
 """Which task a training example is for (MAGVIT, arXiv 2212.05199, section 3.3).
 
 Official: one task a step for the whole batch, from a list in which each task stands in proportion to its weight, permuted
-once (``task_sequence``). Here an example may instead take its own task from its seed (``draw_tasks``): a batch then mixes
-tasks, and what an example is depends on nothing else. Both return positions in the list of weights, not prompts: several
-tasks may share a prompt.
+once. Here an example takes its own task from its seed: a batch then mixes tasks, and what an example is depends on nothing
+else. Tasks are given by their place in the list of weights, not by prompts: several may share a prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 
 from maskgen.noise import SeededNoise, check_seeds
 
-__all__ = ["draw_tasks", "task_counts", "task_sequence"]
+__all__ = ["draw_tasks", "task_counts"]
 
 _STREAM = 0x7A5C  # of the seed's noise; apart from the sampler's
 
@@ -29,26 +28,6 @@ def task_counts(weights: Sequence[float]) -> list[int]:
     _check(weights)
     scale = 100 / min(1.0, *weights)
     return [round(weight * scale) for weight in weights]
-
-
-def task_sequence(weights: Sequence[float], *, seed: int) -> torch.Tensor:
-    """The official schedule: step s, counted from 0, is for task ``sequence[(s + 1) % len(sequence)]``.
-
-    The official steps are counted from 1, so the list's first entry is used last.
-
-    Args:
-        weights: of the tasks, positive.
-        seed: of the permutation; the official one comes from JAX's generator and cannot be had here.
-
-    Returns:
-        long ``[sum of task_counts]``.
-
-    Raises:
-        ValueError: see ``task_counts``.
-    """
-    counts = torch.tensor(task_counts(weights))
-    order = torch.randperm(int(counts.sum()), generator=torch.Generator().manual_seed(seed))
-    return torch.arange(len(weights)).repeat_interleave(counts)[order]
 
 
 def draw_tasks(weights: Sequence[float], seeds: Sequence[int]) -> torch.Tensor:

@@ -14,13 +14,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from maskgen.checkpoint import check_state
 from maskgen.models.bert import BertConfig
 
-__all__ = ["PUBLISHED", "config_from", "convert", "transformer_config", "transformer_state_dict"]
+__all__ = ["PUBLISHED", "config_from", "convert"]
 
 PUBLISHED: dict[str, BertConfig] = {
     "maskgit-imagenet256": BertConfig(),  # 172,457,193 weights
@@ -113,9 +112,6 @@ def config_from(
     )
 
 
-transformer_config = config_from
-
-
 def convert(state: Mapping[str, Tensor], config: BertConfig) -> dict[str, Tensor]:
     """Official transformer weights as the state dict of ``BertTransformer(config)``.
 
@@ -143,26 +139,6 @@ def convert(state: Mapping[str, Tensor], config: BertConfig) -> dict[str, Tensor
     }
     check_state(arrays, {name: [sizes[letter] for letter in axes] for name, (_, axes) in names.items()}, _WHERE)
     return {ours: _to_torch(arrays[name], axes) for name, (ours, axes) in names.items()}
-
-
-def transformer_state_dict(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official transformer weights as the state dict of ``BertTransformer(config_from(params))``.
-
-    Args:
-        params: official name to array.
-
-    Returns:
-        State dict, complete and of the right shapes, in new memory.
-
-    Raises:
-        ValueError: naming every array that is missing, unexpected or of another shape.
-    """
-    _, layers = _read(params)
-    arrays = _bare(params)
-    return {
-        ours: _to_torch(arrays[name], axes).clone(memory_format=torch.contiguous_format)
-        for name, (ours, axes) in _names(layers).items()
-    }
 
 
 def _read(params: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:

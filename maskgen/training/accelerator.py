@@ -1,4 +1,4 @@
-"""Many processes: what Accelerate is asked for, what is refused before it starts, and sums over processes.
+"""Many processes: what Accelerate is told, what is refused before it starts, and sums over processes.
 
 Plain data parallelism (DDP) or FSDP2 is chosen by the Accelerate config (``--use_fsdp`` or ``docs/accelerate/``), not by
 the settings of a run: it does not change what is computed.
@@ -157,7 +157,7 @@ def prepare(
     if accelerator.is_fsdp2:
         if len(networks) > 1:
             raise ValueError(
-                f"FSDP2: got {len(networks)} networks ({', '.join(networks)}), expected one: a discriminator judges with "
+                f"FSDP2: got {len(networks)} networks ({', '.join(networks)}), expected one: a discriminator is run with "
                 "frozen weights, which FSDP2 cannot switch off and on; the first stage is small, launch it without FSDP"
             )
         for module in networks.values():

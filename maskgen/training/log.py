@@ -170,7 +170,7 @@ def peak_flops(device: torch.device, precision: str) -> float:
 
 def _measured(device: torch.device, kind: torch.dtype) -> float:
     size, rounds = (8192, 10) if device.type == "cuda" else (1024, 3)
-    a = b = torch.ones(size, size, device=device, dtype=kind)  # drawn numbers would disturb the training's
+    a = b = torch.ones(size, size, device=device, dtype=kind)  # random numbers would disturb the training's
     best = math.inf
     for _ in range(rounds):
         if device.type == "cuda":

@@ -22,8 +22,8 @@ from maskgen.training.distributed.whole_batch import mean_over_processes
 __all__ = ["Interrupted", "StopRequest", "alone_in", "stop_signals"]
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error: the run was asked to stop and saved itself)
-    """Training was asked to stop (Ctrl-C or SIGTERM) and has saved a checkpoint; start it again to go on."""
+class Interrupted(Exception):  # noqa: N818 (not an error: the run was told to stop and saved itself)
+    """Training was told to stop (Ctrl-C or SIGTERM) and has saved a checkpoint; start it again to go on."""
 
 
 class StopRequest:
@@ -68,7 +68,7 @@ def stop_signals(device: torch.device) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-PATIENCE = 60.0  # seconds: what a run that was asked to stop may need for its last step and checkpoint
+PATIENCE = 60.0  # seconds: what a run that was told to stop may need for its last step and checkpoint
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from maskgen.training.state import TrainingState
 
 __all__ = ["GuardSettings", "Interrupted", "Objective", "OptimizerSettings", "TrainSettings", "Trainer"]
 
-_DROPOUT = 0xD209  # keeps what layers draw apart from what rows draw
+_DROPOUT = 0xD209  # keeps the random numbers of layers apart from those of rows
 
 
 class Trainer:
@@ -100,7 +100,7 @@ class Trainer:
         """Train to the last step, or go on to it; returns the averaged model.
 
         Raises:
-            Interrupted: asked to stop; a checkpoint was saved.
+            Interrupted: told to stop; a checkpoint was saved.
             FloatingPointError: too many steps in a row were not finite; the last checkpoint stays.
             ValueError: another run trains into the folder.
         """
@@ -159,8 +159,8 @@ class Trainer:
         """One optimiser step of every network."""
         accelerator, settings, objective = self.accelerator, self.settings, self.objective
         rank, world = accelerator.process_index, accelerator.num_processes
-        # All randomness is a function of (seed, step): nothing before this step can disturb it. What objectives draw
-        # belongs to rows of the batch; what layers draw (dropout), to processes.
+        # All randomness is a function of (seed, step): nothing before this step can disturb it. Random numbers
+        # of objectives belong to rows of the batch; those of layers (dropout), to processes.
         self._rows.manual_seed(item_seed(settings.seed, step))
         objective.rows = RandomRows(self._rows, rank, world)
         torch.manual_seed(item_seed(settings.seed ^ _DROPOUT, step * world + rank))
@@ -273,7 +273,7 @@ class Trainer:
         if start and before != now and self.accelerator.is_main_process:
             tqdm.write(
                 f"{self.title}: step {start} was saved by {before} process(es), now there are {now}: weights, optimiser, "
-                "averages, data order and masks go on as they were; dropout draws other numbers, sums round differently"
+                "averages, data order and masks go on as they were; dropout has other random numbers, sums round differently"
             )
 
 

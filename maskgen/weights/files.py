@@ -58,18 +58,18 @@ def read_weights(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: truncated, of no known kind, without weights, without averaged ones where these are asked for, or a
+        ValueError: truncated, of no known kind, without weights, without averaged ones where ``ema`` needs them, or a
             pickle that cannot be read without running code.
     """
-    place = Path(path)
-    kind = guess_container(place)
+    source = Path(path)
+    kind = guess_container(source)
     if kind == "msgpack":
-        found = _from_flax(read_flax(place), place, ema)
+        found = _from_flax(read_flax(source), source, ema)
     elif kind == "safetensors":
-        found = _select(_read_safetensors(place), place, ema)
+        found = _select(_read_safetensors(source), source, ema)
     else:
-        found = _select(_read_torch(place, zipped=kind == "torch"), place, ema)
-    return _bare(found, place)
+        found = _select(_read_torch(source, zipped=kind == "torch"), source, ema)
+    return _bare(found, source)
 
 
 def guess_container(path: Path) -> Container:

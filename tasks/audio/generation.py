@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from maskgen.tasks.audio.edit import SoundEdit
-from maskgen.tasks.audio.windows import codebooks, codec
-from maskgen.tasks.conditions.request import Label, Options, SamplingOptions
+from maskgen.tasks.audio.windows import codec
+from maskgen.tasks.conditions.request import Label, SamplingOptions
 from maskgen.tasks.pipeline import Pipeline
 
 __all__ = ["generate_sounds"]
@@ -43,17 +42,9 @@ def generate_sounds(
             model of another modality.
     """
     pipe.require("audio", "generate")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-    if options.get("seeds") is None:
-        options["seeds"] = range(len(pipe.class_ids(labels)))
-    request = pipe.request(Options(label=labels, **options))
-    results, tokenizer = len(request.seeds), codec(pipe)
+    request, tokenizer = pipe.generation(labels, options), codec(pipe)
 
     def pieces() -> Iterator[Tensor]:
-        shape = (results, *pipe.axes, codebooks(pipe))
-        masked = torch.ones(shape, dtype=torch.bool)
-        tokens = pipe.fill(torch.zeros(shape, dtype=torch.long), masked, request, batch_size=batch_size)
-        yield pipe.decode(tokens)[..., : pipe.config.signal_size[0]]
+        yield pipe.generate(request, batch_size=batch_size)[..., : pipe.config.signal_size[0]]
 
-    return SoundEdit(results, pieces, tokenizer.sample_rate, tokenizer.channels, at_once=True)
+    return SoundEdit(len(request.seeds), pieces, tokenizer.sample_rate, tokenizer.channels, at_once=True)

@@ -12,9 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from maskgen.tasks.commands.parts import EditRun, ProgressBar, describe_part
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.base import OwnModality
 
 if TYPE_CHECKING:
     from maskgen.tasks.audio.edit import SoundEdit
@@ -26,44 +29,48 @@ __all__ = ["continue_command", "describe_audio", "infill_command", "loop_command
 _BITS = {".wav": 32, ".flac": 24, ".aiff": 24}
 
 
-def infill_command(run: EditRun, *, audio: Path, start: float, stop: float, crossfade: float = 0.01) -> None:
+def infill_command(run: EditRun, *, source: Path, start: float, stop: float, crossfade: float = 0.01) -> None:
     """Regenerate a span of a sound from its surroundings; the rest comes back untouched.
 
     Args:
         run: see ``EditRun``.
-        audio: sound file of any length, rate and number of channels up to two. The results are wav (32-bit float samples),
-            flac or aiff like it (24 bits), or wav.
-        start: of the span, in seconds.
-        stop: end of the span, in seconds.
+        source: sound file of any length, rate and number of channels up to two. The results are wav (32-bit float samples),
+            flac or aiff like it (24 bits), or wav. For a modality of your own, a file that the model's tokenizer reads.
+        start: of the span, in seconds; for a modality of your own, in units of the signal's first axis.
+        stop: end of the span, likewise.
         crossfade: seconds outside the span over which new and old mix.
     """
+    pipe = run.load()
+    if isinstance(pipe.tokenizer, OwnModality):
+        _infill_own(run, pipe, pipe.tokenizer, source, (start, stop))
+        return
     from maskgen.tasks.audio import infill
 
-    _edit(run, "infill", infill, audio, start=start, stop=stop, crossfade=crossfade)
+    _edit(run, pipe, "infill", infill, source, start=start, stop=stop, crossfade=crossfade)
 
 
-def continue_command(run: EditRun, *, audio: Path, seconds: float, crossfade: float = 0.01) -> None:
+def continue_command(run: EditRun, *, source: Path, seconds: float, crossfade: float = 0.01) -> None:
     """Go on with a sound for any length.
 
     Args:
         run: see ``EditRun``.
-        audio: sound file of any length, rate and number of channels up to two.
+        source: sound file of any length, rate and number of channels up to two.
         seconds: how much to add.
         crossfade: seconds before the end of the input over which the new sound fades in.
     """
     from maskgen.tasks.audio import continue_audio
 
-    _edit(run, "continue", continue_audio, audio, seconds=seconds, crossfade=crossfade)
+    _edit(run, run.load(), "continue", continue_audio, source, seconds=seconds, crossfade=crossfade)
 
 
 def vary_command(
-    run: EditRun, *, audio: Path, period: int = 7, keep_codebooks: int | None = None, onset_width: int = 0
+    run: EditRun, *, source: Path, period: int = 7, keep_codebooks: int | None = None, onset_width: int = 0
 ) -> None:
     """Make variations of a sound: some of its tokens are kept, all others are decided anew (VampNet's "vamp").
 
     Args:
         run: see ``EditRun``.
-        audio: sound file of any length, rate and number of channels up to two.
+        source: sound file of any length, rate and number of channels up to two.
         period: frames between two that are kept; higher is freer, 0 keeps none, 1 all.
         keep_codebooks: how many codebooks of a kept frame are kept, from the coarsest; all of the model's if left out.
         onset_width: frames kept on each side of every onset; 0 for none.
@@ -71,39 +78,60 @@ def vary_command(
     from maskgen.tasks.audio import vary
 
     kept = {"period": period, "keep_codebooks": keep_codebooks, "onset_width": onset_width}
-    _edit(run, "vary", vary, audio, **kept)
+    _edit(run, run.load(), "vary", vary, source, **kept)
 
 
-def loop_command(run: EditRun, *, audio: Path, seam: float = 0.5, crossfade: float = 0.01) -> None:
+def loop_command(run: EditRun, *, source: Path, seam: float = 0.5, crossfade: float = 0.01) -> None:
     """Make a sound that can be repeated without a break: what lies around the change from end to start is regenerated.
 
     Args:
         run: see ``EditRun``.
-        audio: sound file of any length, rate and number of channels up to two.
+        source: sound file of any length, rate and number of channels up to two.
         seam: seconds regenerated, half of them at the end and half at the start.
         crossfade: seconds beyond the seam over which new and old mix.
     """
     from maskgen.tasks.audio import loop
 
-    _edit(run, "loop", loop, audio, seam=seam, crossfade=crossfade)
+    _edit(run, run.load(), "loop", loop, source, seam=seam, crossfade=crossfade)
 
 
-def _edit(run: EditRun, task: str, function: Callable[..., SoundEdit], audio: Path, **settings: Any) -> None:
+def _edit(
+    run: EditRun, pipe: Pipeline, task: str, function: Callable[..., SoundEdit], source: Path, **settings: Any
+) -> None:
     """A task on one file: a sound a seed, made and written one after the other, and the manifest."""
-    pipe = run.load()
     pipe.require("audio", task)
     sampling = run.settings(pipe)
-    suffix = audio.suffix.lower() if audio.suffix.lower() in _BITS else ".wav"
+    suffix = source.suffix.lower() if source.suffix.lower() in _BITS else ".wav"
 
     def write(path: Path, seed: int) -> int:
         options = {**run.options(sampling, callback), "seeds": [seed]}
-        return function(pipe, audio, **options, **settings).write(path, bits=_BITS[suffix])
+        return function(pipe, source, **options, **settings).write(path, bits=_BITS[suffix])
 
     with ProgressBar() as callback:
         items, clipped = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
-    run.finish(task, items, sampling, {"audio": str(audio), **settings}, f"{len(items)} sound(s)")
+    run.finish(task, items, sampling, {"source": str(source), **settings}, f"{len(items)} sound(s)")
     if sum(clipped):
         print(f"({sum(clipped)} samples beyond [-1, 1] had to be clipped)")  # noqa: T201
+
+
+def _infill_own(run: EditRun, pipe: Pipeline, tokenizer: OwnModality, source: Path, span: tuple[float, float]) -> None:
+    """A span of a signal of another modality, along its first axis."""
+    signal, (start, stop) = tokenizer.read(source), span
+    length = signal.shape[2]
+    if not (0 <= start < stop <= length and start == int(start) and stop == int(stop)):
+        raise ValueError(
+            f"got start {start:g} and stop {stop:g}, expected whole numbers, 0 <= start < stop <= {length}"
+        )
+    region = torch.zeros(signal.shape[2:], dtype=torch.bool)
+    region[int(start) : int(stop)] = True
+    sampling = run.settings(pipe)
+    with ProgressBar(sampling.steps) as callback:
+        made = pipe.edit(signal, region, pipe.request(run.options(sampling, callback)))
+    run.out.mkdir(parents=True, exist_ok=True)
+    items, _ = run.write("infill", tokenizer.suffix, [partial(tokenizer.write, one) for one in made])
+    run.finish(
+        "infill", items, sampling, {"source": str(source), "start": start, "stop": stop}, f"{len(items)} file(s)"
+    )
 
 
 def describe_audio(pipe: Pipeline) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from maskgen.tasks.evaluation.sets.base import DataSamples, FileSamples, SampleS
 from maskgen.tasks.evaluation.sets.processes import Processes, process_state
 from maskgen.tasks.evaluation.settings import OF_FEATURES, Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.evaluation.tokenizers import evaluate_tokenizer, find_tokenizer
+from maskgen.tasks.media.plots import check_plots
 from maskgen.tasks.published.convert import cache_folder
 
 __all__ = [
@@ -98,6 +99,9 @@ class Reported(Measuring):
     """
 
     out: Path = Path("evaluation")
+
+    def __post_init__(self) -> None:
+        check_plots()
 
 
 @dataclass(frozen=True, kw_only=True)

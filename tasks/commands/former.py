@@ -26,6 +26,7 @@ FORMER_COMMANDS = {
 """Commands, and what is typed instead."""
 
 _FORMER_SETTINGS = {
+    "audio": "source",
     "codec": "tokenizer (as class_path: maskgen.tokenizers.audio.AudioCodec, init_args: {config: ...})",
     "judging": "critic_settings",
     "settings.guard.most_in_a_row": "settings.guard.max_consecutive_skips",

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from PIL import Image
+from torch import Tensor
 
 from maskgen.checkpoint import build_config, read_json
 from maskgen.sampling.settings import Sampling, current_sampling
 from maskgen.tasks.commands.parts import ProgressBar, Run, load_model, write_manifest, write_results
+from maskgen.tasks.conditions.request import SamplingOptions
 from maskgen.tasks.evaluation.made.writing import write_evaluation_set
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.image.generation import generate
@@ -28,6 +30,8 @@ from maskgen.tasks.media.video.files import save_video
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import clip_size, output_rate
 from maskgen.tasks.video.generation import generate_video
+from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.base import OwnModality
 
 __all__ = ["GENERATED", "Generated", "generate_command", "regenerate"]
 
@@ -57,7 +61,7 @@ def generate_command(
         return
     run.check_count()
     if per_class is None:
-        pipe = load_model(model, run.device)
+        pipe = run.pipeline(model)
         _kind(pipe)
         ids = _class_ids(pipe, labels, run.count)
         seeds = range(run.seed, run.seed + len(ids))
@@ -145,6 +149,19 @@ def _clips(
         yield from generate_video(pipe, None if labels is None else labels[part], seeds=seeds[part], **options)
 
 
+def _sounds(pipe: Pipeline, labels: list[int] | None, **options: Any) -> Iterable[Tensor]:
+    from maskgen.tasks.audio import generate_sounds  # libraries of sound
+
+    return generate_sounds(pipe, labels, **options)
+
+
+def _save_sound(pipe: Pipeline, sound: Tensor, path: Path) -> None:
+    from maskgen.tasks.media.audio.files import save_sound
+
+    assert isinstance(pipe.tokenizer, AudioTokenizer)
+    save_sound(sound, path, pipe.tokenizer.sample_rate)
+
+
 def _clip_suffix(pipe: Pipeline) -> str:
     """H.264 has no odd sizes."""
     _, height, width = clip_size(pipe)
@@ -183,11 +200,35 @@ GENERATED = {
         grid=_clip_grid,
         most_shown=100,
     ),
+    "audio": Generated(name="sound(s)", make=_sounds, save=_save_sound, suffix=lambda pipe: ".wav", counted=True),
 }
 """By modality of the model."""
 
 
+def _own_results(
+    pipe: Pipeline, labels: list[int] | None, *, batch_size: int, **options: Unpack[SamplingOptions]
+) -> Iterable[Tensor]:
+    return pipe.generate(pipe.generation(labels, options), batch_size=batch_size)
+
+
+def _own(pipe: Pipeline) -> OwnModality:
+    assert isinstance(pipe.tokenizer, OwnModality)
+    return pipe.tokenizer
+
+
+def _write_own(pipe: Pipeline, signal: Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _own(pipe).write(signal, path)
+
+
+_OWN = Generated(
+    name="file(s)", make=_own_results, save=_write_own, suffix=lambda pipe: _own(pipe).suffix, counted=True
+)
+
+
 def _kind(pipe: Pipeline) -> Generated:
+    if isinstance(pipe.tokenizer, OwnModality):
+        return _OWN
     if pipe.modality not in GENERATED:
         expected = " or ".join(GENERATED)
         raise ValueError(f"generate needs a model of {expected}, but this model's modality is {pipe.modality}")

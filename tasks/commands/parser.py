@@ -76,7 +76,7 @@ class ByClass:
                 self.check(chosen)
             kind = self.kind(chosen)
         except (TypeError, ValueError) as error:
-            leaf.error(f"{self.option}: {error}")
+            leaf.error(f"{self.option}: {str(error).removeprefix(f'{self.option}: ')}")
         leaf.add_class_arguments(kind, self.setting)
         leaf.kinds = {**(leaf.kinds or {}), self.setting: kind}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ class Run:
         guidance: classifier-free guidance scale, instead of that in the settings.
         sampling: all sampling settings, instead of the model's own.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
+        plugins: modules of your own to import first, whose classes a model folder may then name; see
+            ``examples/new_modality``.
     """
 
     count: int = 1
@@ -45,6 +48,13 @@ class Run:
     guidance: float | None = None
     sampling: Sampling | None = None
     device: str | None = None
+    plugins: tuple[str, ...] = ()
+
+    def pipeline(self, model: str | None) -> Pipeline:
+        """A model, see ``load_model``, once the plugins are imported."""
+        for name in self.plugins:
+            importlib.import_module(name)
+        return load_model(model, self.device)
 
     def check_count(self) -> None:
         """Refuse to make nothing.
@@ -84,7 +94,7 @@ class EditRun(Run):
             ValueError: fewer than one result, or see ``load_model``.
         """
         self.check_count()
-        return load_model(self.model, self.device)
+        return self.pipeline(self.model)
 
     def options(self, sampling: Sampling, callback: Callable[[SampleStep], None]) -> Options:
         """What a task is called with, for all results.

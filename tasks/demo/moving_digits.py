@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.checkpoint import read_json
@@ -146,7 +147,7 @@ def read_digits(data: MovingDigits, frames: list[Tensor]) -> list[Labels]:
     train = data.train()
     batch = train.batch(range(len(train)), range(len(train)))
     shown = batch["video"][:, :, :: max(1, data.size[0] // 4)]
-    features = centred_features(shown.transpose(1, 2).flatten(0, 1), data.digit_size)
+    features = centred_features(rearrange(shown, "b c t h w -> (b t) c h w"), data.digit_size)
     labels = batch["labels"].repeat_interleave(shown.shape[2]).numpy()
     return read_classes((features, labels), [centred_features(part, data.digit_size) for part in frames], strength=10)
 

@@ -13,7 +13,7 @@ import torch
 
 from maskgen.checkpoint import write_json
 from maskgen.tasks.evaluation.metrics.base import Metric
-from maskgen.tasks.evaluation.pictures import draw_evaluation
+from maskgen.tasks.evaluation.pictures import plot_evaluation
 from maskgen.tasks.evaluation.sets.base import SampleSet
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationSettings
 from maskgen.tasks.media.environment import environment
@@ -131,7 +131,7 @@ def write_evaluation(
         settings: what was asked for.
         processes: how many took part.
     """
-    figures = draw_evaluation(result, samples, real, out / "pictures")
+    figures = plot_evaluation(result, samples, real, out / "pictures")
     numbers: dict[str, float | str] = {name: str(metric) for name, metric in result.metrics.items()}
     notes = {name: _note(name, metric, result.floor.get(name)) for name, metric in result.metrics.items()}
     for one in result.masked:

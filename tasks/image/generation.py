@@ -5,14 +5,12 @@ Shapes: B pictures, N tokens, K codebooks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Unpack
 
-import torch
 from PIL import Image
 
-from maskgen.tasks.conditions.request import Label, Options, SamplingOptions
+from maskgen.tasks.conditions.request import Label, SamplingOptions
 from maskgen.tasks.media.images import to_images
 from maskgen.tasks.pipeline import Pipeline
 
@@ -43,14 +41,4 @@ def generate(
             model of another modality.
     """
     pipe.require("image", "generate")
-    ids = pipe.class_ids(labels)
-    if options.get("seeds") is None:
-        options["seeds"] = range(len(ids))
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-    request = pipe.request(Options(label=labels, **options))
-    shape = (len(request.seeds), math.prod(pipe.axes), pipe.tokenizer.num_codebooks)
-    masked = torch.ones(shape, dtype=torch.bool)
-    return to_images(
-        pipe.decode(pipe.fill(torch.zeros(shape, dtype=torch.long), masked, request, batch_size=batch_size))
-    )
+    return to_images(pipe.generate(pipe.generation(labels, options), batch_size=batch_size))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from jinja2 import Environment
 
 from maskgen.checkpoint import atomic_file
 
@@ -18,6 +19,35 @@ img, video { image-rendering: pixelated; max-width: 100%; border: 1px solid #ddd
 figure { margin: 1rem 0 2rem; } figcaption { color: #555; max-width: 44rem; }
 table { border-collapse: collapse; } td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
+<h1>{{ title }}</h1>
+<p>{{ introduction }}</p>
+{% for figure in figures %}
+{% set name = figure.title or figure.caption %}
+{% if figure.title %}
+<h2>{{ figure.title }}</h2>
+{% endif %}
+<figure>
+{% if figure.path.suffix | lower == ".mp4" %}
+<video aria-label="{{ name }}" src="{{ data(figure.path, "video") }}" controls loop muted autoplay></video>
+{% else %}
+<img alt="{{ name }}" src="{{ data(figure.path, "image") }}">
+{% endif %}
+{% if figure.sound %}
+<br><audio src="{{ data(figure.sound, "audio") }}" controls></audio>
+{% endif %}
+<figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+<h2>Numbers</h2>
+<table><tr><th>number</th><th>value</th><th>meaning</th></tr>
+{% for name, value, note in rows %}
+<tr><td>{{ name }}</td><td class="number">{{ value }}</td><td>{{ note }}</td></tr>
+{% endfor %}
+</table>
+</body></html>
 """
 
 
@@ -56,35 +86,11 @@ def write_report(
         numbers: name and value.
         notes: what a number means, by its name.
     """
-    rows = "\n".join(
-        f'<tr><td>{html.escape(name)}</td><td class="number">{_number(value)}</td>'
-        f"<td>{html.escape(notes.get(name, ''))}</td></tr>"
-        for name, value in numbers.items()
-    )
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
-<h1>{html.escape(title)}</h1>
-<p>{html.escape(introduction)}</p>
-{"".join(_figure(figure) for figure in figures)}
-<h2>Numbers</h2>
-<table><tr><th>number</th><th>value</th><th>meaning</th></tr>
-{rows}
-</table>
-</body></html>
-"""
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
+    rows = [(name, _number(value), notes.get(name, "")) for name, value in numbers.items()]
+    text = page.render(style=_STYLE, title=title, introduction=introduction, figures=figures, rows=rows, data=_data)
     with atomic_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-
-
-def _figure(figure: Figure) -> str:
-    title = html.escape(figure.title or figure.caption)
-    if figure.path.suffix.lower() == ".mp4":
-        shown = f'<video aria-label="{title}" src="{_data(figure.path, "video")}" controls loop muted autoplay></video>'
-    else:
-        shown = f'<img alt="{title}" src="{_data(figure.path, "image")}">'
-    heading = f"<h2>{title}</h2>\n" if figure.title else ""
-    player = "" if figure.sound is None else f'<br><audio src="{_data(figure.sound, "audio")}" controls></audio>'
-    return f"{heading}<figure>{shown}{player}<figcaption>{html.escape(figure.caption)}</figcaption></figure>\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _data(path: Path, kind: str) -> str:
@@ -94,4 +100,4 @@ def _data(path: Path, kind: str) -> str:
 
 
 def _number(value: float | str) -> str:
-    return html.escape(value) if isinstance(value, str) else f"{value:.4g}"
+    return value if isinstance(value, str) else f"{value:.4g}"

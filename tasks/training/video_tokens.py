@@ -126,7 +126,7 @@ def commit_tokens(
 
     Raises:
         ValueError: an unknown task, a weight that is not positive, fewer than one view, clips too short for a task, classes
-            asked of data without, or a damaged file.
+            of data without, or a damaged file.
         OSError: the file cannot be written.
     """
     if views < 1:

@@ -19,11 +19,13 @@ from tests.tasks.data.images.cifar10_records import binary
 SHORT = {"steps": 2, "batch_size": 8, "log_every": 1, "validate_every": 2, "show_every": 0, "checkpoint_every": 2}
 
 
-def short(name: str, folder: Path, **changes: Any) -> Path:
+def short(name: str, folder: Path, small: dict[str, Any] | None = None, **changes: Any) -> Path:
     """A committed config with a few steps of small models."""
     config = yaml.safe_load(config_file(name).read_text(encoding="utf-8"))
     config["settings"] |= SHORT
     config["settings"]["optimizer"]["warmup_steps"] = 1
+    if small is not None:
+        config["tokenizer"]["init_args"]["config"] |= small
     for key, value in changes.items():
         config[key] = {**config[key], **value} if isinstance(value, dict) else value
     path = folder / f"{name}.yaml"
@@ -36,9 +38,9 @@ def test_the_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     small = {"channels": 8, "groups": 4}
     words = [
         *("--data", str(binary(tmp_path / "cifar-10-batches-bin", 30)), "--out", str(out)),
-        *("--tokenizer-config", str(short("cifar10_vqgan", tmp_path, tokenizer=small))),
+        *("--tokenizer-config", str(short("cifar10_vqgan", tmp_path, small))),
         *("--transformer-config", str(short("cifar10_maskgit", tmp_path, views=1, sampling={"steps": 2}))),
-        *("--count", "140", "--judge-steps", "2"),
+        *("--count", "140", "--cas-steps", "2"),
     ]
     cifar10.main(words)
     text = (out / "cifar10.md").read_text(encoding="utf-8")
@@ -46,7 +48,7 @@ def test_the_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for name in ("fid", "cas", "cas_over_real", "label_agreement"):
         assert f"| {name}" in text
         assert f"{found['metrics'][name]['value']:.4g}" in text
-    assert "polyline" in (out / "curves.svg").read_text(encoding="utf-8")
+    assert "maskgen on CIFAR-10" in (out / "curves.svg").read_text(encoding="utf-8")
     with Image.open(out / "pictures" / "classes.png") as picture:
         assert picture.size == (2 * (10 * 32 + 11 * 2),) * 2
     trained = (out / "transformer" / "log.jsonl").read_bytes()

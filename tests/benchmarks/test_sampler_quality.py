@@ -13,9 +13,10 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # scripts, not a package
 
 import sampler_quality
-from sampler_quality import SETTINGS, SPEED, Judge, contestants, cost_of, markdown, measure, report
+from sampler_quality import SETTINGS, SPEED, RealDigits, contestants, cost_of, markdown, measure, report
 
 from maskgen.data import TensorSource
+from maskgen.sampling.settings import Speed
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from tests.selections import flat_sampling
@@ -35,8 +36,8 @@ def digits(each: int) -> tuple[TensorSource, TensorSource]:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(*digits(8))
+def measured() -> RealDigits:
+    return RealDigits(*digits(8))
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +46,23 @@ def pipe() -> Pipeline:
     return Pipeline(plain.tokenizer, plain.transformer, plain.config, "cpu", critic=tiny_pipeline(seed=1).transformer)
 
 
-def test_real_digits_are_as_good_as_can_be_and_noise_is_not(judge: Judge) -> None:
-    real = judge.row("real", [judge.images])
+def test_real_digits_are_as_good_as_can_be_and_noise_is_not(measured: RealDigits) -> None:
+    real = measured.row("real", [measured.images])
     assert real.cas > 0.85
     assert real.label_agreement > 0.95
     assert real.frechet == pytest.approx(0, abs=1e-6)
-    noise = judge.row("noise", [torch.rand(judge.images.shape, generator=torch.Generator().manual_seed(0))])
+    noise = measured.row("noise", [torch.rand(measured.images.shape, generator=torch.Generator().manual_seed(0))])
     assert noise.cas < 0.4
     assert noise.frechet > 1
-    both = judge.row("both", [judge.images, judge.images * 0.9])
-    second = judge.row("darker", [judge.images * 0.9])
+    both = measured.row("both", [measured.images, measured.images * 0.9])
+    second = measured.row("darker", [measured.images * 0.9])
     assert both.frechet == pytest.approx((real.frechet + second.frechet) / 2)
     assert both.cas == pytest.approx((real.cas + second.cas) / 2)
 
 
-def test_wrong_labels_show(judge: Judge) -> None:
-    turned = judge.images[np.roll(np.arange(len(judge.images)), 8)]  # every digit is the one before
-    row = judge.row("turned", [turned])
+def test_wrong_labels_show(measured: RealDigits) -> None:
+    turned = measured.images[np.roll(np.arange(len(measured.images)), 8)]  # every digit is the one before
+    row = measured.row("turned", [turned])
     assert row.label_agreement < 0.1
     assert row.frechet == pytest.approx(0, abs=1e-6)
 
@@ -77,20 +78,20 @@ def test_who_takes_part(pipe: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(("name", "forwards"), [("random", 3), ("critic", 5), ("self-critic", 5), ("remdm-cap", 3)])
-def test_a_line_counts_its_forwards(pipe: Pipeline, judge: Judge, name: str, forwards: int) -> None:
+def test_a_line_counts_its_forwards(pipe: Pipeline, measured: RealDigits, name: str, forwards: int) -> None:
     (sampling,) = contestants(pipe, [name]).values()
-    row = measure(pipe, judge, name, dataclasses.replace(sampling, steps=3), sets=1, batch_size=50)
+    row = measure(pipe, measured, name, dataclasses.replace(sampling, steps=3), sets=1, batch_size=50)
     assert (row.order, row.steps, row.forwards) == (name, 3, forwards)
     assert 0 <= row.cas <= 1
     assert row.frechet > 0
     assert row.sampling == dataclasses.asdict(dataclasses.replace(sampling, steps=3))
 
 
-def test_fast_ways_take_part_beside_their_exact_forms(pipe: Pipeline, judge: Judge) -> None:
+def test_fast_ways_take_part_beside_their_exact_forms(pipe: Pipeline, measured: RealDigits) -> None:
     everyone = contestants(pipe, speed=True)
     assert list(everyone) == list(SPEED)
-    assert everyone["halton, reuse 4"] == dataclasses.replace(everyone["halton, exact"], reuse=4)
-    row = measure(pipe, judge, "halton, reuse 4", dataclasses.replace(everyone["halton, reuse 4"], steps=8), sets=1)
+    assert everyone["halton, reuse 4"] == dataclasses.replace(everyone["halton, exact"], speed=Speed(reuse=4))
+    row = measure(pipe, measured, "halton, reuse 4", dataclasses.replace(everyone["halton, reuse 4"], steps=8), sets=1)
     exact = cost_of(pipe, dataclasses.replace(everyone["halton, exact"], steps=8))
     assert row.cost is not None
     assert exact is not None
@@ -116,20 +117,20 @@ def test_costs_in_whole_forwards(pipe: Pipeline) -> None:
     assert cost_of(pipe, Sampling(select="entropy:1")) is None
 
 
-def test_an_order_that_stops_early_is_cheaper(pipe: Pipeline, judge: Judge) -> None:
+def test_an_order_that_stops_early_is_cheaper(pipe: Pipeline, measured: RealDigits) -> None:
     sampling = Sampling(select="entropy:10000", steps=6)
-    assert measure(pipe, judge, "entropy", sampling, sets=1).forwards == 1
+    assert measure(pipe, measured, "entropy", sampling, sets=1).forwards == 1
 
 
-def test_sets_differ_and_a_line_is_reproducible(pipe: Pipeline, judge: Judge) -> None:
-    one, again, two = (measure(pipe, judge, "random", Sampling(steps=2), sets=sets) for sets in (1, 1, 2))
+def test_sets_differ_and_a_line_is_reproducible(pipe: Pipeline, measured: RealDigits) -> None:
+    one, again, two = (measure(pipe, measured, "random", Sampling(steps=2), sets=sets) for sets in (1, 1, 2))
     assert one == again
     assert one.frechet != two.frechet
 
 
-def test_the_table(pipe: Pipeline, judge: Judge) -> None:
+def test_the_table(pipe: Pipeline, measured: RealDigits) -> None:
     said: list[str] = []
-    rows = report(pipe, judge, contestants(pipe, ["random", "halton"]), [1, 2], 1, said.append)
+    rows = report(pipe, measured, contestants(pipe, ["random", "halton"]), [1, 2], 1, said.append)
     orders = [(row.order, row.steps) for row in rows]
     real = [("(real training digits)", None), ("(training digits through the tokenizer)", None)]
     assert orders == [*real, ("random", 1), ("random", 2), ("halton", 1), ("halton", 2)]

@@ -99,11 +99,7 @@ class AudioCodecOutput:
 
 
 class AudioCodec(ConfiguredCodec):
-    """Sound float [B, C, S] in [-1, 1] at ``sample_rate`` to tokens [B, T, K] and back; loudness is not kept aside.
-
-    Args:
-        config: sizes.
-    """
+    """Sound float [B, C, S] in [-1, 1] at ``sample_rate`` to tokens [B, T, K] and back; loudness is not kept aside."""
 
     def __init__(self, config: AudioCodecConfig) -> None:
         super().__init__()

@@ -70,11 +70,7 @@ class VQGANConfig:
 
 
 class Encoder(nn.Module):
-    """Images to latents. The first convolution and the residual blocks have no bias.
-
-    Args:
-        config: settings of the tokenizer.
-    """
+    """Images to latents. The first convolution and the residual blocks have no bias."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -96,11 +92,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images: the encoder's levels backwards. The last layer is linear, so pixels are not bounded.
-
-    Args:
-        config: settings of the tokenizer.
-    """
+    """Latents to images: the encoder's levels backwards. The last layer is linear, so pixels are not bounded."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -135,9 +127,6 @@ class VQGAN(ImageTokenizer, Autoencoder):
 
     Weights start as in the usual JAX convolutions: kernels truncated normal with variance 1 / fan-in, biases 0, norms 1
     and 0; the codebook as its quantizer says.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: VQGANConfig) -> None:

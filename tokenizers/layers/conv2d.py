@@ -15,6 +15,7 @@ __all__ = [
     "AverageDownsample",
     "ConvDownsample",
     "ResBlock",
+    "ResidualBlock",
     "Shortcut",
     "Upsample",
     "activate",
@@ -178,6 +179,43 @@ class ResBlock(nn.Module):
             return x + y
         skip: Tensor = self.shortcut(y if self.shortcut_reads == "branch" else x)
         return skip + y
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), as VQGANs with attention and MAGVIT-v2 have it.
+
+    Where the widths differ, the x that is added goes through a convolution of one cell.
+
+    Args:
+        in_channels: width in.
+        out_channels: width out.
+        groups: groups of the normalisations; must divide both widths.
+        conv: makes a convolution that keeps sizes, from its widths and its side; without it 2D ones with biases.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        conv: Callable[[int, int, int], nn.Module] = _conv,
+    ) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels, groups)
+        self.conv1 = conv(in_channels, out_channels, 3)
+        self.norm2 = group_norm(out_channels, groups)
+        self.conv2 = conv(out_channels, out_channels, 3)
+        self.nin_shortcut = conv(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, ...] -> [B, out_channels, ...]."""
+        y: Tensor = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        return y + (x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv2d import Activation, activate, same_padding
@@ -105,7 +106,7 @@ def _padding_rows(
 
 
 def average_downsample3d(x: Tensor, time_stride: int = 2) -> Tensor:
-    """Average over windows of 2 in both pixel axes, and in time where asked; no window overlaps another.
+    """Average over windows of 2 in both pixel axes, and in time if ``time_stride`` is 2; no window overlaps another.
 
     Odd lengths round up, and a window over the end averages the real cells only (TensorFlow's "SAME" average pooling).
 
@@ -186,7 +187,7 @@ class GroupNorm3D(nn.GroupNorm):
 
 
 class LayerNorm3D(nn.LayerNorm):
-    """Normalise the channels of each place alone; epsilon 1e-6.
+    """Normalise the channels of each cell alone; epsilon 1e-6.
 
     Args:
         channels: width.
@@ -197,7 +198,8 @@ class LayerNorm3D(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, T, H, W] -> the same."""
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+        rows = super().forward(rearrange(input, "b c t h w -> b t h w c"))
+        return rearrange(rows, "b t h w c -> b c t h w")
 
 
 def norm3d(norm: Norm, channels: int, groups: int) -> GroupNorm3D | LayerNorm3D:
@@ -215,7 +217,7 @@ def norm3d(norm: Norm, channels: int, groups: int) -> GroupNorm3D | LayerNorm3D:
 
 
 class AverageDownsample3D(nn.Module):
-    """Halve both pixel axes, and time where asked, by averaging (see ``average_downsample3d``).
+    """Halve both pixel axes, and time if ``time_stride`` is 2, by averaging (see ``average_downsample3d``).
 
     Args:
         time_stride: 1 or 2.
@@ -231,12 +233,12 @@ class AverageDownsample3D(nn.Module):
 
 
 class ConvDownsample3D(nn.Module):
-    """Halve both pixel axes, and time where asked, by a 4 x 4 x 4 convolution with bias.
+    """Halve both pixel axes, and time if ``time_stride`` is 2, by a 4 x 4 x 4 convolution with bias.
 
     Args:
         channels: width in and out.
         time_stride: 1 or 2.
-        flat: 1 x 4 x 4 instead, each frame alone.
+        flat: kernels of one frame instead, each frame alone.
         padding: what lies beyond the borders.
     """
 
@@ -251,17 +253,11 @@ class ConvDownsample3D(nn.Module):
 
 
 class Upsample3D(nn.Module):
-    """Double both pixel axes, and time where asked: nearest neighbour, then a 3 x 3 x 3 convolution with bias.
+    """Double both pixel axes, and time if ``time_stride`` is 2: nearest neighbour, then a 3 x 3 x 3 convolution with bias.
 
     Each input cell becomes a block of equal cells, so the kernel's entries that fall on one block can be added first. What
     is left is one transposed convolution without the enlarged tensor, with 8 products a cell instead of 27 (3 times
-    faster on the CPU). The numbers are the same but for rounding.
-
-    Args:
-        channels: width in and out.
-        time_stride: 1 or 2.
-        flat: 1 x 3 x 3 instead, each frame alone.
-        padding: what lies beyond the borders.
+    faster on the CPU). The numbers are the same but for rounding. Arguments are those of ``ConvDownsample3D``.
     """
 
     def __init__(self, channels: int, time_stride: int, *, flat: bool = False, padding: Padding = "zeros") -> None:
@@ -272,11 +268,10 @@ class Upsample3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, C, T * time_stride, 2 H, 2 W]."""
         if self.conv.border not in ("zeros", "edge"):
-            for axis, times in zip((2, 3, 4), (self.time_stride, 2, 2), strict=True):
-                x = x.repeat_interleave(times, dim=axis)
-            out: Tensor = self.conv(x)
+            out: Tensor = self.conv(repeat(x, "b c t h w -> b c (t s) (h i) (w j)", s=self.time_stride, i=2, j=2))
             return out
-        kernel, strides = self.conv.weight.flip(2, 3, 4).transpose(0, 1), (self.time_stride, 2, 2)
+        kernel = rearrange(self.conv.weight.flip(2, 3, 4), "o i t h w -> i o t h w")
+        strides = (self.time_stride, 2, 2)
         cut = [side // 2 for side in self.conv.kernel_size]
         if self.conv.border == "edge":  # what a cell more on each side becomes is cut off again
             for axis, cells in enumerate(tuple(cut), start=2):
@@ -290,12 +285,9 @@ class Upsample3D(nn.Module):
 
 
 class DeconvUpsample3D(nn.Module):
-    """Double both pixel axes, and time where asked, by a 4 x 4 x 4 transposed convolution with bias (flax's "SAME").
+    """Double both pixel axes, and time if ``time_stride`` is 2, by a 4 x 4 x 4 transposed convolution with bias.
 
-    Args:
-        channels: width in and out.
-        time_stride: 1 or 2.
-        flat: 1 x 4 x 4 instead, each frame alone.
+    Borders are those of flax's "SAME". Arguments are those of ``ConvDownsample3D``.
     """
 
     def __init__(self, channels: int, time_stride: int, *, flat: bool = False) -> None:

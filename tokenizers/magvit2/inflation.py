@@ -9,9 +9,11 @@ Shapes: C channels, k side of a kernel.
 from collections.abc import Mapping, Sequence
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2ImageConfig, Magvit2Video, Magvit2VideoConfig
+from maskgen.tokenizers.video.inflation import place_kernel
 
 __all__ = ["inflate", "inflated_config", "inflated_state"]
 
@@ -37,17 +39,7 @@ def inflated_config(
         raise ValueError(
             f"strides: got {steps}, expected (1, 2, 2) or (2, 2, 2); the image network halves both pixel axes"
         )
-    return Magvit2VideoConfig(
-        channels=config.channels,
-        multipliers=config.multipliers,
-        res_blocks=config.res_blocks,
-        token_bits=config.token_bits,
-        groups=config.groups,
-        temperature=config.temperature,
-        sample_weight=config.sample_weight,
-        batch_weight=config.batch_weight,
-        strides=steps,
-    )
+    return Magvit2VideoConfig(**vars(config), strides=steps)
 
 
 def inflated_state(state: Mapping[str, Tensor], config: Magvit2VideoConfig) -> dict[str, Tensor]:
@@ -97,11 +89,9 @@ def _inflate(name: str, weight: Tensor, shape: Sequence[int]) -> Tensor:
         return weight
     # Where time doubles there are twice the channels out, and frames are the slow part of the channel.
     times = shape[0] // weight.shape[0]
-    tiled = torch.cat([weight] * times)
+    tiled = repeat(weight, "o ... -> (s o) ...", s=times)
     if len(shape) == 5 and weight.ndim == 4:
-        inflated = weight.new_zeros(tiled.shape[:2] + tuple(shape[2:3]) + tiled.shape[2:])
-        inflated[:, :, -1] = tiled
-        tiled = inflated
+        tiled = place_kernel(tiled, shape[2], -1)
     if tuple(tiled.shape) != tuple(shape):
         raise ValueError(
             f"{name}: got shape {tuple(weight.shape)}, which cannot become {tuple(shape)}; channels, levels, blocks and "

@@ -8,15 +8,17 @@ Shapes: B batch, C channels, T frames, H W pixels, d bits of a code, t h w token
 (T, H, W).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from maskgen.tokenizers.layers.conv2d import group_norm
+from maskgen.tokenizers.layers.conv2d import ResidualBlock, group_norm
 
 __all__ = [
     "AdaptiveGroupNorm",
@@ -25,7 +27,6 @@ __all__ = [
     "Encoder",
     "Level",
     "Magvit2Network",
-    "ResidualBlock",
     "SpaceToDepthUpsample",
     "depth_to_space",
 ]
@@ -136,38 +137,11 @@ def _conv(
     return nn.Conv2d(in_channels, out_channels, kernel_size, (rows, columns), padding=kernel_size // 2, bias=bias)
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), the convolutions without biases.
-
-    Where the widths differ, the x that is added goes through a convolution of one pixel.
-
-    Args:
-        in_channels: width in.
-        out_channels: width out.
-        network: sizes.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, network: Magvit2Network) -> None:
-        super().__init__()
-        self.norm1 = group_norm(in_channels, network.groups)
-        self.conv1 = _conv(network, in_channels, out_channels, bias=False)
-        self.norm2 = group_norm(out_channels, network.groups)
-        self.conv2 = _conv(network, out_channels, out_channels, bias=False)
-        widens = in_channels != out_channels
-        self.nin_shortcut = _conv(network, in_channels, out_channels, 1, bias=False) if widens else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, ...] -> [B, out_channels, ...]."""
-        y: Tensor = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
-        return y + (x if self.nin_shortcut is None else self.nin_shortcut(x))
-
-
 class AdaptiveGroupNorm(nn.Module):
     """Group normalisation whose scale and bias come from the codes: s * norm(x) + b, per channel.
 
-    s is a linear map of the codes' deviation (unbiased variance) and b one of their mean, both over all places. For a code
-    of one place the original divides by zero; here its deviation is 0.
+    s is a linear map of the codes' deviation (unbiased variance) and b one of their mean, both over all positions. For a
+    code of one position the original divides by zero; here its deviation is 0.
 
     Args:
         channels: C.
@@ -183,10 +157,10 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """[B, C, ...] and codes [B, d, ...], on a grid of their own -> [B, C, ...]."""
-        places = codes.flatten(2)
-        variance = places.var(2) if places.shape[2] > 1 else torch.zeros_like(places[:, :, 0])
+        rows = rearrange(codes, "b d ... -> b d (...)")
+        variance = rows.var(2) if rows.shape[2] > 1 else torch.zeros_like(rows[:, :, 0])
         scale: Tensor = self.gamma((variance + _EPS).sqrt())
-        bias: Tensor = self.beta(places.mean(2))
+        bias: Tensor = self.beta(rows.mean(2))
         shape = (*scale.shape, *[1] * (x.ndim - 2))
         return scale.view(shape) * F.group_norm(x, self.groups, eps=1e-6) + bias.view(shape)
 
@@ -201,12 +175,9 @@ def depth_to_space(x: Tensor, block: Sequence[int]) -> Tensor:
     Returns:
         [B, C, ...], each axis times its step.
     """
-    axes = len(block)
-    grid = x.unflatten(1, (*block, -1))  # [B, *block, C, ...]
-    # Each axis is followed by its step within the block.
-    order = [axis for i in range(axes) for axis in (2 + axes + i, 1 + i)]
-    sizes = [size * step for size, step in zip(x.shape[2:], block, strict=True)]
-    return grid.permute(0, 1 + axes, *order).reshape(len(x), -1, *sizes)
+    if len(block) == 2:
+        return rearrange(x, "b (i j c) h w -> b c (h i) (w j)", i=block[0], j=block[1])
+    return rearrange(x, "b (s i j c) t h w -> b c (t s) (h i) (w j)", s=block[0], i=block[1], j=block[2])
 
 
 class SpaceToDepthUpsample(nn.Module):
@@ -267,11 +238,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels in -1..1 to latents, whose signs are the bits of the codes.
-
-    Args:
-        network: sizes.
-    """
+    """Pixels in -1..1 to latents, whose signs are the bits of the codes."""
 
     def __init__(self, network: Magvit2Network) -> None:
         super().__init__()
@@ -303,9 +270,6 @@ class Decoder(nn.Module):
     """Codes to pixels, nominally in -1..1. The last layer is linear, so pixels are not bounded.
 
     Every level begins with an adaptive normalisation by the very codes.
-
-    Args:
-        network: sizes.
     """
 
     def __init__(self, network: Magvit2Network) -> None:
@@ -340,4 +304,5 @@ class Decoder(nn.Module):
 def _blocks(in_channels: int, out_channels: int, network: Magvit2Network) -> nn.ModuleList:
     """``res_blocks`` residual blocks, the first of which changes the width."""
     widths = [in_channels, *[out_channels] * (network.res_blocks - 1)]
-    return nn.ModuleList(ResidualBlock(width, out_channels, network) for width in widths)
+    conv = functools.partial(_conv, network, bias=False)
+    return nn.ModuleList(ResidualBlock(width, out_channels, network.groups, conv) for width in widths)

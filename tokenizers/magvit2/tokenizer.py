@@ -30,9 +30,7 @@ class Magvit2Config:
     """Settings that both tokenizers have; use ``Magvit2ImageConfig`` or ``Magvit2VideoConfig``.
 
     Attributes:
-        channels: width after the first convolution.
-        multipliers: width of each level as a multiple of ``channels``, full resolution first.
-        res_blocks: residual blocks a level, and in the middle.
+        channels, multipliers, res_blocks: see ``Magvit2Network``.
         token_bits: bits of each of the K parts that an id is spoken in, all alike; their sum is d.
         groups: groups of every normalisation; official 32. Must divide every width.
         temperature: of the entropies in training.
@@ -244,9 +242,6 @@ class Magvit2Image(ImageTokenizer, _Magvit2):
     tokens than the same pixels within it.
 
     Weights start as torch starts them.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: Magvit2ImageConfig) -> None:
@@ -267,9 +262,6 @@ class Magvit2Video(VideoTokenizer, _Magvit2):
     single frames and whole clips have different tokens: do in training what you do later.
 
     Weights start as torch starts them, or from an image tokenizer (``maskgen.tokenizers.magvit2.inflation``).
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: Magvit2VideoConfig) -> None:

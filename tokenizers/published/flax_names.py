@@ -18,6 +18,13 @@ __all__ = ["FlaxSizes", "bare_shapes", "convert_flax", "count", "measure_flax", 
 
 _LEAVES: Final = {"kernel": {"weight": "kernel", "bias": "bias"}, "norm": {"weight": "scale", "bias": "bias"}}
 
+_LAYOUTS: Final[dict[type[nn.Module], tuple[str, str]]] = {
+    nn.Linear: ("i o", "o i"),
+    nn.Conv2d: ("h w i o", "o i h w"),
+    nn.Conv3d: ("t h w i o", "o i t h w"),
+    nn.ConvTranspose3d: ("t h w i o", "i o t h w"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlaxSizes:
@@ -155,31 +162,27 @@ def convert_flax(
     }
 
 
+def _layout(owner: nn.Module) -> tuple[str, str]:
+    """Axes of a kernel in flax and in torch."""
+    return next(orders for kind, orders in _LAYOUTS.items() if isinstance(owner, kind))
+
+
 def _to_torch(kernel: Tensor, owner: nn.Module) -> Tensor:
     """An official kernel in the layout that ``owner`` holds; norms have one axis and stay."""
     if kernel.ndim == 1:
         return kernel
-    if kernel.ndim == 2:
-        return rearrange(kernel, "i o -> o i")
-    if isinstance(owner, nn.Conv2d):
-        return rearrange(kernel, "h w i o -> o i h w")
-    kernel = kernel if kernel.ndim == 5 else kernel[None]
-    if isinstance(owner, nn.ConvTranspose3d):
-        return rearrange(kernel, "t h w i o -> i o t h w").flip(2, 3, 4)
-    return rearrange(kernel, "t h w i o -> o i t h w")
+    official, ours = _layout(owner)
+    kernel = rearrange(kernel if kernel.ndim == len(official.split()) else kernel[None], f"{official} -> {ours}")
+    return kernel.flip(2, 3, 4) if isinstance(owner, nn.ConvTranspose3d) else kernel
 
 
 def _to_flax(kernel: Tensor, owner: nn.Module, flat: bool) -> Tensor:
     """Shape of the inverse of ``_to_torch``; a kernel of one frame has no time axis where the weights are 2D."""
     if kernel.ndim == 1:
         return kernel
-    if kernel.ndim == 2:
-        return rearrange(kernel, "o i -> i o")
-    if isinstance(owner, nn.Conv2d):
-        return rearrange(kernel, "o i h w -> h w i o")
-    transposed = isinstance(owner, nn.ConvTranspose3d)
-    kernel = rearrange(kernel, "i o t h w -> t h w i o" if transposed else "o i t h w -> t h w i o")
-    return kernel[0] if flat and len(kernel) == 1 else kernel
+    official, ours = _layout(owner)
+    kernel = rearrange(kernel, f"{ours} -> {official}")
+    return kernel[0] if flat and kernel.ndim == 5 and len(kernel) == 1 else kernel
 
 
 def bare_shapes(params: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

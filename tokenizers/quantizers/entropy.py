@@ -23,7 +23,7 @@ def entropy_loss(affinity: Tensor, kind: EntropyKind = "softmax", temperature: f
     """Confident rows, evenly used codes: mean entropy of a row minus entropy of the mean row.
 
     With p = softmax(affinity / temperature): mean_i H(p_i) - H(mean_i p_i), at least -log V. "argmax" puts a
-    straight-through one-hot in the place of p. Both 1e-5 of the official code are kept: one is a shift that softmax does
+    straight-through one-hot instead of p. Both 1e-5 of the official code are kept: one is a shift that softmax does
     not see, the other bounds the logarithm. On several processes the mean p is that of the whole batch (the official code
     takes each device's own, so that the same batch on more devices is another loss).
 

@@ -7,7 +7,7 @@ The losses look at p(code | x) = softmax(2 x.code / T), a product over bits: bit
 sigmoid(4 x_i / T). Hence two shortcuts, both exact: the entropy of a token is the sum of its bits' entropies, and the mean
 distribution over all 2^d codes is one product of two matrices of 2^(d/2) columns. No table of tokens x 2^d is ever built.
 
-Shapes: B batch, N places, C codebooks, d bits of a code, M tokens, V = 2^d codes, P parts of an id.
+Shapes: B batch, N positions, C codebooks, d bits of a code, M tokens, V = 2^d codes, P parts of an id.
 """
 
 import itertools
@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from maskgen.tokenizers.quantizers.vector import to_grid
 
 __all__ = [
     "LFQ",
@@ -90,7 +93,7 @@ class LFQOutput:
 
     Attributes:
         latents: [B, C * d, ...], the codes with the gradient of the latents: x + (code - x), so -1 and 1 up to rounding.
-        ids: long [B, N, C], places in raster order.
+        ids: long [B, N, C], positions in raster order.
         sample_entropy: see ``EntropyTerms``.
         batch_entropy: see ``EntropyTerms``.
         entropy: sample_weight * sample_entropy - batch_weight * batch_entropy.
@@ -108,10 +111,7 @@ class LFQOutput:
 class LFQ(nn.Module):
     """Latents to codes and back; no weights. Computes in float32 whatever autocast says.
 
-    Losses are there in either mode; the official code leaves them 0 in evaluation mode, where nothing asks for them.
-
-    Args:
-        config: settings.
+    Losses are there in either mode; the official code leaves them 0 in evaluation mode, where nothing reads them.
     """
 
     def __init__(self, config: LFQConfig) -> None:
@@ -123,7 +123,7 @@ class LFQ(nn.Module):
 
         Args:
             latents: float [B, C * d, ...], one or more trailing axes.
-            mask: bool [B, N], True where a place counts in the losses; all do without it.
+            mask: bool [B, N], True where a position counts in the losses; all do without it.
 
         Returns:
             Codes, ids and losses.
@@ -133,16 +133,17 @@ class LFQ(nn.Module):
         """
         rows = self._rows(latents)  # [B, N, C, d]
         if mask is not None and mask.shape != rows.shape[:2]:
-            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {tuple(rows.shape[:2])}, one a place")
+            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {tuple(rows.shape[:2])}, one a position")
         with torch.autocast(latents.device.type, enabled=False):
             bits = rows > 0
             codes = bits.float() * 2 - 1
             quantized = rows + (codes - rows).detach()
-            weights = None if mask is None else mask[..., None].expand(rows.shape[:3]).flatten().float()
-            terms = bit_entropies(rows.flatten(end_dim=2), temperature=self.config.temperature, weights=weights)
+            weights = None if mask is None else repeat(mask, "b n -> (b n c)", c=rows.shape[2]).float()
+            tokens = rearrange(rows, "b n c d -> (b n c) d")
+            terms = bit_entropies(tokens, temperature=self.config.temperature, weights=weights)
             entropy = self.config.sample_weight * terms.sample - self.config.batch_weight * terms.batch
             commitment = _mean((rows - codes).square().mean(-1).flatten(), weights)
-        out = quantized.flatten(2).transpose(1, 2).reshape(latents.shape).to(latents.dtype)
+        out = to_grid(rearrange(quantized, "b n c d -> b n (c d)"), latents.shape[2:]).to(latents.dtype)
         return LFQOutput(out, bits_to_ids(bits), terms.sample, terms.batch, entropy, commitment)
 
     def encode(self, latents: Tensor) -> Tensor:
@@ -177,14 +178,14 @@ class LFQ(nn.Module):
         if tuple(ids.shape) != expected:
             raise ValueError(f"ids: got shape {tuple(ids.shape)}, expected {expected} for axes {tuple(axes)}")
         codes = ids_to_codes(ids, self.config.bits)
-        return codes.flatten(2).transpose(1, 2).reshape(len(ids), -1, *axes)
+        return to_grid(rearrange(codes, "b n c d -> b n (c d)"), axes)
 
     def _rows(self, latents: Tensor) -> Tensor:
         """[B, C * d, ...] -> float32 [B, N, C, d]."""
         width = self.config.bits * self.config.codebooks
         if latents.ndim < 3 or latents.shape[1] != width:
             raise ValueError(f"latents: got shape {tuple(latents.shape)}, expected [B, {width}, ...]")
-        return latents.flatten(2).transpose(1, 2).float().unflatten(-1, (self.config.codebooks, self.config.bits))
+        return rearrange(latents, "b (c d) ... -> b (...) c d", d=self.config.bits).float()
 
 
 def bits_to_ids(bits: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """How evenly a codebook is used: the first thing to look at when reconstructions are poor.
 
-Shapes: B batch, N places, K codebooks, V codes.
+Shapes: B batch, N positions, K codebooks, V codes.
 """
 
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 __all__ = ["CodebookUsage", "codebook_usage"]
@@ -42,11 +43,11 @@ def codebook_usage(codes: Tensor, vocab_size: int) -> CodebookUsage:
     low, high = (int(bound) for bound in codes.aminmax())
     if low < 0 or high >= vocab_size:
         raise ValueError(f"codes: got ids from {low} to {high}, expected 0 to {vocab_size - 1}")
-    flat = codes.flatten(end_dim=1)
+    flat = rearrange(codes, "b n k -> (b n) k")
     K = flat.shape[1]
     counts = torch.bincount(
         (flat + vocab_size * torch.arange(K, device=codes.device)).flatten(), minlength=K * vocab_size
     )
-    frequency = counts.reshape(K, vocab_size).double() / len(flat)
+    frequency = rearrange(counts, "(k v) -> k v", k=K).double() / len(flat)
     entropy = torch.special.entr(frequency).sum(dim=1)
     return CodebookUsage(float((frequency > 0).double().mean()), float(entropy.exp().mean()))

@@ -1,6 +1,6 @@
-"""Quantizers: vectors to code ids and back. This is the only file that knows `vector-quantize-pytorch`.
+"""Quantizers: vectors to code ids and back. This is the only file that imports `vector-quantize-pytorch`.
 
-Shapes: B batch, D width of a latent, N places (product of the trailing axes, raster order), K codebooks, V codes.
+Shapes: B batch, D width of a latent, N positions (product of the trailing axes, raster order), K codebooks, V codes.
 """
 
 import math
@@ -11,13 +11,16 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.tokenizers.quantizers.entropy import EntropyKind, entropy_loss
+from maskgen.tokenizers.settings import check_choice, check_least, freeze_lists
 
 __all__ = [
     "FiniteScalarQuantizer",
     "LookupFreeQuantizer",
+    "NormalizedQuantizer",
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "VectorQuantizer",
     "build_quantizer",
     "straight_through",
+    "to_grid",
 ]
 
 QuantizerKind = Literal["vq", "fsq", "lfq", "rvq"]
@@ -60,14 +64,10 @@ class QuantizerConfig:
     num_quantizers: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))  # JSON brings a list
+        freeze_lists(self)
         kind, size, levels = self.kind, self.codebook_size, self.levels
-        _require(kind in ("vq", "fsq", "lfq", "rvq"), f"kind: got {kind!r}, expected 'vq', 'fsq', 'lfq' or 'rvq'")
-        forms = ("softmax", "argmax")
-        _require(self.entropy_loss in forms, f"entropy_loss: got {self.entropy_loss!r}, expected one of {forms}")
-        least = {"codebook_size": 2, "dim": 1, "num_quantizers": 1, "commitment_weight": 0, "entropy_weight": 0}
-        for name, low in least.items():
-            _require(getattr(self, name) >= low, f"{name}: got {getattr(self, name)}, expected {low} or more")
+        check_choice(self, kind=("vq", "fsq", "lfq", "rvq"), entropy_loss=("softmax", "argmax"))
+        check_least(self, codebook_size=2, dim=1, num_quantizers=1, commitment_weight=0, entropy_weight=0)
         temperature = self.entropy_temperature
         _require(temperature > 0, f"entropy_temperature: got {temperature}, expected a positive number")
         bits = kind != "lfq" or size & (size - 1) == 0
@@ -113,9 +113,6 @@ class Quantizer(nn.Module, ABC):
 
     Computes in float32 whatever autocast says: a nearest code in half precision is often another code. Keep its own
     weights in float32 too (only "vq" may be cast).
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -129,7 +126,7 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def num_codebooks(self) -> int:
-        """K, codes per place."""
+        """K, codes per position."""
         return 1
 
     def forward(self, latents: Tensor) -> Quantized:
@@ -148,7 +145,7 @@ class Quantizer(nn.Module, ABC):
         with torch.autocast(latents.device.type, enabled=False):
             quantized, codes, terms = self._quantize(rows, with_loss=True)
             loss = torch.stack([*terms.values()]).sum() if terms else rows.new_zeros(())
-        out = quantized.transpose(1, 2).reshape(latents.shape).to(latents.dtype)
+        out = to_grid(quantized, latents.shape[2:]).to(latents.dtype)
         return Quantized(out, codes, loss, {name: term.detach() for name, term in terms.items()})
 
     def encode(self, latents: Tensor) -> Tensor:
@@ -174,21 +171,26 @@ class Quantizer(nn.Module, ABC):
         _require(codes.shape == expected, f"codes: got shape {tuple(codes.shape)}, expected {expected} for axes {axes}")
         with torch.autocast(codes.device.type, enabled=False):
             rows = self._vectors(codes)
-        return rows.transpose(1, 2).reshape(len(codes), self.config.dim, *axes)
+        return to_grid(rows, axes)
 
     def _rows(self, latents: Tensor) -> Tensor:
         """[B, D, ...] -> float32 [B, N, D]."""
         shape, D = tuple(latents.shape), self.config.dim
         _require(len(shape) > 2 and shape[1] == D, f"latents: got shape {shape}, expected [B, {D}, ...]")
-        return latents.flatten(2).transpose(1, 2).float()
+        return rearrange(latents, "b d ... -> b (...) d").float()
 
     @abstractmethod
     def _quantize(self, rows: Tensor, *, with_loss: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """[B, N, D] -> straight-through rows, codes [B, N, K], weighted terms of the loss (if cheap, or asked)."""
+        """[B, N, D] -> straight-through rows, codes [B, N, K], weighted terms of the loss (if cheap, or ``with_loss``)."""
 
     @abstractmethod
     def _vectors(self, codes: Tensor) -> Tensor:
         """[B, N, K] -> [B, N, D]."""
+
+
+def to_grid(rows: Tensor, axes: Sequence[int]) -> Tensor:
+    """[B, N, D] -> [B, D, *axes]."""
+    return rearrange(rows, "b n d -> b d n").unflatten(2, tuple(axes))
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
@@ -206,9 +208,6 @@ class VectorQuantizer(Quantizer):
     loss = mean((q - sg x)^2) + commitment_weight * mean((sg q - x)^2) + entropy_weight * entropy, the entropy on
     negative squared distances (``losses.entropy_loss``). The first of equally near codes wins. Codebook rows start
     uniform in +-sqrt(3 / V), the official start (a fan-in of V, not of D).
-
-    Args:
-        config: settings of kind "vq".
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -219,16 +218,20 @@ class VectorQuantizer(Quantizer):
 
     def _distances(self, rows: Tensor) -> Tensor:
         """[M, D] -> squared distances [M, V], by the official expansion."""
-        codebook = self.codebook.float()
-        return rows.square().sum(-1, keepdim=True) - 2 * rows @ codebook.t() + codebook.square().sum(-1)
+        codes = self._table()
+        return rows.square().sum(-1, keepdim=True) - 2 * rows @ codes.t() + codes.square().sum(-1)
+
+    def _table(self) -> Tensor:
+        """Float32 [V, D], what latents are compared with."""
+        return self.codebook.float()
 
     def _vectors(self, codes: Tensor) -> Tensor:
         return F.embedding(codes[..., 0], self.codebook.float())
 
     def _quantize(self, rows: Tensor, *, with_loss: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         config = self.config
-        distances = self._distances(rows.flatten(end_dim=1))
-        codes = distances.argmin(-1).reshape(*rows.shape[:2], 1)
+        distances = self._distances(rearrange(rows, "b n d -> (b n) d"))
+        codes = rearrange(distances.argmin(-1), "(b n) -> b n 1", b=len(rows))
         quantized = self._vectors(codes)
         terms = {
             "q_latent": (quantized - rows.detach()).square().mean(),
@@ -239,10 +242,23 @@ class VectorQuantizer(Quantizer):
         return straight_through(rows, quantized), codes, terms
 
 
+class NormalizedQuantizer(VectorQuantizer):
+    """Nearest code by direction, as MAGVIT's ``latent_normalize``: vectors of codes keep the length they have.
+
+    Latents are scaled to length 1, in the losses as well; codes are scaled in the distance only.
+    """
+
+    def _rows(self, latents: Tensor) -> Tensor:
+        return F.normalize(super()._rows(latents), dim=-1)
+
+    def _table(self) -> Tensor:
+        return F.normalize(self.codebook.float(), dim=-1)
+
+
 class _Projected(Quantizer):
     """Base of the two quantizers whose own width is fixed by their codes.
 
-    A linear map on each place (a 1 x 1 convolution) goes in and one comes out, only where D differs from that width.
+    A linear map on each position (a 1 x 1 convolution) goes in and one comes out, only where D differs from that width.
     """
 
     def __init__(self, config: QuantizerConfig, width: int) -> None:
@@ -258,11 +274,7 @@ class _Projected(Quantizer):
 
 
 class FiniteScalarQuantizer(_Projected):
-    """FSQ (Mentzer et al. 2023): each dimension is bounded and rounded to its own few levels; no codebook, no loss.
-
-    Args:
-        config: settings of kind "fsq".
-    """
+    """FSQ (Mentzer et al. 2023): each dimension is bounded and rounded to its own few levels; no codebook, no loss."""
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config, len(config.levels))
@@ -277,7 +289,7 @@ class FiniteScalarQuantizer(_Projected):
 
     def _quantize(self, rows: Tensor, *, with_loss: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         quantized, codes = self.inner(self.project_in(rows))
-        return self.project_out(quantized), codes.long().unsqueeze(-1), {}
+        return self.project_out(quantized), codes.long()[..., None], {}
 
 
 class LookupFreeQuantizer(_Projected):
@@ -287,9 +299,6 @@ class LookupFreeQuantizer(_Projected):
     squared distance) + commitment_weight * mean((x - sg q)^2). The library's own loss (1.32) drops the result of its
     all-reduce and still divides by the number of processes, so on several GPUs it weighs diversity wrongly.
     Memory is M x V in training: for codebooks of 2^14 and more take a small batch.
-
-    Args:
-        config: settings of kind "lfq".
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -314,7 +323,7 @@ class LookupFreeQuantizer(_Projected):
         if with_loss and config.entropy_weight:
             terms["entropy"] = _entropy_term(config, 2 * narrow @ self.inner.codebook.t())
         out: Tensor = self.project_out(straight_through(narrow, quantized))
-        return out, codes.long().unsqueeze(-1), terms
+        return out, codes.long()[..., None], terms
 
 
 class ResidualQuantizer(Quantizer):
@@ -323,9 +332,6 @@ class ResidualQuantizer(Quantizer):
     The library quantizes, with codebooks that learn by gradient: no running means, no k-means start, no replaced codes,
     so no random draw in forward, and several GPUs agree through the ordinary gradient exchange. Its loss is
     commitment_weight * mean((q - x)^2) summed over codebooks, pulling code and latent alike; it is 0 in eval mode.
-
-    Args:
-        config: settings of kind "rvq".
     """
 
     def __init__(self, config: QuantizerConfig) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
 from maskgen.tokenizers.image.vqgan import VQGAN
 from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.vq3d import VQ3D
 
-__all__ = ["InflationMode", "inflate", "inflate_kernel", "inflate_model"]
+__all__ = ["InflationMode", "inflate", "inflate_kernel", "inflate_model", "place_kernel"]
 
 InflationMode = Literal["central", "average"]
 
@@ -21,14 +22,14 @@ InflationMode = Literal["central", "average"]
 def inflate_kernel(kernel: Tensor, length: int, mode: InflationMode = "central", *, backwards: bool = False) -> Tensor:
     """A 2D kernel as a 3D one.
 
-    "central" (official MAGVIT) puts it at place length // 2 in time and zeros elsewhere: frames do not see each other yet.
+    "central" (official MAGVIT) puts it at index length // 2 in time and zeros elsewhere: frames do not see each other yet.
     "average" puts 1 / length of it everywhere: a clip that stands still gives what the image gave, but at its borders.
 
     Args:
         kernel: [O, I, kh, kw].
         length: kt.
         mode: "central" or "average".
-        backwards: count places from the end, as transposed convolutions do, whose kernels the official code stores
+        backwards: count from the end, as transposed convolutions do, whose kernels the official code stores
             reversed.
 
     Returns:
@@ -42,12 +43,17 @@ def inflate_kernel(kernel: Tensor, length: int, mode: InflationMode = "central",
     if length < 1:
         raise ValueError(f"length: got {length}, expected 1 or more")
     if mode == "average":
-        return (kernel * (1 / length)).unsqueeze(2).repeat(1, 1, length, 1, 1)
+        return repeat(kernel * (1 / length), "o i h w -> o i t h w", t=length)
     if mode != "central":
         raise ValueError(f"mode: got {mode!r}, expected 'central' or 'average'")
-    inflated = kernel.new_zeros(*kernel.shape[:2], length, *kernel.shape[2:])
     middle = length // 2
-    inflated[:, :, length - 1 - middle if backwards else middle] = kernel
+    return place_kernel(kernel, length, length - 1 - middle if backwards else middle)
+
+
+def place_kernel(kernel: Tensor, length: int, index: int) -> Tensor:
+    """A 2D kernel [O, I, kh, kw] at one index in time of a 3D one [O, I, length, kh, kw], zeros elsewhere."""
+    inflated = kernel.new_zeros(*kernel.shape[:2], length, *kernel.shape[2:])
+    inflated[:, :, index] = kernel
     return inflated
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv2d import Activation, activate, run_stages, staged_blocks
@@ -25,11 +24,11 @@ from maskgen.tokenizers.layers.conv3d import (
     norm3d,
 )
 from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
-from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer, build_quantizer
+from maskgen.tokenizers.quantizers.vector import NormalizedQuantizer, QuantizerConfig, build_quantizer
 from maskgen.tokenizers.settings import check_choice, check_least, check_levels, freeze_lists
 from maskgen.tokenizers.video.base import VideoTokenizer
 
-__all__ = ["VQ3D", "Decoder3D", "Encoder3D", "NormalizedQuantizer", "VQ3DConfig"]
+__all__ = ["VQ3D", "Decoder3D", "Encoder3D", "VQ3DConfig"]
 
 _CHOICES = {
     "downsample": ("average", "conv"),
@@ -136,9 +135,7 @@ class Encoder3D(nn.Module):
 class Decoder3D(nn.Module):
     """Latents to clips: the encoder's levels backwards. The last layer is linear, so pixels are not bounded.
 
-    Args:
-        config: settings of the tokenizer.
-        flat: kernels see one frame only.
+    See ``Encoder3D`` for the arguments.
     """
 
     def __init__(self, config: VQ3DConfig, *, flat: bool = False) -> None:
@@ -189,22 +186,6 @@ def _blocks(config: VQ3DConfig, width: int, stages: Sequence[int], per_stage: in
     return staged_blocks(width, stages, per_stage, block)
 
 
-class NormalizedQuantizer(VectorQuantizer):
-    """Nearest code by direction, as the official ``latent_normalize``: vectors of codes keep the length they have.
-
-    Latents are scaled to length 1, in the losses as well; codes are scaled in the distance only.
-    """
-
-    def _rows(self, latents: Tensor) -> Tensor:
-        """[B, D, ...] -> float32 [B, N, D] of length 1."""
-        return F.normalize(super()._rows(latents), dim=-1)
-
-    def _distances(self, rows: Tensor) -> Tensor:
-        """[M, D] -> squared distances [M, V] to the scaled codes."""
-        codes = F.normalize(self.codebook.float(), dim=-1)
-        return rows.square().sum(-1, keepdim=True) - 2 * rows @ codes.t() + codes.square().sum(-1)
-
-
 class VQ3D(VideoTokenizer, Autoencoder):
     """Video tokenizer, exactly the official architecture under the default config.
 
@@ -214,9 +195,6 @@ class VQ3D(VideoTokenizer, Autoencoder):
 
     Weights start as in the usual JAX convolutions: kernels truncated normal with variance 1 / fan-in, biases 0, norms 1
     and 0; the codebook as its quantizer says.
-
-    Args:
-        config: settings.
     """
 
     _flat = False

@@ -31,7 +31,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 def checkpoint_blocks(module: nn.Module) -> None:
     """Keep only each block's inputs for the backward pass and compute the rest again (Chen et al. 2016, arXiv 1604.06174).
 
-    Weights keep their names, dropout draws the same numbers twice, and nothing changes where no gradients are taken.
+    Weights keep their names, dropout has the same random numbers twice, and nothing changes where no gradients are taken.
 
     Raises:
         ValueError: a model without blocks.

@@ -1,7 +1,7 @@
 """Random numbers of a training step that belong to rows of the whole batch, not to processes.
 
-What row i of a batch draws is a function of (seed, step, i): a run on four processes hides the same tokens as a run on one.
-Every process draws for all rows and keeps its own: uniform numbers are cheap beside a forward pass (measured: 9 ms for
+Those of row i of a batch are a function of (seed, step, i): a run on four processes masks the same tokens as a run on one.
+Every process makes those of all rows and keeps its own: uniform numbers are cheap beside a forward pass (measured: 9 ms for
 4,096 rows of 256 tokens on one CPU core).
 
 Shapes: B rows of this process.
@@ -37,7 +37,7 @@ class RandomRows:
         return whole[self.rank * rows : (self.rank + 1) * rows]
 
     def seeds(self, rows: int, device: torch.device | str) -> list[int]:
-        """A seed in [0, 2^48) a row, for ``maskgen.noise.SeededNoise``: where rows need more than is cheap to draw."""
+        """A seed in [0, 2^48) a row, for ``maskgen.noise.SeededNoise``: where rows need more than is cheap to make."""
         halves = (self.rand((rows, 2), device) * 2**24).long()
         found: list[int] = (halves[:, 0] * 2**24 + halves[:, 1]).tolist()
         return found

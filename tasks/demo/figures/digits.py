@@ -27,7 +27,7 @@ __all__ = ["draw_pictures"]
 
 _SCALE = 2  # images are small: shown at twice their size
 
-_HIDDEN = (0.85, 0.45, 0.25)  # colour of what is hidden
+_MASKED = (0.85, 0.45, 0.25)  # colour of what is masked
 
 
 def draw_pictures(
@@ -76,15 +76,15 @@ def _trajectory(pipe: Pipeline, folder: Path) -> list[Figure]:
     for step in seen:
         guess = pipe.decode(step.tokens)
         frames.append(to_images(_hide(guess, step.mask.cpu(), pipe)))
-    frames[-1] = final  # after the last step nothing is hidden any more
+    frames[-1] = final  # after the last step nothing is masked any more
     by_image = [frame[index] for index in range(len(labels)) for frame in frames]
     still = _save(by_image, len(frames), folder / "trajectory.png")
     moving = folder / "trajectory.gif"
     pages = [_enlarge(image_grid(frame, len(labels))) for frame in frames]
     save_gif([*pages, pages[-1], pages[-1]], moving, 0.5)
     caption = (
-        f"From all tokens hidden (left) to none in {len(seen)} parallel steps. Orange tokens are hidden again "
-        "after the step because the model was least sure of them; it draws them anew with the others visible."
+        f"From all tokens masked (left) to none in {len(seen)} parallel steps. Orange tokens are masked again "
+        "after the step because the model was least sure of them; it samples them anew with the others visible."
     )
     return [Figure("Decoding, step by step", still, caption), Figure("The same, moving", moving, "")]
 
@@ -101,7 +101,7 @@ def _inpaintings(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
     height, width = pipe.config.signal_size
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[height // 2 :, :] = True
-    shown = torch.where(mask, torch.tensor(_HIDDEN)[:, None, None], images)
+    shown = torch.where(mask, torch.tensor(_MASKED)[:, None, None], images)
     rows = to_images(images) + to_images(shown)
     originals = to_images(images)
     for seed in (0, 1000, 2000):
@@ -117,7 +117,7 @@ def _outpaintings(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
     width = pipe.config.signal_size[1]
     half = images[..., : width // 2]
     originals = to_images(half)
-    blank = torch.tensor(_HIDDEN)[None, :, None, None].expand_as(half)
+    blank = torch.tensor(_MASKED)[None, :, None, None].expand_as(half)
     rows = to_images(torch.cat((half, blank), dim=-1))
     for seed in (0, 1000, 2000):
         rows += [
@@ -148,8 +148,8 @@ def _swaps(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
 
 def _neighbours(generated: torch.Tensor, train: TensorSource, folder: Path) -> Figure:
     chosen = generated[torch.linspace(0, len(generated) - 1, 10).long()]
-    small, known = (torch.from_numpy(pixel_features(images)) for images in (chosen, train.tensors["images"]))
-    alike = train.tensors["images"][nearest(small, known)[1]]
+    small, real = (torch.from_numpy(pixel_features(images)) for images in (chosen, train.tensors["images"]))
+    alike = train.tensors["images"][nearest(small, real)[1]]
     path = _save(to_images(torch.cat((chosen, alike))), 10, folder / "neighbours.png")
     return Figure("Does it copy?", path, "Above: generated images. Below: the training image nearest to each.")
 
@@ -162,10 +162,10 @@ def _one_each(test: TensorSource) -> tuple[torch.Tensor, list[int]]:
 
 
 def _hide(images: torch.Tensor, mask: torch.Tensor, pipe: Pipeline) -> torch.Tensor:
-    """Paint the cells of hidden tokens, ``mask`` ``[B, N, K]``."""
+    """Paint the cells of masked tokens, ``mask`` ``[B, N, K]``."""
     cells = mask.any(-1).view(-1, 1, *pipe.axes).float()
-    hidden = F.interpolate(cells, size=images.shape[-2:]).bool()
-    return torch.where(hidden, torch.tensor(_HIDDEN)[:, None, None], images)
+    masked = F.interpolate(cells, size=images.shape[-2:]).bool()
+    return torch.where(masked, torch.tensor(_MASKED)[:, None, None], images)
 
 
 def _all(pipe: Pipeline, count: int) -> torch.Tensor:

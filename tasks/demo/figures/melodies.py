@@ -61,7 +61,7 @@ def draw_sounds(pipe: Pipeline, filled: list[Filled], folder: Path) -> list[Figu
     for number, one in enumerate(filled[:_SHOWN], start=1):
         rows = {
             "original": (one.original, "What had been there."),
-            "gap": (silenced(one.original, one.gap), "What the model is given: the gap, framed, is hidden from it."),
+            "gap": (silenced(one.original, one.gap), "What the model is given: the gap, framed, is masked."),
             "filled": (
                 one.result,
                 "The gap filled. Outside of it and of a short cross-fade every sample is the original's.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -26,11 +27,11 @@ _SECONDS = 0.15  # a frame
 
 _SHOWN = 8  # clips side by side
 
-_GAP = (0.85, 0.45, 0.25)  # colour of what is hidden
+_GAP = (0.85, 0.45, 0.25)  # colour of what is masked
 
 _TASKS = {
     "FI": ("In between", "From the first and the last frame alone."),
-    "IPC": ("Filling in", "The middle of every frame is hidden."),
+    "IPC": ("Filling in", "The middle of every frame is masked."),
     "IPD": ("Filling in behind a moving strip", "A strip moves over the clip and hides its middle."),
     "OPC": ("Painting on", "Only the middle of every frame is given."),
 }
@@ -97,7 +98,7 @@ def _longer(pipe: Pipeline, found: Predicted, folder: Path) -> list[Figure]:
     total = 2 * found.video.shape[2]
     starts = [to_frames(clip[None, :, : found.given])[0] for clip in found.video[:_SHOWN]]
     clips = [predict_frames(pipe, start, total=total, seeds=[0])[0] for start in starts]
-    tensors = torch.stack([torch.from_numpy(clip).permute(3, 0, 1, 2).float() / 255 for clip in clips])
+    tensors = torch.stack([rearrange(torch.from_numpy(clip), "t h w c -> c t h w").float() / 255 for clip in clips])
     caption = (
         f"{total} frames from {found.given}: windows of the model's length that each begin with the end of the last."
     )
@@ -111,12 +112,12 @@ def _trajectory(pipe: Pipeline, found: Predicted, folder: Path) -> Figure:
     for step in seen:
         clip = pipe.decode(step.tokens)
         cells = step.mask.cpu().any(-1).view(1, 1, *pipe.axes).float()
-        hidden = torch.nn.functional.interpolate(cells, size=clip.shape[2:]).bool()
-        frames += _frames(torch.where(hidden, torch.tensor(_GAP)[:, None, None, None], clip)[0])
+        masked = torch.nn.functional.interpolate(cells, size=clip.shape[2:]).bool()
+        frames += _frames(torch.where(masked, torch.tensor(_GAP)[:, None, None, None], clip)[0])
     path = folder / "trajectory.png"
     save_image(_enlarge(image_grid(frames, found.video.shape[2])), path)
     caption = (
-        f"The {len(seen)} steps of one prediction, a row each, frames from left to right. Orange tokens are hidden again "
+        f"The {len(seen)} steps of one prediction, a row each, frames from left to right. Orange tokens are masked again "
         "after the step, those of the given frames too: all are refined."
     )
     return Figure("Decoding, step by step", path, caption)
@@ -161,7 +162,7 @@ def _movie(rows: list[Tensor], path: Path) -> Path:
 
 def _frames(clip: Tensor) -> list[Image.Image]:
     """Of one clip ``[3, T, H, W]``."""
-    return to_images(clip.transpose(0, 1))
+    return to_images(rearrange(clip, "c t h w -> t c h w"))
 
 
 def _enlarge(image: Image.Image) -> Image.Image:

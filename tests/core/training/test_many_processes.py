@@ -70,7 +70,7 @@ def test_one_curve_for_any_number_of_processes(family: str, tmp_path: Path) -> N
 
 
 def test_a_ratio_of_sums_is_that_of_the_whole_batch(tmp_path: Path) -> None:
-    """``normalize: batch`` divides by the hidden tokens of all processes."""
+    """``normalize: batch`` divides by the masked tokens of all processes."""
     masking = {"normalize": "batch", "draw": "bernoulli"}
     train("modern", tmp_path / "one", masking)
     assert run_processes(2, train, "modern", tmp_path / "two", masking) == [0, 0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import maskgen.training.state
 from maskgen.data import TensorSource
@@ -42,6 +43,20 @@ def tokens() -> TensorSource:
     return TensorSource(
         tokens=torch.randint(11, (12, 12, 1), generator=generator), labels=torch.randint(4, (12,), generator=generator)
     )
+
+
+def test_a_checkpoint_of_before_goes_on(tmp_path: Path) -> None:
+    """The guard had another word for its longest streak of skipped steps."""
+    changes = {"checkpoint_every": 2}
+    whole = fit(modeling("modern"), tokens(), tmp_path / "whole", **changes)
+    with pytest.raises(CrashError):
+        fit(modeling("modern", crash_at=5), tokens(), tmp_path / "parts", **changes)
+    path = max((tmp_path / "parts" / "checkpoints").iterdir()) / "guard.safetensors"
+    kept = load_file(path)
+    kept["model.most_in_a_row"] = kept.pop("model.longest_streak")
+    save_file(kept, path)
+    resumed = fit(modeling("modern"), tokens(), tmp_path / "parts", **changes)
+    assert equal(weights(whole), weights(resumed))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

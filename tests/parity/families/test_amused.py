@@ -111,7 +111,7 @@ def test_every_block_is_the_official_one(kind: str) -> None:
 def test_our_contract_gives_the_official_logits(kind: str) -> None:
     model, io, settings = make(kind)
     ids, mask_row = io["ids"], settings["mask_id"]
-    assert (ids == mask_row).any(), "the fixture hides tokens"
+    assert (ids == mask_row).any(), "the fixture masks tokens"
     tokens = ids.masked_fill(ids == mask_row, model.vocab_size).flatten(1)[..., None]
     logits = model(tokens, conditions(io), ids.shape[1:])
     torch.testing.assert_close(logits, io["logits"].flatten(2).transpose(1, 2)[:, :, None], **TOLERANCE)
@@ -133,7 +133,7 @@ class Recorded:
 
 @pytest.mark.parametrize(("path", "run"), SCHEDULER, ids=[f"{path.stem}-{run}" for path, run in SCHEDULER])
 def test_scheduler_traces(path: Path, run: str) -> None:
-    """Every step sees the same tokens, draws the same, and the end is the same, id for id."""
+    """Every step sees the same tokens, samples the same, and the end is the same, id for id."""
     settings, io = metadata(path), load(path)
     mask_id, chosen = settings["mask_id"], settings["runs"][run]
     trace = {key: io[f"{run}/{key}"] for key in ("ids_in", "pred", "ids_out", "logits", "exp_noise", "u_conf")}
@@ -142,14 +142,14 @@ def test_scheduler_traces(path: Path, run: str) -> None:
     temperature = chosen["temperature"]
     start = trace["ids_in"][0].flatten(1)[..., None]
     seen: list[Tensor] = []
-    drawn: list[Tensor] = []
+    sampled: list[Tensor] = []
 
     def logits_fn(tokens: Tensor, step: int) -> Tensor:
         seen.append(tokens)
         return trace["logits"][step].flatten(2).transpose(1, 2)[:, :, None]
 
     def watch(step: SampleStep) -> None:
-        drawn.append(step.tokens)
+        sampled.append(step.tokens)
 
     result = sample_amused(
         logits_fn,
@@ -168,17 +168,17 @@ def test_scheduler_traces(path: Path, run: str) -> None:
     for step in range(steps):
         official = trace["ids_in"][step].flatten(1)
         assert torch.equal(seen[step][..., 0], official.masked_fill(official == mask_id, vocabulary)), step
-        assert torch.equal(drawn[step][..., 0], trace["pred"][step].flatten(1)), step
+        assert torch.equal(sampled[step][..., 0], trace["pred"][step].flatten(1)), step
     assert torch.equal(result[..., 0], trace["ids_out"].flatten(1))
 
 
 @pytest.mark.parametrize(("path", "key"), TABLES, ids=[key for _, key in TABLES])
 def test_schedule_tables(path: Path, key: str) -> None:
     _, schedule, tokens, steps = key.split("/")
-    hidden, counts = torch.tensor([int(tokens)]), []
+    masked, counts = torch.tensor([int(tokens)]), []
     for step in range(int(steps)):
-        counts.append(hidden.item())
-        hidden = amused_mask_counts(schedule, step, int(steps), int(tokens), hidden)
+        counts.append(masked.item())
+        masked = amused_mask_counts(schedule, step, int(steps), int(tokens), masked)
     assert counts == load(path)[key].tolist()
 
 

@@ -61,7 +61,7 @@ def of(path: Path) -> HaltonTransformer:
 
 
 def test_the_sampler_has_runs() -> None:
-    assert HALTON  # the other runs are of the official baseline, the most confident places first
+    assert HALTON  # the other runs are of the official baseline, the most confident positions first
 
 
 @each_file
@@ -151,10 +151,10 @@ def tables(name: str) -> list[tuple[list[str], Tensor]]:
 
 
 def test_halton_counts() -> None:
-    for (places, steps), expected in tables("halton_new_per_step"):
-        total = torch.tensor([int(places)])
+    for (positions, steps), expected in tables("halton_new_per_step"):
+        total = torch.tensor([int(positions)])
         known = [0, *(int(halton_decided(total, step, int(steps))) for step in range(int(steps)))]
-        assert [b - a for a, b in pairwise(known)] == expected.tolist(), (places, steps)
+        assert [b - a for a, b in pairwise(known)] == expected.tolist(), (positions, steps)
 
 
 class RecordedNoise:
@@ -193,7 +193,7 @@ class Run:
         self.done: list[SampleStep] = []
 
     def logits(self, *, columns: int, ramp: str) -> Any:
-        """The guided logits with or without the mask's column; what they are asked for is kept."""
+        """The guided logits with or without the mask's column; their arguments are kept."""
         network = partial(self.logits_of, columns=columns)
         guided = guided_logits(network, self.cond, Guidance(scale=self.settings["w"], ramp=ramp), steps=self.steps)  # type: ignore[arg-type]
 

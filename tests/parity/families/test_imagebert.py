@@ -146,7 +146,7 @@ def test_sampling_trace(path: Path, mode: str) -> None:
     io, settings = load(path), metadata(path)["modes"][mode]
     steps = metadata(path)["steps"]
     expected = io[f"gen/{mode}/ids_in"]
-    _, batch, places = expected.shape
+    _, batch, positions = expected.shape
     rows = [0] * steps
     seen = []
     decay, scale = settings["guidance_decay"], settings["guidance_scale"]
@@ -165,7 +165,7 @@ def test_sampling_trace(path: Path, mode: str) -> None:
         return guided(tokens, step)
 
     codes = metadata(path)["config"]["codebook_size"]
-    hidden = torch.full((batch, places, 1), codes)
+    hidden = torch.full((batch, positions, 1), codes)
     final = sample_onedtok(
         watched,
         hidden,
@@ -193,8 +193,8 @@ def test_sampling_trace(path: Path, mode: str) -> None:
 def test_masked_counts(path: Path, key: str) -> None:
     """Tables of the masked tokens at the start of each step, through the sampler itself."""
     expected = load(path)[key].tolist()
-    _, places, steps = key.split("/")
-    hidden = torch.full((2, int(places), 1), 3)
+    _, positions, steps = key.split("/")
+    hidden = torch.full((2, int(positions), 1), 3)
     masked: list[list[int]] = []
     generator = torch.Generator().manual_seed(0)
 

@@ -292,11 +292,11 @@ def test_generate(path: Path, mode: str) -> None:
         return guided(tokens, step)
 
     noise = RecordedNoise(trace["exp_noise"], trace["gumbel"])
-    hidden = torch.full_like(trace["ids_in"][0], model.vocab_size)
+    masked = torch.full_like(trace["ids_in"][0], model.vocab_size)
     final = sample_maskbit(
         watched,
-        hidden,
-        torch.ones_like(hidden, dtype=torch.bool),
+        masked,
+        torch.ones_like(masked, dtype=torch.bool),
         MaskBitSampling(
             steps=steps,
             choice_temperature=chosen.pop("randomize_temperature"),
@@ -312,7 +312,7 @@ def test_generate(path: Path, mode: str) -> None:
     for step in range(steps):
         assert torch.equal(seen[step], trace["ids_in"][step]), f"step {step}"
         assert torch.equal(done[step].tokens, trace["pred"][step]), f"step {step}"
-    # The official loop hides at least one place after the last step too, and returns the pick from before that.
+    # The official loop masks at least one position after the last step too, and returns the pick from before that.
     assert done[-1].mask.flatten(1).any(1).all()
     assert torch.equal(merge_ids(final, bits=model.config.bits * model.config.splits), trace["ids_out"])
 
@@ -332,10 +332,10 @@ def test_mask_counts() -> None:
     tables = {key: value for key, value in load(path).items() if key.startswith("maskbit_masked_in/")}
     assert {key.split("/")[1] for key in tables} == {"arccos", "cosine", "linear", "square", "root"}
     for key, expected in tables.items():
-        _, schedule, places, steps = key.split("/")
-        total = torch.tensor([int(places)])
-        hidden, counts = total, []
+        _, schedule, positions, steps = key.split("/")
+        total = torch.tensor([int(positions)])
+        masked, counts = total, []
         for step in range(int(steps)):
-            counts.append(int(hidden))
-            hidden = maskbit_counts(schedule, step, int(steps), total, hidden)
+            counts.append(int(masked))
+            masked = maskbit_counts(schedule, step, int(steps), total, masked)
         assert counts == expected.tolist(), key

@@ -49,7 +49,7 @@ class Recorded:
         return grid.reshape(len(grid), -1, 1)
 
     def grid(self, name: str) -> Tensor:
-        """A recorded grid, or the grid of a recorded sequence with its two prefix places."""
+        """A recorded grid, or the grid of a recorded sequence with its two prefix positions."""
         found = self.stored[f"{self.name}/{name}"]
         return self.flat(found[:, 2:] if found.ndim == 2 else found)
 
@@ -92,11 +92,11 @@ def test_mask_of_a_task(task: str) -> None:
     recorded = Recorded(stored, task)
     mode: ConditionMode = "replace" if task == "latent_frame_prediction" else "commit"
     if f"{task}/ratio_uniform" in stored:
-        drawn = get_schedule("cosine")(stored[f"{task}/ratio_uniform"], torch.tensor(recorded.tokens[0].numel()))
-        assert torch.equal(drawn, stored[f"{task}/mask_ratio"])
+        sampled = get_schedule("cosine")(stored[f"{task}/ratio_uniform"], torch.tensor(recorded.tokens[0].numel()))
+        assert torch.equal(sampled, stored[f"{task}/mask_ratio"])
     scores = recorded.flat(stored[f"{task}/mask_score_uniform"])
-    hidden = hidden_by(recorded, scores, stored[f"{task}/mask_ratio"], mode)
-    grids = (recorded.tokens, recorded.condition, recorded.known, hidden)
+    masked = hidden_by(recorded, scores, stored[f"{task}/mask_ratio"], mode)
+    grids = (recorded.tokens, recorded.condition, recorded.known, masked)
     compare(recorded, commit_example(*grids, mask_id=codes, mode=mode))
     only_hidden = commit_example(*grids, mask_id=codes, mode=mode, loss_on="masked")
     assert torch.equal(only_hidden.weights.float(), recorded.grid("weights_mask+refine").float())
@@ -127,12 +127,12 @@ def test_case(name: str) -> None:
     if f"{name}/tie_uniform" in stored:
         assert len(offsets) > 1
         scores = block_scores(scores, recorded.axes, case["block_shape"], offsets, recorded.grid("tie_uniform"))
-    hidden = hidden_by(recorded, scores, case["mask_ratio"], mode)
+    masked = hidden_by(recorded, scores, case["mask_ratio"], mode)
     example = commit_example(
         recorded.tokens,
         recorded.condition.expand_as(recorded.tokens),
         recorded.known,
-        hidden,
+        masked,
         mask_id=1 + int(recorded.tokens.max()),
         mode=mode,
         loss_on=LOSSES[case["weight_mode"]],
@@ -148,11 +148,11 @@ def test_limits_of_the_count(name: str) -> None:
     scores = stored["limits/mask_score"].flatten(1)[..., None]
     total = torch.full((len(scores),), scores.shape[1])
     counts = commit_counts(total, torch.tensor(1e-6)).clamp(min=least or 1)
-    hidden = mask_lowest(scores, torch.ones_like(scores, dtype=torch.bool), counts)
+    masked = mask_lowest(scores, torch.ones_like(scores, dtype=torch.bool), counts)
     expected = stored[name].bool().flatten(1)[..., None]
     if most == 0:
-        # The official index is then -1, the highest score: everything is hidden. Here one token stays hidden instead.
+        # The official index is then -1, the highest score: everything is masked. Here one token stays masked instead.
         assert expected.all()
-        assert hidden.flatten(1).sum(1).tolist() == [1, 1]
+        assert masked.flatten(1).sum(1).tolist() == [1, 1]
     else:
-        assert torch.equal(hidden, expected)
+        assert torch.equal(masked, expected)

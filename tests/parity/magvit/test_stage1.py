@@ -32,9 +32,9 @@ def make(path) -> ReconstructionTraining:
     data, settings = load(path), metadata(path)
     model = tokenizer(group(data, "g_params/"), settings["vqvae"]).train()
     params = group(data, "d_params/")
-    judge = discriminator_config(params, tuple(data["video"].shape[1:4]))
-    assert judge.multipliers == tuple(settings["discriminator"]["channel_multipliers"])
-    assert judge.channels == settings["discriminator"]["filters"]
+    discriminator = discriminator_config(params, tuple(data["video"].shape[1:4]))
+    assert discriminator.multipliers == tuple(settings["discriminator"]["channel_multipliers"])
+    assert discriminator.channels == settings["discriminator"]["filters"]
     official = settings["vqgan"]
     assert official["model_type"] == "3D"
     made = ReconstructionTraining(
@@ -46,10 +46,10 @@ def make(path) -> ReconstructionTraining:
             r1_weight=official["grad_penalty_cost"] if official["gradient_penalty"] == "r1" else 0.0,
             lecam_weight=settings["lecam_weight"],
             lecam_decay=settings["polyak_decay"],
-            discriminator=judge,
+            discriminator=discriminator,
         ),
     )
-    made.discriminator.load_state_dict(discriminator_state_dict(params, judge))
+    made.discriminator.load_state_dict(discriminator_state_dict(params, discriminator))
     if made.lecam is not None:
         start(made.lecam, settings)
     return made

@@ -47,7 +47,7 @@ def official(stored: dict[str, Tensor], group: str) -> dict[str, Tensor]:
 
 
 class Step:
-    """A recorded training step: the batch in our form and the mask that was drawn."""
+    """A recorded training step: the batch in our form and the mask that was sampled."""
 
     def __init__(self, task: str) -> None:
         self.settings, self.task = metadata(STEP), task

@@ -1,6 +1,6 @@
 """Open-MAGVIT2's autoregressive transformer over ids in parts, against its official outputs.
 
-Shapes: B batch, N places, K parts.
+Shapes: B batch, N positions, K parts.
 """
 
 import torch

@@ -193,8 +193,8 @@ def test_videos(name: str) -> None:
         if "recon_forward" in one:
             torch.testing.assert_close(model(clip).reconstruction, unit(one["recon_forward"]), **CLOSE)
     axes = tuple(io["random_ids"].shape[1:])
-    drawn = model.decode(places(io["random_ids"]), axes)
-    torch.testing.assert_close(drawn, unit(io["recon_from_random_ids"]), **CLOSE)
+    sampled = model.decode(places(io["random_ids"]), axes)
+    torch.testing.assert_close(sampled, unit(io["recon_from_random_ids"]), **CLOSE)
     torch.testing.assert_close(model.latents(io["batch2/x"]), io["batch2/z"], **CLOSE)
 
 

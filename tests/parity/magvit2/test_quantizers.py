@@ -1,6 +1,6 @@
 """Quantizers against Open-MAGVIT2's official code: lookup-free, its entropies, ids in parts, and IBQ.
 
-Shapes: B batch, N places, C codebooks, d bits, M tokens, V codes, D width of a code.
+Shapes: B batch, N positions, C codebooks, d bits, M tokens, V codes, D width of a code.
 """
 
 import re

@@ -32,7 +32,7 @@ LOGGED_JUDGE = {
     "fake": "logits_fake",
     "loss": "disc_loss",
 }
-JUDGE = "loss.discriminator."
+DISCRIMINATOR = "loss.discriminator."
 
 
 def objective(io: dict[str, Tensor], told: dict[str, Any]) -> Magvit2Training:
@@ -56,16 +56,20 @@ def objective(io: dict[str, Tensor], told: dict[str, Any]) -> Magvit2Training:
     assert isinstance(model, Magvit2Image)
     made = Magvit2Training(model.train(), settings)
     assert made.discriminator is not None
-    judge = {name.removeprefix(JUDGE): value for name, value in weights.items() if name.startswith(JUDGE)}
+    discriminator = {
+        name.removeprefix(DISCRIMINATOR): value for name, value in weights.items() if name.startswith(DISCRIMINATOR)
+    }
     # A recorded counter of batches stands at the run's end.
-    made.discriminator.load_state_dict({name: v * 0 if "num_batches" in name else v for name, v in judge.items()})
+    made.discriminator.load_state_dict(
+        {name: v * 0 if "num_batches" in name else v for name, v in discriminator.items()}
+    )
     return made
 
 
 def named(networks: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
     """Trained weights by official name; those of images are ours."""
     return {
-        (JUDGE if network == "discriminator" else "") + name: weight
+        (DISCRIMINATOR if network == "discriminator" else "") + name: weight
         for network, module in networks.items()
         for name, weight in module.named_parameters()
     }
@@ -78,7 +82,7 @@ def check_gradients(io: dict[str, Tensor], step: int, weights: dict[str, nn.Para
         if step == 0:
             expected = io[f"step0/grad/{name}"]
             assert (gradient - expected).abs().max() < 3e-3 * expected.abs().max() + 1e-7, name
-        if not name.startswith(JUDGE):
+        if not name.startswith(DISCRIMINATOR):
             torch.testing.assert_close(gradient.norm(), io[f"step{step}/grad_norm/{name}"], rtol=5e-3, atol=1e-6)
 
 
@@ -122,10 +126,10 @@ def test_two_steps() -> None:
     for name in weights:
         torch.testing.assert_close(averages[name], after["model_ema." + name.replace(".", "")], atol=1e-5, rtol=0)
     for name, buffer in networks["discriminator"].named_buffers():
-        torch.testing.assert_close(buffer, after[JUDGE + name], atol=1e-3, rtol=0)
+        torch.testing.assert_close(buffer, after[DISCRIMINATOR + name], atol=1e-3, rtol=0)
     means = torch.stack((training.lecam.ema_real, training.lecam.ema_fake)).double()  # type: ignore[union-attr]
     torch.testing.assert_close(means, io["after2_lecam"], atol=1e-6, rtol=0)
     known = set(weights) | {"model_ema." + name.replace(".", "") for name in weights}
-    known |= {JUDGE + name for name, _ in networks["discriminator"].named_buffers()}
+    known |= {DISCRIMINATOR + name for name, _ in networks["discriminator"].named_buffers()}
     assert after.keys() == known | {"model_ema.decay", "model_ema.num_updates"}
     assert float(after["model_ema.decay"]) == torch.tensor(told["ema_decay"])

@@ -65,8 +65,8 @@ def test_full_sizes(file: str) -> None:
         settings = PUBLISHED_LOSSES[name].discriminator
         assert settings is not None
         with torch.device("meta"):
-            judge = build_discriminator(settings, dims=3 if told["config"]["kind"] == "video" else 2)
-        shapes = {f"loss.discriminator.{key}": list(value.shape) for key, value in judge.state_dict().items()}
+            discriminator = build_discriminator(settings, dims=3 if told["config"]["kind"] == "video" else 2)
+        shapes = {f"loss.discriminator.{key}": list(value.shape) for key, value in discriminator.state_dict().items()}
         # Low-passes are constants: theirs are saved, ours are not.
         assert shapes == {key: shape for key, shape in told["discriminator"].items() if not key.endswith(".kernel")}
 

@@ -14,13 +14,17 @@ from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.models.bert import BertTransformer
-from maskgen.published.maskgit import transformer_config, transformer_state_dict
 from maskgen.sampling import loop as sampler
 from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.base import Selection
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.tokenizers.image.vqgan import VQGAN
-from tests.parity.maskgit.weights import tokenizer_config, tokenizer_state_dict
+from tests.parity.maskgit.weights import (
+    tokenizer_config,
+    tokenizer_state_dict,
+    transformer_config,
+    transformer_state_dict,
+)
 from tests.parity.support import files, load, metadata
 
 TRACES = files("maskgit", "decode_*.safetensors")
@@ -151,7 +155,7 @@ def check(trace: Trace, final: Tensor, seen: Seen) -> None:
         assert torch.equal(done.mask, trace.visual(k, "masking").bool()), f"step {k}"
         shown = torch.where(done.mask, trace.codes, done.tokens)
         assert torch.equal(trace.official(shown), trace.stored[f"step{k:02d}/next_ids"].long()), f"step {k}"
-        # Known tokens have probability and confidence +inf there and are left out here.
+        # Given tokens have probability and confidence +inf there and are left out here.
         prob, confidence = trace.visual(k, "sel_prob"), trace.visual(k, "confidence")
         assert torch.equal(before, torch.isfinite(prob))
         torch.testing.assert_close(done.confidence.exp()[before], prob[before], atol=1e-5, rtol=1e-5)

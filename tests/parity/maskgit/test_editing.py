@@ -1,4 +1,4 @@
-"""The official class-conditional editing: which tokens are hidden, and how the result is blended.
+"""The official class-conditional editing: which tokens are masked, and how the result is blended.
 
 Shapes: h w token grid; fixture keys are ``SIZE/box_TOP_LEFT_HEIGHT_WIDTH/NAME``.
 """

@@ -1,4 +1,4 @@
-"""The choice of what is hidden again against the official ``mask_by_random_topk``."""
+"""The choice of what is remasked against the official ``mask_by_random_topk``."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_mask_by_random_topk(path: Path, case: str) -> None:
     prob, noise = stored["sel_prob"], stored[f"{case}/noise"]
     counts = stored["mask_len"].squeeze(1).long()
     temperature = float(stored[f"{case}/temperature"])
-    mask = torch.isfinite(prob)  # known tokens have probability +inf
-    hidden = get_selector("confidence").remask(selection(prob.log(), mask, counts, noise, temperature))
-    assert torch.equal(hidden, stored[f"{case}/masking"].bool())
-    assert not hidden[~mask].any()
+    mask = torch.isfinite(prob)  # given tokens have probability +inf
+    masked = get_selector("confidence").remask(selection(prob.log(), mask, counts, noise, temperature))
+    assert torch.equal(masked, stored[f"{case}/masking"].bool())
+    assert not masked[~mask].any()

@@ -66,6 +66,6 @@ def test_mask_lengths(path: Path, key: str) -> None:
         allowed = torch.zeros_like(off) if method == "cosine" else boundary[row][defined].long()
         assert (off <= allowed).all(), f"step {step}: got {counts.tolist()}, official {expected[row].tolist()}"
         compared += int(defined.sum())
-        # No ties here: what is hidden after a step is what is unknown in the next.
+        # No ties here: what is masked after a step is what is masked in the next.
         unknown = torch.where(defined, expected[row], counts)
     assert compared >= len(total)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskgen.conditioning import Cond
 from maskgen.models.bert import BertTransformer
 from maskgen.objectives.loss import masked_cross_entropy
-from maskgen.published.maskgit import transformer_config, transformer_state_dict
+from tests.parity.maskgit.weights import transformer_config, transformer_state_dict
 from tests.parity.support import files, load, metadata
 
 LOGITS: dict[str, float] = {"atol": 1e-4, "rtol": 1e-5}  # README; intermediates are no larger

@@ -5,18 +5,35 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from maskgen.published import maskgit
+from maskgen.published.maskgit import config_from as transformer_config
 from maskgen.tokenizers.image.vqgan import VQGANConfig
 from maskgen.tokenizers.published.flax_names import convert_flax
 from maskgen.tokenizers.published.image.maskgit import config_from as tokenizer_config
 from maskgen.tokenizers.published.image.maskgit import convert
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig, StyleGANDiscriminator
 
-__all__ = ["discriminator_modules", "discriminator_state_dict", "owned", "tokenizer_config", "tokenizer_state_dict"]
+__all__ = [
+    "discriminator_modules",
+    "discriminator_state_dict",
+    "owned",
+    "tokenizer_config",
+    "tokenizer_state_dict",
+    "transformer_config",
+    "transformer_state_dict",
+]
 
 
 def tokenizer_state_dict(params: Mapping[str, Tensor], config: VQGANConfig | None = None) -> dict[str, Tensor]:
     """``convert`` with the sizes that the weights show, in new memory."""
     return owned(convert(params, config or tokenizer_config(params)))
+
+
+def transformer_state_dict(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``convert`` with the sizes that the weights show, in new memory; how table and positions divide does not matter."""
+    (positions,) = (array for name, array in params.items() if name.endswith("position_embeddings/embedding"))
+    config = transformer_config(params, vocab_size=2, axes=(len(positions) - 1,))
+    return owned(maskgit.convert(params, config))
 
 
 def discriminator_state_dict(params: Mapping[str, Tensor], config: DiscriminatorConfig) -> dict[str, Tensor]:

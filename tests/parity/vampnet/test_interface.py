@@ -51,13 +51,13 @@ class Recorded:
     def sample(self, step: int, shape: Sequence[int]) -> Tensor:
         """Official tokens are argmax(p / e): Gumbel noise -log e. Conditioning codebooks have no draws and need none."""
         rows, frames, books, codes = shape
-        drawn = self.next("exponential").view(rows, frames, -1, codes)
-        return torch.nn.functional.pad(-drawn.log(), (0, 0, books - drawn.shape[2], 0))
+        sampled = self.next("exponential").view(rows, frames, -1, codes)
+        return torch.nn.functional.pad(-sampled.log(), (0, 0, books - sampled.shape[2], 0))
 
     def choice(self, step: int, shape: Sequence[int]) -> Tensor:
         rows, frames, books = shape
-        drawn = self.next("uniform").view(rows, frames, -1)
-        return torch.nn.functional.pad(-(-drawn.log()).log(), (books - drawn.shape[2], 0))
+        sampled = self.next("uniform").view(rows, frames, -1)
+        return torch.nn.functional.pad(-(-sampled.log()).log(), (books - sampled.shape[2], 0))
 
     def used_up(self) -> bool:
         return not self.shapes and all(self.place[kind] == len(self.series[kind]) for kind in self.series)
@@ -157,10 +157,12 @@ def test_beat_mask(interface: VampNet, name: str) -> None:
     if "dropout" in settings:  # the official draws come beat after beat, then downbeat after downbeat
         others = [beat for beat in chosen if beat not in downbeats]
         before, after = (interface.frames(settings.get(key, 0.0)) for key in ("before", "after"))
-        places = [at for beat in others + downbeats for at in range(max(beat - before, 0), min(beat + after, frames))]
-        assert len(set(places)) == len(places) == len(STORED[f"{name}.bernoulli_u"])
+        positions = [
+            at for beat in others + downbeats for at in range(max(beat - before, 0), min(beat + after, frames))
+        ]
+        assert len(set(positions)) == len(positions) == len(STORED[f"{name}.bernoulli_u"])
         settings["uniforms"] = torch.ones(1, frames)
-        settings["uniforms"][0, places] = STORED[f"{name}.bernoulli_u"]
+        settings["uniforms"][0, positions] = STORED[f"{name}.bernoulli_u"]
     duration = STORED["audio"].shape[2] / interface.codec.sample_rate
     made = interface.beat_mask(duration, chosen, **settings)
     assert torch.equal(made, ours(f"{name}.out"))

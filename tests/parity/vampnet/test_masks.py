@@ -42,8 +42,8 @@ class Case:
         rows, codebooks, frames = self.data["z"].shape
         self.shape = (rows, frames, codebooks)
         self.half = ours(self.data["half"])
-        drawn = re.compile(rf"{re.escape(name)}\.draw(\d+)\.")
-        found = {int(match[1]): key for key in self.data if (match := drawn.match(key))}
+        sampled = re.compile(rf"{re.escape(name)}\.draw(\d+)\.")
+        found = {int(match[1]): key for key in self.data if (match := sampled.match(key))}
         self.draws = [self.data[found[index]] for index in sorted(found)]
 
     def out(self, index: str = "") -> Tensor:
@@ -136,9 +136,9 @@ def test_masks(path: Path, name: str) -> None:
 @pytest.mark.parametrize("path", MASKS, ids=label)
 def test_apply_mask(path: Path) -> None:
     case = Case(path, "apply_mask")
-    hidden, codes = ours(case.out("1")), metadata(path)["config"]["vocab"]
-    assert torch.equal(hidden, case.half)
-    assert torch.equal(case.data["z"].transpose(1, 2).masked_fill(hidden, codes), case.out("0").transpose(1, 2))
+    masked, codes = ours(case.out("1")), metadata(path)["config"]["vocab"]
+    assert torch.equal(masked, case.half)
+    assert torch.equal(case.data["z"].transpose(1, 2).masked_fill(masked, codes), case.out("0").transpose(1, 2))
 
 
 @pytest.mark.parametrize(("path", "name"), [case for case in CASES if case[1].startswith("onset")], ids=label)

@@ -1,6 +1,6 @@
 """Token filters, the draw and the ranking against what the official functions returned.
 
-Shapes: B batch, M places, V codes.
+Shapes: B batch, M positions, V codes.
 """
 
 import re
@@ -65,12 +65,12 @@ def drawn(path: Path, name: str, temperature: float) -> tuple[Tensor, Tensor]:
     """Tokens [B, M] and probabilities of one step of our sampler on the recorded logits."""
     data = load(path)
     logits = data["logits"][:, :, None]
-    hidden = torch.full(logits.shape[:3], logits.shape[-1])
+    masked = torch.full(logits.shape[:3], logits.shape[-1])
     probs: list[Tensor] = []
     tokens = sample_vampnet(
         lambda tokens, step: logits,
-        hidden,
-        torch.ones_like(hidden, dtype=torch.bool),
+        masked,
+        torch.ones_like(masked, dtype=torch.bool),
         VampNetSampling(steps=1, temperature=temperature),
         noise=Draw(data[f"{name}.exponential"]),
         callback=lambda step: probs.append(step.confidence.exp()),
@@ -105,7 +105,7 @@ def test_temperature_zero_is_greedy_here_and_a_plain_draw_there(path: Path, name
 def test_ranking(path: Path) -> None:
     data = load(path)
     probs, uniform = data["topk.probs"], data["topk.uniform"]
-    # Known places have an infinite probability there; the selector wants to hear which places were hidden.
+    # Given positions have an infinite probability there; the selector needs which positions were masked.
     rows = [
         select_confidence(
             selection(

@@ -74,7 +74,7 @@ def test_both_models_are_there() -> None:
 
 @each_model
 def test_mask(kind: str) -> None:
-    """Hidden where the recorded chance is below the schedule; conditioning codebooks never."""
+    """Masked where the recorded chance is below the schedule; conditioning codebooks never."""
     ratio, chances = recorded(kind, "r"), recorded(kind, "bernoulli_u")
     gamma = get_schedule("cosine")(ratio, ratio)
     mask = mask_independently(gamma, chances)
@@ -86,7 +86,7 @@ def test_mask(kind: str) -> None:
 
 @each_model
 def test_the_mask_of_training_is_that_rule(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``random_mask``, fed the recorded chances, hides what the original hid (no recorded row is without any)."""
+    """``random_mask``, fed the recorded chances, masks what the original masked (no recorded row is without any)."""
     visible = step(kind).config.conditioning_codebooks
     chances = recorded(kind, "bernoulli_u")
     monkeypatch.setattr(torch, "rand", lambda *_, **__: chances[:, :, visible:].flatten(1))
@@ -102,7 +102,7 @@ def test_logits(kind: str) -> None:
 
 @each_model
 def test_what_the_loss_looks_at(kind: str) -> None:
-    """The official target is flat, time-major, and -100 where nothing is asked."""
+    """The official target is flat, time-major, and -100 where nothing is predicted."""
     visible = step(kind).config.conditioning_codebooks
     codes, mask = (part[:, :, visible:].flatten(1) for part in (recorded(kind, "codes"), step(kind).mask))
     assert torch.equal(codes.masked_fill(~mask, -100), recorded(kind, "target"))

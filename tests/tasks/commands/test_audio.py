@@ -88,7 +88,7 @@ def wave(samples: int, seed: int = 0, channels: int = 1) -> Tensor:
 
 def edits(model: Path) -> dict[str, tuple[object, ...]]:
     """A complete command of each task."""
-    common = ("--model", model, "--audio", "sound.wav")
+    common = ("--model", model, "--source", "sound.wav")
     return {
         "infill": ("infill", *common, "--start", 0.2, "--stop", 0.3),
         "continue": ("continue-audio", *common, "--seconds", 0.15),
@@ -128,14 +128,16 @@ def test_edits(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_other_formats_and_channels(model: Path, place: Path) -> None:
     save_sound(wave(400, channels=2), "stereo.flac", RATE, bits=16)
     before = load_sound("stereo.flac")[0]
-    run("infill", "--model", model, "--audio", "stereo.flac", "--start", 0.2, "--stop", 0.3, "--steps", 3, "--out", "a")
+    run(
+        "infill", "--model", model, "--source", "stereo.flac", "--start", 0.2, "--stop", 0.3, "--steps", 3, "--out", "a"
+    )
     after = load_sound("a/infill_seed-00000000.flac")[0]
     assert after.shape == (2, 400)
     assert torch.equal(after[:, :150], before[:, :150])
     assert torch.equal(after[:, 250:], before[:, 250:])
     assert json.loads(Path("a/manifest.json").read_text(encoding="utf-8"))["sampling"]["steps"] == 3
     save_sound(wave(16000), "sound.mp3", 16000)
-    run("infill", "--model", model, "--audio", "sound.mp3", "--start", 0.2, "--stop", 0.3, "--out", "b")
+    run("infill", "--model", model, "--source", "sound.mp3", "--start", 0.2, "--stop", 0.3, "--out", "b")
     assert files(Path("b")) == ["infill_seed-00000000.wav", "manifest.json"]
 
 
@@ -145,8 +147,8 @@ def test_mistakes(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) 
     for words, message in (
         ((*infill, "--stop", 0.1), "got start 0.2 s and stop 0.1 s, expected start before stop"),
         ((*infill, "--stop", 9), "expected a span inside the sound, which is 0.5 s long"),
-        ((*infill, "--audio", "nowhere.wav"), "nowhere.wav"),
-        ((*infill, "--audio", "text.wav"), "text.wav"),
+        ((*infill, "--source", "nowhere.wav"), "nowhere.wav"),
+        ((*infill, "--source", "text.wav"), "text.wav"),
         ((*infill, "--count", 0), "count: got 0, expected at least 1"),
         ((*infill, "--label", "dog"), "label: got 'dog', but this model has no classes; give none"),
         ((*infill, "--steps", 0), "steps: got 0, expected at least 1"),
@@ -192,7 +194,7 @@ def test_training_in_three_stages(place: Path, capsys: pytest.CaptureFixture[str
     second = ("train", "transformer", "--config", "both.yaml", *common, "--stage", "fine")
     assert "masking.visible_codebooks: got 0, expected 1" in refused(capsys, *second)
     run(*second, "--masking.visible_codebooks", 1, "--sampling.steps", 1)
-    run("infill", "--model", "m", "--audio", "sound.wav", "--start", 0.2, "--stop", 0.3, "--out", "out")
+    run("infill", "--model", "m", "--source", "sound.wav", "--start", 0.2, "--stop", 0.3, "--out", "out")
     assert load_sound("out/infill_seed-00000000.wav")[0].shape == (1, 400)
     run("train", "codec", "--config", "codec.yaml", "--out", "m/tokenizer")
     assert "codec: finished before, reused from m/tokenizer" in capsys.readouterr().out

@@ -86,9 +86,9 @@ def test_sounds_and_pictures(run: tuple[Path, list[str]]) -> None:
     filled, _ = load_sound(out / "sounds" / "melody-1-filled.wav")
     gap, _ = load_sound(out / "sounds" / "melody-1-gap.wav")
     assert rate == 4000
-    hidden = (gap == 0) & (original != 0)
-    assert hidden.any()
-    places = hidden.nonzero()[:, 1]
+    masked = (gap == 0) & (original != 0)
+    assert masked.any()
+    places = masked.nonzero()[:, 1]
     first, last = int(places.min()), int(places.max())
     margin = 42  # of the cross-fade, 10 ms
     assert torch.equal(filled[:, : first - margin], original[:, : first - margin])

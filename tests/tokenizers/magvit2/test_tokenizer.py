@@ -157,7 +157,7 @@ def test_parts_of_an_id_are_a_matter_of_speech() -> None:
 
 @torch.no_grad()
 def test_one_place_can_be_decoded() -> None:
-    """There is no variance over one place; the original gives NaN."""
+    """There is no variance over one position; the original gives NaN."""
     image = CASES["two-parts"]().eval()
     assert image.decode(torch.zeros(1, 1, 2, dtype=torch.long), (1, 1)).isfinite().all()
 
@@ -214,13 +214,13 @@ def test_depth_to_space_pixel_by_pixel(block: tuple[int, ...]) -> None:
     x = torch.randn(2, math.prod(block) * 3, *sizes)
     y = depth_to_space(x, block)
     assert y.shape == (2, 3, *(size * step for size, step in zip(sizes, block, strict=True)))
-    for place in torch.cartesian_prod(*[torch.arange(size) for size in y.shape[2:]]).tolist():
-        inside, index = [p % step for p, step in zip(place, block, strict=True)], 0
+    for cell in torch.cartesian_prod(*[torch.arange(size) for size in y.shape[2:]]).tolist():
+        inside, index = [p % step for p, step in zip(cell, block, strict=True)], 0
         for offset, step in zip(inside, block, strict=True):
             index = index * step + offset
-        from_ = tuple(p // step for p, step in zip(place, block, strict=True))
+        from_ = tuple(p // step for p, step in zip(cell, block, strict=True))
         assert torch.equal(
-            y[(slice(None), slice(None), *place)], x[(slice(None), slice(3 * index, 3 * index + 3), *from_)]
+            y[(slice(None), slice(None), *cell)], x[(slice(None), slice(3 * index, 3 * index + 3), *from_)]
         )
 
 
@@ -240,9 +240,9 @@ def test_adaptive_norm_by_its_formula() -> None:
     x, codes = torch.randn(2, 4, 3, 5), torch.randn(2, 3, 2, 2)
     groups = x.reshape(2, 2, -1)
     plain = (groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
-    places = codes.flatten(2)
-    scale = norm.gamma((places.var(-1, correction=1) + 1e-6).sqrt())
-    bias = norm.beta(places.mean(-1))
+    rows = codes.flatten(2)
+    scale = norm.gamma((rows.var(-1, correction=1) + 1e-6).sqrt())
+    bias = norm.beta(rows.mean(-1))
     expected = scale[:, :, None, None] * plain.reshape(x.shape) + bias[:, :, None, None]
     torch.testing.assert_close(norm(x, codes), expected, atol=1e-5, rtol=1e-5)
 

@@ -31,8 +31,8 @@ def tokenizer(**quantizer: Any) -> VQGAN:
 
 
 def losses(**changes: Any) -> ReconstructionSettings:
-    judge = DiscriminatorConfig(image_size=16, max_width=8)
-    return ReconstructionSettings(**{"perceptual": None, "discriminator": judge, "gan_weight": 0.0, **changes})
+    discriminator = DiscriminatorConfig(image_size=16, max_width=8)
+    return ReconstructionSettings(**{"perceptual": None, "discriminator": discriminator, "gan_weight": 0.0, **changes})
 
 
 def lines(out: Path) -> list[dict[str, float]]:

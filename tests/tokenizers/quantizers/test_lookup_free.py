@@ -1,6 +1,6 @@
 """Lookup-free quantization: ids, parts of ids, the losses and what they cost in memory.
 
-Shapes: B batch, N places, C codebooks, d bits, M tokens, V = 2^d codes.
+Shapes: B batch, N positions, C codebooks, d bits, M tokens, V = 2^d codes.
 """
 
 import itertools
@@ -84,10 +84,10 @@ def test_parts_and_whole_are_inverse(sizes: list[int], seed: int) -> None:
     assert all(int(part.max()) < 2**size for part, size in zip(parts, sizes, strict=True))
     assert torch.equal(join_ids(parts, sizes), ids)
     starts = [0, *itertools.accumulate(sizes)]
-    for place in (0, sum(sizes) - 1):  # the low bits are in the first part, the high ones in the last
-        index = max(i for i, start in enumerate(starts[:-1]) if start <= place)
-        assert [int(part.item()) for part in factor_ids(torch.tensor([2**place]), sizes)] == [
-            2 ** (place - starts[i]) if i == index else 0 for i in range(len(sizes))
+    for bit in (0, sum(sizes) - 1):  # the low bits are in the first part, the high ones in the last
+        index = max(i for i, start in enumerate(starts[:-1]) if start <= bit)
+        assert [int(part.item()) for part in factor_ids(torch.tensor([2**bit]), sizes)] == [
+            2 ** (bit - starts[i]) if i == index else 0 for i in range(len(sizes))
         ]
 
 
@@ -211,7 +211,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         lfq(torch.zeros(2, 4, 5))
     with pytest.raises(ValueError, match=r"latents: got shape \(2, 3\)"):
         lfq.encode(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"mask: got shape \(2, 4\), expected \(2, 5\), one a place"):
+    with pytest.raises(ValueError, match=r"mask: got shape \(2, 4\), expected \(2, 5\), one a position"):
         lfq(torch.zeros(2, 3, 5), torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"ids: got shape \(1, 4\), expected \(1, 4, 1\) for axes \(2, 2\)"):
         lfq.lookup(torch.zeros(1, 4, dtype=torch.long), (2, 2))

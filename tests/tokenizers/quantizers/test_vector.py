@@ -1,6 +1,6 @@
 """Quantizers: one contract for all kinds, closed forms for each, codebook usage.
 
-Shapes: B batch, D width, N places, K codebooks, V codes.
+Shapes: B batch, D width, N positions, K codebooks, V codes.
 """
 
 import copy
@@ -43,7 +43,7 @@ def test_contract(config: QuantizerConfig, axes: tuple[int, ...], training: bool
     assert 0 <= out.codes.min() <= out.codes.max() < quantizer.vocab_size
     assert torch.equal(out.codes, quantizer.encode(latents))
     torch.testing.assert_close(out.latents, quantizer.lookup(out.codes, axes), atol=1e-5, rtol=1e-5)
-    # Codes of one item, places in raster order: item 1 alone, its axes flattened, gives the same codes.
+    # Codes of one item, positions in raster order: item 1 alone, its axes flattened, gives the same codes.
     assert torch.equal(quantizer.encode(latents[1:].flatten(2)), out.codes[1:])
     assert out.loss.shape == ()
     torch.testing.assert_close(out.loss.detach(), torch.tensor([*out.terms.values(), 0.0]).sum())
@@ -51,7 +51,7 @@ def test_contract(config: QuantizerConfig, axes: tuple[int, ...], training: bool
     (out.latents.square().sum() + out.loss).backward()
     assert latents.grad is not None
     assert latents.grad.abs().sum() > 0
-    # Learning is the optimizer's business: forward draws nothing and moves no state, in training either.
+    # Learning is the optimizer's business: forward samples nothing and moves no state, in training either.
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in quantizer.state_dict().items())
 

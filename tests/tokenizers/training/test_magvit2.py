@@ -36,7 +36,7 @@ from maskgen.tokenizers.training.losses.perceptual import Perceptual
 from maskgen.tokenizers.training.magvit2 import Magvit2Training
 from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
 
-JUDGE = PatchDiscriminatorConfig(width=4, layers=2)
+DISCRIMINATOR = PatchDiscriminatorConfig(width=4, layers=2)
 PLAIN = Magvit2LossSettings(perceptual=None, discriminator=None)
 SMALL: dict[str, Any] = {"channels": 8, "multipliers": (1, 2), "res_blocks": 1, "groups": 4, "token_bits": (4, 4)}
 
@@ -67,7 +67,7 @@ def video_model(**changes: Any) -> Magvit2Video:
 
 
 def adversarial(**changes: Any) -> Magvit2LossSettings:
-    return Magvit2LossSettings(**{"perceptual": None, "discriminator": JUDGE} | changes)
+    return Magvit2LossSettings(**{"perceptual": None, "discriminator": DISCRIMINATOR} | changes)
 
 
 def fit(objective: Magvit2Training, source: TensorSource, out: Path, **changes: Any) -> Trainer:
@@ -138,15 +138,15 @@ def test_nobody_collects_the_other_networks_gradients() -> None:
     networks, batch = objective.networks(), images().tensors
     loss, terms = objective.loss("model", networks, dict(batch), 0)
     loss.backward()
-    judge = networks["discriminator"]
+    discriminator = networks["discriminator"]
     assert terms["gan"] > 0
-    assert [name for name, weight in judge.named_parameters() if weight.grad is not None] == []
-    assert all(weight.requires_grad for weight in judge.parameters())
+    assert [name for name, weight in discriminator.named_parameters() if weight.grad is not None] == []
+    assert all(weight.requires_grad for weight in discriminator.parameters())
     assert all(weight.grad is not None for weight in objective.model.parameters())
     objective.model.zero_grad()
     objective.loss("discriminator", networks, dict(batch), 0)[0].backward()
     assert [name for name, weight in objective.model.named_parameters() if weight.grad is not None] == []
-    assert all(weight.grad is not None for weight in judge.parameters())
+    assert all(weight.grad is not None for weight in discriminator.parameters())
 
 
 def test_the_game_begins_late() -> None:
@@ -278,9 +278,9 @@ def test_losses_of_patches() -> None:
 
 def test_discriminators() -> None:
     assert PatchDiscriminator(4, 3, dims=2)(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 2, 2)
-    judge = PatchDiscriminator(4, 3, dims=3)
-    assert judge(torch.zeros(2, 3, 9, 32, 32)).shape == (2, 1, 3, 4, 4)  # time is halved twice
-    strides = [module.stride for module in judge.modules() if isinstance(module, nn.Conv3d)]
+    discriminator = PatchDiscriminator(4, 3, dims=3)
+    assert discriminator(torch.zeros(2, 3, 9, 32, 32)).shape == (2, 1, 3, 4, 4)  # time is halved twice
+    strides = [module.stride for module in discriminator.modules() if isinstance(module, nn.Conv3d)]
     assert strides == [(2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 1, 1), (1, 1, 1)]
     widths = [
         module.out_channels for module in PatchDiscriminator(2, 5, dims=2).modules() if isinstance(module, nn.Conv2d)
@@ -290,7 +290,9 @@ def test_discriminators() -> None:
     assert isinstance(blur, BlurPatchDiscriminator)
     assert blur(torch.zeros(1, 3, 17, 16)).shape == (1, 1, 3, 2)
     assert [block[0].out_channels for block in blur.blocks] == [32, 64, 128]
-    kernels = torch.cat([module.weight.flatten() for module in judge.modules() if isinstance(module, nn.Conv3d)])
+    kernels = torch.cat(
+        [module.weight.flatten() for module in discriminator.modules() if isinstance(module, nn.Conv3d)]
+    )
     assert float(kernels.detach().std()) == pytest.approx(0.02, rel=0.05)
 
 

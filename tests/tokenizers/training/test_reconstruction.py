@@ -24,7 +24,7 @@ from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, R
 from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
 
 PLAIN = ReconstructionSettings(perceptual=None, gan_weight=0.0)
-JUDGE = DiscriminatorConfig(image_size=16, max_width=8)
+DISCRIMINATOR = DiscriminatorConfig(image_size=16, max_width=8)
 
 
 class CrashError(Exception):
@@ -57,7 +57,7 @@ def tokenizer(quantizer: QuantizerConfig | None = None, **changes: Any) -> VQGAN
 
 
 def adversarial(**changes: Any) -> ReconstructionSettings:
-    plain = {"perceptual": None, "discriminator": JUDGE, "lecam_weight": 0.1, "gan_weight": 0.1}
+    plain = {"perceptual": None, "discriminator": DISCRIMINATOR, "lecam_weight": 0.1, "gan_weight": 0.1}
     return ReconstructionSettings(**(plain | changes))
 
 
@@ -117,18 +117,18 @@ def test_both_networks_learn(gan: Any, tmp_path: Path) -> None:
 def test_nobody_collects_the_other_networks_gradients() -> None:
     objective = ReconstructionTraining(tokenizer(), adversarial())
     networks = objective.networks()
-    judge, batch = networks["discriminator"], photos(4).tensors
+    discriminator, batch = networks["discriminator"], photos(4).tensors
     loss, terms = objective.loss("model", networks, dict(batch), 0)
     loss.backward()
     assert terms["gan"] > 0
-    assert [name for name, weight in judge.named_parameters() if weight.grad is not None] == []
-    assert all(weight.requires_grad for weight in judge.parameters())
+    assert [name for name, weight in discriminator.named_parameters() if weight.grad is not None] == []
+    assert all(weight.requires_grad for weight in discriminator.parameters())
     assert all(weight.grad is not None for weight in objective.model.parameters())
     objective.model.zero_grad()
     loss, _ = objective.loss("discriminator", networks, dict(batch), 0)
     loss.backward()
     assert [name for name, weight in objective.model.named_parameters() if weight.grad is not None] == []
-    assert [name for name, weight in judge.named_parameters() if weight.grad is None] == []
+    assert [name for name, weight in discriminator.named_parameters() if weight.grad is None] == []
 
 
 def test_the_adversarial_gradient_reaches_the_tokenizer() -> None:
@@ -193,10 +193,10 @@ def test_gradient_penalty_and_lecam_are_what_they_say() -> None:
     networks = objective.networks()
     objective.loss("model", networks, batch, 0)
     loss, terms = objective.loss("discriminator", networks, batch, 0)
-    judge = networks["discriminator"]
-    torch.testing.assert_close(terms["r1"], r1_penalty(judge, batch["images"], 3.0).detach())
+    discriminator = networks["discriminator"]
+    torch.testing.assert_close(terms["r1"], r1_penalty(discriminator, batch["images"], 3.0).detach())
     with torch.no_grad():
-        real, fake = judge(batch["images"]), judge(objective._pair[1])
+        real, fake = discriminator(batch["images"]), discriminator(objective._pair[1])
         game = nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
         lecam = LeCam()(real, fake)
     torch.testing.assert_close(loss.detach(), game + terms["r1"] + 0.5 * lecam)

@@ -22,7 +22,7 @@ from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
 
 PLAIN = VideoReconstructionSettings(perceptual=None, gan_weight=0.0)
-JUDGE = VideoDiscriminatorConfig(size=(4, 8, 8), channels=4, multipliers=(1, 2))
+DISCRIMINATOR = VideoDiscriminatorConfig(size=(4, 8, 8), channels=4, multipliers=(1, 2))
 
 
 def clips(count: int = 4, frames: int = 4, height: int = 8, width: int = 8) -> TensorSource:
@@ -40,7 +40,7 @@ def tokenizer(quantizer: QuantizerConfig | None = None, **changes: Any) -> VQ3D:
 
 
 def adversarial(**changes: Any) -> VideoReconstructionSettings:
-    plain = {"perceptual": None, "discriminator": JUDGE, "lecam_weight": 0.1, "gan_weight": 0.1}
+    plain = {"perceptual": None, "discriminator": DISCRIMINATOR, "lecam_weight": 0.1, "gan_weight": 0.1}
     return VideoReconstructionSettings(**(plain | changes))
 
 
@@ -86,8 +86,8 @@ def test_two_clips_are_learned_by_heart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("gan", ["non-saturating", "hinge"])
 @pytest.mark.parametrize("kind", ["clip", "frame"])
 def test_both_networks_learn(gan: Any, kind: Any, tmp_path: Path) -> None:
-    judge = dataclasses.replace(JUDGE, kind=kind)
-    objective = ReconstructionTraining(tokenizer(), adversarial(gan=gan, discriminator=judge))
+    discriminator = dataclasses.replace(DISCRIMINATOR, kind=kind)
+    objective = ReconstructionTraining(tokenizer(), adversarial(gan=gan, discriminator=discriminator))
     assert objective.discriminator is not None
     before = [weights(objective.model), weights(objective.discriminator)]
     fit(objective, tmp_path, steps=2)
@@ -103,17 +103,17 @@ def test_both_networks_learn(gan: Any, kind: Any, tmp_path: Path) -> None:
 def test_nobody_collects_the_other_networks_gradients() -> None:
     objective = ReconstructionTraining(tokenizer(), adversarial())
     networks = objective.networks()
-    judge, batch = networks["discriminator"], dict(clips().tensors)
+    discriminator, batch = networks["discriminator"], dict(clips().tensors)
     loss, terms = objective.loss("model", networks, batch, 0)
     loss.backward()
     assert terms["gan"] > 0
-    assert [name for name, weight in judge.named_parameters() if weight.grad is not None] == []
-    assert all(weight.requires_grad for weight in judge.parameters())
+    assert [name for name, weight in discriminator.named_parameters() if weight.grad is not None] == []
+    assert all(weight.requires_grad for weight in discriminator.parameters())
     assert all(weight.grad is not None for weight in objective.model.parameters())
     objective.model.zero_grad()
     objective.loss("discriminator", networks, batch, 0)[0].backward()
     assert [name for name, weight in objective.model.named_parameters() if weight.grad is not None] == []
-    assert [name for name, weight in judge.named_parameters() if weight.grad is None] == []
+    assert [name for name, weight in discriminator.named_parameters() if weight.grad is None] == []
 
 
 def test_the_game_begins_at_gan_start(tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def test_gradient_penalty_and_lecam_on_batch_means() -> None:
         objective.discriminator.dense2.weight.mul_(100)  # logits far apart: a mean of squares is another number
     objective.loss("model", networks, batch, 0)
     loss, terms = objective.loss("discriminator", networks, batch, 0)
-    judge = networks["discriminator"]
-    torch.testing.assert_close(terms["r1"], r1_penalty(judge, batch["video"], 3.0).detach())
+    discriminator = networks["discriminator"]
+    torch.testing.assert_close(terms["r1"], r1_penalty(discriminator, batch["video"], 3.0).detach())
     with torch.no_grad():
-        real, fake = judge(batch["video"]), judge(objective._pair[1])
+        real, fake = discriminator(batch["video"]), discriminator(objective._pair[1])
         game = nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
         lecam = real.mean().clamp(min=0) ** 2 + (0.5 - fake.mean()).clamp(min=0) ** 2
         each = LeCam()

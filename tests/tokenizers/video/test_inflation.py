@@ -74,10 +74,10 @@ def test_frame_tokenizer_to_video_tokenizer() -> None:
     for name, kernel in video.state_dict().items():
         if kernel.ndim == 5 and kernel.shape[2] > 1:
             middle = kernel.shape[2] // 2
-            place = kernel.shape[2] - 1 - middle if ".ups." in name else middle
+            at = kernel.shape[2] - 1 - middle if ".ups." in name else middle
             filled = [bool(part.any()) for part in kernel.unbind(2)]
-            assert filled == [index == place for index in range(kernel.shape[2])], name
-            assert torch.equal(kernel[:, :, place], images.state_dict()[name][:, :, 0])
+            assert filled == [index == at for index in range(kernel.shape[2])], name
+            assert torch.equal(kernel[:, :, at], images.state_dict()[name][:, :, 0])
 
 
 def test_what_does_not_fit_stays() -> None:

@@ -27,9 +27,9 @@ from maskgen.tokenizers.layers.conv3d import (
     pad_axis,
 )
 from maskgen.tokenizers.published.video.magvit import config_from, convert
-from maskgen.tokenizers.quantizers.vector import QuantizerConfig
+from maskgen.tokenizers.quantizers.vector import NormalizedQuantizer, QuantizerConfig
 from maskgen.tokenizers.video.frames import FrameVQ
-from maskgen.tokenizers.video.vq3d import VQ3D, NormalizedQuantizer, VQ3DConfig
+from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 
 TINY = VQ3DConfig(
     channels=8,

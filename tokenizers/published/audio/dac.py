@@ -151,11 +151,11 @@ def _official(name: str, levels: int) -> str:
         first = 0 if part == "encoder" else 2  # the decoder's strided layers come before its units
         if unit and layer in _UNIT:
             return f"{start}.{int(unit) - 1 + first}.block.{_UNIT[layer]}.{leaf}"
-        places = {"snake1": 3, "conv1": 4} if part == "encoder" else {"snake1": 0, "conv_t1": 1}
-        return f"{start}.{places[layer]}.{leaf}" if layer in places and not unit else name
+        indices = {"snake1": 3, "conv1": 4} if part == "encoder" else {"snake1": 0, "conv_t1": 1}
+        return f"{start}.{indices[layer]}.{leaf}" if layer in indices and not unit else name
     if match := re.fullmatch(r"(encoder|decoder)\.(conv1|snake1|conv2)\.(\w+)", name):
-        place = {"conv1": 0, "snake1": levels + 1, "conv2": levels + 2}[match[2]]
-        return f"{match[1]}.{stack}.{place}.{match[3]}"
+        index = {"conv1": 0, "snake1": levels + 1, "conv2": levels + 2}[match[2]]
+        return f"{match[1]}.{stack}.{index}.{match[3]}"
     return name  # the quantizers have the same names
 
 
@@ -203,19 +203,19 @@ def dac_from_files(
         ValueError: a torch.package archive, a damaged file, or weights that do not fit.
         ImportError: transformers is missing.
     """
-    place = _weights_file(Path(path))
-    state, stated = read_descript(place)
-    _check_family(state, str(place))
+    source = _weights_file(Path(path))
+    state, stated = read_descript(source)
+    _check_family(state, str(source))
     named: Mapping[str, Tensor] = state
     if _is_transformers(state):
         levels = len({name.split(".")[2] for name in state if name.startswith("encoder.block.")})
         named = {_official(name, levels): weight for name, weight in state.items()}
-        stated = _settings(place.parent / "config.json")
-    sizes = find_sizes(named, stated, sample_rate, str(place))
+        stated = _settings(source.parent / "config.json")
+    sizes = find_sizes(named, stated, sample_rate, str(source))
     rates = sizes.encoder_rates
     if sizes.decoder_rates != rates[::-1]:
         raise ValueError(
-            f"{place}: decoder rates {sizes.decoder_rates}, expected {rates[::-1]}, the encoder's backwards: "
+            f"{source}: decoder rates {sizes.decoder_rates}, expected {rates[::-1]}, the encoder's backwards: "
             "transformers' DAC has no others"
         )
     config = DACTokenizerConfig(

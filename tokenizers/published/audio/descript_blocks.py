@@ -79,7 +79,7 @@ class Parts(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What an encoder knows of a sound.
+    """What an encoder makes of a sound.
 
     Attributes:
         tokens: long [B, T, K].
@@ -95,7 +95,7 @@ class Encoding(NamedTuple):
 class DescriptTokenizer(ConfiguredCodec):
     """Mono codec of an encoder, residual quantizers by cosine, and a decoder.
 
-    Signal: float [B, 1, S] in about [-1, 1]; stereo goes in as two items. ``decode`` stays in [-1, 1]. Nothing is drawn and
+    Signal: float [B, 1, S] in about [-1, 1]; stereo goes in as two items. ``decode`` stays in [-1, 1]. Nothing is random and
     no code is dropped, in training mode neither.
 
     Its config also has ``codebook_dim`` and ``latent_dim``.

@@ -157,11 +157,8 @@ class EncodecBase(ConfiguredCodec):
     """What both ways to run an EnCodec share; see ``AudioTokenizer`` for the signal.
 
     The end of a sound that is no whole number of hops is filled as the original does it, by the padding of its
-    convolutions. Before weights are loaded the code tables are drawn at random: both libraries start from zeros, where every
+    convolutions. Before weights are loaded the code tables are random: both libraries start from zeros, where every
     sound is code 0.
-
-    Args:
-        config: sizes.
     """
 
     def __init__(self, config: EncodecTokenizerConfig) -> None:

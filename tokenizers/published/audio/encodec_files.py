@@ -119,16 +119,16 @@ def encodec_from_files(path: str | Path) -> tuple[EncodecTokenizerConfig, dict[s
         FileNotFoundError: nothing there.
         ValueError: damaged, of another model, or of settings that are not supported.
     """
-    place = Path(path)
-    file = place
-    if place.is_dir():
-        there = [place / name for name in ("model.safetensors", "pytorch_model.bin") if (place / name).is_file()]
+    source = Path(path)
+    file = source
+    if source.is_dir():
+        there = [source / name for name in ("model.safetensors", "pytorch_model.bin") if (source / name).is_file()]
         if not there:
-            raise FileNotFoundError(f"{place}: holds neither model.safetensors nor pytorch_model.bin")
+            raise FileNotFoundError(f"{source}: holds neither model.safetensors nor pytorch_model.bin")
         file = there[0]
     state = read_weights(file)
     try:
-        config = _config_of_folder(place) if place.is_dir() else config_from(state)
+        config = _config_of_folder(source) if source.is_dir() else config_from(state)
         return config, convert(state, config)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None

@@ -105,9 +105,6 @@ class LACTokenizer(DescriptTokenizer):
 
     VampNet decodes with ``synthesise(from_latents(latents(tokens))[0])``, which is ``decode(tokens)`` unless two code
     vectors of one codebook have the same direction.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: LACConfig) -> None:
@@ -191,10 +188,10 @@ def lac_from_file(path: str | Path, *, sample_rate: int | None = None) -> tuple[
         FileNotFoundError: there is no such file.
         ValueError: a torch.package archive, a damaged file, or weights that do not fit.
     """
-    place = Path(path)
-    state, stated = read_descript(place)
-    _check_family(state, str(place))
-    sizes = find_sizes(state, stated, sample_rate, str(place))
+    source = Path(path)
+    state, stated = read_descript(source)
+    _check_family(state, str(source))
+    sizes = find_sizes(state, stated, sample_rate, str(source))
     config = LACConfig(
         sample_rate=sizes.sample_rate,
         encoder_dim=sizes.encoder_dim,

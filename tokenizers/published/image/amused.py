@@ -42,9 +42,6 @@ class AmusedVQ(AttentionVQGAN):
 
     Keep the weights in float32 or bfloat16: in float16 the activations of the released model overflow, which diffusers
     avoids by its ``force_upcast``, and here ``encode`` and ``decode`` refuse it with a ``TypeError``.
-
-    Args:
-        config: settings.
     """
 
     signed = False

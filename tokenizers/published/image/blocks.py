@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.precision import attention
-from maskgen.tokenizers.layers.conv2d import Upsample, group_norm
+from maskgen.tokenizers.layers.conv2d import ResidualBlock, Upsample, group_norm
 
-__all__ = ["AttentionBlock", "Decoder", "Downsample", "Encoder", "Level", "Middle", "NetworkConfig", "ResidualBlock"]
+__all__ = ["AttentionBlock", "Decoder", "Downsample", "Encoder", "Level", "Middle", "NetworkConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,33 +66,6 @@ class NetworkConfig:
             )
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), the convolutions 3 x 3, all with biases.
-
-    Where the widths differ, the x that is added goes through a 1 x 1 convolution.
-
-    Args:
-        in_channels: width in.
-        out_channels: width out.
-        groups: groups of the normalisations.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
-        super().__init__()
-        self.norm1 = group_norm(in_channels, groups)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.norm2 = group_norm(out_channels, groups)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        widens = in_channels != out_channels
-        self.nin_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1) if widens else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H, W]."""
-        y: Tensor = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
-        return y + (x if self.nin_shortcut is None else self.nin_shortcut(x))
-
-
 class AttentionBlock(nn.Module):
     """x + proj_out(attention(norm(x))): one head over all pixels, projections by 1 x 1 convolutions with biases.
 
@@ -111,10 +85,10 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
         y = self.norm(x)
-        # [B, C, H, W] -> [B, 1 head, H * W, C]; the default scale is 1 / sqrt(C)
-        q, k, v = (to(y).flatten(2).transpose(1, 2).unsqueeze(1) for to in (self.q, self.k, self.v))
-        mixed = attention(q, k, v).squeeze(1)
-        return x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
+        # One head; the default scale is 1 / sqrt(C).
+        q, k, v = (rearrange(to(y), "b c h w -> b 1 (h w) c") for to in (self.q, self.k, self.v))
+        mixed = rearrange(attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
+        return x + self.proj_out(mixed)
 
 
 class Downsample(nn.Module):
@@ -137,7 +111,7 @@ class Downsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by an attention where asked, then the way to the next level.
+    """Residual blocks at one resolution, each followed by an attention on some levels, then the way to the next level.
 
     Args:
         in_channels: width in.
@@ -197,11 +171,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels, in the range the family was trained on, to latents.
-
-    Args:
-        config: sizes.
-    """
+    """Pixels, in the range the family was trained on, to latents."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -227,11 +197,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pixels in the family's range. The last layer is linear, so pixels are not bounded.
-
-    Args:
-        config: sizes.
-    """
+    """Latents to pixels in the family's range. The last layer is linear, so pixels are not bounded."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN, Family, NameMap
@@ -72,11 +73,11 @@ class IndexQuantizer(VectorQuantizer):
         torch.nn.init.normal_(self.codebook)
 
     def _quantize(self, rows: Tensor, *, with_loss: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        tokens, codebook = rows.flatten(end_dim=1), self.codebook.float()
+        tokens, codebook = rearrange(rows, "b n d -> (b n) d"), self._table()
         if not with_loss:
             step = max(1, _LOGITS // len(codebook))
             codes = torch.cat([(part @ codebook.t()).argmax(-1) for part in tokens.split(step)])
-            return F.embedding(codes, codebook).reshape(rows.shape), codes.reshape(*rows.shape[:2], 1), {}
+            return self._rows_and_codes(F.embedding(codes, codebook), codes, len(rows), {})
         config, logits = self.config, tokens @ codebook.t()
         codes = logits.argmax(-1)
         chances = logits.softmax(-1)
@@ -92,15 +93,18 @@ class IndexQuantizer(VectorQuantizer):
             found = entropies(logits, temperature=config.entropy_temperature)
             entropy = self.sample_weight * found.sample - self.batch_weight * found.batch
             terms["entropy"] = config.entropy_weight * entropy
-        return out.reshape(rows.shape), codes.reshape(*rows.shape[:2], 1), terms
+        return self._rows_and_codes(out, codes, len(rows), terms)
+
+    @staticmethod
+    def _rows_and_codes(
+        rows: Tensor, codes: Tensor, batch: int, terms: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        rows = rearrange(rows, "(b n) d -> b n d", b=batch)
+        return rows, rearrange(codes, "(b n) -> b n 1", b=batch), terms
 
 
 class IBQTokenizer(AttentionVQGAN):
-    """IBQ's tokenizer; the network itself was trained on -1..1. See ``AttentionVQGAN`` for the signal.
-
-    Args:
-        config: settings.
-    """
+    """IBQ's tokenizer; the network itself was trained on -1..1. See ``AttentionVQGAN`` for the signal."""
 
     quantizer_type = IndexQuantizer
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN, Family, MultiplierConfig, NameMap
 from maskgen.tokenizers.published.image.blocks import NetworkConfig
-from maskgen.tokenizers.quantizers.vector import VectorQuantizer
+from maskgen.tokenizers.quantizers.vector import NormalizedQuantizer
 
 __all__ = ["NAMES", "PUBLISHED", "DirectionQuantizer", "LlamaGenConfig", "LlamaGenVQ", "config_from", "convert"]
 
@@ -37,27 +37,11 @@ class LlamaGenConfig(MultiplierConfig):
         return self._network(attention_levels=lowest, groups=self.groups)
 
 
-class DirectionQuantizer(VectorQuantizer):
-    """Nearest code by direction: latents and stored rows are scaled to length 1, and so is what the look-up returns.
-
-    The stored rows need not have length 1.
-    """
-
-    def _rows(self, latents: Tensor) -> Tensor:
-        """[B, D, ...] -> float32 [B, N, D] of length 1."""
-        return F.normalize(super()._rows(latents), dim=-1)
-
-    def _distances(self, rows: Tensor) -> Tensor:
-        """[M, D] -> squared distances [M, V] to the scaled codes."""
-        codes = self._directions()
-        return rows.square().sum(-1, keepdim=True) - 2 * rows @ codes.t() + codes.square().sum(-1)
+class DirectionQuantizer(NormalizedQuantizer):
+    """Nearest code by direction, and what the look-up returns has length 1 as well; the stored rows need not have it."""
 
     def _vectors(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes[..., 0], self._directions())
-
-    def _directions(self) -> Tensor:
-        """The codebook [V, D], every row scaled to length 1."""
-        return F.normalize(self.codebook.float(), dim=-1)
+        return F.embedding(codes[..., 0], self._table())
 
 
 class LlamaGenVQ(AttentionVQGAN):
@@ -65,9 +49,6 @@ class LlamaGenVQ(AttentionVQGAN):
 
     The network itself was trained on -1..1; the official samplers clamp what it decodes. See ``AttentionVQGAN`` for the
     signal.
-
-    Args:
-        config: settings.
     """
 
     quantizer_type = DirectionQuantizer

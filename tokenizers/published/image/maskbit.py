@@ -111,9 +111,6 @@ class MaskBitEncoder(Encoder):
     """VQGAN's encoder with MaskBit's downsampling.
 
     The first convolution gives ``channels``, so the first block widens where the first multiplier is not 1.
-
-    Args:
-        config: settings of the tokenizer.
     """
 
     def __init__(self, config: MaskBitTokenizerConfig) -> None:
@@ -132,9 +129,6 @@ class MaskBitTokenizer(ImageTokenizer, Autoencoder):
 
     Signal: float images [B, 3, H, W] in [0, 1]. ``decode`` returns what the last convolution gives, which may leave
     [0, 1], as the official code does. Sizes that the stride does not divide round up.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: MaskBitTokenizerConfig) -> None:

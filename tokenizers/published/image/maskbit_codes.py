@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.tokenizers.quantizers.lookup_free import factor_ids, join_ids
-from maskgen.tokenizers.quantizers.vector import Quantizer, VectorQuantizer, straight_through
+from maskgen.tokenizers.quantizers.vector import NormalizedQuantizer, Quantizer, straight_through
 
 __all__ = ["BitQuantizer", "UnitQuantizer", "check_split", "merge_ids", "split_ids"]
 
@@ -22,30 +22,24 @@ class BitQuantizer(Quantizer):
         config: settings of kind "lfq" whose width is the number of bits.
     """
 
-    def _places(self, device: torch.device) -> Tensor:
+    def _bits(self, device: torch.device) -> Tensor:
         return torch.arange(self.config.dim, device=device)
 
     def _quantize(self, rows: Tensor, *, with_loss: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         above = rows > 0
-        codes = (above.long() << self._places(rows.device)).sum(-1, keepdim=True)
+        codes = (above.long() << self._bits(rows.device)).sum(-1, keepdim=True)
         return straight_through(rows, above.float() * 2 - 1), codes, {}
 
     def _vectors(self, codes: Tensor) -> Tensor:
-        return ((codes >> self._places(codes.device)) & 1).float() * 2 - 1
+        return ((codes >> self._bits(codes.device)) & 1).float() * 2 - 1
 
 
-class UnitQuantizer(VectorQuantizer):
-    """Nearest row of a codebook after latents and rows are scaled to unit length; looks up unit rows.
-
-    Args:
-        config: settings of kind "vq".
-    """
-
-    def _rows(self, latents: Tensor) -> Tensor:
-        return F.normalize(super()._rows(latents), dim=-1)
+class UnitQuantizer(NormalizedQuantizer):
+    """Nearest row of a codebook after latents and rows are scaled to unit length; looks up unit rows."""
 
     def _distances(self, rows: Tensor) -> Tensor:
-        codebook = F.normalize(self.codebook.float(), dim=-1)
+        """The official order of the sum."""
+        codebook = self._table()
         return rows.square().sum(-1, keepdim=True) + codebook.square().sum(-1) - 2 * rows @ codebook.t()
 
     def _vectors(self, codes: Tensor) -> Tensor:

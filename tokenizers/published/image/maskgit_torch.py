@@ -142,11 +142,11 @@ def official_name(ours: str, config: VQGANConfig, layout: Layout) -> str:
         return f"{part}.{resample}_{leaf}"
     stage, inside = divmod(int(match[3]), config.res_blocks)
     if part == "encoder":  # the levels, then the middle
-        place = f"down.{stage}.{layout.level}" if stage <= last else f"mid.{layout.middle}"
+        prefix = f"down.{stage}.{layout.level}" if stage <= last else f"mid.{layout.middle}"
     else:  # the middle, then the levels from the lowest resolution up
         up = stage - 1 if layout.run_order else last - (stage - 1)
-        place = f"up.{up}.{layout.level}" if stage else f"mid.{layout.middle}"
-    return f"{part}.{place}{inside}.{leaf.replace('shortcut', 'nin_shortcut')}"
+        prefix = f"up.{up}.{layout.level}" if stage else f"mid.{layout.middle}"
+    return f"{part}.{prefix}{inside}.{leaf.replace('shortcut', 'nin_shortcut')}"
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

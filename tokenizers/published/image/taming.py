@@ -19,7 +19,7 @@ class TamingConfig(MultiplierConfig):
 
     Attributes:
         attention_levels: levels with attentions, 0 being the full resolution. The official settings name resolutions
-            instead (16 of a nominal 256), and place them once: other image sizes have them at the same levels.
+            instead (16 of a nominal 256), and resolve them once: other image sizes have them at the same levels.
         groups: groups of every normalisation; official 32.
     """
 
@@ -36,9 +36,6 @@ class TamingVQGAN(AttentionVQGAN):
     """The VQGAN of taming-transformers: nearest code by squared distance, codes as stored.
 
     The network itself was trained on -1..1 (byte / 127.5 - 1). See ``AttentionVQGAN`` for the signal.
-
-    Args:
-        config: settings.
     """
 
     def __init__(self, config: TamingConfig) -> None:

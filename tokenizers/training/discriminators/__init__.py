@@ -1,1 +1,1 @@
-"""What judges reconstructions."""
+"""Networks that tell real signals from reconstructions."""

@@ -3,16 +3,19 @@
 Shapes: B batch, C channels, S image side, h w feature map axes.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv2d import average_downsample, pad_same
 
-__all__ = ["BlurPool", "DiscriminatorConfig", "DownBlock", "StyleGANDiscriminator"]
+__all__ = ["BlurPool", "DiscriminatorConfig", "DownBlock", "LogitNetwork", "StyleGANDiscriminator", "lrelu"]
 
 
 # Width at each side for multiplier 1 (spec 6.2); the multiplier counts from side 64 up.
@@ -107,49 +110,78 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, h, w] -> [B, out_channels, ceil(h / 2), ceil(w / 2)]."""
         skip: Tensor = self.shortcut(self._halve(x))
-        y = self._halve(_lrelu(self.conv1(x)))
-        y = _lrelu(self.conv2(y))
+        y = self._halve(lrelu(self.conv1(x)))
+        y = lrelu(self.conv2(y))
         return (skip + y) / math.sqrt(2)
 
 
-class StyleGANDiscriminator(nn.Module):
+class LogitNetwork(nn.Module):
+    """A convolution, residual blocks, a convolution, two dense layers; leaky ReLU 0.2 throughout.
+
+    Kernels start Xavier-uniform, biases 0. Channels come last before the dense layers: the order in which the official dense
+    kernels are stored.
+
+    Args:
+        conv_in: from pixels on.
+        blocks: each halves the axes.
+        conv_out: keeps the width.
+        width: of the last features.
+        cells: how many of them the dense layers read.
+        norm_out: normalises the last features.
+    """
+
+    def __init__(
+        self,
+        conv_in: nn.Module,
+        blocks: Sequence[nn.Module],
+        conv_out: nn.Module,
+        *,
+        width: int,
+        cells: int,
+        norm_out: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv_in, self.blocks, self.conv_out = conv_in, nn.ModuleList(blocks), conv_out
+        self.norm_out = nn.Identity() if norm_out is None else norm_out
+        self.dense1, self.dense2 = nn.Linear(cells * width, width), nn.Linear(width, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def _logits(self, signal: Tensor) -> Tensor:
+        """Logits [B, 1] of a signal [B, 3, ...]."""
+        x = lrelu(self.conv_in(signal))
+        for block in self.blocks:
+            x = block(x)
+        x = lrelu(self.norm_out(self.conv_out(x)))
+        logits: Tensor = self.dense2(lrelu(self.dense1(rearrange(x, "b c ... -> b (... c)"))))
+        return logits
+
+
+class StyleGANDiscriminator(LogitNetwork):
     """Images to one logit each, large for real ones (Karras et al. 2019, as MaskGIT's stage 1 has it).
 
-    A convolution, residual blocks down to 4 x 4, a convolution, two dense layers; leaky ReLU 0.2 throughout. No
-    normalisation, no minibatch statistics, no equalised learning rate. Kernels start Xavier-uniform, biases 0.
+    Residual blocks down to 4 x 4. No normalisation, no minibatch statistics, no equalised learning rate.
 
     Args:
         config: settings.
     """
 
     def __init__(self, config: DiscriminatorConfig) -> None:
-        super().__init__()
+        sides = [config.image_size]
+        while sides[-1] > 4:
+            sides.append(sides[-1] // 2)
+        widths = [config.width(side) for side in sides]
+        conv_in = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
+        blocks = [DownBlock(narrow, wide, config.blur_size) for narrow, wide in itertools.pairwise(widths)]
+        conv_out = nn.Conv2d(widths[-1], widths[-1], kernel_size=3, padding=1)
+        super().__init__(conv_in, blocks, conv_out, width=widths[-1], cells=4 * 4)
         self.config = config
-        width = config.width(config.image_size)
-        self.conv_in = nn.Conv2d(3, width, kernel_size=3, padding=1)
-        self.blocks = nn.ModuleList()
-        side = config.image_size
-        while side > 4:
-            side //= 2
-            self.blocks.append(DownBlock(width, config.width(side), config.blur_size))
-            width = config.width(side)
-        self.conv_out = nn.Conv2d(width, width, kernel_size=3, padding=1)
-        self.dense1 = nn.Linear(4 * 4 * width, width)
-        self.dense2 = nn.Linear(width, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Judge a batch.
-
-        Args:
-            images: float [B, 3, S, S] in [0, 1].
-
-        Returns:
-            Logits [B, 1].
+        """Logits [B, 1] of float images [B, 3, S, S] in [0, 1].
 
         Raises:
             ValueError: when the images have another size.
@@ -159,15 +191,9 @@ class StyleGANDiscriminator(nn.Module):
             raise ValueError(
                 f"images: got shape {tuple(images.shape)}, expected [B, 3, {side}, {side}]; resize, or set image_size"
             )
-        x = _lrelu(self.conv_in(images))
-        for block in self.blocks:
-            x = block(x)
-        x = _lrelu(self.conv_out(x))
-        # Channels last before flattening: the order in which the official dense kernel is stored.
-        x = _lrelu(self.dense1(x.permute(0, 2, 3, 1).flatten(1)))
-        logits: Tensor = self.dense2(x)
-        return logits
+        return self._logits(images)
 
 
-def _lrelu(x: Tensor) -> Tensor:
+def lrelu(x: Tensor) -> Tensor:
+    """Leaky ReLU with slope 0.2."""
     return F.leaky_relu(x, negative_slope=0.2)

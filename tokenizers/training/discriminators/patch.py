@@ -129,5 +129,5 @@ def build_discriminator(config: PatchDiscriminatorConfig, *, dims: Literal[2, 3]
     if config.kind == "patch":
         return PatchDiscriminator(config.width, config.layers, dims=dims)
     if dims == 3:
-        raise ValueError("kind: got 'blur' for video, expected 'patch'; 'blur' judges images only")
+        raise ValueError("kind: got 'blur' for video, expected 'patch'; 'blur' is for images only")
     return BlurPatchDiscriminator(config.width, config.layers)

@@ -3,15 +3,16 @@
 Shapes: B batch, C channels, T frames, H W pixels, t h w axes of the last feature map.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv3d import Conv3D, Norm, average_downsample3d, channels_last, norm3d
-from maskgen.tokenizers.training.discriminators.image import DownBlock
+from maskgen.tokenizers.training.discriminators.image import DownBlock, LogitNetwork, lrelu
 
 __all__ = [
     "ClipDiscriminator",
@@ -103,100 +104,63 @@ class DownBlock3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, T, H, W] -> [B, out_channels, ceil(T / 2), ceil(H / 2), ceil(W / 2)]."""
         skip: Tensor = self.shortcut(average_downsample3d(x))
-        y = average_downsample3d(_lrelu(self.norm1(self.conv1(x))))
-        y = _lrelu(self.norm2(self.conv2(y)))
+        y = average_downsample3d(lrelu(self.norm1(self.conv1(x))))
+        y = lrelu(self.norm2(self.conv2(y)))
         return (skip + y) / math.sqrt(2)
 
 
-class ClipDiscriminator(nn.Module):
+class ClipDiscriminator(LogitNetwork):
     """Clips to one logit each, large for real ones.
-
-    A convolution, residual blocks, a convolution, two dense layers; leaky ReLU 0.2 throughout. Kernels start
-    Xavier-uniform, biases 0.
 
     Args:
         config: settings of kind "clip".
     """
 
     def __init__(self, config: VideoDiscriminatorConfig) -> None:
-        super().__init__()
+        widths = (config.channels, *config.widths)
+        conv_in = Conv3D(3, config.channels, (3, 3))
+        pairs = itertools.pairwise(widths)
+        blocks = [DownBlock3D(narrow, wide, config.norm, config.groups) for narrow, wide in pairs]
+        conv_out = Conv3D(widths[-1], widths[-1], (3, 3))
+        norm_out = _norm(config.norm, widths[-1], config.groups)
+        cells = math.prod(config.last_map)
+        super().__init__(conv_in, blocks, conv_out, width=widths[-1], cells=cells, norm_out=norm_out)
         self.config: VideoDiscriminatorConfig = config
-        self.conv_in = Conv3D(3, config.channels, (3, 3))
-        self.blocks = nn.ModuleList()
-        width = config.channels
-        for out in config.widths:
-            self.blocks.append(DownBlock3D(width, out, config.norm, config.groups))
-            width = out
-        self.conv_out = Conv3D(width, width, (3, 3))
-        self.norm_out = _norm(config.norm, width, config.groups)
-        self.dense1 = nn.Linear(math.prod(config.last_map) * width, width)
-        self.dense2 = nn.Linear(width, 1)
-        _start(self)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Judge a batch.
-
-        Args:
-            video: float [B, 3, T, H, W] in [0, 1], of the config's size.
-
-        Returns:
-            Logits [B, 1].
+        """Logits [B, 1] of float clips [B, 3, T, H, W] in [0, 1].
 
         Raises:
-            ValueError: when the clips have another size.
+            ValueError: when the clips have another size than the config's.
         """
         _check_size(video, (3, *self.config.size))
-        x = _lrelu(self.conv_in(channels_last(video)))
-        for block in self.blocks:
-            x = block(x)
-        x = _lrelu(self.norm_out(self.conv_out(x)))
-        # Channels last before flattening: the order in which the official dense kernel is stored.
-        x = _lrelu(self.dense1(x.permute(0, 2, 3, 4, 1).flatten(1)))
-        logits: Tensor = self.dense2(x)
-        return logits
+        return self._logits(channels_last(video))
 
 
-class FrameDiscriminator(nn.Module):
-    """Frames to one logit each: the same network in 2D, with StyleGAN's blur where asked.
+class FrameDiscriminator(LogitNetwork):
+    """Frames to one logit each: the same network in 2D, with StyleGAN's blur where it is chosen.
 
     Args:
         config: settings of kind "frame"; any number of frames is taken.
     """
 
     def __init__(self, config: VideoDiscriminatorConfig) -> None:
-        super().__init__()
+        widths = (config.channels, *config.widths)
+        conv_in = nn.Conv2d(3, config.channels, kernel_size=3, padding=1)
+        blocks = [DownBlock(narrow, wide, config.blur_size) for narrow, wide in itertools.pairwise(widths)]
+        conv_out = nn.Conv2d(widths[-1], widths[-1], kernel_size=3, padding=1)
+        super().__init__(conv_in, blocks, conv_out, width=widths[-1], cells=math.prod(config.last_map[1:]))
         self.config: VideoDiscriminatorConfig = config
-        self.conv_in = nn.Conv2d(3, config.channels, kernel_size=3, padding=1)
-        self.blocks = nn.ModuleList()
-        width = config.channels
-        for out in config.widths:
-            self.blocks.append(DownBlock(width, out, config.blur_size))
-            width = out
-        self.conv_out = nn.Conv2d(width, width, kernel_size=3, padding=1)
-        self.dense1 = nn.Linear(math.prod(config.last_map[1:]) * width, width)
-        self.dense2 = nn.Linear(width, 1)
-        _start(self)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Judge every frame.
-
-        Args:
-            video: float [B, 3, T, H, W] in [0, 1], H and W of the config's size.
-
-        Returns:
-            Logits [B, T, 1].
+        """Logits [B, T, 1] of float clips [B, 3, T, H, W] in [0, 1].
 
         Raises:
-            ValueError: when the frames have another size.
+            ValueError: when the frames have another size than the config's.
         """
         _check_size(video, (3, video.shape[2] if video.ndim == 5 else 1, *self.config.size[1:]))
-        x = _lrelu(self.conv_in(video.transpose(1, 2).flatten(0, 1)))
-        for block in self.blocks:
-            x = block(x)
-        x = _lrelu(self.conv_out(x))
-        x = _lrelu(self.dense1(x.permute(0, 2, 3, 1).flatten(1)))
-        logits: Tensor = self.dense2(x)
-        return logits.unflatten(0, (len(video), -1))
+        logits = self._logits(rearrange(video, "b c t h w -> (b t) c h w"))
+        return rearrange(logits, "(b t) one -> b t one", b=len(video))
 
 
 def build_video_discriminator(config: VideoDiscriminatorConfig) -> ClipDiscriminator | FrameDiscriminator:
@@ -206,18 +170,6 @@ def build_video_discriminator(config: VideoDiscriminatorConfig) -> ClipDiscrimin
 
 def _norm(norm: Norm | None, channels: int, groups: int) -> nn.Module:
     return nn.Identity() if norm is None else norm3d(norm, channels, groups)
-
-
-def _lrelu(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, negative_slope=0.2)
-
-
-def _start(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d | nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 def _check_size(video: Tensor, expected: tuple[int, ...]) -> None:

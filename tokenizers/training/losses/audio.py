@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 __all__ = ["SpectralLoss", "mel_filters", "si_sdr"]
@@ -93,7 +94,7 @@ class SpectralLoss(nn.Module):
 
     def mel(self, audio: Tensor, window: int) -> Tensor:
         """Mel magnitudes ``[B x C, M, T]`` of ``[B, C, S]``; a sound shorter than half a window is padded with silence."""
-        flat = audio.flatten(0, 1).float()
+        flat = rearrange(audio, "b c s -> (b c) s").float()
         flat = nn.functional.pad(flat, (0, max(0, window // 2 + 1 - flat.shape[-1])))
         hann: Tensor = getattr(self, f"hann_{window}")
         spectrum = torch.stft(flat, window, hop_length=window // 4, window=hann, return_complex=True)

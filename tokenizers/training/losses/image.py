@@ -70,14 +70,8 @@ def l2_loss(prediction: Tensor, target: Tensor) -> Tensor:
 def generator_loss(fake_logits: Tensor, kind: GANKind) -> Tensor:
     """What the generator pays for being found out.
 
-    "non-saturating": mean softplus(-D(fake)) (Goodfellow et al. 2014); "hinge": -mean D(fake) (Lim & Ye 2017).
-
-    Args:
-        fake_logits: discriminator logits of generated images, any shape.
-        kind: form of the loss.
-
-    Returns:
-        Scalar.
+    "non-saturating": mean softplus(-D(fake)) (Goodfellow et al. 2014); "hinge": -mean D(fake) (Lim & Ye 2017). Logits
+    of any shape to a scalar.
 
     Raises:
         ValueError: for another kind.
@@ -93,15 +87,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: GANKind) 
     """What the discriminator pays for its mistakes.
 
     "non-saturating": mean softplus(-D(real)) + mean softplus(D(fake)); "hinge": mean relu(1 - D(real)) +
-    mean relu(1 + D(fake)). Neither is halved.
-
-    Args:
-        real_logits: logits of real images, any shape.
-        fake_logits: logits of generated images, any shape.
-        kind: form of the loss.
-
-    Returns:
-        Scalar.
+    mean relu(1 + D(fake)). Neither is halved. Logits of any shape to a scalar.
 
     Raises:
         ValueError: for another kind.
@@ -156,25 +142,12 @@ class LeCam(nn.Module):
 
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
-        """Move the running means towards these logits' means.
-
-        Args:
-            real_logits: logits of real images, any shape.
-            fake_logits: logits of generated images, any shape.
-        """
+        """Move the running means towards these logits' means; logits of any shape."""
         self.ema_real.lerp_(mean_over_processes(real_logits.float().mean()), 1 - self.decay)
         self.ema_fake.lerp_(mean_over_processes(fake_logits.float().mean()), 1 - self.decay)
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """The penalty against the running means as they stand; nothing is updated.
-
-        Args:
-            real_logits: logits of real images, any shape.
-            fake_logits: logits of generated images, any shape.
-
-        Returns:
-            Scalar.
-        """
+        """The penalty against the running means as they stand, scalar; nothing is updated. Logits of any shape."""
         real = F.relu(real_logits - self.ema_fake).square().mean()
         fake = F.relu(self.ema_real - fake_logits).square().mean()
         return real + fake

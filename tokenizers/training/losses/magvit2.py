@@ -130,9 +130,8 @@ def generator_terms(
     loss = loss + settings.commitment_weight * quantized.commitment
     if discriminator is not None:
         begun = step >= settings.gan_start
-        logits = discriminator(
-            reconstruction if begun else reconstruction.detach()
-        )  # it looks, for its running statistics
+        # It looks before that, too, for its running statistics.
+        logits = discriminator(reconstruction if begun else reconstruction.detach())
         if begun:
             gan = patch_generator_loss(logits)
             weight = gan.new_tensor(settings.gan_weight or 0.0)
@@ -174,14 +173,7 @@ def discriminator_terms(
 
 
 def patch_generator_loss(logits: Tensor) -> Tensor:
-    """Non-saturating loss of the mean logit of each signal (not of each patch).
-
-    Args:
-        logits: [B, 1, ...].
-
-    Returns:
-        Scalar.
-    """
+    """Non-saturating loss of the mean logit of each signal (not of each patch), [B, 1, ...] to a scalar."""
     return generator_loss(logits.flatten(1).mean(1), "non-saturating")
 
 
@@ -189,15 +181,7 @@ def patch_discriminator_loss(real: Tensor, fake: Tensor, kind: PatchGAN) -> Tens
     """What the discriminator pays for its mistakes.
 
     "hinge" and "vanilla" (softplus) are means over patches, halved; "non-saturating" is the softplus of each signal's mean
-    logit, not halved.
-
-    Args:
-        real: logits [B, 1, ...] of signals.
-        fake: logits of reconstructions.
-        kind: form of the loss.
-
-    Returns:
-        Scalar.
+    logit, not halved. Logits [B, 1, ...] to a scalar.
     """
     if kind == "non-saturating":
         return discriminator_loss(real.flatten(1).mean(1), fake.flatten(1).mean(1), "non-saturating")
@@ -205,11 +189,6 @@ def patch_discriminator_loss(real: Tensor, fake: Tensor, kind: PatchGAN) -> Tens
 
 
 def entropy_weight(settings: Magvit2LossSettings, step: int) -> float:
-    """Weight of the entropy term: w (1 + boost * max(0, 1 - step / boost_steps)).
-
-    Args:
-        settings: see ``Magvit2LossSettings``.
-        step: optimiser steps done.
-    """
+    """Weight of the entropy term after so many optimiser steps: w (1 + boost * max(0, 1 - step / boost_steps))."""
     extra = settings.entropy_boost * max(0.0, 1 - step / settings.entropy_boost_steps)
     return settings.entropy_weight * (1 + extra)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from maskgen.noise import SeededNoise
 from maskgen.sampling.loop import SampleStep, sample
 from maskgen.sampling.selectors.base import Selection, Selector
-from maskgen.sampling.selectors.named import NEEDS_CRITIC, check_selector, get_selector
+from maskgen.sampling.selectors.named import NEEDS_CRITIC, SELECTORS, check_selector, get_selector
 from maskgen.schedules import get_schedule, mask_counts, step_ratio
 from tests.core.sampling.cases import GRIDS, SPANS, Case, TableCritic, TableModel, grid, run
 from tests.core.sampling.reference import reference_sample
@@ -338,3 +340,30 @@ def test_a_critic_scores_every_token() -> None:
 def test_remasking_strength_is_a_share(name: str) -> None:
     with pytest.raises(ValueError, match=r"remdm-\w+: got [\d.]+, expected a number in \[0, 1\]"):
         get_selector(name)
+
+
+# Names
+
+
+def test_docs_and_errors_name_those_of_the_table() -> None:
+    text = (Path(__file__).resolve().parents[4] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    table = text.split("## Orders")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert [name for row in rows for name in re.findall(r"`([^`]+)`", row)] != []
+    assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == set(SELECTORS)
+    with pytest.raises(ValueError, match="selector: got 'none', expected one of ") as refused:
+        get_selector("none")
+    assert re.findall(r"'([^']+)'", str(refused.value)) == ["none", *SELECTORS]
+
+
+@pytest.mark.parametrize("form", SELECTORS)
+def test_every_form_has_names(form: str) -> None:
+    number = "3" if "length" in form else "0.5"
+    names = [re.sub(r"<\w+>", number, form)]
+    if ":" in form:
+        names.append(form.partition(":")[0])
+    for name in names:
+        check_selector(name)
+        assert get_selector(name, axes=(2, 2), critic=TableCritic(4, 1, 5, 3)).remask is not None
+    with pytest.raises(ValueError, match="selector: got"):
+        check_selector(form if "<" in form else f"{form}:1")

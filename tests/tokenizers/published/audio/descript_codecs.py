@@ -79,12 +79,12 @@ def official_dac(config: DACTokenizerConfig, state: dict[str, Tensor]) -> dict[s
             theirs, ours = f"{part}.{stack}.{level + 1}.block", f"{part}.block.{level}"
             order = [f"{ours}.res_unit{unit}" for unit in (1, 2, 3)]
             order = [*order, "snake1", "conv1"] if part == "encoder" else ["snake1", "conv_t1", *order]
-            for place, layer in enumerate(order):
+            for index, layer in enumerate(order):
                 if "res_unit" in layer:
                     for inner, leaf in enumerate(("snake1", "conv1", "snake2", "conv2")):
-                        names[f"{layer}.{leaf}"] = f"{theirs}.{place}.block.{inner}"
+                        names[f"{layer}.{leaf}"] = f"{theirs}.{index}.block.{inner}"
                 else:
-                    names[f"{ours}.{layer}"] = f"{theirs}.{place}"
+                    names[f"{ours}.{layer}"] = f"{theirs}.{index}"
     found = {}
     for name, weight in state.items():
         stem, _, leaf = name.removeprefix("model.").rpartition(".")

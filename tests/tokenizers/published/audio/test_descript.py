@@ -177,9 +177,9 @@ def test_wrong_signals_are_refused(codec: DescriptTokenizer) -> None:
         codec.axes((1, 40))
     with pytest.raises(TypeError, match="floating point"):
         codec.encode(torch.zeros(1, 1, 40, dtype=torch.int16))
-    for value, place in ((float("nan"), 17), (float("inf"), 0), (-float("inf"), 39), (1e300, 3)):
+    for value, sample in ((float("nan"), 17), (float("inf"), 0), (-float("inf"), 39), (1e300, 3)):
         signal = sound(1, 40).double()
-        signal[0, 0, place] = value
+        signal[0, 0, sample] = value
         with pytest.raises(ValueError, match="NaN, infinite or huge samples"):
             codec.encode(signal)
 

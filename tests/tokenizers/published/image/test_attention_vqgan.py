@@ -108,6 +108,19 @@ def test_weights_of_another_family_are_refused(tokenizer: AttentionVQGAN) -> Non
                 module.config_from(state, groups=4)
 
 
+def test_a_training_pass_is_the_decoded_image_with_gradients(tokenizer: AttentionVQGAN) -> None:
+    images = contract.images(2, 16, 24)
+    out = tokenizer(images)
+    with torch.no_grad():
+        tokens = tokenizer.encode(images)
+        torch.testing.assert_close(out.reconstruction, tokenizer.decode(tokens, tokenizer.axes(images.shape)))
+    assert torch.equal(out.quantized.codes, tokens)
+    (gradient,) = torch.autograd.grad(out.reconstruction.sum() + out.quantized.loss, [tokenizer.encoder.conv_in.weight])
+    assert gradient.abs().sum() > 0
+    with pytest.raises(ValueError, match="expected multiples of 4; crop or pad"):
+        tokenizer(contract.images(1, 15, 16))
+
+
 def test_saved_and_loaded(tokenizer: AttentionVQGAN, tmp_path: Path) -> None:
     save_module(tokenizer, tmp_path)
     again = load_module(tmp_path, Tokenizer)

@@ -341,6 +341,14 @@ def test_sizes_between_tokens_round_up_also_where_the_official_pooling_rounds_do
     assert F.avg_pool2d(F.avg_pool2d(images(1, 13, 16), 2, 2), 2, 2).shape[2:] == (3, 4)
 
 
+def test_a_training_pass_speaks_sub_tokens() -> None:
+    torch.manual_seed(0)
+    model = small("bits-split")
+    out = model(images(2, 16, 16))
+    assert torch.equal(out.quantized.codes, model.encode(images(2, 16, 16)))
+    assert out.quantized.codes.shape == (2, 16, 2)
+
+
 def test_a_pipeline_of_sub_tokens(tmp_path: Path) -> None:
     """Tokenizer and generator of one family fit, are saved, loaded and sampled from; whole ids do not fit."""
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """Reading Open-MAGVIT2's and IBQ's weights: names, both copies in one file, sizes, and what is refused.
 
-Shapes: B batch, N places, D width of a code, V codes.
+Shapes: B batch, N positions, D width of a code, V codes.
 """
 
 import inspect

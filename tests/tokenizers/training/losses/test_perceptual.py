@@ -17,31 +17,31 @@ MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.
 
 @pytest.mark.parametrize("logits", [False, True])
 def test_it_is_the_squared_difference_of_torchvisions_network(logits: bool) -> None:
-    judge = ResNetPerceptual(logits=logits, pretrained=False).train()
+    perceptual = ResNetPerceptual(logits=logits, pretrained=False).train()
     network = models.resnet50(weights=None).eval()
-    network.load_state_dict(judge.network.state_dict(), strict=False)
+    network.load_state_dict(perceptual.network.state_dict(), strict=False)
     if logits:
-        network.fc.load_state_dict(judge.network.fc.state_dict())
+        network.fc.load_state_dict(perceptual.network.fc.state_dict())
     else:
         network.fc = torch.nn.Identity()
     a, b = torch.rand(2, 1, 3, 224, 224)
     with torch.no_grad():
         first, second = (network((image - MEAN) / STD) for image in (a, b))
         assert first.shape == (1, 1000 if logits else 2048)
-        torch.testing.assert_close(judge(a, b), (first - second).square().mean())
-        assert judge(a, a) == 0
+        torch.testing.assert_close(perceptual(a, b), (first - second).square().mean())
+        assert perceptual(a, a) == 0
 
 
 def test_gradients_reach_the_prediction_and_nothing_else() -> None:
-    judge = build_perceptual("resnet50", pretrained=False)
+    perceptual = build_perceptual("resnet50", pretrained=False)
     a, b = (torch.rand(1, 3, 40, 24, requires_grad=True) for _ in range(2))
-    judge(a, b).backward()
+    perceptual(a, b).backward()
     assert a.grad is not None
     assert float(a.grad.abs().sum()) > 0
     assert b.grad is None
-    assert all(weight.grad is None for weight in judge.parameters())
+    assert all(weight.grad is None for weight in perceptual.parameters())
     with pytest.raises(ValueError, match="prediction and target: got shapes"):
-        judge(a, b[:, :, :24])
+        perceptual(a, b[:, :, :24])
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""Runs of earlier versions: their descriptions are read in today's words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskgen.tasks.training.runs import describe, finished_before
+from maskgen.tokenizers.audio.codec import AudioCodec
+from maskgen.tokenizers.image.vqgan import VQGAN
+from maskgen.tokenizers.training.audio import CodecLossSettings
+from maskgen.tokenizers.training.reconstruction import ReconstructionSettings
+from tests.tasks.training import test_audio, test_image
+
+
+def written_before(now: dict[str, Any], first: str) -> dict[str, Any]:
+    """A description of today as the version before wrote it."""
+    found: dict[str, Any] = json.loads(json.dumps(now))
+    guard = found["settings"]["guard"]
+    guard["most_in_a_row"] = guard.pop("max_consecutive_skips")
+    tokenizer = found.pop("tokenizer")["config"]
+    if first == "codec":
+        return {**found, "codec": tokenizer, "loss": found["loss"] | {"waveform_weight": 1.0, "spectral_weight": 1.0}}
+    loss = {name: value for name, value in found["loss"].items() if name not in ("lecam_decay", "validation")}
+    return {**found, "tokenizer": tokenizer, "loss": loss}
+
+
+@pytest.mark.parametrize("first", ["tokenizer", "codec"])
+def test_a_finished_run_of_before_is_reused(first: str, tmp_path: Path) -> None:
+    now = describe(
+        tokenizer=AudioCodec(test_audio.CODEC) if first == "codec" else VQGAN(test_image.VQGAN_CONFIG),
+        data=test_audio.Tones() if first == "codec" else test_image.Squares(),
+        loss=CodecLossSettings() if first == "codec" else ReconstructionSettings(),
+        settings=test_image.settings(),
+    )
+    said: list[str] = []
+    for written in (now, written_before(now, first)):
+        (tmp_path / "run.json").write_text(json.dumps({**written, "finished": True}), encoding="utf-8")
+        assert finished_before(tmp_path, now, "tokenizer", said.append)
+    assert said == [f"tokenizer: finished before, reused from {tmp_path}"] * 2
+    other = {**written_before(now, first), "finished": True}
+    other["loss"] = other["loss"] | {"spectral_weight" if first == "codec" else "lecam_decay": 0.5}
+    (tmp_path / "run.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(loss\)"):
+        finished_before(tmp_path, now, "tokenizer", said.append)
+
+
+def test_a_second_stage_of_before_is_reused(tmp_path: Path) -> None:
+    now = {"masking": {"loss_on": "masked"}, "critic_settings": {"weight": 1.0}}
+    before = {"masking": {"loss_on": "hidden"}, "judging": {"weight": 1.0}, "finished": True}
+    (tmp_path / "run.json").write_text(json.dumps(before), encoding="utf-8")
+    assert finished_before(tmp_path, now, "critic", lambda text: None)
