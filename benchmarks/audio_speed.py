@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskgen.conditioning import Cond
 from maskgen.precision import default_matmul, fast_matmul
+from maskgen.published.vampnet.blocks import VampNetConfig
 from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
-from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
+from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.guidance import model_logits
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig

@@ -38,13 +38,13 @@ from maskgen.published.loops import Decoding, decide
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.selectors.named import NEEDS_CRITIC
-from maskgen.sampling.settings import Speed
+from maskgen.sampling.settings import Sampling, Speed
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.evaluation.features.base import pixel_features
 from maskgen.tasks.evaluation.metrics.frechet import Gaussian, Moments, frechet_distance
 from maskgen.tasks.evaluation.metrics.scores import classifier_scores
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 
 __all__ = ["RealDigits", "Row", "contestants", "cost_of", "main", "markdown", "measure", "report"]
 

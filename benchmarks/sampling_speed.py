@@ -25,9 +25,10 @@ from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.precision import default_matmul, fast_matmul
 from maskgen.sampling.guidance import model_logits
 from maskgen.sampling.loop import sample
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 
 FAMILIES = {"bert": (BertConfig, BertTransformer), "modern": (ModernConfig, ModernTransformer)}

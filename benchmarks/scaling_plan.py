@@ -25,7 +25,8 @@ from maskgen.objectives.loss import masked_cross_entropy
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.training.distributed.blocks import blocks_of, checkpoint_blocks
 from maskgen.training.optim.averaging import local
-from maskgen.training.trainer import Trainer, TrainSettings
+from maskgen.training.settings import TrainSettings
+from maskgen.training.trainer import Trainer
 
 SIZES = {
     "170 M": (24, 768),

@@ -29,7 +29,8 @@ from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.precision import fast_matmul
 from maskgen.training.heap import kept_heap
-from maskgen.training.trainer import Trainer, TrainSettings
+from maskgen.training.settings import TrainSettings
+from maskgen.training.trainer import Trainer
 
 DEFAULT_INTERVAL = TrainSettings().checkpoint_every
 

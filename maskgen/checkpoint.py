@@ -28,21 +28,6 @@ from torch import nn
 
 from maskgen.former import current_path
 
-__all__ = [
-    "atomic_file",
-    "atomic_folder",
-    "build_config",
-    "check_state",
-    "class_path",
-    "fingerprint",
-    "known_classes",
-    "load_module",
-    "read_json",
-    "save_module",
-    "save_state",
-    "write_json",
-]
-
 M = TypeVar("M", bound=nn.Module)
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["NO_LABEL", "Cond"]
-
 NO_LABEL = -1
 """Label of a row that has none: the model uses its null class there."""
 

@@ -13,8 +13,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["Batch", "DataUnavailable", "OrderedSource", "Source", "TensorSource", "item_seed", "training_batches"]
-
 Batch = dict[str, torch.Tensor]
 
 

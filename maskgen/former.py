@@ -5,8 +5,6 @@ Saved models name the door of a room (``maskgen.models.BertTransformer``); those
 
 from __future__ import annotations
 
-__all__ = ["current_path"]
-
 _MOVED = {
     "modern": "models.modern",
     "transformer": "models.bert",

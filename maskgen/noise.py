@@ -15,8 +15,6 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["Noise", "SeededNoise", "check_seeds", "sample_noise"]
-
 
 def _signed(word: int) -> int:
     return word - (1 << 64) if word >= 1 << 63 else word

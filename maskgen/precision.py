@@ -23,17 +23,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = [
-    "Linear",
-    "attention",
-    "default_matmul",
-    "fast_matmul",
-    "linear",
-    "linear_float32",
-    "linear_gelu",
-    "linear_swiglu",
-]
-
 _fast = False  # inside ``fast_matmul`` on the CPU
 
 _medium = False  # inside it, where it has switched products to oneDNN

@@ -17,8 +17,6 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["Schedule", "get_schedule", "mask_counts", "step_ratio"]
-
 Schedule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``schedule(ratio, total)``: ratio in [0, 1], total = number of tokens (same shape or broadcastable) -> float32 gamma."""
 

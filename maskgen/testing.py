@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from maskgen.conditioning import Cond
 
-__all__ = ["OracleModel", "UniformModel"]
-
 
 class UniformModel:
     """Finds every id equally likely.

@@ -27,9 +27,7 @@ from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.demo.digits import demo
 from maskgen.tasks.demo.melodies import demo_audio
 from maskgen.tasks.demo.moving_digits import demo_video
-from maskgen.training.trainer import Interrupted
-
-__all__ = ["build_parser", "main", "run"]
+from maskgen.training.run import Interrupted
 
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
 

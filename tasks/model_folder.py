@@ -18,21 +18,6 @@ from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = [
-    "PARTS",
-    "Part",
-    "PipelineConfig",
-    "check_codec",
-    "check_parts",
-    "class_id",
-    "model_files",
-    "read_description",
-    "read_parts",
-    "upload",
-    "write_description",
-    "write_parts",
-]
-
 _FORMAT = "maskgen-pipeline"
 
 

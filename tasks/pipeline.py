@@ -44,8 +44,6 @@ from maskgen.tasks.published.find import find_model
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality, Tokenizer, check_contract
 
-__all__ = ["Label", "Options", "Pipeline", "Request", "Sampling"]
-
 _FINE = 0xF17E  # stream of the fine stage's seeds
 
 

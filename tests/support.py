@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.testing import OracleModel
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
 from maskgen.tokenizers.base import Tokenizer

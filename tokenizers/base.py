@@ -13,8 +13,6 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OwnModality", "Tokenizer", "check_contract"]
-
 
 class Tokenizer(nn.Module, ABC):
     """Signal to tokens and back.

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["check_choice", "check_least", "check_levels", "freeze_lists"]
-
 
 def freeze_lists(config: Any) -> None:
     """Make tuples of the lists in a frozen dataclass, which is what a config read back from JSON or YAML holds.

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from maskgen.precision import attention
 
-__all__ = ["AttentionBackend", "attend", "check_backend"]
-
 AttentionBackend = Literal["sdpa", "xformers", "eager"]
 
 

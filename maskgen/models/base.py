@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from maskgen.conditioning import Cond
 from maskgen.models.partial import FeatureMemory, Prepared
 
-__all__ = ["MaskedTransformer", "PartialTransformer", "task_ids"]
-
 
 class MaskedTransformer(nn.Module, ABC):
     """The contract of a model: tokens and conditions in, logits out. The mask id is ``vocab_size``."""

@@ -19,9 +19,6 @@ from maskgen.models.base import PartialTransformer, task_ids
 from maskgen.models.partial import FeatureMemory, LayerMemory, Prepared, take
 from maskgen.precision import Linear, linear_float32, linear_gelu
 
-__all__ = ["BertBlock", "BertConfig", "BertTransformer"]
-
-
 # Rows at the end of MAGVIT's multi-task table: the mask last, then a separator and the task prompts going down.
 _SPECIAL_ROWS, _FIRST_PROMPT, _MOST_TASKS = 16, 2, 12  # the official padding id -15 ends the row of prompts
 

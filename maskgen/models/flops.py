@@ -15,8 +15,6 @@ from typing import Any
 from maskgen.models.bert import BertTransformer
 from maskgen.models.modern import ModernTransformer
 
-__all__ = ["forward_flops", "training_flops"]
-
 
 def training_flops(model: Any, rows: int) -> float:
     """Operations of forward and backward pass of ``rows`` examples on the trained grid; 0 for an unknown kind of model."""

@@ -23,8 +23,6 @@ from maskgen.models.partial import FeatureMemory, LayerMemory, Prepared, take
 from maskgen.models.positions import apply_rotary, coordinates, rotary_angles
 from maskgen.precision import Linear, linear, linear_float32, linear_swiglu
 
-__all__ = ["ModernBlock", "ModernConfig", "ModernTransformer"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModernConfig:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["FeatureMemory", "LayerMemory", "Prepared", "first_positions", "take"]
-
 
 def take(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     """The rows ``at`` ``[B, P]`` of ``x`` ``[B, S, ...]``: ``[B, P, ...]``."""

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["apply_rotary", "coordinates", "rotary_angles"]
-
 
 def coordinates(axes: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
     """Integer coordinates of a grid in raster order.

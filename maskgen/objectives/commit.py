@@ -31,8 +31,6 @@ from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows
 from maskgen.training.objective import Objective, Show
 
-__all__ = ["CommitModeling", "CommitSettings", "commit_loss"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CommitSettings:

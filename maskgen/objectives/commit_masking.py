@@ -23,18 +23,6 @@ from maskgen.sampling.selectors.ranking import mask_lowest
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows, shared_uniform, uniform
 
-__all__ = [
-    "CommitExample",
-    "ConditionMode",
-    "LossOn",
-    "block_scores",
-    "check_block",
-    "commit_counts",
-    "commit_example",
-    "commit_mask",
-    "late_frames_first",
-]
-
 ConditionMode = Literal["commit", "keep", "replace", "ignore"]
 """Where the condition goes. ``commit``: it is drafted and refined (official ``cond->input``, the paper). ``keep``: its
 positions are never masked and show the target (``input->input``). ``replace``: they are never masked and show the condition,

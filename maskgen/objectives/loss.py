@@ -11,8 +11,6 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-__all__ = ["Normalize", "masked_accuracy", "masked_cross_entropy"]
-
 Normalize = Literal["row", "batch"]
 
 

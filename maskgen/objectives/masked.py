@@ -23,8 +23,6 @@ from maskgen.schedules import get_schedule
 from maskgen.training.distributed.whole_batch import mean_over_processes
 from maskgen.training.objective import Objective, Show
 
-__all__ = ["MaskedModeling", "MaskingSettings"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingSettings:

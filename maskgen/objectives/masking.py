@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows, uniform
 
-__all__ = ["Draw", "mask_exactly", "mask_independently", "random_mask", "sobol_ratios"]
-
 Draw = Literal["exact", "bernoulli"]
 
 

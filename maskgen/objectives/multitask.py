@@ -14,8 +14,6 @@ import torch
 
 from maskgen.noise import SeededNoise, check_seeds
 
-__all__ = ["draw_tasks", "task_counts"]
-
 _STREAM = 0x7A5C  # of the seed's noise; apart from the sampler's
 
 

@@ -15,8 +15,6 @@ from maskgen.data import Batch, Source
 from maskgen.models.base import MaskedTransformer
 from maskgen.training.distributed.rows import RandomRows
 
-__all__ = ["check_dropout", "drop_labels", "fixed_validation"]
-
 _MOST, _AT_A_TIME = 512, 64  # examples of a validation
 
 

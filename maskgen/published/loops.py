@@ -34,8 +34,6 @@ from maskgen.sampling.settings import Loop, Sampling
 from maskgen.sampling.speed.compiled import accelerated
 from maskgen.sampling.speed.query import PartialLogits
 
-__all__ = ["Decoding", "check_guidance", "decide"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:

@@ -22,8 +22,6 @@ from maskgen.conditioning import Cond
 from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.sampling.commit import Prompt
 
-__all__ = ["PUBLISHED", "MagvitTransformer", "config_from", "convert"]
-
 _WHERE = "MAGVIT transformer"
 
 _GRID = (4, 16, 16)

@@ -20,8 +20,6 @@ from torch import Tensor
 from maskgen.checkpoint import check_state
 from maskgen.models.bert import BertConfig
 
-__all__ = ["PUBLISHED", "config_from", "convert"]
-
 PUBLISHED: dict[str, BertConfig] = {
     "maskgit-imagenet256": BertConfig(),  # 172,457,193 weights
     "maskgit-imagenet512": BertConfig(axes=(32, 32)),  # 173,047,017 weights; only the positions differ

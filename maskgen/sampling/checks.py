@@ -13,8 +13,6 @@ from torch import Tensor
 
 from maskgen.noise import Noise, SeededNoise, check_seeds
 
-__all__ = ["check_logits", "check_numbers", "check_sampling"]
-
 
 def check_sampling(
     tokens: Tensor,

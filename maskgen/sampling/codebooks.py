@@ -26,8 +26,6 @@ from maskgen.sampling.checks import check_logits, check_numbers, check_sampling
 from maskgen.sampling.loop import LogitsFn, SampleStep, sample
 from maskgen.sampling.selectors.base import Selector
 
-__all__ = ["sample_by_codebook"]
-
 _COLDEST = 0.01  # MAGNeT's floor of the annealed temperature
 
 

@@ -25,15 +25,6 @@ from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.selectors.ranking import mask_lowest
 from maskgen.schedules import get_schedule, mask_counts
 
-__all__ = [
-    "CommitInputs",
-    "CommitLogitsFn",
-    "Prompt",
-    "commit_guided_logits",
-    "commit_logits",
-    "sample_commit",
-]
-
 
 class Prompt(IntEnum):
     """What ``Cond.task`` holds: the task prompts of MAGVIT in their official order."""

@@ -14,8 +14,6 @@ from maskgen.models.base import MaskedTransformer
 from maskgen.sampling.guidance import TokenModel
 from maskgen.sampling.selectors.base import CriticFn
 
-__all__ = ["check_critic", "critic_scores", "token_scores"]
-
 
 def token_scores(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """The logit of each token that stands there: float ``[B, N, K, V]``, long ``[B, N, K]`` -> float32 ``[B, N, K]``."""

@@ -19,8 +19,6 @@ from torch import Tensor
 from maskgen.sampling.loop import LogitsFn
 from maskgen.sampling.speed.query import PartialLogits, Query
 
-__all__ = ["TokenFilter", "filtered_logits", "top_k", "top_p", "typical"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFilter:

@@ -26,16 +26,6 @@ from maskgen.noise import SeededNoise
 from maskgen.sampling.speed.forward import ModelLogits
 from maskgen.sampling.speed.query import PartialLogits, Query
 
-__all__ = [
-    "Guidance",
-    "GuidanceRamp",
-    "TokenModel",
-    "guided_logits",
-    "model_logits",
-    "self_guided_logits",
-    "weighted_logits",
-]
-
 GuidanceRamp = Literal["constant", "linear", "cosine", "power-cosine"]
 
 Weaker = Literal["unconditional", "label", "self"]

@@ -23,8 +23,6 @@ from maskgen.sampling.speed.predictor import Predictor
 from maskgen.sampling.temperatures import Temperature, choice_weights, temperatures
 from maskgen.schedules import get_schedule
 
-__all__ = ["LogitsFn", "SampleStep", "sample"]
-
 LogitsFn = Callable[[torch.Tensor, int], torch.Tensor]
 """``logits_fn(tokens, step)``: long ``[B, N, K]`` with V where masked -> logits ``[B, N, K, V]``."""
 

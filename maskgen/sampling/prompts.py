@@ -24,19 +24,6 @@ from torch import Tensor
 
 from maskgen.noise import SeededNoise, check_seeds
 
-__all__ = [
-    "beat_mask",
-    "inpaint_mask",
-    "keep_codebooks",
-    "linear_mask",
-    "mask_codebooks",
-    "mask_frames",
-    "onset_mask",
-    "periodic_mask",
-    "seeded_uniforms",
-    "stretch_mask",
-]
-
 _PROMPT = 4  # stream of the noise that no sampler uses
 
 

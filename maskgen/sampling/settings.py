@@ -14,8 +14,6 @@ from maskgen.sampling.selectors.named import NEEDS_CRITIC, check_selector
 from maskgen.sampling.temperatures import Temperature, choice_weights, temperatures
 from maskgen.schedules import get_schedule
 
-__all__ = ["Loop", "Sampling", "Speed", "VampNetChoices", "current_sampling", "with_current_sampling"]
-
 Loop = Literal["maskgit", "halton", "onedtok", "maskbit", "vampnet", "codebook", "commit"]
 
 

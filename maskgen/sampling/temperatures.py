@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["Temperature", "choice_weights", "temperatures"]
-
 Temperature = float | str
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"

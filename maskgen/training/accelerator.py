@@ -30,8 +30,6 @@ from torch.utils._pytree import tree_leaves
 from maskgen.training.distributed.blocks import blocks_of
 from maskgen.training.settings import TrainSettings
 
-__all__ = ["is_sharded", "make_accelerator", "prepare", "shard"]
-
 
 def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
     """Accelerate for a run.

@@ -9,9 +9,6 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["kept_heap"]
-
-
 # Options of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 

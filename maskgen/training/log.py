@@ -17,8 +17,6 @@ from maskgen.checkpoint import atomic_file
 from maskgen.data import Batch
 from maskgen.training.objective import Objective
 
-__all__ = ["RunLog", "StepStats", "peak_flops"]
-
 
 class StepStats:
     """What the steps since the last log line came to, on this process; sums stay on the device."""

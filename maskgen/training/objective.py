@@ -13,8 +13,6 @@ from torch import nn
 from maskgen.data import Batch
 from maskgen.training.distributed.rows import RandomRows
 
-__all__ = ["Metrics", "Objective", "Show"]
-
 Metrics = dict[str, torch.Tensor]
 """Scalars by name."""
 

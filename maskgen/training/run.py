@@ -19,8 +19,6 @@ from tqdm import tqdm
 
 from maskgen.training.distributed.whole_batch import mean_over_processes
 
-__all__ = ["Interrupted", "StopRequest", "alone_in", "stop_signals"]
-
 
 class Interrupted(Exception):  # noqa: N818 (not an error: the run was told to stop and saved itself)
     """Training was told to stop (Ctrl-C or SIGTERM) and has saved a checkpoint; start it again to go on."""

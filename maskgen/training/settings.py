@@ -8,8 +8,6 @@ from typing import Literal
 from maskgen.training.optim.guard import GuardSettings
 from maskgen.training.optim.optimizers import OptimizerSettings
 
-__all__ = ["TrainSettings"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:

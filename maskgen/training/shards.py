@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-__all__ = ["Rows", "ShardReader", "rows_header", "rows_of"]
-
 Rows = tuple[int, int, int]
 """First row here, rows here, rows in all."""
 

@@ -30,8 +30,6 @@ from maskgen.checkpoint import check_state
 from maskgen.training.optim.averaging import local
 from maskgen.training.shards import Rows, ShardReader, rows_header, rows_of
 
-__all__ = ["TrainingState"]
-
 _Groups = dict[str, dict[str, torch.Tensor]]
 
 _PATIENCE = 600.0  # seconds that a checkpoint waits for the files of other processes

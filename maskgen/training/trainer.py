@@ -29,13 +29,11 @@ from maskgen.training.heap import kept_heap
 from maskgen.training.log import RunLog, StepStats
 from maskgen.training.objective import Metrics, Objective
 from maskgen.training.optim.averaging import AveragedWeights, warm_average
-from maskgen.training.optim.guard import Guard, GuardSettings
-from maskgen.training.optim.optimizers import OptimizerSettings, adamw, learning_rate
+from maskgen.training.optim.guard import Guard
+from maskgen.training.optim.optimizers import adamw, learning_rate
 from maskgen.training.run import Interrupted, StopRequest, alone_in, stop_signals
 from maskgen.training.settings import TrainSettings
 from maskgen.training.state import TrainingState
-
-__all__ = ["GuardSettings", "Interrupted", "Objective", "OptimizerSettings", "TrainSettings", "Trainer"]
 
 _DROPOUT = 0xD209  # keeps the random numbers of layers apart from those of rows
 

@@ -20,8 +20,6 @@ from torch import Tensor
 
 from maskgen.weights.flax_msgpack import flatten_tree, read_flax
 
-__all__ = ["Container", "guess_container", "read_weights"]
-
 Container = Literal["msgpack", "torch", "pickle", "safetensors"]
 
 

@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["flatten_tree", "read_flax"]
-
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 
 _CHUNKED = "__msgpack_chunked_array__"

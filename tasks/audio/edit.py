@@ -20,8 +20,6 @@ from maskgen.tasks.media.audio.files import SoundFile, SoundWriter
 from maskgen.tasks.media.edit import Edit
 from maskgen.tasks.media.windows import Piece
 
-__all__ = ["SoundEdit", "edited"]
-
 _BLOCK = 1 << 18  # samples copied at a time: 6 s at 44.1 kHz
 
 

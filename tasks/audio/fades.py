@@ -10,8 +10,6 @@ from torch import Tensor
 
 from maskgen.tasks.media.windows import cosine_fade
 
-__all__ = ["fill_gap", "gap_weights"]
-
 
 def fill_gap(waveform: Tensor, start: int, stop: int) -> Tensor:
     """Replace a gap by its surroundings, mirrored at both edges, so that nothing of what stood there remains.

@@ -15,8 +15,6 @@ from maskgen.tasks.audio.windows import codec
 from maskgen.tasks.conditions.request import Label, SamplingOptions
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["generate_sounds"]
-
 
 def generate_sounds(
     pipe: Pipeline,

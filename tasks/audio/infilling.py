@@ -40,8 +40,6 @@ from maskgen.tasks.media.audio.files import SoundFile
 from maskgen.tasks.media.windows import Piece
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["continue_audio", "infill", "loop", "vary"]
-
 _CROSSFADE = 0.01  # seconds
 
 

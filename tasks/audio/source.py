@@ -20,8 +20,6 @@ from torch import Tensor
 
 from maskgen.tasks.media.audio.files import SoundFile, check_waveform
 
-__all__ = ["Grid", "MemorySound", "Sound", "Source", "Turned", "open_sound", "plan_gap"]
-
 Sound = Tensor | NDArray[Any] | str | Path
 """What people hold: float ``[C, S]``, mono or stereo, about [-1, 1], as a tensor or an array; or the path of a file."""
 

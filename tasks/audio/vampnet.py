@@ -36,8 +36,6 @@ from maskgen.tasks.media.audio.files import check_waveform, resample, to_channel
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.published.audio.descript_blocks import DescriptTokenizer
 
-__all__ = ["COARSE", "FINE", "NoiseOf", "VampNet", "beat_frames"]
-
 NoiseOf = Callable[[int], Noise]
 """The noise of one run of a model, by its number: chunks of the coarse model first, then those of the fine one."""
 

@@ -26,18 +26,6 @@ from maskgen.tasks.media.windows import Piece, blend, stitch, windows
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
-__all__ = [
-    "LOUDNESS",
-    "EditPlan",
-    "codebooks",
-    "codec",
-    "gap_pieces",
-    "regenerate",
-    "seconds_to_gap",
-    "seconds_to_samples",
-    "vary_pieces",
-]
-
 LOUDNESS = -24.0
 """LUFS of VampNet's training data, and of ours."""
 

@@ -22,9 +22,6 @@ from maskgen.tokenizers.base import OwnModality
 if TYPE_CHECKING:
     from maskgen.tasks.audio.edit import SoundEdit
 
-__all__ = ["continue_command", "describe_audio", "infill_command", "loop_command", "vary_command"]
-
-
 # Formats that can hold what is kept of a file as it is, and the bits for that: a wav file may hold 32-bit floats.
 _BITS = {".wav": 32, ".flac": 24, ".aiff": 24}
 

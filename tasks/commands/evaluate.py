@@ -37,13 +37,6 @@ from maskgen.tasks.evaluation.tokenizers import evaluate_tokenizer, find_tokeniz
 from maskgen.tasks.media.plots import check_plots
 from maskgen.tasks.published.convert import cache_folder
 
-__all__ = [
-    "evaluate_model_command",
-    "evaluate_reference_command",
-    "evaluate_samples_command",
-    "evaluate_tokenizer_command",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:

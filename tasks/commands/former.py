@@ -17,8 +17,6 @@ import yaml
 
 from maskgen.former import current_path
 
-__all__ = ["FORMER_COMMANDS", "current_paths", "former_options", "mentioned_settings"]
-
 FORMER_COMMANDS = {
     "train codec": "train tokenizer --tokenizer AudioCodec",
     "train video-tokenizer": "train tokenizer --tokenizer VQ3D",

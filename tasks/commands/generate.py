@@ -33,8 +33,6 @@ from maskgen.tasks.video.generation import generate_video
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality
 
-__all__ = ["GENERATED", "Generated", "generate_command"]
-
 
 def generate_command(
     run: Run,

@@ -19,8 +19,6 @@ from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.image.outpainting import outpaint
 from maskgen.tasks.media.images import save_image
 
-__all__ = ["inpaint_command", "outpaint_command", "swap_command"]
-
 
 def inpaint_command(run: EditRun, *, image: Path, mask: Path, dilation: int = 0) -> None:
     """Repaint the white part of a mask; the rest of the image comes back untouched.

@@ -9,8 +9,6 @@ from typing import Any, get_args
 
 from maskgen.checkpoint import known_classes
 
-__all__ = ["nearest_classes", "one_line"]
-
 
 def nearest_classes(message: str, kinds: Mapping[str, Any]) -> str | None:
     """What to say where jsonargparse found no class of ours; None where that is not what is wrong."""

@@ -28,8 +28,6 @@ from maskgen.former import current_path
 from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
 from maskgen.tasks.commands.messages import nearest_classes, one_line
 
-__all__ = ["ByClass", "Command", "Leaf", "Parser", "build_parser", "run"]
-
 _MODALITY = "modality"  # of the demo chosen
 _PLAIN = (int, float, str, bool)
 

@@ -20,17 +20,6 @@ from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.media.environment import environment
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = [
-    "EditRun",
-    "ProgressBar",
-    "Run",
-    "check_device",
-    "describe_part",
-    "load_model",
-    "write_manifest",
-    "write_results",
-]
-
 Told = TypeVar("Told")
 
 

@@ -36,8 +36,6 @@ from maskgen.tasks.training.checks import check_signals, load_tokenizer, token_g
 from maskgen.tasks.training.runs import Say, describe
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["ShardSettings", "tokenize_data"]
-
 _Shard = tuple[str, int, range]  # split, number, its examples
 
 

@@ -28,8 +28,6 @@ from maskgen.tokenizers.base import Tokenizer, check_contract
 from maskgen.tokenizers.training.reconstruction import ReconstructionSettings
 from maskgen.tokenizers.training.settings import loss_settings
 
-__all__ = ["TRAINING"]
-
 TRAINING: dict[str, Command] = {
     "train tokenizer": ByClass(
         train_tokenizer,

@@ -23,16 +23,6 @@ from maskgen.tasks.video.regions import INPAINTED
 from maskgen.tasks.video.source import Excerpt
 from maskgen.tokenizers.video.base import VideoTokenizer
 
-__all__ = [
-    "ClipOptions",
-    "Sides",
-    "describe_video",
-    "inpaint_video_command",
-    "interpolate_command",
-    "outpaint_video_command",
-    "predict_frames_command",
-]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipOptions:

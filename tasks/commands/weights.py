@@ -13,8 +13,6 @@ from maskgen.tasks.media.environment import environment
 from maskgen.tasks.published import catalog
 from maskgen.tasks.published.convert import convert_files
 
-__all__ = ["convert_command", "info_command", "models_command"]
-
 
 def info_command(*, model: str | None = None) -> None:
     """Describe a model folder, or this installation.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-__all__ = ["imagenet_classes"]
-
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:

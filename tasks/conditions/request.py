@@ -17,8 +17,6 @@ from maskgen.data import item_seed
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
 
-__all__ = ["Label", "Options", "Request", "SamplingOptions"]
-
 Label = int | str
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from maskgen.sampling.commit import Prompt
 from maskgen.tasks.conditions.video import VIDEO_TASKS, VideoTask
 
-__all__ = ["TrainedTasks", "named_task"]
-
 _BY_FRAMES = ("first", "ends")  # regions that a number of frames makes
 
 

@@ -24,8 +24,6 @@ from torch import Tensor
 from maskgen.sampling.commit import Prompt
 from maskgen.tokenizers.video.base import VideoTokenizer, check_video
 
-__all__ = ["VIDEO_TASKS", "TokenCells", "VideoCondition", "VideoTask", "condition_from_mask", "spread_edges"]
-
 Region = Literal["none", "first", "ends", "latent", "central", "vertical", "horizontal", "strip", "window", "quarter"]
 
 Padding = Literal["time", "edge", "black", "clip"]

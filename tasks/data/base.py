@@ -11,8 +11,6 @@ from typing import ClassVar, Literal
 
 from maskgen.data import Source
 
-__all__ = ["AudioData", "ImageData", "Modality", "SignalData", "modality_named"]
-
 
 class SignalData(ABC):
     """A data set: batches hold the signal under ``key`` and, where there are classes, ``labels`` long ``[B]``.

@@ -9,8 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Broken", "BrokenExamples", "Tolerance", "count_broken"]
-
 _REASON = 300  # characters of a reason that are kept: one line of the file is written at once
 
 _NAMED = 3  # examples that an error names

@@ -19,8 +19,6 @@ from maskgen.data import Batch
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
 
-__all__ = ["FileData", "FileRules", "FileSource", "path_number"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FileRules:

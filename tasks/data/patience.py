@@ -8,8 +8,6 @@ from typing import TypeVar
 
 from maskgen.data import DataUnavailable
 
-__all__ = ["patiently"]
-
 T = TypeVar("T")
 
 TRIES, PAUSE = 6, 1.0

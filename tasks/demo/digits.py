@@ -26,8 +26,6 @@ from maskgen.tasks.media.images import to_tensor
 from maskgen.tasks.media.report import Figure
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["demo"]
-
 _INTRODUCTION = (
     "A VQGAN turned 1,437 real handwritten digits into tokens, and a masked-token transformer learned to predict masked "
     "tokens from visible ones. Everything below is that one model: generating is predicting when all tokens are masked, "

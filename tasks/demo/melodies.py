@@ -27,8 +27,6 @@ from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
-__all__ = ["demo_audio"]
-
 _GAP = GapSettings(loudness=None)  # the melodies were trained on as loud as they are
 
 _INTRODUCTION = (

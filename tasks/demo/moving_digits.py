@@ -28,8 +28,6 @@ from maskgen.tasks.evaluation.metrics.scores import Labels, read_classes
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import complete_clips
 
-__all__ = ["demo_video", "read_digits"]
-
 _GIVEN = 5  # frames
 
 _TASK = f"FP{_GIVEN}"

@@ -17,8 +17,6 @@ from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.media.report import Figure, write_report
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["Demo", "clock_metrics", "config_file", "peak_memory_mb", "say", "train_stages"]
-
 Made = TypeVar("Made")
 
 

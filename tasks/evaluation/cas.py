@@ -31,9 +31,7 @@ from maskgen.tasks.evaluation.sets.arrays import write_batch
 from maskgen.tasks.evaluation.sets.base import ArraySamples, FileSamples, SampleSet
 from maskgen.tasks.evaluation.sets.labelled import LabelledSource, SampleImages, class_names
 from maskgen.tasks.evaluation.settings import CasScores, EvaluationRun
-from maskgen.training.trainer import Interrupted
-
-__all__ = ["Labels", "cas_scores", "check_labels"]
+from maskgen.training.run import Interrupted
 
 _STOPPED = 75  # how `maskgen train` ends when it was told to stop
 

@@ -17,8 +17,6 @@ from maskgen.tasks.evaluation.metrics.manifold import Overlap, nearest, overlap
 from maskgen.tasks.evaluation.metrics.scores import inception_score
 from maskgen.tasks.evaluation.settings import EvaluationRun
 
-__all__ = ["FRECHET", "check_enough", "feature_metrics", "floor_metrics", "nearest_shown", "warnings_of"]
-
 FRECHET = {"image": "fid", "video": "fvd", "audio": "fad"}
 """What the Frechet distance is called, by modality."""
 

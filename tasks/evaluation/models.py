@@ -26,8 +26,6 @@ from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import trained
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
-__all__ = ["INFILL", "evaluate_model"]
-
 INFILL = "infill"
 """The task of an audio model: a gap in the middle of held-out sounds is filled."""
 

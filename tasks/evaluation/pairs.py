@@ -27,17 +27,6 @@ from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.video.base import VideoTokenizer
 
-__all__ = [
-    "PICTURES",
-    "SOUNDS",
-    "ClipScores",
-    "compare_clips",
-    "compare_gaps",
-    "join_scores",
-    "pixel_measures",
-    "readable",
-]
-
 SOUNDS = ("log_mel", "stft", "si_sdr")
 """Measures of pairs of sounds."""
 

@@ -21,8 +21,6 @@ from maskgen.tasks.media.images import image_grid, save_image
 from maskgen.tasks.media.plots import Bar, Curve, Panel, plot_bars, plot_curves, save_plot
 from maskgen.tasks.media.report import Figure
 
-__all__ = ["plot_evaluation"]
-
 _COLUMNS = 10
 
 _SMALL = 64  # pixels: smaller pictures are shown larger

@@ -19,8 +19,6 @@ from maskgen.tasks.evaluation.settings import Evaluation, EvaluationSettings
 from maskgen.tasks.media.environment import environment
 from maskgen.tasks.media.report import write_report
 
-__all__ = ["as_json", "hardware", "write_evaluation"]
-
 _FORMAT = "maskgen-evaluation"
 
 _PACKAGES = ("torchmetrics", "torch-fidelity", "lpips", "scikit-learn", "numpy", "pillow")

@@ -32,8 +32,6 @@ from maskgen.tasks.evaluation.sets.base import DataSamples, SampleSet, Subset, o
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.media.clock import Clock
 
-__all__ = ["Target", "can_classify", "evaluate_samples", "evenly", "find_reference", "open_target"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Target:

@@ -22,9 +22,7 @@ from maskgen.tasks.evaluation.metrics.scores import MaskedScore
 from maskgen.tasks.evaluation.sets.processes import Processes
 from maskgen.tasks.training.runs import Say
 from maskgen.tokenizers.training.losses.perceptual import PerceptualNet
-from maskgen.training.trainer import TrainSettings
-
-__all__ = ["METRICS", "OF_FEATURES", "CasScores", "CasSettings", "Evaluation", "EvaluationRun", "EvaluationSettings"]
+from maskgen.training.settings import TrainSettings
 
 METRICS = {
     "fid": "Frechet distance (FID, FVD or FAD) and its limit for many samples",

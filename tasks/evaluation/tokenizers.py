@@ -29,8 +29,6 @@ from maskgen.tasks.media.clock import Clock
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["evaluate_tokenizer", "find_tokenizer"]
-
 _DISTANCES = ("fid", "fvd", "fad")
 
 

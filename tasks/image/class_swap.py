@@ -20,8 +20,6 @@ from maskgen.tasks.image.paste import Box, paste
 from maskgen.tasks.media.images import ImageSource, load_image, to_images, to_tensor
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["swap_alpha", "swap_class", "swap_sampling", "swap_token_mask"]
-
 _STEPS = 12  # official editing
 
 

@@ -14,8 +14,6 @@ from maskgen.tasks.conditions.request import Label, SamplingOptions
 from maskgen.tasks.media.images import to_images
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["generate"]
-
 
 def generate(
     pipe: Pipeline,

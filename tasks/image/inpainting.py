@@ -44,8 +44,6 @@ from maskgen.tasks.media.images import (
 )
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["inpaint"]
-
 
 def inpaint(
     pipe: Pipeline,

@@ -28,8 +28,6 @@ from maskgen.tasks.image.paste import check_count, feather, half_token, paste
 from maskgen.tasks.media.images import ImageSource, load_image, to_images, to_tensor
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["extend_tokens", "outpaint"]
-
 _MOST_WINDOWS, _MOST_PIXELS = 64, 1 << 26
 """Largest canvas, in model grids, and largest picture: beyond that something was mistyped."""
 

@@ -12,18 +12,6 @@ from einops import rearrange
 from PIL import Image
 from torch import nn
 
-__all__ = [
-    "Box",
-    "bounding_box",
-    "check_count",
-    "feather",
-    "fill_holes",
-    "half_token",
-    "paste",
-    "plan_crop",
-    "token_mask",
-]
-
 Box = tuple[int, int, int, int]
 
 

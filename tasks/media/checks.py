@@ -7,8 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["check_file", "to_bytes"]
-
 
 def check_file(path: Path, kind: str) -> None:
     """Refuse what cannot be read.

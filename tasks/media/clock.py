@@ -9,8 +9,6 @@ from pathlib import Path
 
 from maskgen.checkpoint import read_json, write_json
 
-__all__ = ["Clock"]
-
 
 class Clock:
     """Seconds by stage; with a file they are kept, so that what was interrupted adds up its parts.

@@ -13,8 +13,6 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 from torch import Tensor
 
-__all__ = ["Edit", "Writer"]
-
 Result = TypeVar("Result")
 Part = TypeVar("Part", contravariant=True)
 Opened = TypeVar("Opened", bound="Writer[Any]")

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["environment"]
-
 
 def environment() -> dict[str, Any]:
     """Versions and devices, as manifests and ``maskgen info`` give them."""

@@ -19,20 +19,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.checks import check_file, to_bytes
 
-__all__ = [
-    "ImageSource",
-    "MaskSource",
-    "as_list",
-    "broadcast",
-    "image_grid",
-    "load_image",
-    "load_mask",
-    "save_gif",
-    "save_image",
-    "to_images",
-    "to_tensor",
-]
-
 ImageSource = str | Path | Image.Image | np.ndarray[Any, Any]
 
 MaskSource = ImageSource | torch.Tensor

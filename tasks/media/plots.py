@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Bar", "Curve", "Panel", "check_plots", "plot_bars", "plot_curves", "save_plot"]
-
 _STRONG, _PLAIN, _MARK = "#1f5fa8", "#9db4cc", "#c8553d"
 
 _INCH = 0.22  # height of a bar

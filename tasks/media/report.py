@@ -11,8 +11,6 @@ from jinja2 import Environment
 
 from maskgen.checkpoint import atomic_file
 
-__all__ = ["Figure", "write_report"]
-
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 img, video { image-rendering: pixelated; max-width: 100%; border: 1px solid #ddd; }

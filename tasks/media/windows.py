@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["Piece", "blend", "cosine_fade", "linear_fade", "stitch", "windows"]
-
 Piece = tuple[int, Tensor]
 """A part of a signal: the place on the time axis where it begins, and what is there."""
 

@@ -15,8 +15,6 @@ from maskgen.tasks.published.entries.audio import AUDIO
 from maskgen.tasks.published.entries.base import Published, Weights, image_tokenizer
 from maskgen.tasks.published.entries.seed_voken import SEED_VOKEN
 
-__all__ = ["CATALOG", "Published", "Weights", "find", "table"]
-
 
 def find(name: str) -> Published:
     """The entry of that name.

@@ -27,8 +27,6 @@ from maskgen.tasks.published.entries.families import FAMILIES, load_name, looks_
 from maskgen.tasks.published.readers import check_order, code_tables, read_part, state_names
 from maskgen.weights.files import read_weights
 
-__all__ = ["cache_folder", "convert_files", "fetch"]
-
 _VERSION = "1"  # of the converted folders; raised when they change, so that nobody meets old ones in the cache
 
 

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from filelock import FileLock
 
-__all__ = ["download", "is_offline"]
-
 _TRIES, _PAUSE = 5, 1.0  # how often a busy server is asked, and seconds between
 
 _TIMEOUT = 30.0  # seconds without an answer

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from maskgen.tasks.model_folder import model_files
 
-__all__ = ["find_model"]
-
 
 def find_model(name: str | Path, revision: str | None = None) -> Path:
     """A local folder, a published model, or the cached copy of a Hub repository.

@@ -20,8 +20,6 @@ from maskgen.tasks.published.entries.base import Published, Weights
 from maskgen.tasks.published.entries.families import load_name
 from maskgen.weights.files import read_weights
 
-__all__ = ["check_order", "code_tables", "read_part", "state_names"]
-
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 _NOT_SIZES = ("dropout", "bandwidth", "codebooks")  # choices of who trains or uses a model, not what it is

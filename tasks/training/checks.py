@@ -14,8 +14,6 @@ from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["check_shards", "check_signals", "load_tokenizer", "misfits", "token_grid", "tokenizer_folder"]
-
 
 def tokenizer_folder(folder: Path, name: str = "tokenizer") -> Path:
     """The folder of a tokenizer: this one, or ``tokenizer/`` in that of a model.

@@ -18,9 +18,8 @@ from maskgen.tasks.training.checks import check_shards, check_signals
 from maskgen.tasks.training.runs import Say, run_stage
 from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
-from maskgen.training.trainer import Objective, TrainSettings
-
-__all__ = ["CriticKind", "train_critic"]
+from maskgen.training.objective import Objective
+from maskgen.training.settings import TrainSettings
 
 CriticKind = Literal["separate", "self"]
 

@@ -16,9 +16,8 @@ from maskgen.data import Source
 from maskgen.sampling.settings import with_current_sampling
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import count_broken
-from maskgen.training.trainer import Objective, Trainer
-
-__all__ = ["Say", "copy_files", "describe", "finished_before", "run_stage"]
+from maskgen.training.objective import Objective
+from maskgen.training.trainer import Trainer
 
 Say = Callable[[str], None]
 

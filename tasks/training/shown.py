@@ -19,8 +19,6 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.training.base import crop_like
 from maskgen.training.objective import Show
 
-__all__ = ["save_rows", "save_sounds", "show_reconstructions", "some_signals"]
-
 _SHOWN = {"image": 8, "video": 4, "audio": 4}  # signals that a first stage writes
 
 _FRAME_RATE = 8.0  # of clips, where the data do not say

@@ -19,9 +19,8 @@ from maskgen.tokenizers.training.base import TrainingLoss
 from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.inflation import inflate_model
 from maskgen.tokenizers.video.vq3d import VQ3D
-from maskgen.training.trainer import Objective, TrainSettings
-
-__all__ = ["train_tokenizer"]
+from maskgen.training.objective import Objective
+from maskgen.training.settings import TrainSettings
 
 
 def train_tokenizer(

@@ -13,8 +13,6 @@ from maskgen.tasks.data.tokens.shards import TokenShards, TokenShardSource
 from maskgen.tasks.training.runs import Say
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["training_tokens"]
-
 
 def training_tokens(
     tokenizer: Tokenizer,

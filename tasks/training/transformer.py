@@ -35,10 +35,8 @@ from maskgen.tasks.training.shown import save_sounds, some_signals
 from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.training.objective import Show
-from maskgen.training.trainer import Objective, TrainSettings
-
-__all__ = ["Stage", "train_transformer"]
+from maskgen.training.objective import Objective, Show
+from maskgen.training.settings import TrainSettings
 
 Stage = Literal["coarse", "fine"]
 

@@ -26,10 +26,8 @@ from maskgen.tasks.training.shown import save_rows, some_signals
 from maskgen.tasks.training.video_tokens import commit_tokens
 from maskgen.tasks.video.completion import complete_clips
 from maskgen.tokenizers.video.base import VideoTokenizer
-from maskgen.training.objective import Show
-from maskgen.training.trainer import Objective, TrainSettings
-
-__all__ = ["train_video_transformer"]
+from maskgen.training.objective import Objective, Show
+from maskgen.training.settings import TrainSettings
 
 _SHOWN = 4  # clips a run writes now and then
 

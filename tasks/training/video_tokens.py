@@ -27,8 +27,6 @@ from maskgen.tasks.conditions.video import TokenCells, VideoTask
 from maskgen.tasks.data.tokens.cache import probe, read_tokens, write_tokens
 from maskgen.tokenizers.video.base import VideoTokenizer
 
-__all__ = ["CommitSource", "TaskTokens", "commit_tokens"]
-
 _PIXELS, _MOST = 1 << 20, 64  # of clips that are encoded together, and how many at most
 
 

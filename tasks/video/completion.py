@@ -23,18 +23,6 @@ from maskgen.tasks.conditions.video import TokenCells, VideoCondition, VideoTask
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.video.base import VideoTokenizer, check_video
 
-__all__ = [
-    "clip_cells",
-    "clip_size",
-    "complete",
-    "complete_clips",
-    "decide_clips",
-    "output_rate",
-    "paste_given",
-    "trained",
-    "video_request",
-]
-
 _TOKENS, _PIXELS = 1 << 14, 1 << 18  # of clips that go through the transformer and the tokenizer together
 
 _FRAME_RATE = Fraction(8)  # of results, where nothing says another

@@ -26,8 +26,6 @@ from maskgen.tasks.video.completion import output_rate
 from maskgen.tasks.video.regions import Region
 from maskgen.tasks.video.source import FileFrames, MemoryFrames
 
-__all__ = ["VideoEdit", "edited"]
-
 
 class VideoEdit(Edit[Frames]):
     """Clips uint8 ``[T, H, W, 3]``, one a seed; see ``maskgen.tasks.media.edit.Edit``.

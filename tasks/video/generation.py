@@ -15,8 +15,6 @@ from maskgen.tasks.video.completion import video_request
 from maskgen.tasks.video.edit import VideoEdit, edited
 from maskgen.tasks.video.windows import generated_pieces, generated_total
 
-__all__ = ["generate_video"]
-
 
 def generate_video(
     pipe: Pipeline,

@@ -16,8 +16,6 @@ from maskgen.tasks.video.regions import Mask, inpainted_region
 from maskgen.tasks.video.source import Clip, VideoPath, open_clip
 from maskgen.tasks.video.windows import painted_pieces
 
-__all__ = ["inpaint_video"]
-
 
 def inpaint_video(
     pipe: Pipeline,

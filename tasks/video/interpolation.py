@@ -15,8 +15,6 @@ from maskgen.tasks.video.edit import VideoEdit, edited
 from maskgen.tasks.video.source import Clip, VideoPath, open_clip
 from maskgen.tasks.video.windows import between_pieces, given_ends
 
-__all__ = ["interpolate"]
-
 
 def interpolate(
     pipe: Pipeline,

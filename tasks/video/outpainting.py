@@ -16,8 +16,6 @@ from maskgen.tasks.video.regions import outpainted_region
 from maskgen.tasks.video.source import Clip, VideoPath, open_clip
 from maskgen.tasks.video.windows import painted_pieces
 
-__all__ = ["outpaint_video"]
-
 
 def outpaint_video(
     pipe: Pipeline,

@@ -15,8 +15,6 @@ from maskgen.tasks.video.edit import VideoEdit, edited
 from maskgen.tasks.video.source import Clip, VideoPath, open_clip
 from maskgen.tasks.video.windows import predicted_pieces, predicted_total
 
-__all__ = ["predict_frames"]
-
 
 def predict_frames(
     pipe: Pipeline,

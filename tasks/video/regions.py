@@ -22,18 +22,6 @@ from maskgen.tasks.media.images import load_mask
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile
 from maskgen.tasks.video.source import FileFrames, Fit, MemoryFrames
 
-__all__ = [
-    "INPAINTED",
-    "OUTPAINTED",
-    "FileMask",
-    "FixedRegion",
-    "Mask",
-    "MemoryMask",
-    "Region",
-    "inpainted_region",
-    "outpainted_region",
-]
-
 Mask = NDArray[Any] | Tensor | str | Path
 """What is painted anew: an array, the path of a picture or video, or the name of a region (no suffix)."""
 

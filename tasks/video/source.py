@@ -27,8 +27,6 @@ from maskgen.tasks.media.video.backends import Frames, Reader
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile, to_frames, to_video_tensor
 from maskgen.tasks.media.video.writer import check_frame_rate, check_frames
 
-__all__ = ["Clip", "Excerpt", "FileFrames", "Fit", "FrameSource", "MemoryFrames", "VideoPath", "as_frames", "open_clip"]
-
 # Refuses frames whose contents the decoder had to guess, and is as fast as decord from frame to frame.
 _READER: Reader = "pyav"
 

@@ -30,17 +30,6 @@ from maskgen.tasks.video.completion import clip_cells, clip_size, complete, deci
 from maskgen.tasks.video.regions import Region
 from maskgen.tasks.video.source import FrameSource
 
-__all__ = [
-    "between_pieces",
-    "context_frames",
-    "generated_pieces",
-    "generated_total",
-    "given_ends",
-    "painted_pieces",
-    "predicted_pieces",
-    "predicted_total",
-]
-
 _BLOCK = 16  # frames copied at a time
 
 _stitched = partial(stitch, weights=linear_fade, axis=-3)

@@ -16,9 +16,9 @@ import sampler_quality
 from sampler_quality import SETTINGS, SPEED, RealDigits, contestants, cost_of, markdown, measure, report
 
 from maskgen.data import TensorSource
-from maskgen.sampling.settings import Speed
+from maskgen.sampling.settings import Sampling, Speed
 from maskgen.tasks.data.images.digits import Digits
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from tests.selections import flat_sampling
 from tests.support import oracle_pipeline, tiny_pipeline
 

@@ -17,8 +17,10 @@ from maskgen.data import Batch, Source, TensorSource
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.training.objective import Objective
 from maskgen.training.optim.optimizers import OptimizerSettings
-from maskgen.training.trainer import Objective, Trainer, TrainSettings
+from maskgen.training.settings import TrainSettings
+from maskgen.training.trainer import Trainer
 
 FAMILIES = ("bert", "modern")
 

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["AudioTokenizer", "ConfiguredCodec", "check_audio"]
-
 
 class AudioTokenizer(Tokenizer):
     """Sound to tokens and back.

@@ -24,8 +24,6 @@ from maskgen.tokenizers.audio.base import ConfiguredCodec
 from maskgen.tokenizers.quantizers.vector import Quantized, QuantizerConfig, ResidualQuantizer
 from maskgen.tokenizers.settings import freeze_lists
 
-__all__ = ["AudioCodec", "AudioCodecConfig", "AudioCodecOutput", "ResidualUnit"]
-
 _QUIET = 1e-3  # amplitude of the noise that an untrained decoder makes
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from maskgen.tokenizers.audio.base import ConfiguredCodec
 from maskgen.tokenizers.settings import check_least
 
-__all__ = ["ToyAudioTokenizer", "ToyAudioTokenizerConfig"]
-
 _FINEST = 1 << 16  # loudness steps that float32 sums of the code tables still tell apart
 
 

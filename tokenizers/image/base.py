@@ -10,8 +10,6 @@ from torch import Tensor
 
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["ImageTokenizer", "check_image_shape", "check_images"]
-
 
 class ImageTokenizer(Tokenizer):
     """Images to tokens and back.

@@ -15,8 +15,6 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image.base import ImageTokenizer
 from maskgen.tokenizers.settings import check_least
 
-__all__ = ["GreyTokenizer", "ToyTokenizer", "ToyTokenizerConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ToyTokenizerConfig:

@@ -27,8 +27,6 @@ from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, build_quantizer
 from maskgen.tokenizers.settings import check_choice, check_least, check_levels, freeze_lists
 
-__all__ = ["VQGAN", "Decoder", "Encoder", "VQGANConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class VQGANConfig:

@@ -10,24 +10,6 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = [
-    "Activation",
-    "AverageDownsample",
-    "ConvDownsample",
-    "ResBlock",
-    "ResidualBlock",
-    "Shortcut",
-    "Upsample",
-    "activate",
-    "average_downsample",
-    "group_norm",
-    "pad_same",
-    "run_stages",
-    "same_padding",
-    "staged_blocks",
-    "upsample",
-]
-
 Activation = Literal["swish", "relu"]
 
 Shortcut = Literal["branch", "input"]

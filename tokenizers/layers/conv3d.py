@@ -18,24 +18,6 @@ from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv2d import Activation, activate, same_padding
 
-__all__ = [
-    "AverageDownsample3D",
-    "Conv3D",
-    "ConvDownsample3D",
-    "DeconvUpsample3D",
-    "GroupNorm3D",
-    "LayerNorm3D",
-    "Norm",
-    "Padding",
-    "ResBlock3D",
-    "Upsample3D",
-    "average_downsample3d",
-    "channels_last",
-    "lecun_normal",
-    "norm3d",
-    "pad_axis",
-]
-
 Norm = Literal["group", "layer"]
 
 Padding = Literal["zeros", "edge", "reflect", "reflect_odd", "symmetric", "symmetric_odd", "wrap"]

@@ -15,8 +15,6 @@ from torch import Tensor
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2ImageConfig, Magvit2Video, Magvit2VideoConfig
 from maskgen.tokenizers.video.inflation import place_kernel
 
-__all__ = ["inflate", "inflated_config", "inflated_state"]
-
 
 def inflated_config(
     config: Magvit2ImageConfig, strides: Sequence[tuple[int, int, int]] | None = None

@@ -20,17 +20,6 @@ from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv2d import ResidualBlock, group_norm
 
-__all__ = [
-    "AdaptiveGroupNorm",
-    "CausalConv3d",
-    "Decoder",
-    "Encoder",
-    "Level",
-    "Magvit2Network",
-    "SpaceToDepthUpsample",
-    "depth_to_space",
-]
-
 _EPS = 1e-6  # before the root of the adaptive scale
 
 

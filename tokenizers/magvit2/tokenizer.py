@@ -22,8 +22,6 @@ from maskgen.tokenizers.quantizers.lookup_free import LFQ, LFQConfig, LFQOutput,
 from maskgen.tokenizers.settings import freeze_lists
 from maskgen.tokenizers.video.base import VideoTokenizer
 
-__all__ = ["Magvit2Config", "Magvit2Image", "Magvit2ImageConfig", "Magvit2Output", "Magvit2Video", "Magvit2VideoConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Magvit2Config:

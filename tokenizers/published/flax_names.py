@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from maskgen.checkpoint import check_state
 
-__all__ = ["FlaxSizes", "bare_shapes", "convert_flax", "count", "measure_flax", "network_modules", "norm_of"]
-
 _LEAVES: Final = {"kernel": {"weight": "kernel", "bias": "bias"}, "norm": {"weight": "scale", "bias": "bias"}}
 
 _LAYOUTS: Final[dict[type[nn.Module], tuple[str, str]]] = {

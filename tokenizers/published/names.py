@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from maskgen.checkpoint import check_state
 
-__all__ = ["empty_shapes", "renamed"]
-
 
 def empty_shapes(kind: Callable[[Any], nn.Module], config: Any) -> dict[str, torch.Size]:
     """Name to shape of the weights of ``kind(config)``, which is built without memory."""

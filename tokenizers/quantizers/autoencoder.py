@@ -14,8 +14,6 @@ from torch import Tensor
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.quantizers.vector import Quantized, Quantizer
 
-__all__ = ["Autoencoder", "Reconstruction"]
-
 
 @dataclass(frozen=True)
 class Reconstruction:

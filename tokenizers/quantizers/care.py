@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from maskgen.tokenizers.quantizers.vector import ResidualQuantizer, VectorQuantizer
 from maskgen.training.distributed.whole_batch import mean_over_processes
 
-__all__ = ["CodebookCare", "CodebookSettings"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CodebookSettings:

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from maskgen.training.distributed.whole_batch import whole_mean
 
-__all__ = ["EntropyKind", "entropy_loss"]
-
 EntropyKind = Literal["softmax", "argmax"]
 
 

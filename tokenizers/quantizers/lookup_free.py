@@ -22,20 +22,6 @@ from torch.nn import functional as F
 
 from maskgen.tokenizers.quantizers.vector import to_grid
 
-__all__ = [
-    "LFQ",
-    "EntropyTerms",
-    "LFQConfig",
-    "LFQOutput",
-    "bit_entropies",
-    "bits_to_ids",
-    "entropies",
-    "factor_ids",
-    "ids_to_codes",
-    "join_ids",
-]
-
-
 # Added inside the logarithm of the mean distribution, and there only: for 2^18 codes, whose mean probability is smaller,
 # the official batch entropy reads up to 1.3 nats low.
 _EPS = 1e-5

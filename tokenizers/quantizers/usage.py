@@ -9,8 +9,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["CodebookUsage", "codebook_usage"]
-
 
 @dataclass(frozen=True)
 class CodebookUsage:

@@ -17,21 +17,6 @@ from torch import Tensor, nn
 from maskgen.tokenizers.quantizers.entropy import EntropyKind, entropy_loss
 from maskgen.tokenizers.settings import check_choice, check_least, freeze_lists
 
-__all__ = [
-    "FiniteScalarQuantizer",
-    "LookupFreeQuantizer",
-    "NormalizedQuantizer",
-    "Quantized",
-    "Quantizer",
-    "QuantizerConfig",
-    "QuantizerKind",
-    "ResidualQuantizer",
-    "VectorQuantizer",
-    "build_quantizer",
-    "straight_through",
-    "to_grid",
-]
-
 QuantizerKind = Literal["vq", "fsq", "lfq", "rvq"]
 
 

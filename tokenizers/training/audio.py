@@ -18,8 +18,6 @@ from maskgen.tokenizers.training.base import TokenizerTraining, crop_like
 from maskgen.tokenizers.training.losses.audio import SpectralLoss, si_sdr
 from maskgen.training.objective import Show
 
-__all__ = ["CodecLossSettings", "CodecTraining"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CodecLossSettings:

@@ -19,8 +19,6 @@ from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.quantizers.usage import codebook_usage
 from maskgen.training.objective import Objective, Show
 
-__all__ = ["TokenizerTraining", "TrainingLoss", "check_forward", "crop_like", "frozen", "psnr"]
-
 _AT_A_TIME = 8  # signals of a validation
 
 

@@ -19,8 +19,6 @@ from maskgen.tokenizers.training.losses.magvit2 import Magvit2LossSettings, disc
 from maskgen.tokenizers.training.losses.perceptual import Perceptual
 from maskgen.training.objective import Show
 
-__all__ = ["Magvit2Settings", "Magvit2Training"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Magvit2Settings(Magvit2LossSettings):

@@ -41,8 +41,6 @@ from maskgen.tokenizers.training.losses.perceptual import PerceptualKind, build_
 from maskgen.training.distributed.whole_batch import whole_mean
 from maskgen.training.objective import Show
 
-__all__ = ["ReconstructionSettings", "ReconstructionTraining", "VideoReconstructionSettings"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Terms:

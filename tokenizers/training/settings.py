@@ -9,8 +9,6 @@ from maskgen.tokenizers.training.audio import CodecLossSettings
 from maskgen.tokenizers.training.base import TrainingLoss, check_forward
 from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, VideoReconstructionSettings
 
-__all__ = ["loss_settings"]
-
 _OF_MODALITY: dict[str, type[TrainingLoss]] = {
     "image": ReconstructionSettings,
     "video": VideoReconstructionSettings,

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["VideoTokenizer", "check_video", "check_video_shape"]
-
 
 class VideoTokenizer(Tokenizer):
     """Video to tokens and back.

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 
-__all__ = ["FrameVQ"]
-
 
 class FrameVQ(VQ3D):
     """``VQ3D`` with kernels of one frame, on every frame alone. One token frame is one frame.

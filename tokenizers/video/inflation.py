@@ -14,8 +14,6 @@ from maskgen.tokenizers.image.vqgan import VQGAN
 from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.vq3d import VQ3D
 
-__all__ = ["InflationMode", "inflate", "inflate_kernel", "inflate_model", "place_kernel"]
-
 InflationMode = Literal["central", "average"]
 
 

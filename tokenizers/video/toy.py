@@ -14,8 +14,6 @@ from maskgen.tokenizers.image.toy import GreyTokenizer
 from maskgen.tokenizers.settings import check_least
 from maskgen.tokenizers.video.base import VideoTokenizer
 
-__all__ = ["ToyVideoTokenizer", "ToyVideoTokenizerConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ToyVideoTokenizerConfig:

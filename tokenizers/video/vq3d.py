@@ -28,8 +28,6 @@ from maskgen.tokenizers.quantizers.vector import NormalizedQuantizer, QuantizerC
 from maskgen.tokenizers.settings import check_choice, check_least, check_levels, freeze_lists
 from maskgen.tokenizers.video.base import VideoTokenizer
 
-__all__ = ["VQ3D", "Decoder3D", "Encoder3D", "VQ3DConfig"]
-
 _CHOICES = {
     "downsample": ("average", "conv"),
     "upsample": ("nearest", "deconv"),

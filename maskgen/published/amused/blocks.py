@@ -18,23 +18,6 @@ from torch.nn import functional as F
 
 from maskgen.models.attention import AttentionBackend, attend
 
-__all__ = [
-    "NORM_EPS",
-    "AdaptiveNorm",
-    "ConvNextBlock",
-    "CrossAttention",
-    "DownSample",
-    "GatedFeedForward",
-    "GlobalResponseNorm",
-    "TextAttentionBlock",
-    "TransformerLayer",
-    "UVitBlock",
-    "UpSample",
-    "channels_first",
-    "channels_last",
-    "frequency_features",
-]
-
 NORM_EPS = 1e-6
 
 

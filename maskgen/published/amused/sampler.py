@@ -22,15 +22,6 @@ from maskgen.sampling.guidance import TokenModel, model_logits
 from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.ranking import mask_least_confident
 
-__all__ = [
-    "PUBLISHED_SAMPLING",
-    "AmusedSampling",
-    "amused_guided_logits",
-    "amused_mask_counts",
-    "ranking_temperatures",
-    "sample_amused",
-]
-
 LAST_TEMPERATURE = 0.01  # where a single ranking temperature falls to
 
 

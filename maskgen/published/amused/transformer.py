@@ -33,8 +33,6 @@ from maskgen.published.amused.blocks import (
     frequency_features,
 )
 
-__all__ = ["PUBLISHED", "UVit2D", "UVit2DConfig", "config_from", "convert", "micro_conditions"]
-
 MICRO_CONDITIONS = 5
 
 

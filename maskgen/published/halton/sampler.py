@@ -26,8 +26,6 @@ from maskgen.sampling.checks import check_logits, check_numbers, check_sampling
 from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.halton import halton_cells
 
-__all__ = ["HaltonSampling", "halton_decided", "halton_order", "rolled_orders", "sample_halton"]
-
 _START = 3  # stream of the noise that no sampler uses
 
 

@@ -25,19 +25,6 @@ from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.attention import AttentionBackend, attend, check_backend
 from maskgen.models.base import MaskedTransformer
 
-__all__ = [
-    "PUBLISHED",
-    "HaltonAttention",
-    "HaltonBlock",
-    "HaltonConfig",
-    "HaltonFeedForward",
-    "HaltonLastNorm",
-    "HaltonNorm",
-    "HaltonTransformer",
-    "config_from",
-    "convert",
-]
-
 _EPS = 1e-5
 
 

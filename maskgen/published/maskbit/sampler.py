@@ -23,16 +23,6 @@ from maskgen.sampling.guidance import Guidance, TokenModel, weighted_logits
 from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.ranking import mask_lowest
 
-__all__ = [
-    "MaskBitSampling",
-    "MaskBitSchedule",
-    "maskbit_counts",
-    "maskbit_guided_logits",
-    "maskbit_ratio",
-    "maskbit_weights",
-    "sample_maskbit",
-]
-
 MaskBitSchedule = Literal["arccos", "cosine", "linear", "square", "root"]
 
 

@@ -25,17 +25,6 @@ from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.attention import AttentionBackend, attend, check_backend
 from maskgen.models.base import MaskedTransformer
 
-__all__ = [
-    "PUBLISHED",
-    "MaskBitAttention",
-    "MaskBitConfig",
-    "MaskBitMlp",
-    "MaskBitTransformer",
-    "PackedProjection",
-    "config_from",
-    "convert",
-]
-
 _EPS = 1e-12  # of every norm
 
 

@@ -25,18 +25,6 @@ from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.bert import BertBlock, BertConfig
 
-__all__ = [
-    "PUBLISHED",
-    "ImageBert",
-    "ImageBertBlock",
-    "ImageBertConfig",
-    "OneDTokConfig",
-    "config_from",
-    "convert",
-    "onedtok_config",
-    "prefixed_rows",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OneDTokConfig:

@@ -27,8 +27,6 @@ from maskgen.sampling.guidance import Guidance, TokenModel, weighted_logits
 from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.ranking import mask_lowest
 
-__all__ = ["OneDTokSampling", "onedtok_counts", "onedtok_guided_logits", "onedtok_weights", "sample_onedtok"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OneDTokSampling:

@@ -25,8 +25,6 @@ from maskgen.models.attention import attend
 from maskgen.models.base import MaskedTransformer
 from maskgen.published.onedtok.imagebert import OneDTokConfig, onedtok_config, prefixed_rows
 
-__all__ = ["PUBLISHED", "UViTAttention", "UViTBert", "UViTBertConfig", "UViTBlock", "config_from", "convert"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class UViTBertConfig(OneDTokConfig):

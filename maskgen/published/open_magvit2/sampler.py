@@ -15,8 +15,6 @@ from torch import Tensor
 from maskgen.noise import SeededNoise, check_seeds
 from maskgen.published.open_magvit2.transformer import KeyValueCache, PartsTransformer
 
-__all__ = ["PUBLISHED_SAMPLING", "sample_parts"]
-
 PUBLISHED_SAMPLING: Final[dict[str, tuple[tuple[float, float], tuple[float, float]]]] = {
     "AR_256_B": ((1.0, 1.0), (0.9, 1.0)),
     "AR_256_L": ((1.1, 1.0), (0.9, 0.9)),

@@ -28,8 +28,6 @@ from torch.nn import functional as F
 from maskgen.checkpoint import check_state
 from maskgen.precision import attention
 
-__all__ = ["PUBLISHED", "KeyValueCache", "PartsTransformer", "PartsTransformerConfig", "config_from", "convert"]
-
 _EPS = 1e-5
 
 _BASE = 10_000.0

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from maskgen.precision import Linear, attention, linear_gelu
 
-__all__ = ["BUCKETS", "VampNetBlock", "VampNetConfig", "relative_buckets"]
-
 BUCKETS = 32
 """Rows of the table of relative positions."""
 

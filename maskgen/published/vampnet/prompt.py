@@ -21,8 +21,6 @@ from maskgen.sampling.prompts import (
     seeded_uniforms,
 )
 
-__all__ = ["PromptNoise", "VampPrompt"]
-
 _TOKENS, _SHIFT, _DROPPED = 0, 1, 2
 
 

@@ -32,8 +32,6 @@ from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.ranking import mask_least_confident
 from maskgen.sampling.settings import Sampling
 
-__all__ = ["VampNetSampling", "sample_vampnet", "vampnet_counts"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class VampNetSampling:

@@ -30,17 +30,6 @@ from maskgen.precision import Linear
 from maskgen.published.vampnet.blocks import BUCKETS, VampNetBlock, VampNetConfig, relative_buckets
 from maskgen.weights.files import guess_container, read_weights
 
-__all__ = [
-    "PUBLISHED",
-    "VampNetConfig",
-    "VampNetTransformer",
-    "config_from",
-    "convert",
-    "official_shapes",
-    "read_vampnet",
-    "with_code_tables",
-]
-
 _LORA_RANK, _LORA_SCALE = 8, 1 / 8  # alpha 1 over rank 8
 
 PUBLISHED: dict[str, VampNetConfig] = {

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["CriticFn", "Selection", "Selector"]
-
 CriticFn = Callable[[torch.Tensor, int], torch.Tensor]
 """``critic(tokens, step)``: complete tokens ``[B, N, K]`` -> float ``[B, N, K]``, log-odds that each is real."""
 

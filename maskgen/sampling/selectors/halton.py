@@ -11,8 +11,6 @@ from functools import lru_cache
 
 import torch
 
-__all__ = ["halton_cells", "halton_turns"]
-
 _PRIMES = (2, 3, 5, 7, 11, 13)
 
 _CHUNK = 1 << 20

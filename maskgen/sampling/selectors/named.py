@@ -20,19 +20,6 @@ from maskgen.sampling.selectors.ranking import mask_least_confident
 from maskgen.sampling.selectors.remasking import remasking_selector
 from maskgen.sampling.selectors.spans import span_selector
 
-__all__ = [
-    "NEEDS_CRITIC",
-    "SELECTORS",
-    "check_selector",
-    "entropy_selector",
-    "get_selector",
-    "halton_selector",
-    "select_confidence",
-    "select_critic",
-    "select_moment",
-    "select_random",
-]
-
 NEEDS_CRITIC = ("critic", "self-critic")
 """Names of selectors that score the sampled tokens with a model."""
 

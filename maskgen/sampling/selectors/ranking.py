@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["mask_least_confident", "mask_lowest"]
-
 
 def mask_least_confident(confidence: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Mask the ``counts`` lowest of the masked tokens again, strictly below the cut (official MaskGIT): ties mask fewer.

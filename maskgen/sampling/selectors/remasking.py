@@ -19,8 +19,6 @@ import torch
 
 from maskgen.sampling.selectors.base import Selection, Selector
 
-__all__ = ["Remasking", "remasking_selector"]
-
 Remasking = Literal["cap", "rescale", "conf"]
 
 _DEFAULTS: dict[str, float] = {"cap": 0.05, "rescale": 0.05, "conf": 1.0}

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from maskgen.sampling.selectors.base import Selection, Selector
 
-__all__ = ["span_selector"]
-
 
 def span_selector(length: int, *, overlap: bool = False, best: bool = True) -> Selector:
     """A selector that masks whole spans of neighbouring tokens: log p of a span + weight x Gumbel.

@@ -21,8 +21,6 @@ from torch import nn
 
 from maskgen.models.base import MaskedTransformer, PartialTransformer
 
-__all__ = ["accelerated"]
-
 _made: weakref.WeakKeyDictionary[MaskedTransformer, dict[Any, MaskedTransformer]] = weakref.WeakKeyDictionary()
 
 

@@ -22,8 +22,6 @@ from maskgen.models.partial import FeatureMemory, Prepared
 from maskgen.sampling.speed.query import PartialLogits, Query
 from maskgen.sampling.speed.rows import unique_rows
 
-__all__ = ["ModelLogits"]
-
 # Beyond 32 MiB glibc takes memory from the system and gives it back at every use: 9 and 12 % of the time of 8 and 16 rows
 # of 256 tokens at 6 layers of width 768. Half of that leaves room for tensors that a model makes wider than its weights.
 _CHUNK_BYTES = 16 * 2**20

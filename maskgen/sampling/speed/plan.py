@@ -16,8 +16,6 @@ import torch
 from maskgen.sampling.selectors.base import Selector
 from maskgen.schedules import Schedule, mask_counts, step_ratio
 
-__all__ = ["Plan", "plan_steps"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

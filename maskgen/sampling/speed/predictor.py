@@ -15,8 +15,6 @@ from maskgen.sampling.speed.plan import Plan
 from maskgen.sampling.speed.query import PartialLogits, Query
 from maskgen.sampling.speed.reuse import Reuse, check_selector_reuse
 
-__all__ = ["Predictor"]
-
 
 class Predictor:
     """``predict(tokens, wanted, step, last) -> (logits, positions)``.

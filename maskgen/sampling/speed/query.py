@@ -14,8 +14,6 @@ import torch
 
 from maskgen.models.partial import FeatureMemory
 
-__all__ = ["PartialLogits", "Query"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Query:

@@ -11,8 +11,6 @@ from maskgen.models.partial import FeatureMemory, first_positions
 from maskgen.sampling.selectors.base import Selector
 from maskgen.sampling.speed.query import Query
 
-__all__ = ["Reuse", "check_selector_reuse"]
-
 
 def check_selector_reuse(selector: Selector, every: int) -> None:
     """Refuse selectors that remask decided tokens, whose keys and values would be stale.

@@ -14,8 +14,6 @@ import torch
 
 from maskgen.conditioning import Cond
 
-__all__ = ["UniqueRows", "unique_rows"]
-
 
 @dataclass(frozen=True)
 class UniqueRows:

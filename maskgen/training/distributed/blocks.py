@@ -12,8 +12,6 @@ from typing import Any
 from torch import is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["blocks_of", "checkpoint_blocks", "compile_blocks"]
-
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
     """The blocks, outermost first come; none for a model without a list of that name."""

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["RandomRows", "shared_uniform", "uniform"]
-
 
 class RandomRows:
     """A stream of uniform numbers for this process's rows.

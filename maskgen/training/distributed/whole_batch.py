@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["mean_over_processes", "whole_mean"]
-
 
 def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor over all processes, without gradients; the tensor itself on one."""

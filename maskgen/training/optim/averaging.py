@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["AveragedWeights", "local", "warm_average"]
-
 
 def warm_average(decay: float) -> Any:
     """Averaging rule with warm-up, so that short runs do not average in their random start."""

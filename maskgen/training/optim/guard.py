@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import distributed, nn
 
-__all__ = ["Guard", "GuardSettings"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GuardSettings:

@@ -10,8 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-__all__ = ["GuardedAdamW", "GuardedMuon", "OptimizerSettings", "adamw", "learning_rate"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:

@@ -22,8 +22,6 @@ from maskgen.tasks.media.audio.features import limit_peak, normalize_loudness
 from maskgen.tasks.media.audio.features import loudness as measure
 from maskgen.tasks.media.audio.files import SOUND_SUFFIXES, SoundFile, resample, to_channels
 
-__all__ = ["SoundFolder"]
-
 _TRIES = 8  # excerpts of a file that are listened to, as in audiotools
 
 

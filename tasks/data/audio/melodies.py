@@ -18,8 +18,6 @@ from torch import Tensor
 from maskgen.data import TensorSource, item_seed
 from maskgen.tasks.data.base import AudioData
 
-__all__ = ["Melodies"]
-
 _STEPS = 8  # of a bar
 
 _DEGREES = 8  # of the scale: an octave and its top

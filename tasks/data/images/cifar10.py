@@ -21,8 +21,6 @@ from maskgen.data import Batch, Source
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.images.sources import decode_picture
 
-__all__ = ["Cifar10", "PixelSource"]
-
 _NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 _SIDE = 32

@@ -16,8 +16,6 @@ from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.sources import Encoded, Encodings, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
 
-__all__ = ["HubImages", "StoredPictures", "StreamedPictures"]
-
 _WINDOWS = 2  # windows of a stream that are kept: a batch may lie in two
 
 

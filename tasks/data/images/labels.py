@@ -8,8 +8,6 @@ from pathlib import Path
 
 from maskgen.tasks.conditions.classes import imagenet_classes
 
-__all__ = ["class_names", "read_labels"]
-
 
 def read_labels(path: Path, images: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
     """Labels of images from a text file with a line ``image,label`` for each: comma, tab or white space between the two.

@@ -24,8 +24,6 @@ from filelock import FileLock
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.data.patience import patiently
 
-__all__ = ["ShardPlace", "expand"]
-
 T = TypeVar("T")
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")

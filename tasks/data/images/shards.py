@@ -16,8 +16,6 @@ from maskgen.tasks.data.images.places import ShardPlace, expand
 from maskgen.tasks.data.images.sources import PictureData, PictureRules
 from maskgen.tasks.data.images.tar import TarShards, index_folder
 
-__all__ = ["ShardImages"]
-
 
 class ShardImages(PictureData):
     """Images in tar shards: each sample a picture (``.jpg``, ``.png``, ``.webp``...) and its class (``.cls``, ``.json``).

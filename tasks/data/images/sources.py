@@ -21,19 +21,6 @@ from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
 from maskgen.tasks.media.images import load_image, to_tensor
 
-__all__ = [
-    "Crop",
-    "CropKind",
-    "Encoded",
-    "Encodings",
-    "OrderedEncodings",
-    "OrderedPictures",
-    "PictureData",
-    "PictureRules",
-    "PictureSource",
-    "decode_picture",
-]
-
 CropKind = Literal["random", "resized", "centre"]
 
 

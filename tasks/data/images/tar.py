@@ -31,8 +31,6 @@ from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.places import ShardPlace
 from maskgen.tasks.data.images.sources import Encoded
 
-__all__ = ["TarShards", "index_folder"]
-
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 
 _VERSION = "1"

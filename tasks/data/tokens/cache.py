@@ -25,8 +25,6 @@ from maskgen.precision import fast_matmul
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["cached_tokens", "first_codebooks", "probe", "read_tokens", "tokenize", "write_tokens"]
-
 _QUIET = 2  # seconds before the progress bar shows
 
 

@@ -23,8 +23,6 @@ from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.patience import patiently
 from maskgen.tasks.data.tokens.cache import read_tokens
 
-__all__ = ["TokenShardSource", "TokenShards", "shard_path", "shard_stamp"]
-
 _NEEDED = {"tokenizer", "modality", "signal_size", "class_names", "shard_size", "train", "test", "views", "complete"}
 
 

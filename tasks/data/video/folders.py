@@ -17,8 +17,6 @@ from maskgen.tasks.data.file_sets import FileData, FileRules
 from maskgen.tasks.media.video.backends import Reader
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile, to_video_tensor
 
-__all__ = ["VideoData", "VideoFolder"]
-
 
 class VideoData(SignalData):
     """A data set of clips: batches hold ``video`` float ``[B, 3, T, H, W]`` in [0, 1].

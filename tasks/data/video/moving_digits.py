@@ -20,8 +20,6 @@ from maskgen.data import Batch, TensorSource
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.data.video.folders import VideoData
 
-__all__ = ["DigitClips", "MovingDigits"]
-
 _SPEEDS = (1 / 32, 2 / 32)  # sides of the frame a frame: a digit moves on in every one, and crosses it in less than 32
 
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # pixels a frame, of digits on a grid

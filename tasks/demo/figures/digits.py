@@ -23,8 +23,6 @@ from maskgen.tasks.media.images import image_grid, save_gif, save_image, to_imag
 from maskgen.tasks.media.report import Figure
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["plot_digits"]
-
 _SCALE = 2  # images are small: shown at twice their size
 
 _MASKED = (0.85, 0.45, 0.25)  # colour of what is masked

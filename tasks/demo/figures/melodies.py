@@ -19,8 +19,6 @@ from maskgen.tasks.media.images import save_image
 from maskgen.tasks.media.report import Figure
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["Filled", "plot_sounds"]
-
 _SHOWN = 3  # melodies whose gap is shown
 
 

@@ -19,8 +19,6 @@ from maskgen.tasks.media.report import Figure
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import complete_clips
 
-__all__ = ["Predicted", "plot_clips"]
-
 _SCALE = 3  # frames are small: shown at three times their size
 
 _SECONDS = 0.15  # a frame

@@ -24,17 +24,6 @@ from maskgen.tasks.data.base import Modality
 from maskgen.tasks.media.audio.features import mel_filters
 from maskgen.weights.files import read_weights
 
-__all__ = [
-    "FeatureBatch",
-    "FeatureExtractor",
-    "LogMelFeatures",
-    "ModuleFeatures",
-    "PixelFeatures",
-    "centred_features",
-    "pixel_features",
-    "weights_digest",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class FeatureBatch:

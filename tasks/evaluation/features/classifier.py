@@ -18,8 +18,6 @@ from maskgen.precision import fast_matmul
 from maskgen.tasks.evaluation.features.base import FeatureBatch, FeatureExtractor, weights_digest
 from maskgen.tokenizers.image.base import check_images
 
-__all__ = ["Classifier", "ClassifierConfig", "ClassifierFeatures", "predict"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:

@@ -26,8 +26,6 @@ from maskgen.tasks.evaluation.sets.base import SampleSet
 from maskgen.tasks.evaluation.sets.processes import Part, Processes
 from maskgen.tasks.media.audio.files import resample, to_channels
 
-__all__ = ["Extraction", "FeatureSet", "extract", "mixed_sizes", "tolerance"]
-
 _QUIET = 2  # seconds before a progress bar shows: a mistake that is found at once is one line
 
 

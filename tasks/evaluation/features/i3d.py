@@ -25,8 +25,6 @@ from maskgen.tasks.evaluation.features.base import FeatureBatch, FeatureExtracto
 from maskgen.tasks.media.video.frames import resize_tf1
 from maskgen.weights.files import read_weights
 
-__all__ = ["I3D", "Branch", "I3DFeatures", "Unit3D", "i3d_state_dict", "official_shapes", "read_i3d"]
-
 _EPSILON = 1e-3
 
 _SIDE, _FEWEST_FRAMES, _AT_A_TIME = 224, 9, 8

@@ -14,8 +14,6 @@ from torch import Tensor
 from maskgen.tasks.evaluation.features.base import FeatureBatch, FeatureExtractor, weights_digest
 from maskgen.weights.files import read_weights
 
-__all__ = ["InceptionFeatures"]
-
 Layer = Literal["64", "192", "768", "2048"]
 
 _SIDE = 299

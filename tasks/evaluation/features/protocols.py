@@ -16,8 +16,6 @@ from torch import Tensor
 
 from maskgen.tasks.media.video.frames import resize_tf1
 
-__all__ = ["PROTOCOLS", "Protocol", "Resize", "find_protocol", "resize_images"]
-
 Resize = Literal["tf1-bilinear", "pil-bicubic"]
 
 

@@ -29,8 +29,6 @@ from maskgen.tasks.evaluation.metrics.frechet import Gaussian
 from maskgen.tasks.evaluation.sets.arrays import array_names, open_array, write_arrays
 from maskgen.tasks.evaluation.sets.base import SampleSet
 
-__all__ = ["Reference", "cached_reference", "check_size", "is_statistics", "read_statistics", "write_statistics"]
-
 _FORMAT = "maskgen-reference-2"  # 1: before clean-fid's clipping, and without the frames of clips
 
 _INCEPTION = "inception-v3-2015-12-05-"  # what statistics that name no extractor were made by

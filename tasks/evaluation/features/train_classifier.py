@@ -17,10 +17,9 @@ from maskgen.data import Batch, Source
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.evaluation.features.classifier import Classifier, ClassifierConfig
 from maskgen.tasks.training.runs import Say, run_stage
+from maskgen.training.objective import Objective
 from maskgen.training.optim.optimizers import OptimizerSettings
-from maskgen.training.trainer import Objective, TrainSettings
-
-__all__ = ["CLASSIFIER_SETTINGS", "ClassifierTraining", "train_classifier"]
+from maskgen.training.settings import TrainSettings
 
 CLASSIFIER_SETTINGS = TrainSettings(
     steps=2000,

@@ -18,8 +18,6 @@ from maskgen.tasks.audio.windows import LOUDNESS
 from maskgen.tasks.evaluation.metrics.audio import SoundScores
 from maskgen.tasks.evaluation.metrics.pairs import PairScores
 
-__all__ = ["GapScores", "GapSettings", "is_kept", "middle_gap", "repeated", "silenced"]
-
 Gap = tuple[int, int]
 
 _ANSWERS = {

@@ -28,8 +28,6 @@ from maskgen.tasks.video.completion import complete_clips
 from maskgen.tasks.video.generation import generate_video
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
-__all__ = ["Make", "codec_sound", "completing", "described", "even_labels", "filling", "generating", "read_good"]
-
 Make = Callable[[Sequence[int]], list[Any]]
 """Sample numbers in, as many samples out: a PIL image, frames uint8 ``[T, H, W, 3]`` or a sound float ``[C, S]`` each."""
 

@@ -30,8 +30,6 @@ from maskgen.tasks.media.audio.files import save_sound
 from maskgen.tasks.media.images import save_image
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["MadeSet", "image_name", "write_evaluation_set", "write_samples"]
-
 _QUIET = 2  # seconds before the progress bar shows
 
 _SUFFIX = {"image": ".png", "video": ".png", "audio": ".wav"}

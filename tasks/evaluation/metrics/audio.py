@@ -16,8 +16,6 @@ from maskgen.tasks.evaluation.metrics.pairs import PairScores, check_measures
 from maskgen.tasks.media.audio.features import log_mel_distance
 from maskgen.tokenizers.training.losses.audio import si_sdr
 
-__all__ = ["SoundScores", "stft_distance"]
-
 _RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # transform, hop, window: Parallel WaveGAN's
 
 _SILENCE = 1e-7  # smallest power: auraloss and Parallel WaveGAN have it too

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Metric", "bootstrap"]
-
 _CONFIDENCE = 0.95
 
 _PART = 1 << 22  # resampled values held at a time

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from maskgen.tasks.evaluation.metrics.base import Metric
 
-__all__ = ["Gaussian", "Moments", "check_features", "frechet_distance", "frechet_infinity", "kernel_distance"]
-
 _ROWS = 2048  # turned into float64 at a time: 32 MB of 2,048 features
 
 _FEWEST = 5_000  # samples of the first point of the extrapolation, as in the paper

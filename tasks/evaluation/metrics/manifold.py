@@ -16,8 +16,6 @@ from torch import Tensor
 from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
 from maskgen.tasks.evaluation.metrics.frechet import check_features
 
-__all__ = ["Copies", "Overlap", "copies", "nearest", "overlap"]
-
 _BLOCK = 1024  # rows of a block of distances
 
 _SLACK = 1e-9  # a point on the rim of a ball is in it, however its distance was rounded

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
 
-__all__ = ["PairScores", "check_measures"]
-
 
 class PairScores:
     """Numbers of pairs, by name. What compares pairs computes them and hands them to ``add``.

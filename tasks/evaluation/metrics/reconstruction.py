@@ -19,8 +19,6 @@ from maskgen.tokenizers.quantizers.usage import codebook_usage
 from maskgen.tokenizers.training.base import psnr
 from maskgen.tokenizers.training.losses.perceptual import Perceptual, PerceptualNet
 
-__all__ = ["CodeUse", "PixelScores", "clip_psnr", "frame_psnr", "perceptual_net", "ssim"]
-
 _SMALLEST = 11  # pixels of SSIM's window
 
 _NOTES = {"psnr": "dB, mean over pictures", "ssim": "window of 11 pixels, mean over colours", "lpips": "network "}

@@ -23,18 +23,6 @@ from maskgen.objectives.masking import mask_exactly
 from maskgen.precision import fast_matmul
 from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
 
-__all__ = [
-    "MaskedScore",
-    "accuracy",
-    "check_classes",
-    "classifier_scores",
-    "inception_score",
-    "masked_scores",
-    "per_class_accuracy",
-    "read_classes",
-    "within_class_variance",
-]
-
 Features = NDArray[np.float64]
 
 Labels = NDArray[np.int64]

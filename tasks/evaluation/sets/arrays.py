@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from maskgen.checkpoint import atomic_file
 
-__all__ = ["array_names", "open_array", "write_arrays", "write_batch"]
-
 _LOCAL_HEADER = 30  # bytes before the name in a zip's local header
 
 

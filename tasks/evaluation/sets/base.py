@@ -27,8 +27,6 @@ from maskgen.tasks.evaluation.sets.arrays import open_array
 from maskgen.tasks.evaluation.sets.files import Shelf, manifest_items, read_clip, read_picture, read_sound, read_strip
 from maskgen.tasks.evaluation.sets.pictures import PlainPictures
 
-__all__ = ["ArraySamples", "DataSamples", "FileSamples", "Sample", "SampleSet", "Subset", "open_samples"]
-
 Sample = Tensor | Broken
 """A sample, or what stands in its place if it cannot be read."""
 

@@ -26,8 +26,6 @@ from maskgen.tasks.media.audio.files import SOUND_SUFFIXES, SoundFile
 from maskgen.tasks.media.images import load_image
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile
 
-__all__ = ["Shelf", "manifest_items", "read_clip", "read_picture", "read_sound", "read_strip"]
-
 _MANIFEST = "manifest.json"
 
 _SUFFIXES: dict[str, frozenset[str]] = {

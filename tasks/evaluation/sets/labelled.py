@@ -17,8 +17,6 @@ from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.sets.base import SampleSet, open_samples
 
-__all__ = ["LabelledSource", "SampleImages", "class_names"]
-
 _IN_MEMORY = 1 << 30  # bytes of pixels that are kept once they were read
 
 

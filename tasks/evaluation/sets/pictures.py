@@ -18,8 +18,6 @@ from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.folders import ImageFiles
 from maskgen.tasks.data.images.sources import Encoded, PictureSource, decode_picture
 
-__all__ = ["PlainPictures"]
-
 _AT_A_TIME = 64
 
 

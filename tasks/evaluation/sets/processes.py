@@ -22,8 +22,6 @@ from safetensors.torch import save_file
 
 from maskgen.checkpoint import atomic_file, read_json, write_json
 
-__all__ = ["Part", "Processes", "process_state"]
-
 Part = tuple[dict[str, torch.Tensor], Any]
 """Tensors of one process, and what else it has to say (plain JSON)."""
 

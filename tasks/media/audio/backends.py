@@ -18,8 +18,6 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Decoder", "Encoder", "open_decoder", "open_encoder"]
-
 _MISSING = (
     'sound files need soundfile: pip install "maskgen[audio]"; or torchcodec with the libraries of FFmpeg, which is not '
     "installed or does not work here either: pip install torchcodec"

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from maskgen.tasks.media.audio.files import check_waveform, resample
 
-__all__ = ["limit_peak", "log_mel", "log_mel_distance", "loudness", "mel_filters", "normalize_loudness", "onsets"]
-
 _QUIETEST = -70.0  # LUFS: the absolute gate of BS.1770, below which nothing counts
 
 _SHORTEST = 0.5  # seconds a sound is padded to before its loudness is measured

@@ -24,17 +24,6 @@ from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.audio.backends import Decoder, Encoder, open_decoder, open_encoder
 from maskgen.tasks.media.checks import check_file
 
-__all__ = [
-    "SOUND_SUFFIXES",
-    "SoundFile",
-    "SoundWriter",
-    "check_waveform",
-    "load_sound",
-    "resample",
-    "save_sound",
-    "to_channels",
-]
-
 SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aif", ".aiff", ".au", ".w64", ".m4a"})
 """How the names of sound files end, in lower case; what ``tasks.audio_data`` looks for."""
 

@@ -14,9 +14,6 @@ from torch import Tensor
 from maskgen.tasks.media.audio.features import log_mel
 from maskgen.tasks.media.audio.files import check_waveform, to_channels
 
-__all__ = ["spectrogram_image"]
-
-
 # Nine colours from silence to full scale, of evenly rising lightness: a picture printed in grey says the same.
 _COLOURS = ("#05061a", "#1d1147", "#451275", "#72228a", "#a03386", "#cd4a73", "#ec7159", "#f8a958", "#fbf3c0")
 

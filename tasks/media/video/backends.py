@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 
 from maskgen.tasks.media.video.index import VideoIndex, choose_stream, import_av, opened
 
-__all__ = ["Decoder", "Encoder", "Frames", "Reader", "open_decoder", "open_encoder"]
-
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.video.frame import VideoFrame

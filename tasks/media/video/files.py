@@ -25,8 +25,6 @@ from maskgen.tasks.media.video.backends import Decoder, Frames, Reader, open_dec
 from maskgen.tasks.media.video.index import scan
 from maskgen.tasks.media.video.writer import VideoWriter, check_frame_rate, check_frames
 
-__all__ = ["VIDEO_SUFFIXES", "VideoFile", "load_video", "save_video", "to_frames", "to_video_tensor"]
-
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".gif"})
 """How the names of video files end, in lower case; what ``tasks.video_data`` looks for."""
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["resize_tf1"]
-
 
 def resize_tf1(video: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resizing as TensorFlow 1 did it, which the published FVD numbers depend on.

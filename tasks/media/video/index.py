@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["VideoIndex", "choose_stream", "import_av", "opened", "scan"]
-
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet

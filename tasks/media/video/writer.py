@@ -18,8 +18,6 @@ from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.images import save_gif
 from maskgen.tasks.media.video.backends import Encoder, Frames, open_encoder
 
-__all__ = ["VideoWriter", "check_frame_rate", "check_frames"]
-
 _WRITTEN = (".mp4", ".m4v", ".mov", ".mkv", ".gif")
 
 _LOWEST_RATE, _HIGHEST_RATE = Fraction(1, 1000), 1000

@@ -11,8 +11,6 @@ from typing import Any
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.published.entries.base import Published, Weights
 
-__all__ = ["AUDIO"]
-
 _ENCODEC = "https://dl.fbaipublicfiles.com/encodec/v0/{}.th"
 
 _DAC = "https://github.com/descriptinc/descript-audio-codec/releases/download/{}.pth"

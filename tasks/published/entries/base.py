@@ -12,8 +12,6 @@ from typing import Literal
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.published.entries.families import FAMILIES, Family
 
-__all__ = ["Published", "Weights", "image_tokenizer"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:

@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["FAMILIES", "Family", "Part", "load_name", "looks_like"]
-
 Part = Literal["tokenizer", "transformer"]
 
 

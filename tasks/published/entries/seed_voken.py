@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from maskgen.tasks.published.entries.base import Published, Weights, image_tokenizer
 
-__all__ = ["SEED_VOKEN"]
-
 _LICENCE, _README = "Apache-2.0", "TencentARC/SEED-Voken"
 
 

@@ -21,7 +21,8 @@ from maskgen.data import TensorSource
 from maskgen.objectives.loss import masked_accuracy, masked_cross_entropy
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.objectives.masking import mask_independently, random_mask, sobol_ratios
-from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
+from maskgen.published.vampnet.blocks import VampNetConfig
+from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.schedules import get_schedule
 from maskgen.training.optim.optimizers import OptimizerSettings, learning_rate
 from tests.core.toys import fit, transformer

@@ -10,8 +10,9 @@ from maskgen.published.halton.sampler import HaltonSampling, halton_order, rolle
 from maskgen.published.maskbit.sampler import MaskBitSampling, maskbit_guided_logits, sample_maskbit
 from maskgen.published.onedtok.sampler import OneDTokSampling, onedtok_guided_logits, sample_onedtok
 from maskgen.sampling.guidance import Guidance, guided_logits
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Request
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from tests.selections import flat_sampling
 from tests.support import tiny_pipeline
 

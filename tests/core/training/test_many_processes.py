@@ -17,7 +17,8 @@ from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.commit import CommitModeling, CommitSettings
 from maskgen.objectives.critic import CriticModeling, CriticSettings, SelfCriticModeling
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
-from maskgen.training.trainer import Interrupted, Objective
+from maskgen.training.objective import Objective
+from maskgen.training.run import Interrupted
 from tests.core.objectives.clips import four_clips
 from tests.core.toys import fit, shaken, transformer
 from tests.core.training.many_processes import run_processes

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import maskgen.training.state
 from maskgen.data import TensorSource
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
-from maskgen.training.trainer import Interrupted
+from maskgen.training.run import Interrupted
 from tests.core.toys import FAMILIES, LineObjective, equal, fit, points, transformer, weights
 
 

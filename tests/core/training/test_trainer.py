@@ -10,7 +10,7 @@ from torch import nn
 
 from maskgen.checkpoint import load_module
 from maskgen.training.optim.optimizers import OptimizerSettings, adamw, learning_rate
-from maskgen.training.trainer import TrainSettings
+from maskgen.training.settings import TrainSettings
 from tests.core.toys import Line, LineConfig, LineObjective, fit, points, transformer
 
 

@@ -14,14 +14,8 @@ from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.precision import fast_matmul
-from maskgen.published.vampnet.blocks import relative_buckets
-from maskgen.published.vampnet.transformer import (
-    VampNetConfig,
-    VampNetTransformer,
-    convert,
-    read_vampnet,
-    with_code_tables,
-)
+from maskgen.published.vampnet.blocks import VampNetConfig, relative_buckets
+from maskgen.published.vampnet.transformer import VampNetTransformer, convert, read_vampnet, with_code_tables
 from tests.parity.support import files, load, metadata
 
 FORWARD = files("vampnet", "forward*.safetensors")[0]

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.audio import continue_audio, infill, loop, vary
 from maskgen.tasks.audio import edit as audio_edit
 from maskgen.tasks.media.audio.files import SoundFile, load_sound, save_sound
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
 
 RATE, HOP, WINDOW = 8000, 40, 32

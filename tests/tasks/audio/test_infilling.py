@@ -13,10 +13,11 @@ from torch import Tensor
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.audio.infilling import continue_audio, infill, loop, vary
 from maskgen.tasks.media.audio.features import loudness
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
 
 RATE, HOP, WINDOW = 8000, 40, 32  # 200 frames a second, a context of 0.16 s

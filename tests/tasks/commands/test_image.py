@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.image.class_swap import swap_class
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.image.outpainting import outpaint
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from tests.support import tiny_pipeline
 from tests.tasks.commandline import HEIGHT, WIDTH, edits, files, mask, picture, pixels, refused, run
 

@@ -30,7 +30,7 @@ from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from maskgen.training.optim.optimizers import OptimizerSettings
-from maskgen.training.trainer import TrainSettings
+from maskgen.training.settings import TrainSettings
 from tests.tasks.commandline import refused, run
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -16,7 +16,7 @@ from maskgen.tasks.evaluation.features.protocols import PROTOCOLS
 from maskgen.tasks.evaluation.sets.processes import Processes
 from maskgen.tasks.evaluation.settings import CasSettings, EvaluationRun, EvaluationSettings
 from maskgen.training.optim.optimizers import OptimizerSettings
-from maskgen.training.trainer import TrainSettings
+from maskgen.training.settings import TrainSettings
 
 ONE_AT_A_TIME = threading.Lock()  # processes do not share random state and precision settings, threads do
 TINY = ClassifierConfig(patch=1, width=8, multipliers=(1, 2), blocks=1, groups=4)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.image.class_swap import swap_alpha, swap_class, swap_token_mask
-from maskgen.tasks.pipeline import Sampling
 from tests.support import OracleTransformer, oracle_pipeline, tiny_pipeline, toy_pipeline
 
 PIPE, WIDE = tiny_pipeline(), tiny_pipeline((32, 64))

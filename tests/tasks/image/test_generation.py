@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.image.generation import generate
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from tests.support import make_tiny_pipeline, oracle_pipeline, tiny_pipeline, toy_pipeline
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.image import generate, inpaint, outpaint, swap_class
 from maskgen.tasks.image.paste import feather as soft_edge
 from maskgen.tasks.media.images import to_images
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from tests.support import OracleTransformer, oracle_pipeline, tiny_pipeline, toy_pipeline
 
 

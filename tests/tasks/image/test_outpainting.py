@@ -9,10 +9,11 @@ from PIL import Image
 
 from maskgen.conditioning import Cond
 from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.image.outpainting import extend_tokens, outpaint
 from maskgen.tasks.media.images import to_images
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from tests.support import OracleTransformer, oracle_pipeline, tiny_pipeline, toy_pipeline
 
 REQUEST = Request(cond=Cond(labels=torch.tensor([1])), seeds=[0], sampling=Sampling(steps=1))

@@ -16,11 +16,13 @@ from maskgen.checkpoint import save_module
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
-from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
+from maskgen.published.vampnet.blocks import VampNetConfig
+from maskgen.published.vampnet.transformer import VampNetTransformer
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.testing import OracleModel
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
 from tests.support import toy_pipeline

@@ -17,11 +17,12 @@ from maskgen.checkpoint import save_module
 from maskgen.conditioning import NO_LABEL
 from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from tests.selections import flat_sampling

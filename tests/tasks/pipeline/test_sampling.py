@@ -18,10 +18,11 @@ from maskgen.sampling.filters import TokenFilter, filtered_logits
 from maskgen.sampling.guidance import Guidance, guided_logits, model_logits, self_guided_logits
 from maskgen.sampling.loop import sample
 from maskgen.sampling.selectors.named import get_selector
+from maskgen.sampling.settings import Sampling
 from maskgen.sampling.speed.compiled import accelerated
 from maskgen.tasks.cli import build_parser
 from maskgen.tasks.conditions.request import Request
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.runs import describe, finished_before
 from tests.selections import flat_sampling, former_keys
 from tests.support import oracle_pipeline, tiny_audio_pipeline, tiny_pipeline

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from maskgen.sampling.selectors.named import get_selector
-from maskgen.tasks.published.catalog import CATALOG, Published, find, table
+from maskgen.tasks.published.catalog import CATALOG, find, table
+from maskgen.tasks.published.entries.base import Published
 from maskgen.tasks.published.entries.families import FAMILIES, Family, load_name, looks_like
 from tests.parity.support import LAYOUTS, ROOT, files, load
 from tests.tasks.commandline import refused, run

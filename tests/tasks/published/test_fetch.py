@@ -15,8 +15,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 import maskgen.tasks.published.convert
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.published import catalog
-from maskgen.tasks.published.catalog import Published, Weights
 from maskgen.tasks.published.convert import cache_folder, fetch
+from maskgen.tasks.published.entries.base import Published, Weights
 from tests.tasks.commandline import files as listing
 from tests.tasks.commandline import refused, run
 from tests.tasks.published.fileserver import Files, serve

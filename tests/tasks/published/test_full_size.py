@@ -14,7 +14,8 @@ import torch
 import maskgen.tasks.published.convert
 from maskgen.checkpoint import save_module, save_state
 from maskgen.models.bert import BertConfig
-from maskgen.tasks.published.catalog import CATALOG, Published
+from maskgen.tasks.published.catalog import CATALOG
+from maskgen.tasks.published.entries.base import Published
 from maskgen.tokenizers.image.vqgan import VQGAN
 from tests.flax_files import nested, write_flax
 from tests.parity.support import LAYOUTS

@@ -10,7 +10,8 @@ import maskgen.tasks.published.download
 from maskgen.models.bert import BertConfig
 from maskgen.published import maskgit
 from maskgen.tasks.published import catalog
-from maskgen.tasks.published.catalog import CATALOG, Published, Weights
+from maskgen.tasks.published.catalog import CATALOG
+from maskgen.tasks.published.entries.base import Published, Weights
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.published import flax_names
 from maskgen.tokenizers.published.image import maskgit as tokenizers

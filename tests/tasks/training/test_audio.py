@@ -17,18 +17,22 @@ from maskgen.checkpoint import load_module, save_module
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
-from maskgen.published.vampnet.transformer import VampNetConfig, VampNetTransformer
+from maskgen.published.vampnet.blocks import VampNetConfig
+from maskgen.published.vampnet.transformer import VampNetTransformer
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.base import AudioData
 from maskgen.tasks.data.tokens.cache import cached_tokens, tokenize
 from maskgen.tasks.media.audio.files import load_sound
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
 from maskgen.tokenizers.audio.toy import ToyAudioTokenizer, ToyAudioTokenizerConfig
 from maskgen.tokenizers.training.audio import CodecLossSettings, CodecTraining
-from maskgen.training.trainer import Interrupted, OptimizerSettings, TrainSettings
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.run import Interrupted
+from maskgen.training.settings import TrainSettings
 from tests.tasks.training.test_image import Squares
 
 RATE, SAMPLES, HOP, V = 800, 62, 4, 8

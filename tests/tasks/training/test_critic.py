@@ -11,10 +11,11 @@ import torch
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.critic import CriticSettings
 from maskgen.objectives.masked import MaskingSettings
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.commands.tokenize import ShardSettings, tokenize_data
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.critic import train_critic
 from maskgen.training.optim.optimizers import OptimizerSettings
 from tests.tasks.commandline import refused, run

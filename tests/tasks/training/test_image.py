@@ -18,11 +18,13 @@ from maskgen.data import Source, TensorSource
 from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
-from maskgen.tasks.data.images.digits import ImageData, ShiftedSource
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.images.digits import ShiftedSource
 from maskgen.tasks.data.tokens.cache import tokenize
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import to_tensor
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tokenizers.base import Tokenizer
@@ -30,7 +32,9 @@ from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, ReconstructionTraining
-from maskgen.training.trainer import Interrupted, OptimizerSettings, TrainSettings
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.run import Interrupted
+from maskgen.training.settings import TrainSettings
 
 VQGAN_CONFIG = VQGANConfig(
     channels=8,

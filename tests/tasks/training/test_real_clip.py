@@ -19,7 +19,8 @@ from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.training.base import psnr
 from maskgen.tokenizers.training.reconstruction import VideoReconstructionSettings
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
-from maskgen.training.trainer import OptimizerSettings, TrainSettings
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.settings import TrainSettings
 
 CLIP = Path(__file__).resolve().parents[4] / "shared" / "data" / "flipping_a_pancake.mkv"
 

@@ -17,7 +17,8 @@ from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
 from maskgen.tokenizers.training.audio import CodecLossSettings
 from maskgen.tokenizers.training.losses.audio import SpectralLoss
-from maskgen.training.trainer import OptimizerSettings, TrainSettings
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.settings import TrainSettings
 
 DIGITS = Path(__file__).resolve().parents[4] / "shared" / "data" / "free-spoken-digits.zip"
 RATE, SECONDS = 8000, 0.512

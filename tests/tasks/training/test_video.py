@@ -19,8 +19,9 @@ from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.objectives.commit import CommitModeling, CommitSettings
 from maskgen.sampling.commit import Prompt
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.trained import TrainedTasks
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tasks.training.video import train_video_transformer
@@ -38,7 +39,9 @@ from maskgen.tokenizers.training.magvit2 import Magvit2Settings
 from maskgen.tokenizers.training.reconstruction import ReconstructionTraining, VideoReconstructionSettings
 from maskgen.tokenizers.training.settings import loss_settings
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
-from maskgen.training.trainer import Interrupted, OptimizerSettings, TrainSettings
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.run import Interrupted
+from maskgen.training.settings import TrainSettings
 from tests.tasks.training.test_image import Squares
 from tests.tasks.video.toys import CLASS_NAMES, LENGTH, LEVELS, SIDE, Boxes, boxes, tokenizer
 

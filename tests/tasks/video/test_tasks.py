@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.trained import TrainedTasks, named_task
 from maskgen.tasks.conditions.video import VIDEO_TASKS
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import complete_clips
 from maskgen.tasks.video.generation import generate_video
 from maskgen.tasks.video.inpainting import inpaint_video

@@ -18,12 +18,13 @@ from maskgen.conditioning import Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.commit import Prompt, commit_guided_logits, sample_commit
 from maskgen.sampling.guidance import Guidance
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Options, Request
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tasks.conditions.video import VIDEO_TASKS, TokenCells
 from maskgen.tasks.media.windows import Piece
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import clip_cells, complete, paste_given, video_request
 from maskgen.tasks.video.regions import MemoryMask
 from maskgen.tasks.video.source import MemoryFrames

@@ -16,10 +16,11 @@ from maskgen.data import Source, TensorSource
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.commit import Prompt
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tasks.data.video.folders import VideoData
 from maskgen.tasks.model_folder import PipelineConfig
-from maskgen.tasks.pipeline import Pipeline, Sampling
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.testing import OracleModel
 from maskgen.tokenizers.video.toy import ToyVideoTokenizer, ToyVideoTokenizerConfig
 

@@ -11,7 +11,8 @@ from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
 from maskgen.tokenizers.training.audio import CodecLossSettings, CodecTraining
 from maskgen.tokenizers.training.losses.audio import SpectralLoss, mel_filters, si_sdr
 from maskgen.training.optim.optimizers import OptimizerSettings
-from maskgen.training.trainer import Trainer, TrainSettings
+from maskgen.training.settings import TrainSettings
+from maskgen.training.trainer import Trainer
 
 CONFIG = AudioCodecConfig(
     sample_rate=1000,

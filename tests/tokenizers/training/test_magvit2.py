@@ -34,7 +34,9 @@ from maskgen.tokenizers.training.losses.magvit2 import (
 )
 from maskgen.tokenizers.training.losses.perceptual import Perceptual
 from maskgen.tokenizers.training.magvit2 import Magvit2Training
-from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.settings import TrainSettings
+from maskgen.training.trainer import Trainer
 
 DISCRIMINATOR = PatchDiscriminatorConfig(width=4, layers=2)
 PLAIN = Magvit2LossSettings(perceptual=None, discriminator=None)

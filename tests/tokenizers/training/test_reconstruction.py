@@ -21,7 +21,9 @@ from maskgen.tokenizers.training.base import psnr
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig
 from maskgen.tokenizers.training.losses.image import LeCam, r1_penalty
 from maskgen.tokenizers.training.reconstruction import ReconstructionSettings, ReconstructionTraining
-from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.settings import TrainSettings
+from maskgen.training.trainer import Trainer
 
 PLAIN = ReconstructionSettings(perceptual=None, gan_weight=0.0)
 DISCRIMINATOR = DiscriminatorConfig(image_size=16, max_width=8)

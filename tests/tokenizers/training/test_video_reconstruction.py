@@ -19,7 +19,9 @@ from maskgen.tokenizers.training.losses.image import LeCam, r1_penalty
 from maskgen.tokenizers.training.reconstruction import ReconstructionTraining, VideoReconstructionSettings
 from maskgen.tokenizers.video.toy import ToyVideoTokenizer, ToyVideoTokenizerConfig
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
-from maskgen.training.trainer import OptimizerSettings, Trainer, TrainSettings
+from maskgen.training.optim.optimizers import OptimizerSettings
+from maskgen.training.settings import TrainSettings
+from maskgen.training.trainer import Trainer
 
 PLAIN = VideoReconstructionSettings(perceptual=None, gan_weight=0.0)
 DISCRIMINATOR = VideoDiscriminatorConfig(size=(4, 8, 8), channels=4, multipliers=(1, 2))

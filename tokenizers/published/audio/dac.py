@@ -26,9 +26,6 @@ from maskgen.tokenizers.published.audio.descript_files import find_sizes, fold_w
 from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.settings import freeze_lists
 
-__all__ = ["PUBLISHED", "DACTokenizer", "DACTokenizerConfig", "convert", "dac_from_files"]
-
-
 # Settings of transformers' config.json under their official names.
 _SETTINGS = {
     "encoder_hidden_size": "encoder_dim",

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from maskgen.tokenizers.audio.base import ConfiguredCodec
 
-__all__ = ["CosineQuantizer", "DescriptTokenizer", "Encoding", "Parts", "Residual", "Snake", "check_sizes", "conv"]
-
 
 class Snake(nn.Module):
     """``x + sin(a x)^2 / a`` with one ``a`` a channel (Ziyin et al. 2020, arXiv 2006.08195): a bend that keeps periods.

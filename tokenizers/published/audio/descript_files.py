@@ -20,9 +20,6 @@ from torch import Tensor
 
 from maskgen.weights.files import guess_container, read_weights
 
-__all__ = ["Sizes", "find_sizes", "fold_weight_norm", "read_descript"]
-
-
 # How both of torch's weight norms name the length and the direction.
 _WEIGHT_NORM = {
     "weight_g": "weight_v",

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from maskgen.tokenizers.audio.base import ConfiguredCodec, check_audio
 from maskgen.tokenizers.settings import check_choice, check_least, freeze_lists
 
-__all__ = ["EncodecBase", "EncodecTokenizer", "EncodecTokenizerConfig"]
-
 Norm = Literal["weight_norm", "time_group_norm"]
 
 _LONGEST = 2**24  # samples; transformers counts frames in float32

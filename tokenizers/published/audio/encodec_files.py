@@ -19,8 +19,6 @@ from maskgen.tokenizers.published.audio.encodec import EncodecTokenizer, Encodec
 from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.weights.files import read_weights
 
-__all__ = ["PUBLISHED", "config_from", "convert", "encodec_from_files", "transformers_names"]
-
 PUBLISHED: Final[dict[str, EncodecTokenizerConfig]] = {
     "encodec_24khz": EncodecTokenizerConfig.encodec_24khz(),
     "encodec_48khz": EncodecTokenizerConfig.encodec_48khz(),

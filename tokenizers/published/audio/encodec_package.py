@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from maskgen.tokenizers.published.audio.encodec import EncodecBase, EncodecTokenizerConfig
 from maskgen.tokenizers.published.audio.encodec_files import transformers_names
 
-__all__ = ["EncodecPackageTokenizer"]
-
 
 class EncodecPackageTokenizer(EncodecBase):
     """EnCodec through the ``encodec`` package.

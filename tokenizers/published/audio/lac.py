@@ -29,8 +29,6 @@ from maskgen.tokenizers.published.audio.descript_files import find_sizes, fold_w
 from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.settings import freeze_lists
 
-__all__ = ["LACConfig", "LACTokenizer", "Mean", "convert", "lac_from_file"]
-
 _KERNELS = (3, 7, 11)
 
 _DILATIONS = (1, 3, 5)

@@ -9,8 +9,6 @@ from torch import Tensor
 from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN, AttentionVQGANConfig, Family, NameMap
 from maskgen.tokenizers.published.image.blocks import NetworkConfig
 
-__all__ = ["NAMES", "PUBLISHED", "AmusedVQ", "AmusedVQConfig", "config_from", "convert"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AmusedVQConfig(AttentionVQGANConfig):

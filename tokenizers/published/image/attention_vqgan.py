@@ -23,17 +23,6 @@ from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
 from maskgen.tokenizers.settings import freeze_lists
 
-__all__ = [
-    "AttentionVQGAN",
-    "AttentionVQGANConfig",
-    "Family",
-    "MultiplierConfig",
-    "NameMap",
-    "convert_state",
-    "measure",
-    "multiples",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionVQGANConfig:

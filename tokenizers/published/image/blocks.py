@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from maskgen.precision import attention
 from maskgen.tokenizers.layers.conv2d import ResidualBlock, Upsample, group_norm
 
-__all__ = ["AttentionBlock", "Decoder", "Downsample", "Encoder", "Level", "Middle", "NetworkConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:

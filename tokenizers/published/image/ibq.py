@@ -21,8 +21,6 @@ from maskgen.tokenizers.published.image.taming import TamingConfig
 from maskgen.tokenizers.quantizers.lookup_free import entropies
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
 
-__all__ = ["NAMES", "PUBLISHED", "IBQConfig", "IBQTokenizer", "IndexQuantizer", "config_from", "convert"]
-
 _LOGITS = 2**26  # most scalar products held at once where only ids are needed
 
 

@@ -15,8 +15,6 @@ from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN, F
 from maskgen.tokenizers.published.image.blocks import NetworkConfig
 from maskgen.tokenizers.quantizers.vector import NormalizedQuantizer
 
-__all__ = ["NAMES", "PUBLISHED", "DirectionQuantizer", "LlamaGenConfig", "LlamaGenVQ", "config_from", "convert"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaGenConfig(MultiplierConfig):

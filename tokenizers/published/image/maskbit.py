@@ -33,15 +33,6 @@ from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
 from maskgen.tokenizers.quantizers.vector import Quantizer, QuantizerConfig, VectorQuantizer
 from maskgen.tokenizers.settings import check_choice, freeze_lists
 
-__all__ = [
-    "PUBLISHED",
-    "MaskBitEncoder",
-    "MaskBitTokenizer",
-    "MaskBitTokenizerConfig",
-    "config_from",
-    "convert",
-]
-
 _IGNORED = ("quantize.bits_to_indices", "quantize.codebook")  # constants of the lookup-free quantizer
 
 

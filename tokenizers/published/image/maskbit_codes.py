@@ -12,8 +12,6 @@ from torch import Tensor
 from maskgen.tokenizers.quantizers.lookup_free import factor_ids, join_ids
 from maskgen.tokenizers.quantizers.vector import NormalizedQuantizer, Quantizer, straight_through
 
-__all__ = ["BitQuantizer", "UnitQuantizer", "check_split", "merge_ids", "split_ids"]
-
 
 class BitQuantizer(Quantizer):
     """One bit a channel, its sign, least significant first; codes are vectors of -1 and 1. No weights and no loss.

@@ -13,8 +13,6 @@ from maskgen.tokenizers.layers.conv2d import Activation
 from maskgen.tokenizers.published.flax_names import convert_flax, measure_flax, network_modules
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 
-__all__ = ["PUBLISHED", "config_from", "convert"]
-
 # The networks for 256 and 512 pixels have the same sizes and 54,515,587 weights each; only the weights differ.
 PUBLISHED: dict[str, VQGANConfig] = {"maskgit-imagenet256": VQGANConfig(), "maskgit-imagenet512": VQGANConfig()}
 

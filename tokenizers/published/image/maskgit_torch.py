@@ -20,8 +20,6 @@ from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 
-__all__ = ["PUBLISHED", "Layout", "config_from", "convert", "network_sizes", "official_name"]
-
 PUBLISHED: dict[str, VQGANConfig] = {"maskgit-vqgan-imagenet-f16-256": VQGANConfig()}
 """Published name to full-size settings (54,515,587 weights; the 2D tokenizer of 1d-tokenizer, Apache-2.0 code)."""
 

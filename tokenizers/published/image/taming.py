@@ -10,8 +10,6 @@ from typing import Final
 from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN, Family, MultiplierConfig, NameMap
 from maskgen.tokenizers.published.image.blocks import NetworkConfig
 
-__all__ = ["NAMES", "PUBLISHED", "TamingConfig", "TamingVQGAN", "config_from", "convert"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TamingConfig(MultiplierConfig):

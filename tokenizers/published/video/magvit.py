@@ -16,8 +16,6 @@ from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
 
-__all__ = ["PUBLISHED", "config_from", "convert"]
-
 # 16 frames of 128 x 128 (UCF-101) or 64 x 64 pixels (BAIR) on 4 x 16 x 16 tokens; 40.6, 157.8, 36.6 and 141.9 M parameters.
 PUBLISHED: dict[str, VQ3DConfig] = {
     "magvit-ucf101-b": VQ3DConfig(),

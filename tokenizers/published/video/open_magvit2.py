@@ -20,8 +20,6 @@ from maskgen.tokenizers.magvit2.inflation import inflated_config
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2ImageConfig, Magvit2Video, Magvit2VideoConfig
 from maskgen.tokenizers.published.names import empty_shapes, renamed
 
-__all__ = ["PUBLISHED", "averaged", "config_from", "convert", "official_name"]
-
 _AVERAGED = "model_ema."
 
 _IGNORED = ("loss.", _AVERAGED, "quantize.")

@@ -15,9 +15,6 @@ from torch import Tensor, nn
 
 from maskgen.tokenizers.layers.conv2d import average_downsample, pad_same
 
-__all__ = ["BlurPool", "DiscriminatorConfig", "DownBlock", "LogitNetwork", "StyleGANDiscriminator", "lrelu"]
-
-
 # Width at each side for multiplier 1 (spec 6.2); the multiplier counts from side 64 up.
 _WIDTHS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32, 1024: 16}
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from maskgen.tokenizers.training.discriminators.image import BlurPool
 
-__all__ = ["BlurPatchDiscriminator", "PatchDiscriminator", "PatchDiscriminatorConfig", "build_discriminator"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PatchDiscriminatorConfig:

@@ -14,14 +14,6 @@ from torch import Tensor, nn
 from maskgen.tokenizers.layers.conv3d import Conv3D, Norm, average_downsample3d, channels_last, norm3d
 from maskgen.tokenizers.training.discriminators.image import DownBlock, LogitNetwork, lrelu
 
-__all__ = [
-    "ClipDiscriminator",
-    "DownBlock3D",
-    "FrameDiscriminator",
-    "VideoDiscriminatorConfig",
-    "build_video_discriminator",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class VideoDiscriminatorConfig:

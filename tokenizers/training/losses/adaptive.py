@@ -7,8 +7,6 @@ from torch import Tensor
 
 from maskgen.training.distributed.whole_batch import mean_over_processes
 
-__all__ = ["adaptive_weight"]
-
 _MOST_ADAPTIVE = 1e4
 
 

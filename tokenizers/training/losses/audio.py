@@ -11,8 +11,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-__all__ = ["SpectralLoss", "mel_filters", "si_sdr"]
-
 _FLOOR = 1e-5  # magnitudes below count as silence: DAC's clamp
 
 

@@ -14,18 +14,6 @@ from torch import Tensor, nn
 from maskgen.tokenizers.quantizers.entropy import _unknown
 from maskgen.training.distributed.whole_batch import mean_over_processes
 
-__all__ = [
-    "GANKind",
-    "LeCam",
-    "as_images",
-    "check_pair",
-    "discriminator_loss",
-    "generator_loss",
-    "l1_loss",
-    "l2_loss",
-    "r1_penalty",
-]
-
 GANKind = Literal["non-saturating", "hinge"]
 
 

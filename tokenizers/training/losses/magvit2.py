@@ -17,17 +17,6 @@ from maskgen.tokenizers.training.losses.adaptive import adaptive_weight
 from maskgen.tokenizers.training.losses.image import LeCam, as_images, discriminator_loss, generator_loss, l1_loss
 from maskgen.tokenizers.training.losses.perceptual import Perceptual, PerceptualNet
 
-__all__ = [
-    "PUBLISHED_LOSSES",
-    "Magvit2LossSettings",
-    "PatchGAN",
-    "discriminator_terms",
-    "entropy_weight",
-    "generator_terms",
-    "patch_discriminator_loss",
-    "patch_generator_loss",
-]
-
 PatchGAN = Literal["hinge", "vanilla", "non-saturating"]
 
 

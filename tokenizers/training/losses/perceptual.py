@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from maskgen.tokenizers.training.losses.image import check_pair, l2_loss
 
-__all__ = ["Perceptual", "PerceptualKind", "PerceptualNet", "ResNetPerceptual", "build_perceptual"]
-
 PerceptualNet = Literal["vgg", "alex", "squeeze"]
 
 PerceptualKind = Literal["vgg", "alex", "squeeze", "resnet50", "resnet50-logits"]

@@ -21,10 +21,9 @@ from torch.package import PackageExporter
 from maskgen.checkpoint import load_module, save_module
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
-from maskgen.published.vampnet.blocks import relative_buckets
+from maskgen.published.vampnet.blocks import VampNetConfig, relative_buckets
 from maskgen.published.vampnet.transformer import (
     PUBLISHED,
-    VampNetConfig,
     VampNetTransformer,
     config_from,
     convert,

@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from maskgen.training.optim.guard import Guard
-from maskgen.training.trainer import GuardSettings
+from maskgen.training.optim.guard import Guard, GuardSettings
 from tests.core.toys import LineObjective, equal, fit, points, weights
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from maskgen.data import TensorSource
 from maskgen.tasks.data.broken import BrokenExamples, Tolerance
-from maskgen.tasks.data.images.digits import Digits, Folder, ShiftedSource
-from maskgen.tasks.data.images.folders import ImageFiles
+from maskgen.tasks.data.images.digits import Digits, ShiftedSource
+from maskgen.tasks.data.images.folders import Folder, ImageFiles
 from maskgen.tasks.data.images.sources import Crop, CropKind, PictureSource
 from maskgen.tasks.media.images import to_tensor
 

@@ -9,7 +9,7 @@ from maskgen.data import Batch, Source
 from maskgen.objectives.masked import MaskedModeling
 from maskgen.tasks.data.tokens.cache import cached_tokens, tokenize
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
-from maskgen.training.trainer import Interrupted
+from maskgen.training.run import Interrupted
 from tests.core.training.many_processes import run_processes
 from tests.tasks.training.test_image import Squares, interrupt_at, model, settings, stage2, toy
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 import maskgen.tasks.evaluation.made.making
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.evaluation.made.writing import image_name, write_evaluation_set
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.image.generation import generate
-from maskgen.tasks.pipeline import Sampling
 from tests.support import tiny_pipeline
 from tests.tasks.commandline import files, pixels, refused, run
 from tests.tasks.evaluation.support import ONE_AT_A_TIME, together

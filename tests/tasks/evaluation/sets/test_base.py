@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.data import TensorSource
+from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.cifar10 import PixelSource
-from maskgen.tasks.data.images.digits import Digits, Folder, ImageData
+from maskgen.tasks.data.images.digits import Digits
+from maskgen.tasks.data.images.folders import Folder
 from maskgen.tasks.data.video.moving_digits import MovingDigits
 from maskgen.tasks.evaluation.features.base import LogMelFeatures, PixelFeatures
 from maskgen.tasks.evaluation.features.extraction import Extraction, FeatureSet, extract

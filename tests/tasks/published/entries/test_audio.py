@@ -16,8 +16,9 @@ from torch import Tensor
 from maskgen.checkpoint import load_module
 from maskgen.published.vampnet import transformer as vampnet
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.published.catalog import CATALOG, Published, find, table
+from maskgen.tasks.published.catalog import CATALOG, find, table
 from maskgen.tasks.published.convert import convert_files, fetch
+from maskgen.tasks.published.entries.base import Published
 from maskgen.tasks.published.entries.families import FAMILIES, looks_like
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.published.audio.encodec import EncodecTokenizer, EncodecTokenizerConfig
