@@ -5,8 +5,6 @@ is faster than real time). Then the published coarse size (336 M with its LoRA f
 runs its sampler beside as many bare forwards. ``python benchmarks/audio_speed.py --help``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource

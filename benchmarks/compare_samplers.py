@@ -9,8 +9,6 @@ that. Who takes part stands in ``contestants.py``. On a machine that other work 
 that wait in a loop for one another would count as processor time.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Sequence

@@ -14,8 +14,6 @@ Features are those of a small classifier trained here, because Inception has to 
 file that torch-fidelity downloads, the floor of published FID comes as well. See ``--help``.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Random vectors with a falling spectrum, as features of Inception have it. What m
 distance, both sides' statistics included, in 60 s and 4 GB. ``python benchmarks/metrics_speed.py --help``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource

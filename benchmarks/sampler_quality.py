@@ -15,8 +15,6 @@ be faster that change the samples are compared instead of the orders, each besid
 their price. With --json and --report the table is written, too.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import dataclasses

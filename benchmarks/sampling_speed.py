@@ -4,8 +4,6 @@ Random weights at the official ImageNet-256 size (24 layers of width 768, 256 to
 ``make bench`` or ``python benchmarks/sampling_speed.py --help``; on a machine with CUDA both devices are measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -7,8 +7,6 @@ models of the same proportions, by hooks, and scaled; ``--check`` compares both 
 Shapes: P parameters, N GPUs, B images a GPU, S sequence, D width, L layers.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import tempfile

@@ -6,8 +6,6 @@ backward pass alone, as a share of the best matrix product. On a CPU: float32, a
 ``python benchmarks/training_speed.py --json benchmarks/reports/<date>-training.json`` (under 10 minutes on two cores).
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -6,8 +6,6 @@ forwards; then one clip of 16 x 128 x 128 goes through the L tokenizer, the L tr
 ``python benchmarks/video_speed.py --help``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource

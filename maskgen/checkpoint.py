@@ -3,8 +3,6 @@
 Files are written under a temporary name and renamed, so a crash or a full disk leaves what was there before.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import difflib

@@ -5,8 +5,6 @@ concatenation of one permutation per epoch, batch b takes ``batch_size`` consecu
 A source that is slow to read at random says in which order it is best read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 

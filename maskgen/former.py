@@ -3,8 +3,6 @@
 Saved models name the door of a room (``maskgen.models.BertTransformer``); those of before named a file.
 """
 
-from __future__ import annotations
-
 _MOVED = {
     "modern": "models.modern",
     "transformer": "models.bert",

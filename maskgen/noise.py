@@ -7,8 +7,6 @@ arithmetic, which is the same on every device. Each 64-bit hash gives two 23-bit
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Protocol

@@ -11,8 +11,6 @@ torch's fused attention obeys the setting, too, but cuts its products into block
 on MKL, which takes 2/3 of the time at 257 positions of 12 heads, and a sixth at 64 positions of 4 (backward likewise).
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator

@@ -9,8 +9,6 @@ the official count at (k+1)/T = 2/3 is N/2 - 1. Hence cosine is computed in floa
 in float64 and round once, which is what the compiled official loop does (fused multiply-add on a float32 1/T).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

@@ -4,8 +4,6 @@
 in one line and status 2; an interrupted training, or data out of reach, in status 75 (run the same command to go on).
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """What a model folder holds: its description, its optional parts, and whether the parts belong together."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence

@@ -7,8 +7,6 @@ with loader processes (``settings.workers``) reading happens beside it and costs
     python benchmarks/files/token_reading.py --examples 1000000 --model small
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import statistics

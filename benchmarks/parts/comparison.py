@@ -5,8 +5,6 @@ whose speed drifts is seen by all alike. What does not fit the budget is measure
 ``loads.Job``), else left out with the reason.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

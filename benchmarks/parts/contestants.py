@@ -7,8 +7,6 @@ twice: on the device that is measured, and on the meta device, where its FLOPs a
 Shapes: B batch, N tokens.
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 A promise about a fast path is one more line in ``GOALS``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 __all__ = ["GOALS", "Goal"]

@@ -1,7 +1,5 @@
 """What every benchmark measures with: wall time, processor time, FLOPs, the best matrix product, the machine."""
 
-from __future__ import annotations
-
 import datetime
 import platform
 import time

@@ -1,7 +1,5 @@
 """What the comparisons measure besides time: FLOPs without computing anything, peak memory, the machine's free memory."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import re

@@ -3,8 +3,6 @@
 Shapes: B batch, H heads, S sequence, D head width.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

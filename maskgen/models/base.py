@@ -3,8 +3,6 @@
 Shapes: B batch, N grid tokens, K codebooks, V codes.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any

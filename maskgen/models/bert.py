@@ -5,8 +5,6 @@ Class and task ids live in the same embedding table as the codes and enter as pr
 Shapes: B batch, N grid tokens, S = prefix + N sequence, D width, H heads, V codes, R table rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

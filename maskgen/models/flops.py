@@ -7,8 +7,6 @@ Recomputing for gradient checkpointing is not counted: it is a cost, not a use.
 Shapes: N tokens, S sequence, D width, H heads, V vocabulary, K codebooks.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -7,8 +7,6 @@ adaptive norm from label and task (DiT, arXiv 2212.09748: each branch has shift,
 Shapes: B batch, N tokens, K codebooks, V vocabulary, D width, H heads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

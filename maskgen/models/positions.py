@@ -6,8 +6,6 @@ The transformer never hears "image" or "video": a token has a coordinate on each
 Shapes: N tokens, A axes, D head width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,18 +3,16 @@
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from maskgen.conditioning import NO_LABEL, Cond
-from maskgen.data import Batch, Source
+from maskgen.data import Batch
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.commit_masking import (
     CommitExample,
@@ -29,7 +27,7 @@ from maskgen.objectives.validation import check_dropout, fixed_validation
 from maskgen.sampling.commit import Prompt
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows
-from maskgen.training.objective import Objective, Show
+from maskgen.training.objective import Objective, ObjectiveOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +79,7 @@ class CommitModeling(Objective):
     Args:
         model: what is trained.
         settings: see ``CommitSettings``.
-        held_out: examples for the validation loss, batches of the same form.
-        show: see ``maskgen.training.objective.Show``.
+        options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
         ValueError: condition dropout on a model with classes but without a null class, or blocks that do not fit its grid.
@@ -92,15 +89,13 @@ class CommitModeling(Objective):
         self,
         model: MaskedTransformer,
         settings: CommitSettings,
-        *,
-        held_out: Source | None = None,
-        show: Show | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         check_dropout("condition_dropout", settings.condition_dropout, model)
         if settings.block:
             check_block(settings.block, model.config.axes)
-        super().__init__(model, show=show)
-        self.settings, self.held_out = settings, held_out
+        super().__init__(model, **options)
+        self.settings = settings
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int

@@ -8,8 +8,6 @@
 Shapes: B batch, N tokens on a grid ``axes``, K codebooks.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -10,10 +10,9 @@ cross-entropy over all positions teaches which tokens stood there before.
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -29,7 +28,7 @@ from maskgen.objectives.validation import check_dropout, drop_labels, fixed_vali
 from maskgen.sampling.critics import check_critic, token_scores
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows
-from maskgen.training.objective import Objective, Show
+from maskgen.training.objective import Objective, ObjectiveOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class CriticModeling(Objective):
         model: the critic, which is trained.
         generator: samples tokens; is not changed.
         settings: see ``CriticSettings``.
-        held_out: examples for the validation loss.
+        options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
         ValueError: a critic that does not fit the generator, or label dropout without a null class.
@@ -79,14 +78,13 @@ class CriticModeling(Objective):
         model: MaskedTransformer,
         generator: MaskedTransformer,
         settings: CriticSettings,
-        *,
-        held_out: Source | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         check_critic(model, generator)
         check_dropout("label_dropout", settings.label_dropout, generator)
-        super().__init__(model)
+        super().__init__(model, **options)
         self.generator = generator.eval().requires_grad_(False)
-        self.settings, self.held_out = settings, held_out
+        self.settings = settings
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
@@ -115,8 +113,7 @@ class SelfCriticModeling(MaskedModeling):
         model: what is trained, usually from trained weights on.
         masking: see ``MaskedModeling``.
         settings: of the critic.
-        held_out: examples for the validation loss.
-        show: see ``MaskedModeling``.
+        options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
         ValueError: see ``MaskedModeling``; or a loss on visible tokens, whose logits are the critic's.
@@ -127,9 +124,7 @@ class SelfCriticModeling(MaskedModeling):
         model: MaskedTransformer,
         masking: MaskingSettings,
         settings: CriticSettings,
-        *,
-        held_out: Source | None = None,
-        show: Show | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         check_dropout("label_dropout", settings.label_dropout, model)
         if masking.unmasked_weight or masking.visible_codebooks:
@@ -137,7 +132,7 @@ class SelfCriticModeling(MaskedModeling):
                 f"masking: got unmasked_weight {masking.unmasked_weight} and visible_codebooks {masking.visible_codebooks}, "
                 "expected 0 and 0: the logits of visible tokens are what a self-critic says of them"
             )
-        super().__init__(model, masking, held_out=held_out, show=show)
+        super().__init__(model, masking, **options)
         self.critic_settings = settings
 
     def loss(

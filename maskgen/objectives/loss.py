@@ -3,8 +3,6 @@
 Shapes: B batch, ... any number of token axes, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -3,17 +3,15 @@
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import nn
 
 from maskgen.conditioning import Cond
-from maskgen.data import Batch, Source
+from maskgen.data import Batch
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.flops import training_flops
 from maskgen.objectives.loss import Normalize, masked_accuracy, masked_cross_entropy
@@ -21,7 +19,7 @@ from maskgen.objectives.masking import Draw, random_mask, sobol_ratios
 from maskgen.objectives.validation import check_dropout, drop_labels, fixed_validation
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.whole_batch import mean_over_processes
-from maskgen.training.objective import Objective, Show
+from maskgen.training.objective import Objective, ObjectiveOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +73,7 @@ class MaskedModeling(Objective):
     Args:
         model: what is trained.
         settings: see ``MaskingSettings``.
-        held_out: examples for the validation loss.
-        show: see ``maskgen.training.objective.Show``.
+        options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
         ValueError: label dropout on a model without a null class, or ``visible_codebooks`` that the model does not allow.
@@ -86,9 +83,7 @@ class MaskedModeling(Objective):
         self,
         model: MaskedTransformer,
         settings: MaskingSettings,
-        *,
-        held_out: Source | None = None,
-        show: Show | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         check_dropout("label_dropout", settings.label_dropout, model)
         # A coarse-to-fine model says how many codebooks it reads only; others predict all.
@@ -99,8 +94,8 @@ class MaskedModeling(Objective):
                 f"visible_codebooks: got {settings.visible_codebooks}, expected {read_only} to {model.num_codebooks - 1} "
                 f"for a model of {model.num_codebooks} codebooks{reads}"
             )
-        super().__init__(model, show=show)
-        self.settings, self.held_out = settings, held_out
+        super().__init__(model, **options)
+        self.settings = settings
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int

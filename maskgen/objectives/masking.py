@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, K codebooks; M = N x K positions of a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -5,8 +5,6 @@ once. Here an example takes its own task from its seed: a batch then mixes tasks
 else. Tasks are given by their place in the list of weights, not by prompts: several may share a prompt.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -8,8 +8,6 @@ given tokens once more.
 Shapes: B batch, N tokens, K codebooks.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -7,8 +7,6 @@ and task prompts -3 .. -7 are rows counted from the end of the table.
 Sizes: R table rows, P positions, D width, H heads, W width of a head, M width of the feed-forward, S segments.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -7,8 +7,6 @@ Attention kernels are (in, heads, width) there and (out, in) here; the output ke
 Sizes: R table rows, P positions, D width, H heads, W width of a head, M width of the feed-forward.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

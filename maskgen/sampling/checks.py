@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, K codebooks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -13,8 +13,6 @@ the distribution sampled from, thus after the filter (there before it); and give
 Shapes: B batch, N = T frames, K codebooks, V vocabulary (V itself is the mask id).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 

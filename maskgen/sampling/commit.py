@@ -8,8 +8,6 @@ shows the condition), *mask* (masked, the input shows the mask id), *reconstruct
 Training masks are in ``maskgen.objectives.commit_masking``. Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum

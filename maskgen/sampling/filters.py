@@ -7,8 +7,6 @@ which of equals stays must not depend on their numbers.
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ change over the steps, and may be 0 outside an interval of them.
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

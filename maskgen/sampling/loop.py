@@ -5,8 +5,6 @@ A pure function of tensors: it never sees a tokenizer, a class list or a progres
 Shapes: B batch, N tokens, P of them, K codebooks, V vocabulary (V itself is the mask id of our models), M = N x K.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

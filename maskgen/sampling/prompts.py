@@ -14,8 +14,6 @@ share an item.
 Shapes: B batch, N = T frames, K codebooks; masks are bool [B, N, K], True = to be decided.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

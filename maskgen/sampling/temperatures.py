@@ -4,8 +4,6 @@ Written as a number, or as one word for YAML and the command line: ``linear:A,B`
 step to B at the last, ``constant:A`` stays.
 """
 
-from __future__ import annotations
-
 import math
 import re
 

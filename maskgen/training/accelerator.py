@@ -4,8 +4,6 @@ Plain data parallelism (DDP) or FSDP2 is chosen by the Accelerate config (``--us
 the settings of a run: it does not change what is computed.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What a running training tells: ``log.jsonl``, the trackers, and how fast it is."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,16 +1,14 @@
 """What a stage trains and what it costs: all that the trainer knows of it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import nn
 
-from maskgen.data import Batch
+from maskgen.data import Batch, Source
 from maskgen.training.distributed.rows import RandomRows
 
 Metrics = dict[str, torch.Tensor]
@@ -18,6 +16,18 @@ Metrics = dict[str, torch.Tensor]
 
 Show = Callable[[nn.Module, Path, int], None]
 """Called as ``show(model, folder, step)`` to write pictures, clips or sounds of the averaged model into a folder."""
+
+
+class ObjectiveOptions(TypedDict, total=False):
+    """What every objective takes besides its model and settings, all optional.
+
+    Attributes:
+        held_out: examples for the validation, batches of the same form; None validates nothing.
+        show: see ``Show``; by default nothing is shown.
+    """
+
+    held_out: Source | None
+    show: Show | None
 
 
 class Objective(ABC):
@@ -29,11 +39,11 @@ class Objective(ABC):
 
     Args:
         model: a module built from a ``config`` dataclass.
-        show: see ``Show``; by default nothing is shown.
+        options: see ``ObjectiveOptions``.
     """
 
-    def __init__(self, model: Any, *, show: Show | None = None) -> None:
-        self.model, self._show = model, show
+    def __init__(self, model: Any, **options: Unpack[ObjectiveOptions]) -> None:
+        self.model, self.held_out, self._show = model, options.get("held_out"), options.get("show")
         self.rows = RandomRows()
 
     def networks(self) -> dict[str, nn.Module]:

@@ -3,8 +3,6 @@
 SIGINT or SIGTERM makes all processes finish the step and save.
 """
 
-from __future__ import annotations
-
 import contextlib
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """How a training runs: how long, how wide, how often, and what happens when a step goes wrong."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

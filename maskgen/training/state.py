@@ -7,8 +7,6 @@ Where weights are sharded every process writes its own part.
 Saving copies everything to main memory, which is all that training waits for; files are written by a thread meanwhile.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -5,8 +5,6 @@ checkpoints. Every step is a function of (weights, optimiser state, seed, step),
 uninterrupted one.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

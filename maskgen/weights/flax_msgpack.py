@@ -5,8 +5,6 @@ The format is msgpack (https://github.com/msgpack/msgpack/blob/master/spec.md) w
 imaginary). Arrays of more than 1 GiB are maps that hold ``__msgpack_chunked_array__``, the shape and flat pieces.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import struct

@@ -5,8 +5,6 @@ An hour of sound costs as much memory as a minute when it goes from file to file
 Shapes: R results, C channels, S samples.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

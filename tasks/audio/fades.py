@@ -3,8 +3,6 @@
 Shapes: S samples; leading axes may be anything.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Shapes: B sounds, T frames, K codebooks, C channels, S samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Unpack
 

@@ -16,8 +16,6 @@ leaves the finer codebooks out in all it decodes. Both channels of a stereo soun
 Shapes: C channels, S samples.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Unpack

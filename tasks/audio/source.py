@@ -5,8 +5,6 @@ Times are samples of the caller's rate, which need not be the codec's.
 Shapes: C channels, S samples, T frames, W the model's context in frames.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from fractions import Fraction

@@ -6,8 +6,6 @@ whatever the length of the source.
 Shapes: R results (one a seed), I items a result, C channels of the caller, S samples, T frames, K codebooks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ stand in the dataclasses. Run under ``accelerate launch``, all
 processes share the work; interrupted, the same command goes on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ Classes keep working, with a note; of a command or an option one line says the n
 or grouped stand in the ``former_names`` of their dataclass, see ``maskgen.sampling.settings.Sampling``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys

@@ -5,8 +5,6 @@ What the modalities differ in is the table ``GENERATED``: how results are made, 
 The signatures are the command line: names, types, defaults and help come from here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

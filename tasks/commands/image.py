@@ -3,8 +3,6 @@
 The signatures are the command line: names, types, defaults and help come from here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

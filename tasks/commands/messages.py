@@ -1,7 +1,5 @@
 """What jsonargparse says is wrong, in one line and in words of ours."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What the sub-commands share: their common options, loading a model with clear errors, writing results, a progress bar."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterable

@@ -8,8 +8,6 @@
 Shapes: M examples of the data, N tokens, K codebooks.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The commands that train, by name; importing them makes every data set known by its class."""
 
-from __future__ import annotations
-
 import maskgen.models.modern
 import maskgen.published.vampnet.transformer
 import maskgen.tasks.data.audio.folders

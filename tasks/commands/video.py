@@ -3,8 +3,6 @@
 The signatures are the command line: names, types, defaults and help come from here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial

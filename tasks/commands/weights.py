@@ -1,7 +1,5 @@
 """``maskgen models``, ``convert`` and ``info``: what weights there are, and what a model folder holds."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

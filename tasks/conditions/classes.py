@@ -1,7 +1,5 @@
 """Names of the 1000 ImageNet classes, in the order of their ids, from torchvision's description of its own weights."""
 
-from __future__ import annotations
-
 from functools import cache
 
 

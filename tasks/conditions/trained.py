@@ -1,7 +1,5 @@
 """What a video model was trained to do: names of tasks, as people write them and as a model folder remembers them."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 

@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, S samples, H W pixels.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Literal

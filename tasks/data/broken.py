@@ -1,7 +1,5 @@
 """Broken examples: what stands in the place of one, how many are too many, and where a run names them."""
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

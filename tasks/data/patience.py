@@ -1,7 +1,5 @@
 """Places that are out of reach for a while: ask again, with pauses that double, then stop in a way that can go on."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import TypeVar

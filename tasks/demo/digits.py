@@ -4,8 +4,6 @@ The two training stages run through the very command line that trains ImageNet, 
 generates, inpaints, outpaints and swaps classes, and is measured. Interrupted, it goes on; finished stages are reused.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ against playing once more what came before the gap. Interrupted, it goes on; fin
 Shapes: M clips, C channels, S samples.
 """
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import dataclass
 from pathlib import Path

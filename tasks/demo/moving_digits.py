@@ -7,8 +7,6 @@ given. Interrupted, it goes on; finished stages are reused.
 Shapes: M clips, T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import dataclass
 from pathlib import Path

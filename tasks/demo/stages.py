@@ -1,7 +1,5 @@
 """What the demos share: two training stages, then something is made, measured and shown; and their configs and times."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.resources
 import resource

@@ -6,8 +6,6 @@ the data do. Two equal classifiers are trained, one on the samples, one on real 
 Shapes: M images, C classes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

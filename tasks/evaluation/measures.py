@@ -3,8 +3,6 @@
 Shapes: M samples, R real ones, F features.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -149,15 +147,8 @@ def floor_metrics(
         "is": floor.logits is None,
     }
     kept = tuple(name for name in names if not small[name])
-    found = FeatureSet(
-        features=floor.features,
-        owners=floor.owners,
-        logits=floor.logits,
-        gaussian=floor.gaussian,
-        shape=floor.shape,
-        samples=floor.samples,
-        skipped={},
-    )
+    shared = {name: getattr(floor, name) for name in FeatureSet.__dataclass_fields__}
+    found = FeatureSet(**shared | {"skipped": {}})
     return feature_metrics(found, reference, run.measuring(metrics=kept))
 
 

@@ -1,7 +1,5 @@
 """Measuring a model: it makes samples, which are measured; and how well it predicts masked tokens of held-out data."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Every process compares its share; the first joins the numbers in the order of th
 processes there were. Shapes: B batch, T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: pictures are width x height pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``evaluation.json`` with every number and all it depends on, and a page to look at."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import platform

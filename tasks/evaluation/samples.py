@@ -7,8 +7,6 @@
 Shapes: M samples, R real ones, F features.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass

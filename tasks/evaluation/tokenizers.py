@@ -3,8 +3,6 @@
 Every process rebuilds its share of the blocks; the first puts them together. Shapes: B batch, N tokens, K codebooks.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ Where the official notebook fixes a size, the same numbers come out here at 256 
 Shapes: B results, H W pixels, h w token grid.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Unpack
 

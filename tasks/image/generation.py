@@ -3,8 +3,6 @@
 Shapes: B pictures, N tokens, K codebooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Unpack
 

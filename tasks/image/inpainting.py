@@ -11,8 +11,6 @@ No official code or pixel-to-token rule exists for free-form masks (maskgit issu
 Shapes: B results, H W pixels, N tokens, K codebooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack

@@ -13,8 +13,6 @@ The paper shows such pictures (arXiv 2202.04200, figure 6) but no code was relea
 Shapes: B results, H W pixels, h w canvas grid in tokens, N = h w, K codebooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Unpack
 

@@ -4,8 +4,6 @@ Pure geometry. Shapes: H W pixels, h w token grid. Boxes are (top, left, height,
 sizes (height, width), in pixels.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from einops import rearrange

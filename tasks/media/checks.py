@@ -1,7 +1,5 @@
 """What files and tensors of every kind are checked for, with one clear line for each mistake."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

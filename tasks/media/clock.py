@@ -1,7 +1,5 @@
 """Seconds by stage, of an evaluation or of a demo."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator

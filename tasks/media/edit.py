@@ -3,8 +3,6 @@
 Shapes: R results, one a seed.
 """
 
-from __future__ import annotations
-
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence

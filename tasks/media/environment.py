@@ -1,7 +1,5 @@
 """Versions and devices, as manifests, reports and ``maskgen info`` give them."""
 
-from __future__ import annotations
-
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels. Sizes of PIL images are (width, height), sizes of tensors [H, W].
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """One self-contained HTML page of a demo run: pictures, clips, sounds, numbers, and how they were made."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

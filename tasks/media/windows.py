@@ -3,8 +3,6 @@
 Shapes: leading axes of blocks may be anything; time is counted in samples or frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 
 import torch

@@ -5,8 +5,6 @@ against the length (and the MD5, where the server tells it) of its server, and a
 of the published model.
 """
 
-from __future__ import annotations
-
 import difflib
 
 from maskgen.sampling.guidance import Guidance

@@ -4,8 +4,6 @@ A whole model becomes a folder for ``Pipeline.from_pretrained``, one part of it 
 ``--tokenizer`` of ``maskgen train transformer`` takes).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping

@@ -4,8 +4,6 @@
 next call, too, and only if the file is still the same. Files of the Hugging Face Hub do not come through here.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Where a model's folder is: on this disk, in the catalog of published names, or on the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

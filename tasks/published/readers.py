@@ -5,8 +5,6 @@ A VampNet reads tokens as its codec's vectors, so its transformers are converted
 Shapes: K codebooks, V codes, D width of a code.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path

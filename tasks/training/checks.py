@@ -3,8 +3,6 @@
 Shapes: B batch, C channels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from maskgen.checkpoint import load_module

@@ -1,7 +1,5 @@
 """``maskgen train critic``: a critic for a model that is already trained, or the model as its own critic."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Folders of training runs: what decided a run's outcome, whether it is finished, and what may go on in it."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, T frames, H W pixels, S samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

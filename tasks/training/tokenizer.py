@@ -1,7 +1,5 @@
 """Stage 1: what ``maskgen train tokenizer`` runs, for images, video, sound and modalities of your own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from maskgen.checkpoint import fingerprint

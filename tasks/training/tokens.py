@@ -1,7 +1,5 @@
 """The tokens that a second stage trains on, wherever they are: made now, made before into a file, or in token shards."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -6,8 +6,6 @@ others.
 Shapes: B batch, N tokens, K codebooks, H W pixels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Stage 2 for video: what ``maskgen train video-transformer`` runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

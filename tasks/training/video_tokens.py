@@ -6,8 +6,6 @@ has one, sampled by weight, and more views show more of both.
 Shapes: B batch, M examples (views x clips), N tokens, K codebooks, V vocabulary, n tokens that a condition shows.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ Tokens are decided by the loop that the sampling names: with ``commit`` the cond
 Shapes: R results (one a seed), T frames and H W pixels of the model, t h w its token grid, N its product, K codebooks.
 """
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from typing import Unpack

@@ -5,8 +5,6 @@ A 10-minute file costs as much memory as a short one, except for results that ar
 Shapes: R results, T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction

@@ -3,8 +3,6 @@
 Shapes: B clips, T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Unpack
 

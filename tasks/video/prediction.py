@@ -3,8 +3,6 @@
 Shapes: T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 from typing import Unpack
 
 from maskgen.sampling.commit import Prompt

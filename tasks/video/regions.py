@@ -3,8 +3,6 @@
 Shapes: T frames, H W pixels of the model, h w of the video itself.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path

@@ -12,8 +12,6 @@ Where windows overlap in time, they fade into each other. Window number n of a r
 Shapes: R results (one a seed), T frames and H W pixels of the model.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """The plan for many GPUs agrees with what this machine measures, and its files are what Accelerate reads."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

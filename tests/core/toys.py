@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, K codebooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,8 +9,6 @@ which this reaches 5.4 dB. No attention and no recurrence, so any length works.
 Shapes: B batch, C channels, S samples, T frames, W width, D width of a code, K codebooks, V codes, F frequencies.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shapes: B batch, N positions, M rows = B x N, D width of a latent, K codebooks, V codes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from maskgen.data import Source
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecOutput
 from maskgen.tokenizers.quantizers.care import CodebookSettings
 from maskgen.tokenizers.training.base import TokenizerTraining, crop_like
 from maskgen.tokenizers.training.losses.audio import SpectralLoss, si_sdr
-from maskgen.training.objective import Show
+from maskgen.training.objective import ObjectiveOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,9 @@ class CodecLossSettings:
         if self.validation < 1 or self.floor <= 0:
             raise ValueError(f"got validation {self.validation} and floor {self.floor}, expected positive numbers")
 
-    def objective(
-        self, model: AudioCodec, size: tuple[int, ...], *, held_out: Source | None = None, show: Show | None = None
-    ) -> CodecTraining:
+    def objective(self, model: AudioCodec, size: tuple[int, ...], **options: Unpack[ObjectiveOptions]) -> CodecTraining:
         """See ``maskgen.tokenizers.training.base.TrainingLoss``; sounds of any size will do."""
-        return CodecTraining(model, self, held_out=held_out, show=show)
+        return CodecTraining(model, self, **options)
 
 
 class CodecTraining(TokenizerTraining):
@@ -68,23 +66,20 @@ class CodecTraining(TokenizerTraining):
     Args:
         model: the codec.
         settings: see ``CodecLossSettings``.
-        held_out: sounds for validation.
-        show: see ``maskgen.training.objective.Show``.
+        options: see ``maskgen.training.objective.ObjectiveOptions``.
     """
 
     def __init__(
         self,
         model: AudioCodec,
         settings: CodecLossSettings,
-        *,
-        held_out: Source | None = None,
-        show: Show | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         self.settings = settings
         care = CodebookSettings(
             revive_every=settings.revive_every, revive_last=settings.revive_last, revive_all=settings.quantize_from
         )
-        super().__init__(model, key="audio", care=care, held_out=held_out, validation=settings.validation, show=show)
+        super().__init__(model, key="audio", care=care, validation=settings.validation, **options)
         self.spectral = SpectralLoss(
             model.sample_rate, settings.windows, settings.bands, linear=settings.linear, floor=settings.floor
         )

@@ -3,21 +3,19 @@
 Shapes: B batch, N tokens, K codebooks, ... the axes of a signal.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from maskgen.data import Batch, Source
+from maskgen.data import Batch
 from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.quantizers.usage import codebook_usage
-from maskgen.training.objective import Objective, Show
+from maskgen.training.objective import Objective, ObjectiveOptions
 
 _AT_A_TIME = 8  # signals of a validation
 
@@ -25,16 +23,13 @@ _AT_A_TIME = 8  # signals of a validation
 class TrainingLoss(Protocol):
     """Settings of a stage 1, a frozen dataclass, which know the objective that they are of."""
 
-    def objective(
-        self, model: Any, size: tuple[int, ...], *, held_out: Source | None = None, show: Show | None = None
-    ) -> Objective:
+    def objective(self, model: Any, size: tuple[int, ...], **options: Unpack[ObjectiveOptions]) -> Objective:
         """The objective that trains a tokenizer.
 
         Args:
             model: the tokenizer.
             size: of a training signal without batch and channels, e.g. (H, W) or (S,).
-            held_out: signals for validation.
-            show: writes reconstructions while training.
+            options: see ``maskgen.training.objective.ObjectiveOptions``.
 
         Raises:
             ValueError: settings that do not fit the tokenizer or the size.
@@ -52,9 +47,8 @@ class TokenizerTraining(Objective):
         discriminator: tells real signals from reconstructions; None trains without.
         lecam: running means to keep in checkpoints.
         care: of the codebook; by default it is only watched.
-        held_out: signals for validation.
-        validation: how many of them a validation takes at most.
-        show: see ``maskgen.training.objective.Show``.
+        validation: how many signals a validation takes at most.
+        options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
         ValueError: a tokenizer without a forward pass, or help for a codebook that it does not have.
@@ -65,18 +59,17 @@ class TokenizerTraining(Objective):
         model: Any,
         *,
         key: str,
-        held_out: Source | None,
         validation: int,
-        show: Show | None,
         discriminator: nn.Module | None = None,
         lecam: nn.Module | None = None,
         care: CodebookSettings | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         check_forward(type(model))
-        super().__init__(model, show=show)
+        super().__init__(model, **options)
         self.key, self.discriminator, self._lecam = key, discriminator, lecam
         self.care = CodebookCare(model, care or CodebookSettings())
-        self.held_out, self.validation = held_out, validation
+        self.validation = validation
         self._pair: tuple[Tensor, Tensor] | None = None
 
     def networks(self) -> dict[str, nn.Module]:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
 from torch import Tensor, nn
 
-from maskgen.data import Source
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2Output, Magvit2Video
 from maskgen.tokenizers.training.base import TokenizerTraining, crop_like, frozen
 from maskgen.tokenizers.training.discriminators.patch import build_discriminator
 from maskgen.tokenizers.training.losses.image import LeCam
 from maskgen.tokenizers.training.losses.magvit2 import Magvit2LossSettings, discriminator_terms, generator_terms
 from maskgen.tokenizers.training.losses.perceptual import Perceptual
-from maskgen.training.objective import Show
+from maskgen.training.objective import ObjectiveOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,10 @@ class Magvit2Settings(Magvit2LossSettings):
         self,
         model: Magvit2Image | Magvit2Video,
         size: tuple[int, ...],
-        *,
-        held_out: Source | None = None,
-        show: Show | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> Magvit2Training:
         """See ``maskgen.tokenizers.training.base.TrainingLoss``; signals of any size will do."""
-        return Magvit2Training(model, self, held_out=held_out, show=show)
+        return Magvit2Training(model, self, **options)
 
 
 class Magvit2Training(TokenizerTraining):
@@ -45,8 +43,7 @@ class Magvit2Training(TokenizerTraining):
     Args:
         model: the tokenizer.
         settings: see ``Magvit2LossSettings``.
-        held_out: signals for validation.
-        show: see ``maskgen.training.objective.Show``.
+        options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
         ValueError: a discriminator that is not for this kind of signal.
@@ -56,9 +53,7 @@ class Magvit2Training(TokenizerTraining):
         self,
         model: Magvit2Image | Magvit2Video,
         settings: Magvit2LossSettings,
-        *,
-        held_out: Source | None = None,
-        show: Show | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         self.settings = settings
         key = "video" if model.modality == "video" else "images"
@@ -72,9 +67,8 @@ class Magvit2Training(TokenizerTraining):
             key=key,
             discriminator=discriminator,
             lecam=self.lecam,
-            held_out=held_out,
             validation=settings.validation,
-            show=show,
+            **options,
         )
 
     def _codes(self, out: Magvit2Output) -> Tensor:

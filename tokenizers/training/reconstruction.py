@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
-from maskgen.data import Source
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.quantizers.autoencoder import Reconstruction
 from maskgen.tokenizers.quantizers.care import CodebookSettings
@@ -39,7 +38,7 @@ from maskgen.tokenizers.training.losses.image import (
 )
 from maskgen.tokenizers.training.losses.perceptual import PerceptualKind, build_perceptual
 from maskgen.training.distributed.whole_batch import whole_mean
-from maskgen.training.objective import Show
+from maskgen.training.objective import ObjectiveOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ class ReconstructionSettings(_Terms):
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def objective(
-        self, model: Tokenizer, size: tuple[int, ...], *, held_out: Source | None = None, show: Show | None = None
+        self, model: Tokenizer, size: tuple[int, ...], **options: Unpack[ObjectiveOptions]
     ) -> ReconstructionTraining:
         """See ``maskgen.tokenizers.training.base.TrainingLoss``."""
         side = self.discriminator.image_size
@@ -122,7 +121,7 @@ class ReconstructionSettings(_Terms):
                 f"loss.discriminator.image_size: got {side}, but the images are {' x '.join(map(str, size))}; set it to "
                 "the images' side, or gan_weight to 0"
             )
-        return ReconstructionTraining(model, self, held_out=held_out, show=show)
+        return ReconstructionTraining(model, self, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +137,7 @@ class VideoReconstructionSettings(_Terms):
     validation: int = 64
 
     def objective(
-        self, model: Tokenizer, size: tuple[int, ...], *, held_out: Source | None = None, show: Show | None = None
+        self, model: Tokenizer, size: tuple[int, ...], **options: Unpack[ObjectiveOptions]
     ) -> ReconstructionTraining:
         """See ``maskgen.tokenizers.training.base.TrainingLoss``."""
         expected = tuple(self.discriminator.size)
@@ -148,7 +147,7 @@ class VideoReconstructionSettings(_Terms):
                 f"loss.discriminator.size: got {list(expected)}, but the clips are {list(size)} (frames, height, width); "
                 "set it to theirs, or gan_weight to 0"
             )
-        return ReconstructionTraining(model, self, held_out=held_out, show=show)
+        return ReconstructionTraining(model, self, **options)
 
 
 class ReconstructionTraining(TokenizerTraining):
@@ -160,8 +159,7 @@ class ReconstructionTraining(TokenizerTraining):
     Args:
         model: the tokenizer.
         settings: those of its modality.
-        held_out: signals for validation.
-        show: see ``maskgen.training.objective.Show``.
+        options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
         ValueError: help for a codebook that the model's quantizer does not have, or an adaptive weight for a model without a
@@ -175,9 +173,7 @@ class ReconstructionTraining(TokenizerTraining):
         self,
         model: Tokenizer,
         settings: ReconstructionSettings | VideoReconstructionSettings,
-        *,
-        held_out: Source | None = None,
-        show: Show | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         if settings.gan_adaptive and not hasattr(model, "last_layer"):
             raise ValueError(f"gan_adaptive: {type(model).__name__} has no last_layer to measure at; set it to false")
@@ -190,9 +186,8 @@ class ReconstructionTraining(TokenizerTraining):
             discriminator=_build_discriminator(settings.discriminator) if settings.gan_weight else None,
             lecam=self.lecam,
             care=settings.codebook(),
-            held_out=held_out,
             validation=settings.validation,
-            show=show,
+            **options,
         )
 
     def _errors(self, difference: Tensor) -> Tensor:

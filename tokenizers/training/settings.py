@@ -1,7 +1,5 @@
 """Which settings a tokenizer's stage 1 has."""
 
-from __future__ import annotations
-
 import importlib
 
 from maskgen.tokenizers.base import Tokenizer

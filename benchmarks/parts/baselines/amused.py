@@ -8,8 +8,6 @@ block at each end.
 Shapes: B batch, (h, w) token grid.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 from typing import Any

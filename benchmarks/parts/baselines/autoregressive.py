@@ -7,8 +7,6 @@ and vocabulary are those of the masked model it stands beside.
 Shapes: B batch, N grid tokens, L places seen by a forward, D width, H heads, V codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

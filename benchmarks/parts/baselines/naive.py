@@ -8,8 +8,6 @@ the ids can be compared with ``maskgen.sampling.sample``.
 Shapes: B batch, N tokens, V codes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Protocol

@@ -7,8 +7,6 @@ Shapes: B batch, C channels, H W grid, N = H x W positions, S queries, L text to
 of the feed-forward, E width of the condition.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

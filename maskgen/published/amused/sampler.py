@@ -7,8 +7,6 @@ instead of falling with the share of the work left; the schedule counts all toke
 Shapes: B batch, N tokens, K codebooks, V vocabulary (V is the mask id), M = N x K tokens of a row.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ Shapes: B batch, N = H x W tokens of the grid, L text tokens, T text width, P wi
 conditions, C channels at the ends, D width in the middle, K codes, R rows of the table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -12,8 +12,6 @@ works (there one image loses its batch axis).
 Shapes: B batch, N tokens, V vocabulary (V itself is the mask id), H W token grid; one codebook.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

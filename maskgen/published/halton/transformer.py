@@ -8,8 +8,6 @@ split, without weights. The head is tied to the token table, whose last row is t
 Shapes: B batch, N tokens, R registers, S = N + R sequence, D width, H heads, V codes, C classes.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

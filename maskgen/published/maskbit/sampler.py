@@ -7,8 +7,6 @@ one, and guidance grows over t / S. The K sub-tokens of all tokens are ranked to
 Shapes: B batch, N tokens, K sub-tokens, V ids of a sub-token (V itself is the mask id).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ The class stands **after** the tokens, at the last position.
 Shapes: B batch, N tokens, K sub-tokens, b bits of a sub-token, V = 2^b, S = N + 1 sequence, D width, H heads.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

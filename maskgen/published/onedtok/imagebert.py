@@ -7,8 +7,6 @@ last the null class; the class comes first in the sequence. The head is a plain 
 Shapes: B batch, N tokens, S = 1 + N sequence, D width, H heads, V codes, C classes.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

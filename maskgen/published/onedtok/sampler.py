@@ -11,8 +11,6 @@ tokens. And the power-cosine guidance always ran both passes there; here a weigh
 Shapes: B batch, N tokens, K codebooks, V vocabulary (V itself is the mask id).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

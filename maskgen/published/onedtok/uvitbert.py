@@ -7,8 +7,6 @@ each of the later ones first joins its input with the output of its counterpart 
 Shapes: B batch, N tokens, S = 1 + N sequence, D width, H heads, V codes.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import OrderedDict

@@ -3,8 +3,6 @@
 Shapes: B batch, N positions, K parts, V_k codes of part k.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Final

@@ -3,8 +3,6 @@
 Shapes: B batch, T frames, K codebooks, V codes, L width of a code, D width, H heads, P = K - conditioning codebooks.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Shapes: B batch, N = T frames, K codebooks; masks are bool [B, N, K], True = to be decided.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

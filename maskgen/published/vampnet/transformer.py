@@ -10,8 +10,6 @@ folds the first two into plain weights, and the tables of the codec are put in b
 Shapes: B batch, T frames, K codebooks, V codes, L width of a code, D width, H heads, P = K - conditioning codebooks.
 """
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@ loop fulfils (``revises``, ``adaptive``, ``exponent``, ``critic``).
 Shapes: B batch, M = N x K tokens of a row with the codebooks of a position side by side, L of them, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

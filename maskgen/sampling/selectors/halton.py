@@ -4,8 +4,6 @@ Besnier et al. 2025 (arXiv 2503.17076) decide tokens in this order, base 2 for r
 has a prime of its own, so that a line of sound and a box of video have such an order, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

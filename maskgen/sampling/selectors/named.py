@@ -4,8 +4,6 @@
 Shapes: B batch, M = N x K tokens of a row, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

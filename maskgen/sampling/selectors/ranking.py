@@ -3,8 +3,6 @@
 Shapes: B batch, M tokens of a row.
 """
 
-from __future__ import annotations
-
 import torch
 
 

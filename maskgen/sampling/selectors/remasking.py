@@ -11,8 +11,6 @@ are ours: theirs (cap 0.008, rescale 0.015) are for text in 1,024 steps and more
 Shapes: B batch, M = N x K tokens of a row.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, M tokens of a row, S spans.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional as F
 

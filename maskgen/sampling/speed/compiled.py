@@ -8,8 +8,6 @@ change; other models than ``PartialTransformer`` are compiled whole.
 Neither has run on a GPU yet.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 import weakref

@@ -10,8 +10,6 @@ Other models than ``PartialTransformer``, as any callable, are run whole.
 Shapes: B batch, N tokens, P of them, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -6,8 +6,6 @@ The host waits for the device here alone, once: in the loop every shape is fixed
 Shapes: B batch, N tokens, K codebooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

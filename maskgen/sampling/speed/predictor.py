@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, P of them, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, P and C some of them, K codebooks.
 """
 
-from __future__ import annotations
-
 import torch
 
 from maskgen.models.partial import FeatureMemory, first_positions

@@ -6,8 +6,6 @@ and a single one for all unconditional halves.
 Shapes: B batch, R unique rows.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import torch

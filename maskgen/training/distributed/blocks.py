@@ -3,8 +3,6 @@
 By convention they stand in a ``nn.ModuleList`` whose name ends in ``blocks``.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from typing import Any

@@ -7,8 +7,6 @@ Every process makes those of all rows and keeps its own: uniform numbers are che
 Shapes: B rows of this process.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ Gradients are averaged over processes. For a loss that is a mean over rows that 
 gradient is that of one process with the whole batch.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, distributed
 

@@ -1,7 +1,5 @@
 """Averaged weights of a training, whole or spread over the processes like the model itself."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ waits: the optimiser's fused kernel takes the verdict as a number. Its state is 
 the same steps.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

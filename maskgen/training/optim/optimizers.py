@@ -1,7 +1,5 @@
 """AdamW, Muon for the matrices of a transformer if wished, their learning rate, and averaged weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, S samples.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import os

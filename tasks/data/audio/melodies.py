@@ -6,8 +6,6 @@ bars around it, but not by playing what came just before once more: a bar does n
 Shapes: M clips, S samples, P steps of a bar, H partials of a tone.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shapes: M images, H W pixels.
 """
 
-from __future__ import annotations
-
 import random
 import tarfile
 import zipfile

@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Files that say which class an image has, and names of classes."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from pathlib import Path

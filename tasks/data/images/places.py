@@ -6,8 +6,6 @@
 3. What fails is tried again, see ``maskgen.tasks.data.patience``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import hashlib

@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Sequence

@@ -7,8 +7,6 @@
 Shapes: M samples of a shard.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

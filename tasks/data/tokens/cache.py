@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

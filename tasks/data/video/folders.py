@@ -3,8 +3,6 @@
 Shapes: B batch, T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 import random
 from fractions import Fraction
 from pathlib import Path

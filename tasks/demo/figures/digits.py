@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, K codebooks, H W pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: C channels, S samples.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

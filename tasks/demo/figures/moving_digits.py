@@ -3,8 +3,6 @@
 Shapes: M clips, T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels, C classes, F features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@
 Shapes: M feature vectors, F features, C classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -9,8 +9,6 @@ a gain). No weights are shipped or downloaded; three files are read, all with th
 Shapes: B batch, T frames, H W pixels; inside the network [B, channels, T, H, W].
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

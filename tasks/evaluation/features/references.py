@@ -7,8 +7,6 @@ pytorch-fid and clean-fid write them.
 Shapes: R real samples, F features.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -196,19 +194,7 @@ def check_size(shape: tuple[int, ...], name: str, real: tuple[int, ...], referen
 
 
 def _from_features(made: FeatureSet, name: str, data: str, identity: str, rule: str) -> Reference:
-    return Reference(
-        name=name,
-        data=data,
-        extractor=identity,
-        resize=rule,
-        gaussian=made.gaussian,
-        features=made.features,
-        owners=made.owners,
-        logits=made.logits,
-        shape=made.shape,
-        samples=made.samples,
-        skipped=made.skipped,
-    )
+    return Reference(name=name, data=data, extractor=identity, resize=rule, **vars(made))
 
 
 def _write(path: Path, reference: Reference) -> None:

@@ -3,8 +3,6 @@
 Shapes: B batch, H W pixels, C classes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ before the gap played once more; and the true sound through the codec and back, 
 Shapes: C channels, S samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ See ``maskgen.tasks.evaluation.made.writing`` for how they are written.
 Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any

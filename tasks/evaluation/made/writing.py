@@ -9,8 +9,6 @@ Pictures are PNG. Clips are PNG as well, lossless, their frames one above the ot
 Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

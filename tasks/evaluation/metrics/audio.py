@@ -4,8 +4,6 @@ The Frechet audio distance is ``maskgen.tasks.evaluation.metrics.frechet.frechet
 which its report names. Shapes: B batch, C channels, S samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

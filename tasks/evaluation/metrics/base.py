@@ -1,7 +1,5 @@
 """What every measure gives back: a number, how sure it is, and how many samples it rests on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 Distances are Euclidean and computed some rows at a time in float64. Shapes: M samples, R real ones, F features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

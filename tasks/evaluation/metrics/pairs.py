@@ -3,8 +3,6 @@
 Shapes: M pairs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

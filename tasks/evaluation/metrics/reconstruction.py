@@ -3,8 +3,6 @@
 Shapes: B batch, T frames, H W pixels, N tokens, K codebooks, V codes. Clips count frame by frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

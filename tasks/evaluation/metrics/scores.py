@@ -3,8 +3,6 @@
 Shapes: M samples, F features, C classes, B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 No pickles: arrays of objects are refused.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ Shapes: M samples, T frames, H W pixels, C channels, S samples of sound. Picture
 ``[3, T, H, W]``, sounds float ``[C, S]``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import ABC, abstractmethod

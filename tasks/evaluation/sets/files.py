@@ -3,8 +3,6 @@
 Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

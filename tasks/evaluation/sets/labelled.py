@@ -3,8 +3,6 @@
 Shapes: B batch, M samples, H W pixels.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ Training puts the next whole picture in the place of a broken one; a measurement
 Shapes: H W pixels. Pictures are uint8 ``[3, H, W]``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Parts go through files, because all processes share the output folder anyway: no
 do not depend on how many processes there are.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

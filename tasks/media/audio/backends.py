@@ -3,8 +3,6 @@
 Shapes: C channels, S samples; samples are float32.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -3,8 +3,6 @@
 Shapes: C channels, S samples, F frames, M mel bands, n onsets. Rates are in Hz, loudness in LUFS, levels in dB.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

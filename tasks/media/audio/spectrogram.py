@@ -3,8 +3,6 @@
 Shapes: C channels, S samples; pictures are width x height pixels, time to the right, high notes up.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

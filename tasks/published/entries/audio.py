@@ -3,8 +3,6 @@
 Sizes in bytes were not published; EnCodec's files carry the start of their hash in their names.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 from typing import Any
 

@@ -3,8 +3,6 @@
 Nothing heavy is imported here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal

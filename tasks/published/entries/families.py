@@ -5,8 +5,6 @@ of each published model, or a ``reader`` where files tell more than names and sh
 only when they are used.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -3,8 +3,6 @@
 Nothing heavy is imported here.
 """
 
-from __future__ import annotations
-
 from maskgen.tasks.published.entries.base import Published, Weights, image_tokenizer
 
 _LICENCE, _README = "Apache-2.0", "TencentARC/SEED-Voken"

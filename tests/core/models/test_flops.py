@@ -1,7 +1,5 @@
 """Operations of a training step, from the config, against torch's counter on the same model."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

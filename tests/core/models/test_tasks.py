@@ -1,7 +1,5 @@
 """Tasks in both families of transformers, and MAGVIT's segments: tables, prefixes, old configs, errors."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

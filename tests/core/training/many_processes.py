@@ -3,8 +3,6 @@
 They are forked from a process that has done nothing but import: torch refuses to go backwards in forks of one that has.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import socket

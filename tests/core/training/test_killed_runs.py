@@ -3,8 +3,6 @@
 ``MASKGEN_KILLS=20 pytest tests/core/training/test_killed_runs.py`` kills more often than the suite has time for.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Training on many processes is training on one: the same curve, the same files, any number of them before and after."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

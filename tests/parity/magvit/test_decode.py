@@ -3,8 +3,6 @@
 Official grids are [B, t, h, w]. Shapes: B batch, N tokens, V codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Official grids are [B, t, h, w]; sequences [B, S] begin with a task prompt and a class. Shapes: B batch, N tokens.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

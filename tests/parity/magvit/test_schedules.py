@@ -1,7 +1,5 @@
 """Mask schedules, drawing and the task sequence against the official MAGVIT code."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

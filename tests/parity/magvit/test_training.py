@@ -3,8 +3,6 @@
 Official sequences [B, S] begin with a task prompt and a class. Shapes: B batch, N tokens.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -3,8 +3,6 @@
 Shapes: B batch, T frames, K codebooks, V codes, P predicted codebooks. Official tokens are [B, K, T].
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import pytest

@@ -3,8 +3,6 @@
 Shapes: B batch, T frames, K codebooks, V codes, D width, H heads. Official tokens are [B, K, T], logits [B, V, T P].
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -7,8 +7,6 @@ random in training mode.
 Shapes: B batch, S samples, T frames, K codebooks used, V codes, D width of a code, Z width between encoder and decoder.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

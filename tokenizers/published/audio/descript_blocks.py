@@ -6,8 +6,6 @@ Shapes: B batch, S samples, T frames, K codebooks used, k the first of them, V c
 encoder and decoder, C channels of a layer.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple

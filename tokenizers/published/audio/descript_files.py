@@ -3,8 +3,6 @@
 Official names are those of descript-audio-codec and of LAC: ``encoder.block.1.block.4.weight`` and so on.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pickle
 import re

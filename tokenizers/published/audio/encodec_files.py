@@ -3,8 +3,6 @@
 Shapes: K codebooks, V codes, D width of a code.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, S samples, T frames, K codebooks in use.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from typing import Any

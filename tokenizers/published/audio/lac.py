@@ -7,8 +7,6 @@ codebooks at hop 768 and 44.1 kHz; its rates stand in its file and nowhere else.
 Shapes: B batch, S samples, T frames, K codebooks, V codes, D width of a code, Z width between encoder and decoder.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The adversary's weight that follows the strength of the reconstruction (Esser et al. 2021)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

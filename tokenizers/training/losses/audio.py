@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, S samples, F frequencies, M mel bands, T frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, T frames, K codebooks, V codes, L width of a code.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Gradient checkpointing and compilation of blocks change time and memory, not numbers."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path

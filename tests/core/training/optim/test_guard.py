@@ -1,7 +1,5 @@
 """Steps that are not finite, or far off, do not count; too many of them end the run; a resumed run skips the same ones."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
