@@ -23,7 +23,7 @@ from maskgen.checkpoint import read_json
 from maskgen.data import TensorSource
 from maskgen.tasks.cli import run
 from maskgen.tasks.data.images.cifar10 import Cifar10
-from maskgen.tasks.demo.figures.digits import draw_pictures
+from maskgen.tasks.demo.figures.digits import plot_digits
 from maskgen.tasks.demo.stages import config_file
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.clock import Clock
@@ -107,7 +107,7 @@ def draw(out: Path, root: Path) -> None:
     )
     labels = torch.arange(100) // 10
     made = to_tensor(generate(pipe, labels.tolist(), seeds=range(100)))
-    draw_pictures(pipe, train, test, made, labels, out / "pictures")
+    plot_digits(pipe, train, test, made, labels, out / "pictures")
 
 
 def read_log(path: Path, key: str) -> list[tuple[float, float]]:

@@ -36,7 +36,7 @@ class SignalData(ABC):
 
     @abstractmethod
     def train(self) -> Source:
-        """Training examples, augmented from the seeds they are asked with."""
+        """Training examples, augmented by their seeds."""
 
     @abstractmethod
     def test(self) -> Source | None:

@@ -15,7 +15,7 @@ import torch
 
 from maskgen.data import TensorSource
 from maskgen.tasks.data.images.digits import Digits
-from maskgen.tasks.demo.figures.digits import draw_pictures
+from maskgen.tasks.demo.figures.digits import plot_digits
 from maskgen.tasks.demo.stages import Demo, say
 from maskgen.tasks.evaluation.features.base import pixel_features
 from maskgen.tasks.evaluation.metrics.manifold import copies
@@ -88,7 +88,7 @@ def _make(pipe: Pipeline, out: Path) -> _Made:
 
 
 def _show(pipe: Pipeline, made: _Made, folder: Path) -> list[Figure]:
-    return draw_pictures(pipe, made.train, made.test, made.sets[0], made.train.tensors["labels"], folder)
+    return plot_digits(pipe, made.train, made.test, made.sets[0], made.train.tensors["labels"], folder)
 
 
 def _measure(pipe: Pipeline, found: _Made) -> dict[str, Any]:

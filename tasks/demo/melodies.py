@@ -19,7 +19,7 @@ from torch import Tensor
 from maskgen.checkpoint import read_json
 from maskgen.tasks.audio.infilling import infill
 from maskgen.tasks.data.audio.melodies import Melodies
-from maskgen.tasks.demo.figures.melodies import Filled, draw_sounds
+from maskgen.tasks.demo.figures.melodies import Filled, plot_sounds
 from maskgen.tasks.demo.stages import Demo, say
 from maskgen.tasks.evaluation.made.gaps import GapScores, GapSettings, middle_gap
 from maskgen.tasks.evaluation.metrics.audio import SoundScores
@@ -150,5 +150,5 @@ _DEMO = Demo(
     make=_make,
     measure=_measure,
     showing="sounds",
-    show=lambda pipe, made, folder: draw_sounds(pipe, made.filled, folder),
+    show=lambda pipe, made, folder: plot_sounds(pipe, made.filled, folder),
 )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import read_json
 from maskgen.tasks.data.video.moving_digits import MovingDigits
-from maskgen.tasks.demo.figures.moving_digits import Predicted, draw_clips
+from maskgen.tasks.demo.figures.moving_digits import Predicted, plot_clips
 from maskgen.tasks.demo.stages import Demo, say
 from maskgen.tasks.evaluation.features.base import centred_features
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse, clip_psnr, frame_psnr
@@ -162,5 +162,5 @@ _DEMO = Demo(
     make=_make,
     measure=_measure,
     showing="clips",
-    show=lambda pipe, made, folder: draw_clips(pipe, Predicted(made.video, made.predicted, _GIVEN), folder),
+    show=lambda pipe, made, folder: plot_clips(pipe, Predicted(made.video, made.predicted, _GIVEN), folder),
 )

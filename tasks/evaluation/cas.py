@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.checkpoint import load_module, write_json
@@ -34,7 +35,7 @@ from maskgen.training.trainer import Interrupted
 
 __all__ = ["Labels", "cas_scores", "check_labels"]
 
-_STOPPED = 75  # how `maskgen train` ends when it was asked to stop
+_STOPPED = 75  # how `maskgen train` ends when it was told to stop
 
 _LAUNCHER = (
     "RANK",
@@ -185,7 +186,9 @@ def _place(samples: SampleSet, out: Path) -> Path:
     path = out / f"data-{samples.digest()[:8]}.npz"
     if not path.is_file():
         source = LabelledSource(samples)
-        pieces = ((batch * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy() for batch in _batches(source))
+        pieces = (
+            rearrange((batch * 255).round().to(torch.uint8), "b c h w -> b h w c").numpy() for batch in _batches(source)
+        )
         write_batch(path, (len(source), *source.size, 3), pieces, source.labels.tolist())
     return path
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from einops import rearrange
 from PIL import Image
 
 from maskgen.tasks.data.broken import Broken
@@ -113,7 +114,7 @@ def _picture(samples: SampleSet, number: int) -> Image.Image | None:
     if samples.modality == "audio":
         return spectrogram_image(to_channels(sample.float(), 1), samples.sample_rate(number), width=320, height=96)
     frame = sample[:, sample.shape[1] // 2] if samples.modality == "video" else sample
-    picture = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(rearrange(frame, "c h w -> h w c").contiguous().numpy())
     factor = max(1, _SMALL // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 

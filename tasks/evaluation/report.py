@@ -41,7 +41,7 @@ _MEANING = {
     "cas": "accuracy on real test data of a classifier trained on samples only",
     "cas_real": "the same classifier trained on real data",
     "cas_over_real": "cas / cas_real",
-    "label_agreement": "share of samples that the classifier of real data reads as the asked class",
+    "label_agreement": "share of samples that the classifier of real data reads as the class it was generated for",
     "psnr": "dB, higher is better",
     "ssim": "1 for equal pictures",
     "lpips": "0 for equal pictures",
@@ -76,7 +76,7 @@ def as_json(result: Evaluation, settings: EvaluationSettings, processes: int) ->
 
     Args:
         result: the evaluation.
-        settings: what was asked for.
+        settings: what was to be measured.
         processes: how many took part.
     """
     content: dict[str, Any] = {
@@ -128,7 +128,7 @@ def write_evaluation(
         samples: what was measured; None where nothing was made.
         real: the real side, if there is more than statistics.
         out: folder.
-        settings: what was asked for.
+        settings: what was to be measured.
         processes: how many took part.
     """
     figures = plot_evaluation(result, samples, real, out / "pictures")
@@ -137,7 +137,7 @@ def write_evaluation(
     for one in result.masked:
         name = f"masked {one.ratio:.0%}"
         numbers[name] = f"{one.loss} nats, {one.accuracy}"
-        notes[name] = f"loss and accuracy of hidden tokens; {one.loss.count} examples; {one.loss.interval}"
+        notes[name] = f"loss and accuracy of masked tokens; {one.loss.count} examples; {one.loss.interval}"
     for name, value in (
         ("protocol", f"{result.protocol.name}, {result.protocol.resize}"),
         ("extractor", result.extractor),

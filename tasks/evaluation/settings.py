@@ -70,7 +70,8 @@ class CasScores:
 
     Attributes:
         metrics: ``cas``: accuracy of the one trained on samples; ``cas_real``: of the one trained on real data;
-            ``cas_over_real``: their ratio; ``label_agreement``: share of samples that the real one reads as the asked class.
+            ``cas_over_real``: their ratio; ``label_agreement``: share of samples that the real one
+            reads as the class they were generated for.
         class_names: one a class.
         per_class: accuracy of the first for each class; None for a class without test images.
         per_class_real: of the second.

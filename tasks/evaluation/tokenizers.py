@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -150,7 +151,8 @@ class _Rebuilder:
             signals = [self.original(number) for number in numbers]
             if self.originals.modality == "audio":
                 return [self.rebuild(signal[None])[0] for signal in signals]
-            pixels = (self.rebuild(torch.stack(signals)) * 255).round().to(torch.uint8).movedim(1, -1).numpy()
+            whole = (self.rebuild(torch.stack(signals)) * 255).round().to(torch.uint8)
+            pixels = rearrange(whole, "b c ... -> b ... c").numpy()
             return (
                 [Image.fromarray(picture) for picture in pixels] if self.originals.modality == "image" else list(pixels)
             )
@@ -185,7 +187,7 @@ def _compare(
         batch = torch.stack([rebuilder.original(number) for number in numbers])
         order += numbers
         if use is not None:
-            codes.append(rebuilder.codes(batch)[0].cpu().flatten(0, 1))
+            codes.append(rearrange(rebuilder.codes(batch)[0].cpu(), "b n k -> (b n) k"))
         if scores is not None:
             again = torch.stack([read_good(rebuilt, number) for number in numbers])
             scores.update(batch, again if sounds else again.float() / 255)

@@ -145,7 +145,14 @@ def plot_bars(panels: Iterable[tuple[str, Sequence[Bar]]], title: str = "", *, l
         drawn = axes.barh(places, [bar.value for bar in bars], color=colours)
         axes.bar_label(drawn, [bar.note for bar in bars], padding=4, fontsize="small")
         marks = [(bar.mark, place) for place, bar in enumerate(bars) if bar.mark is not None]
-        axes.plot([mark for mark, _ in marks], [place for _, place in marks], "|", color=_MARK, markersize=9)
+        axes.plot(
+            [mark for mark, _ in marks],
+            [place for _, place in marks],
+            "|",
+            color=_MARK,
+            markersize=9,
+            markeredgewidth=2,
+        )
         axes.set_yticks(places, [bar.label for bar in bars]) if len(bars) <= _MOST_NAMES else axes.set_yticks([])
         axes.invert_yaxis()
         axes.margins(x=0.2)

@@ -32,7 +32,7 @@ class SoundFolder(FileData, AudioData):
 
     An example of a file (Flores García et al. 2023, section 3):
 
-    1. Draw a place for an excerpt of the wanted length, from the seed the example is asked with.
+    1. Draw a place for an excerpt of the wanted length, from the example's seed.
     2. Unless it is louder than ``cutoff``, draw again, up to eight times; then take the loudest (VampNet: the last).
     3. Channels, sample rate, loudness, peak at most 1; a shorter sound is followed by silence.
 

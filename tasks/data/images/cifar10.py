@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -72,7 +73,7 @@ class Cifar10(ImageData):
 
 
 class PixelSource:
-    """Images in memory as bytes, a quarter of what floats take; mirrored and moved from the seeds they are asked with.
+    """Images in memory as bytes, a quarter of what floats take; mirrored and moved by their seeds.
 
     Args:
         pixels: uint8 ``[M, 3, H, W]``.
@@ -163,7 +164,7 @@ def _from_records(files: Iterable[bytes], root: Path) -> _Half:
     labels = torch.from_numpy(records[:, 0].astype(np.int64))
     if int(labels.max()) >= len(_NAMES):
         raise ValueError(f"{root}: got a label {int(labels.max())}, expected 0 to 9; is it CIFAR-100?")
-    return torch.from_numpy(records[:, 1:].reshape(-1, 3, _SIDE, _SIDE).copy()), labels
+    return rearrange(torch.from_numpy(records[:, 1:].copy()), "m (c h w) -> m c h w", c=3, h=_SIDE), labels
 
 
 def _from_zip(path: Path) -> _Half:
@@ -178,7 +179,7 @@ def _from_zip(path: Path) -> _Half:
                 picture = decode_picture(archive.read(name), f"{path}/{name}")
                 if picture.size != (_SIDE, _SIDE):
                     raise ValueError(f"{path}/{name}: got {picture.size} pixels, expected {_SIDE} x {_SIDE}")
-                pixels[place] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+                pixels[place] = rearrange(torch.from_numpy(np.array(picture)), "h w c -> c h w")
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: damaged ({error}); fetch it again") from None
     return pixels, torch.tensor([label for _, label in entries])

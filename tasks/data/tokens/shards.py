@@ -106,7 +106,7 @@ class TokenShards(SignalData):
 
 
 class TokenShardSource:
-    """Rows of token shards; only the pages that are asked for are read from the disk.
+    """Rows of token shards; only the pages that are needed are read from the disk.
 
     Args:
         paths: the shards, all of ``size`` examples but the last.

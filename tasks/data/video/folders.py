@@ -37,7 +37,7 @@ class VideoData(SignalData):
 class VideoFolder(FileData, VideoData):
     """Videos below a folder; each example is an excerpt of a file.
 
-    A training example is drawn from the seed it is asked with: where in the file it begins, which part of the frame is
+    A training example follows from its seed: where in the file it begins, which part of the frame is
     taken after it was resized to cover the size, whether it is mirrored. A held-out example begins and is cropped in the
     middle, always the same. Only its frames are decoded, when they are needed. For files held out and files that cannot be
     read, or have too few frames, see ``maskgen.tasks.data.file_sets.FileData``.

@@ -31,7 +31,7 @@ class MovingDigits(VideoData):
     """Clips of handwritten digits that bounce inside a black frame.
 
     1,437 digits for training and 360 others for testing, as in ``maskgen.tasks.data.images.digits.Digits``. A training
-    clip is a function of its index, which chooses its first digit, and of the seed it is asked with, which chooses all
+    clip is a function of its index, which chooses its first digit, and of its seed, which chooses all
     else; the clips of ``test`` depend on their index alone.
 
     Args:

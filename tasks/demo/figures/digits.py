@@ -23,14 +23,14 @@ from maskgen.tasks.media.images import image_grid, save_gif, save_image, to_imag
 from maskgen.tasks.media.report import Figure
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["draw_pictures"]
+__all__ = ["plot_digits"]
 
 _SCALE = 2  # images are small: shown at twice their size
 
 _MASKED = (0.85, 0.45, 0.25)  # colour of what is masked
 
 
-def draw_pictures(
+def plot_digits(
     pipe: Pipeline,
     train: TensorSource,
     test: TensorSource,
@@ -38,7 +38,7 @@ def draw_pictures(
     labels: torch.Tensor,
     folder: Path,
 ) -> list[Figure]:
-    """Draw and save all pictures of the report.
+    """Plot and save all pictures of the report.
 
     Args:
         pipe: the trained model, of ten classes.
@@ -72,10 +72,10 @@ def _trajectory(pipe: Pipeline, folder: Path) -> list[Figure]:
     seen: list[SampleStep] = []
     labels = [2, 3, 5, 7, 8]
     final = generate(pipe, labels, seeds=range(100, 105), callback=seen.append)
-    frames = [to_images(_hide(torch.zeros(len(labels), 3, *pipe.config.signal_size), _all(pipe, len(labels)), pipe))]
+    frames = [to_images(_paint(torch.zeros(len(labels), 3, *pipe.config.signal_size), _all(pipe, len(labels)), pipe))]
     for step in seen:
         guess = pipe.decode(step.tokens)
-        frames.append(to_images(_hide(guess, step.mask.cpu(), pipe)))
+        frames.append(to_images(_paint(guess, step.mask.cpu(), pipe)))
     frames[-1] = final  # after the last step nothing is masked any more
     by_image = [frame[index] for index in range(len(labels)) for frame in frames]
     still = _save(by_image, len(frames), folder / "trajectory.png")
@@ -148,8 +148,8 @@ def _swaps(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
 
 def _neighbours(generated: torch.Tensor, train: TensorSource, folder: Path) -> Figure:
     chosen = generated[torch.linspace(0, len(generated) - 1, 10).long()]
-    small, real = (torch.from_numpy(pixel_features(images)) for images in (chosen, train.tensors["images"]))
-    alike = train.tensors["images"][nearest(small, real)[1]]
+    small, seen = (torch.from_numpy(pixel_features(images)) for images in (chosen, train.tensors["images"]))
+    alike = train.tensors["images"][nearest(small, seen)[1]]
     path = _save(to_images(torch.cat((chosen, alike))), 10, folder / "neighbours.png")
     return Figure("Does it copy?", path, "Above: generated images. Below: the training image nearest to each.")
 
@@ -161,7 +161,7 @@ def _one_each(test: TensorSource) -> tuple[torch.Tensor, list[int]]:
     return test.tensors["images"][first], list(range(10))
 
 
-def _hide(images: torch.Tensor, mask: torch.Tensor, pipe: Pipeline) -> torch.Tensor:
+def _paint(images: torch.Tensor, mask: torch.Tensor, pipe: Pipeline) -> torch.Tensor:
     """Paint the cells of masked tokens, ``mask`` ``[B, N, K]``."""
     cells = mask.any(-1).view(-1, 1, *pipe.axes).float()
     masked = F.interpolate(cells, size=images.shape[-2:]).bool()

@@ -19,7 +19,7 @@ from maskgen.tasks.media.images import save_image
 from maskgen.tasks.media.report import Figure
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["Filled", "draw_sounds"]
+__all__ = ["Filled", "plot_sounds"]
 
 _SHOWN = 3  # melodies whose gap is shown
 
@@ -46,7 +46,7 @@ class Filled:
         return self.gap[0] / self.sample_rate, self.gap[1] / self.sample_rate
 
 
-def draw_sounds(pipe: Pipeline, filled: list[Filled], folder: Path) -> list[Figure]:
+def plot_sounds(pipe: Pipeline, filled: list[Filled], folder: Path) -> list[Figure]:
     """Write all sounds of the report with their spectrograms.
 
     Args:

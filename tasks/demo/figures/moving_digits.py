@@ -19,7 +19,7 @@ from maskgen.tasks.media.report import Figure
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import complete_clips
 
-__all__ = ["Predicted", "draw_clips"]
+__all__ = ["Predicted", "plot_clips"]
 
 _SCALE = 3  # frames are small: shown at three times their size
 
@@ -32,7 +32,7 @@ _GAP = (0.85, 0.45, 0.25)  # colour of what is masked
 _TASKS = {
     "FI": ("In between", "From the first and the last frame alone."),
     "IPC": ("Filling in", "The middle of every frame is masked."),
-    "IPD": ("Filling in behind a moving strip", "A strip moves over the clip and hides its middle."),
+    "IPD": ("Filling in behind a moving strip", "A strip moves over the clip and masks its middle."),
     "OPC": ("Painting on", "Only the middle of every frame is given."),
 }
 
@@ -52,8 +52,8 @@ class Predicted:
     given: int
 
 
-def draw_clips(pipe: Pipeline, found: Predicted, folder: Path) -> list[Figure]:
-    """Draw and save all clips of the report.
+def plot_clips(pipe: Pipeline, found: Predicted, folder: Path) -> list[Figure]:
+    """Plot and save all clips of the report.
 
     Args:
         pipe: the trained model.

@@ -1,4 +1,4 @@
-"""A small convolutional classifier: features where no published network can be had, and the judge of generated samples.
+"""A small convolutional classifier: features where there is no published network, and what CAS trains.
 
 Shapes: B batch, H W pixels, C classes, F features.
 """

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -243,7 +244,7 @@ def i3d_state_dict(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
             state[name] = tensor  # nothing of I3D: named as unexpected when it is loaded
             continue
         key = {"kernel": "weight", "bias": "bias", "beta": "bias", "moving_mean": "mean", "moving_variance": "variance"}
-        moved = tensor.permute(4, 3, 0, 1, 2) if leaf == "kernel" else tensor
+        moved = rearrange(tensor, "t h w i o -> o i t h w") if leaf == "kernel" else tensor
         state[".".join(filter(None, (_own_name(place), key.get(leaf, leaf))))] = moved
     return state
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -94,7 +95,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def resize_images(images: Tensor, size: tuple[int, int] | None, rule: Resize) -> Tensor:
-    """8-bit images as an extractor wants them.
+    """8-bit images as an extractor takes them.
 
     Args:
         images: uint8 ``[B, 3, H, W]``.
@@ -110,7 +111,7 @@ def resize_images(images: Tensor, size: tuple[int, int] | None, rule: Resize) ->
     if rule == "tf1-bilinear":
         return resize_tf1(values, size) / 255
     height, width = size
-    planes = values.flatten(0, 1).cpu().numpy()
+    planes = rearrange(values, "b c h w -> (b c) h w").cpu().numpy()
     resized = [np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC)) for plane in planes]
     whole = np.stack(resized).clip(0, 255)  # bicubic overshoots, and clean-fid 0.1.35 clips
-    return torch.from_numpy(whole).unflatten(0, images.shape[:2]).to(images.device) / 255
+    return rearrange(torch.from_numpy(whole), "(b c) h w -> b c h w", b=len(images)).to(images.device) / 255

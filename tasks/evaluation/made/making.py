@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.sampling.settings import Sampling
@@ -82,7 +83,8 @@ def completing(
         )
         seeds = [seed + number for number in numbers]
         done = complete_clips(pipe, batch, task, seeds=seeds, label=labels, sampling=sampling, paste=paste)
-        return [frames.numpy() for frames in (done.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1)]
+        frames = (done.clamp(0, 1) * 255).round().to(torch.uint8)
+        return list(rearrange(frames, "b c t h w -> b t h w c").numpy())
 
     return make
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.tasks.evaluation.metrics.pairs import PairScores, check_measures
@@ -105,9 +106,9 @@ class SoundScores(PairScores):
 
 def _magnitudes(sound: Tensor, size: int, hop: int, window: int) -> Tensor:
     """``[B, C, bins, frames]`` in float64, at least the root of the smallest power."""
-    flat = sound.flatten(0, 1).double()
+    flat = rearrange(sound, "b c s -> (b c) s").double()
     flat = torch.nn.functional.pad(flat, (0, max(0, size // 2 + 1 - flat.shape[-1])))
     hann = torch.hann_window(window, dtype=flat.dtype, device=flat.device)
     spectrum = torch.stft(flat, size, hop, window, window=hann, return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
-    return power.clamp(min=_SILENCE).sqrt().unflatten(0, sound.shape[:2])
+    return rearrange(power.clamp(min=_SILENCE).sqrt(), "(b c) bins frames -> b c bins frames", b=len(sound))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -132,11 +133,12 @@ def classifier_scores(
     Args:
         real: features ``[M, F]`` and labels ``[M]`` of the training samples.
         test: of the test samples.
-        generated: of the generated samples, with the labels they were asked for.
+        generated: of the generated samples, with the labels they were generated for.
 
     Returns:
         ``cas``: accuracy of the classifier trained on generated samples; ``cas_real``: of the one trained on real samples;
-        ``label_agreement``: share of generated samples that the real classifier reads as the asked class. All in [0, 1].
+        ``label_agreement``: share of generated samples that the real classifier reads as the class they were generated for.
+        All in [0, 1].
 
     Raises:
         ValueError: training samples of a single class.
@@ -165,8 +167,8 @@ def read_classes(real: tuple[Features, Labels], others: Sequence[Features], *, s
         ValueError: training samples of a single class.
         ImportError: without scikit-learn.
     """
-    judge = _fit(real, "the real samples", strength)
-    return [judge.predict(features) for features in others]
+    classifier = _fit(real, "the real samples", strength)
+    return [classifier.predict(features) for features in others]
 
 
 def within_class_variance(features: Features, labels: Labels) -> float:
@@ -176,12 +178,12 @@ def within_class_variance(features: Features, labels: Labels) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedScore:
-    """How well hidden tokens are predicted at one mask ratio.
+    """How well masked tokens are predicted at one mask ratio.
 
     Attributes:
-        ratio: share of the tokens that are hidden.
-        loss: nats a hidden token, without label smoothing.
-        accuracy: share of hidden tokens whose most likely id is right.
+        ratio: share of the tokens that are masked.
+        loss: nats a masked token, without label smoothing.
+        accuracy: share of masked tokens whose most likely id is right.
     """
 
     ratio: float
@@ -200,9 +202,9 @@ def masked_scores(
     batch_size: int = 64,
     draws: int = 1000,
 ) -> list[MaskedScore]:
-    """Loss and accuracy on hidden tokens, by the share that is hidden.
+    """Loss and accuracy on masked tokens, by the share that is masked.
 
-    Of each example ceil(ratio x N K) places are hidden, at least one; which ones depends on the seed and on the example's
+    Of each example ceil(ratio x N K) positions are masked, at least one; which ones depends on the seed and on the example's
     number alone. Numbers are means over examples.
 
     Args:
@@ -229,16 +231,16 @@ def masked_scores(
         for first in range(0, len(tokens), batch_size):
             part = slice(first, first + batch_size)
             grid = tokens[part]
-            hidden = torch.cat([_hidden(grid[0].shape, ratio, seed, first + row) for row in range(len(grid))])
+            masked = torch.cat([_masked(grid[0].shape, ratio, seed, first + row) for row in range(len(grid))])
             names = None if labels is None else labels[part].to(device)
             with fast_matmul(device):
                 logits = model(
-                    grid.masked_fill(hidden, model.vocab_size).to(device), Cond(labels=names, task=_task(model, grid))
+                    grid.masked_fill(masked, model.vocab_size).to(device), Cond(labels=names, task=_task(model, grid))
                 )
             loss, right = _token_scores(logits.float().cpu(), grid)
-            shares = hidden.flatten(1).sum(1)
-            losses.append((loss * hidden).flatten(1).sum(1) / shares)
-            hits.append((right & hidden).flatten(1).sum(1) / shares)
+            shares = masked.flatten(1).sum(1)
+            losses.append((loss * masked).flatten(1).sum(1) / shares)
+            hits.append((right & masked).flatten(1).sum(1) / shares)
         note = f"mask ratio {ratio:g}, seed {seed}"
         found.append(
             MaskedScore(
@@ -257,12 +259,12 @@ def _inception(log_p: Tensor) -> float:
     return float((p * (log_p - marginal)).sum(1).mean().exp())
 
 
-def _hidden(shape: torch.Size, ratio: float, seed: int, number: int) -> Tensor:
+def _masked(shape: torch.Size, ratio: float, seed: int, number: int) -> Tensor:
     """Bool ``[1, N, K]`` of one example."""
-    places = shape.numel()
-    count = torch.tensor([max(1, int(np.ceil(ratio * places - 1e-9)))])
+    positions = shape.numel()
+    count = torch.tensor([max(1, int(np.ceil(ratio * positions - 1e-9)))])
     generator = torch.Generator().manual_seed(item_seed(seed, number))
-    return mask_exactly(count, places, generator=generator).view(1, *shape)
+    return rearrange(mask_exactly(count, positions, generator=generator), "1 (n k) -> 1 n k", n=shape[0])
 
 
 def _task(model: MaskedTransformer, tokens: Tensor) -> Tensor | None:
@@ -273,8 +275,8 @@ def _task(model: MaskedTransformer, tokens: Tensor) -> Tensor | None:
 
 
 def _token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    loss = F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(tokens.shape)
-    return loss, logits.argmax(-1) == tokens
+    loss = F.cross_entropy(rearrange(logits, "b n k v -> (b n k) v"), tokens.flatten(), reduction="none")
+    return loss.view_as(tokens), logits.argmax(-1) == tokens
 
 
 def _fit(samples: tuple[Features, Labels], what: str, strength: float = 1.0) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.data import Source
@@ -166,7 +167,7 @@ class ArraySamples(SampleSet):
         part = np.array(self._array[start:stop])  # a copy: a map of a file cannot be written to
         if self.modality == "video":
             part = part[:, : self.frames]
-        return list(torch.from_numpy(np.ascontiguousarray(np.moveaxis(part, -1, 1))))
+        return list(torch.from_numpy(np.ascontiguousarray(rearrange(part, "b ... c -> b c ..."))))
 
     def digest(self) -> str:
         """See ``SampleSet``."""
@@ -177,7 +178,7 @@ class ArraySamples(SampleSet):
 
 
 class DataSamples(SampleSet):
-    """One half of a data set, never augmented where that can be helped; each sample is asked for with its number as seed.
+    """One half of a data set, never augmented where that can be helped; each sample is read with its number as seed.
 
     Args:
         data: images, video or sound.

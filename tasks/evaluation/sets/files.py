@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -179,7 +180,7 @@ def read_picture(shelf: Shelf, name: str) -> Tensor:
         told = re.sub(r" <[^>]*>$", "", " ".join(str(error).split()))  # Pillow names the buffer in memory
         reason = told or type(error).__name__
         raise ValueError(f"{shelf.told(name)}: no picture, or a damaged one ({reason[:120]})") from None
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1).contiguous()
+    return rearrange(torch.from_numpy(picture.copy()), "h w c -> c h w").contiguous()
 
 
 def read_strip(shelf: Shelf, name: str, frames: int) -> Tensor:
@@ -196,7 +197,7 @@ def read_strip(shelf: Shelf, name: str, frames: int) -> Tensor:
     picture = read_picture(shelf, name)
     if picture.shape[1] % frames:
         raise ValueError(f"{shelf.told(name)}: got {picture.shape[1]} rows, expected a multiple of {frames} frames")
-    return picture.unflatten(1, (frames, -1))
+    return rearrange(picture, "c (t h) w -> c t h w", t=frames)
 
 
 def read_clip(shelf: Shelf, name: str, frames: int) -> Tensor:
@@ -215,7 +216,7 @@ def read_clip(shelf: Shelf, name: str, frames: int) -> Tensor:
         raise ValueError(f"{shelf.root}: got an archive, expected a folder of video files; unpack it")
     with VideoFile(path, reader="pyav") as file:  # which refuses frames that the decoder had to guess
         found = file.read(range(min(frames, file.frames)))
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(found, -1, 0)))
+    return torch.from_numpy(np.ascontiguousarray(rearrange(found, "t h w c -> c t h w")))
 
 
 def read_sound(shelf: Shelf, name: str) -> tuple[Tensor, int]:

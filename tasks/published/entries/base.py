@@ -65,7 +65,7 @@ class Published:
         fid: published FID-50k of generated images (of reconstructions for a tokenizer alone); None if unknown.
         fid_note: how that number was measured.
         pixel_range: range of the original network; ours always take and give [0, 1].
-        mask_id: the original's id of a hidden token.
+        mask_id: the original's id of a masked token.
         class_rule: how the original is told the class.
         class_names: which names the classes have.
         sampling: the original's settings, as far as our sampler has them.

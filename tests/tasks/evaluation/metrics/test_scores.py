@@ -132,17 +132,17 @@ def test_variance_in_closed_form() -> None:
 
 
 class Knowing(MaskedTransformer):
-    """Wraps a model of ``maskgen.testing``; notes how many places are hidden."""
+    """Wraps a model of ``maskgen.testing``; notes how many positions are masked."""
 
     def __init__(self, inner: OracleModel | UniformModel) -> None:
         super().__init__()
         self.inner, self.vocab_size, self.num_codebooks = inner, inner.vocab_size, 2
         self.num_classes, self.null_class = 0, False
-        self.hidden: list[int] = []
+        self.masked: list[int] = []
         self.place = nn.Parameter(torch.zeros(1))  # says where it is
 
     def forward(self, tokens: Tensor, cond: Cond, axes: object = None) -> Tensor:
-        self.hidden += (tokens == self.vocab_size).flatten(1).sum(1).tolist()
+        self.masked += (tokens == self.vocab_size).flatten(1).sum(1).tolist()
         return self.inner(tokens)
 
 
@@ -153,10 +153,10 @@ def test_masked_tokens_in_closed_form() -> None:
     for score in masked_scores(knows, tokens, ratios=(0.1, 1.0), batch_size=2):
         assert score.accuracy.value == 1
         assert score.loss.value == pytest.approx(0, abs=1e-6)
-    assert knows.hidden == [4] * 5 + [40] * 5
+    assert knows.masked == [4] * 5 + [40] * 5
     for score in masked_scores(guesses, tokens, ratios=(0.01, 0.5)):
         assert score.loss.value == pytest.approx(math.log(8))
-    assert guesses.hidden == [1] * 5 + [20] * 5
+    assert guesses.masked == [1] * 5 + [20] * 5
 
 
 def test_masked_tokens_do_not_depend_on_the_batch() -> None:
