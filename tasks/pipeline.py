@@ -13,7 +13,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -26,7 +26,7 @@ from maskgen.precision import fast_matmul
 from maskgen.published.loops import Decoding, check_guidance, decide
 from maskgen.sampling.critics import check_critic
 from maskgen.sampling.settings import Sampling
-from maskgen.tasks.conditions.request import Label, Options, Request, SamplingOptions
+from maskgen.tasks.conditions.request import Label, Options, Request, SamplingOptions, check_options
 from maskgen.tasks.media.images import broadcast
 from maskgen.tasks.model_folder import (
     PARTS,
@@ -251,10 +251,7 @@ class Pipeline:
             TypeError: an option that there is not, or seeds that are no integers.
             ValueError: no seeds or negative ones, numbers that differ, an unknown class, settings out of range.
         """
-        if unknown := options.keys() - Options.__optional_keys__:
-            expected = ", ".join(sorted(Options.__optional_keys__))
-            raise TypeError(f"got an unexpected option {min(unknown)!r}; expected those of the task, or {expected}")
-        given = cast(Options, options)
+        given = check_options(options)
         chosen = self.sampling(given.get("sampling"), given.get("steps"), given.get("guidance"))
         ids = self.class_ids(given.get("label"))
         seeds = given.get("seeds")

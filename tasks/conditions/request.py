@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 
@@ -48,6 +48,18 @@ class Options(SamplingOptions, total=False):
     """
 
     label: Label | Sequence[Label] | None
+
+
+def check_options(options: Options | SamplingOptions) -> Options:
+    """The keyword arguments of a call, none of which is unknown.
+
+    Raises:
+        TypeError: one is.
+    """
+    if unknown := options.keys() - Options.__optional_keys__:
+        expected = ", ".join(sorted(Options.__optional_keys__))
+        raise TypeError(f"got an unexpected option {min(unknown)!r}; expected those of the task, or {expected}")
+    return cast(Options, options)
 
 
 @dataclass(frozen=True, kw_only=True)
