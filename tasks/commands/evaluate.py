@@ -18,7 +18,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from maskgen.sampling.settings import Sampling
-from maskgen.tasks.commands.parts import load_model
+from maskgen.tasks.commands.parts import check_device, load_model
 from maskgen.tasks.data.base import Modality, SignalData, modality_named
 from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.features.base import FeatureExtractor, LogMelFeatures
@@ -293,16 +293,11 @@ def _write_batch(samples: SampleSet, out: Path, settings: EvaluationSettings) ->
 
 def _device(device: str | None, state: PartialState) -> str:
     """Where extractors run, each process on a device of its own; checked, so that a slip is one line."""
-    wanted = device or (
+    chosen = device or (
         str(state.device) if state.num_processes > 1 else "cuda" if torch.cuda.is_available() else "cpu"
     )
-    try:
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); leave it out"
-        ) from None
-    return wanted
+    check_device(chosen)
+    return chosen
 
 
 def _write(result: Evaluation | None, samples: SampleSet | None, real: SampleSet | None, run: EvaluationRun) -> None:

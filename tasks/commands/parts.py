@@ -20,7 +20,16 @@ from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.media.environment import environment
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["EditRun", "ProgressBar", "Run", "describe_part", "load_model", "write_manifest", "write_results"]
+__all__ = [
+    "EditRun",
+    "ProgressBar",
+    "Run",
+    "check_device",
+    "describe_part",
+    "load_model",
+    "write_manifest",
+    "write_results",
+]
 
 Told = TypeVar("Told")
 
@@ -130,13 +139,22 @@ def load_model(model: str | None, device: str | None) -> Pipeline:
         raise ValueError(
             "model: got none, expected a model folder, a published name or a Hub repository (--model runs/demo)"
         )
+    check_device(device)
+    return Pipeline.from_pretrained(model, device=device)
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that does not work, before it is needed.
+
+    Raises:
+        ValueError: there is none of that name here.
+    """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); leave it out"
         ) from None
-    return Pipeline.from_pretrained(model, device=device)
 
 
 def describe_part(module: torch.nn.Module) -> dict[str, Any]:

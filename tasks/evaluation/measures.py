@@ -5,6 +5,8 @@ Shapes: M samples, R real ones, F features.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -138,8 +140,7 @@ def floor_metrics(
         reference: see ``feature_metrics``.
         run: see ``feature_metrics``; what held-out data are too few for is left out.
     """
-    assert floor.features is not None
-    assert floor.owners is not None
+    assert floor.features is not None, "it was computed"
     protocol, settings = run.protocol, run.settings
     count, width = floor.gaussian.count, floor.gaussian.width
     names = [name for name in ("fid", "kid", "prdc", "is") if settings.enabled(name)]
@@ -151,15 +152,7 @@ def floor_metrics(
         "is": floor.logits is None,
     }
     kept = tuple(name for name in names if not small[name])
-    found = FeatureSet(
-        features=floor.features,
-        owners=floor.owners,
-        logits=floor.logits,
-        gaussian=floor.gaussian,
-        shape=floor.shape,
-        samples=floor.samples,
-        skipped={},
-    )
+    found = FeatureSet(**{one.name: getattr(floor, one.name) for one in dataclasses.fields(FeatureSet)})
     return feature_metrics(found, reference, run.measuring(metrics=kept))
 
 
