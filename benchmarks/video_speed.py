@@ -26,7 +26,8 @@ from maskgen.models.bert import BertTransformer
 from maskgen.precision import fast_matmul
 from maskgen.published.magvit import PUBLISHED as TRANSFORMERS
 from maskgen.sampling.commit import commit_logits, sample_commit
-from maskgen.tasks.conditions.video import TokenCells, video_task
+from maskgen.tasks.conditions.trained import named_task
+from maskgen.tasks.conditions.video import TokenCells
 from maskgen.tasks.media.video.files import VideoFile, save_video
 from maskgen.tokenizers.published.video.magvit import PUBLISHED as TOKENIZERS
 from maskgen.tokenizers.video.vq3d import VQ3D
@@ -144,7 +145,7 @@ def measure_clip(tokenizer_name: str, transformer_name: str, device: str, steps:
     tokenizer = VQ3D(TOKENIZERS[tokenizer_name]).eval().to(device)
     model = BertTransformer(TRANSFORMERS[transformer_name]).eval().to(device)
     clip = torch.rand(1, 3, 16, 128, 128, device=device)
-    condition = video_task("FP", frames=5).condition(clip, TokenCells.of(tokenizer, clip.shape))
+    condition = named_task("FP5").condition(clip, TokenCells.of(tokenizer, clip.shape))
     axes = tokenizer.axes(clip.shape)
     known = condition.tokens.flatten()[None, :, None]
     cond = Cond(labels=torch.zeros(1, dtype=torch.long, device=device))

@@ -43,11 +43,11 @@ class Noise(Protocol):
     """
 
     def sample(self, step: int, shape: Sequence[int]) -> torch.Tensor:
-        """Gumbel noise ``[B, N, K, V]`` that turns an argmax into a draw from the softmax."""
+        """Gumbel noise ``[B, N, K, V]`` that turns an argmax into a sample from the softmax."""
         ...
 
     def choice(self, step: int, shape: Sequence[int]) -> torch.Tensor:
-        """Gumbel noise ``[B, N, K]`` that ranks the drawn tokens."""
+        """Gumbel noise ``[B, N, K]`` that ranks the sampled tokens."""
         ...
 
 
@@ -82,7 +82,7 @@ class SeededNoise:
         self._keys = _mix(torch.tensor(listed, dtype=torch.int64, device=device) + _GOLDEN)
 
     def sample(self, step: int, shape: Sequence[int]) -> torch.Tensor:
-        """Gumbel noise for drawing token ids; ``shape`` is ``[B, ...]``."""
+        """Gumbel noise for sampling token ids; ``shape`` is ``[B, ...]``."""
         return self._gumbel(_SAMPLE, step, shape)
 
     def choice(self, step: int, shape: Sequence[int]) -> torch.Tensor:
@@ -108,27 +108,27 @@ class SeededNoise:
         return _mix(keys + _signed(stream * 0x9E3779B97F4A7C15 % (1 << 64)))
 
 
-def sample_noise(noise: Noise, step: int, shape: Sequence[int], places: torch.Tensor | None = None) -> torch.Tensor:
-    """``noise.sample(step, shape)`` at some places, bit for bit.
+def sample_noise(noise: Noise, step: int, shape: Sequence[int], positions: torch.Tensor | None = None) -> torch.Tensor:
+    """``noise.sample(step, shape)`` at some positions, bit for bit.
 
     Args:
         noise: a source; of those that are not exactly ``SeededNoise``, all is made and the rest thrown away.
         step: counted from 0.
         shape: ``[B, N, ...]`` of the whole.
-        places: long ``[B, P]``, numbers below N; all if left out.
+        positions: long ``[B, P]``, numbers below N; all if left out.
 
     Returns:
         Gumbel noise ``[B, P, ...]``, in new memory.
     """
-    if places is None:
+    if positions is None:
         return noise.sample(step, shape)
     if type(noise) is not SeededNoise:
-        index = places.reshape(*places.shape, *([1] * (len(shape) - 2)))
+        index = positions.reshape(*positions.shape, *([1] * (len(shape) - 2)))
         return noise.sample(step, shape).take_along_dim(index, 1)
     # Every number is a hash of its position in the item, so any part of an item can be had alone.
-    run = math.prod(shape[2:])  # numbers of a place
-    keys = noise._streams(_SAMPLE, step)[:, None].expand(places.shape)
-    return _runs(keys.flatten(), (places * run).flatten(), run, _gumbel).reshape(*places.shape, *shape[2:])
+    run = math.prod(shape[2:])  # numbers of a position
+    keys = noise._streams(_SAMPLE, step)[:, None].expand(positions.shape)
+    return _runs(keys.flatten(), (positions * run).flatten(), run, _gumbel).reshape(*positions.shape, *shape[2:])
 
 
 def _runs(keys: torch.Tensor, first: torch.Tensor, run: int, law: _Law) -> torch.Tensor:

@@ -8,7 +8,7 @@ a small probe decides: it is used only where its error is that of float32.
 ``linear_gelu`` needs one exponential where torch's kernel takes a slow hyperbolic tangent.
 
 torch's fused attention obeys the setting, too, but cuts its products into blocks too small for oneDNN: ``attention`` runs it
-on MKL, which takes 2/3 of the time at 257 places of 12 heads, and a sixth at 64 places of 4 (backward likewise).
+on MKL, which takes 2/3 of the time at 257 positions of 12 heads, and a sixth at 64 positions of 4 (backward likewise).
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def attention(
         v: values.
         dropout: probability of dropping an attention weight.
         mask: added to the logits, ``[..., S, S']``.
-        causal: whether place s sees the places up to s only.
+        causal: whether position s sees the positions up to s only.
 
     Returns:
         ``[B, H, S, D]``.

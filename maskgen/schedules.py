@@ -1,4 +1,4 @@
-"""Masking schedules: how much stays hidden at a point of the decoding, or of the training draw.
+"""Masking schedules: how much stays masked at a point of the decoding, or in a training example.
 
 Every schedule maps a ratio in [0, 1] (share of the work done) to a mask ratio gamma, falling from 1 to 0; the result is
 clamped to [1e-6, 1] as in official MaskGIT (Chang et al. 2022, arXiv 2202.04200, section 3.3 and appendix; arccos:
@@ -60,21 +60,21 @@ def step_ratio(step: int, steps: int) -> torch.Tensor:
     return (torch.tensor(1.0) / steps).double() * (step + 1)
 
 
-def mask_counts(schedule: Schedule, ratio: torch.Tensor, total: torch.Tensor, unknown: torch.Tensor) -> torch.Tensor:
-    """How many tokens are hidden again after a step (official rule).
+def mask_counts(schedule: Schedule, ratio: torch.Tensor, total: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """How many tokens are masked again after a step (official rule).
 
     Args:
         schedule: see ``get_schedule``.
         ratio: share of the work done, scalar.
-        total: hidden tokens of each row when decoding began, ``[B]``.
-        unknown: hidden tokens of each row now, ``[B]``.
+        total: masked tokens of each row when decoding began, ``[B]``.
+        masked: masked tokens of each row now, ``[B]``.
 
     Returns:
-        long ``[B]``: max(1, min(unknown - 1, floor(total x gamma))).
+        long ``[B]``: max(1, min(masked - 1, floor(total x gamma))).
     """
     gamma = schedule(ratio.to(total.device), total)
     planned = torch.floor(total.float() * gamma)
-    return torch.clamp(torch.minimum(unknown.float() - 1, planned), min=1).long()
+    return torch.clamp(torch.minimum(masked.float() - 1, planned), min=1).long()
 
 
 def _clamped(schedule: Schedule) -> Schedule:
@@ -107,7 +107,7 @@ def _arccos(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
 
 
 def _log(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    # One hidden token gives 0/0 at ratio 1; the official NaN there is harmless, a plain 0 is kinder.
+    # One masked token gives 0/0 at ratio 1; the official NaN there is harmless, a plain 0 is kinder.
     return torch.nan_to_num(-torch.log2(ratio.float()) / torch.log2(total.float()), nan=0.0)
 
 

@@ -28,6 +28,16 @@ def flat_sampling(**flat: Any) -> Sampling:
     return Sampling(**{k: _GROUPS[k](**v) if isinstance(v, dict) else v for k, v in grouped.items()})
 
 
+def former_keys(saved: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a ``Sampling`` as it was written before it had groups."""
+    groups = {path.partition(".")[0] for path in Sampling.former_names.values()}
+    flat = {name: value for name, value in saved.items() if name not in groups}
+    for former, path in Sampling.former_names.items():
+        group, _, own = path.partition(".")
+        flat[former] = saved[group][own]
+    return flat
+
+
 def selection(
     log_probs: Tensor, mask: Tensor, counts: Tensor, noise: Tensor | None = None, weight: float = 0.0, **more: Any
 ) -> Selection:

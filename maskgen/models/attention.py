@@ -58,7 +58,7 @@ def attend(
         check_backend(backend)
         from xformers.ops import memory_efficient_attention
 
-        rows = (t.transpose(1, 2) for t in (q, k, v))  # xformers wants [B, S, H, D]
+        rows = (t.transpose(1, 2) for t in (q, k, v))  # xformers takes [B, S, H, D]
         attended: torch.Tensor = memory_efficient_attention(*rows, p=dropout)
         return attended.transpose(1, 2)
     weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)

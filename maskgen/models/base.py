@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.conditioning import Cond
 from maskgen.models.partial import FeatureMemory, Prepared
@@ -29,7 +29,7 @@ class MaskedTransformer(nn.Module, ABC):
     num_tasks: int = 0
 
     @abstractmethod
-    def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+    def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """Logits ``[B, N, K, V]`` of tokens ``[B, N, K]`` (V where masked); ``axes``: grid, the trained one by default."""
 
 
@@ -54,7 +54,7 @@ class PartialTransformer(MaskedTransformer):
             cls.is_partial = "logits_at" in vars(cls)
 
     @abstractmethod
-    def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
+    def prepare(self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None = None) -> Prepared:
         """What depends on the conditions and the grid alone; of ``tokens`` ``[B, N, K]`` only shape and device count.
 
         Raises:
@@ -63,12 +63,8 @@ class PartialTransformer(MaskedTransformer):
 
     @abstractmethod
     def logits_at(
-        self,
-        tokens: torch.Tensor,
-        prepared: Prepared,
-        positions: torch.Tensor | None = None,
-        memory: FeatureMemory | None = None,
-    ) -> torch.Tensor:
+        self, tokens: Tensor, prepared: Prepared, positions: Tensor | None = None, memory: FeatureMemory | None = None
+    ) -> Tensor:
         """Logits ``[B, P, K, V]`` of some positions: after the last keys and values nothing else is computed.
 
         Args:
@@ -80,7 +76,7 @@ class PartialTransformer(MaskedTransformer):
         """
 
 
-def task_ids(model: MaskedTransformer, cond: Cond, tokens: torch.Tensor) -> torch.Tensor | None:
+def task_ids(model: MaskedTransformer, cond: Cond, tokens: Tensor) -> Tensor | None:
     """The task of every row, long ``[B]``: 0 where ``cond`` names none, None for a model without tasks.
 
     Raises:

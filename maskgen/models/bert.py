@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.attention import AttentionBackend, attend, check_backend
@@ -104,7 +104,7 @@ class BertTransformer(PartialTransformer):
         """Row of the mask in the table, the last one."""
         return self.word_embedding.num_embeddings - 1
 
-    def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+    def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``; K must be 1 and ``axes`` the trained grid, for positions are learned.
 
         Raises:
@@ -114,18 +114,14 @@ class BertTransformer(PartialTransformer):
         logits = self.table_logits(self.table_ids(tokens, cond, axes), self.vocab_size)
         return logits[:, self.prefix :, None]
 
-    def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
+    def prepare(self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None = None) -> Prepared:
         """See ``PartialTransformer``: the rows of the prefix."""
         self._check_grid(tokens, axes)
         return Prepared(rows=(self._prefix_ids(cond, tokens),))
 
     def logits_at(
-        self,
-        tokens: torch.Tensor,
-        prepared: Prepared,
-        positions: torch.Tensor | None = None,
-        memory: FeatureMemory | None = None,
-    ) -> torch.Tensor:
+        self, tokens: Tensor, prepared: Prepared, positions: Tensor | None = None, memory: FeatureMemory | None = None
+    ) -> Tensor:
         """See ``PartialTransformer``."""
         ids = torch.cat((prepared.rows[0], self._grid_ids(tokens)), dim=1)
         if memory is None or memory.positions is None:
@@ -137,12 +133,12 @@ class BertTransformer(PartialTransformer):
             return self.head_logits(x, self.vocab_size, positions + self.prefix, memory)[:, :, None]
         return self.head_logits(x, self.vocab_size, None, memory)[:, self.prefix :, None]
 
-    def table_ids(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+    def table_ids(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """The sequence as rows of the table, long ``[B, S]``: what ``table_logits`` takes. Arguments as in ``forward``."""
         self._check_grid(tokens, axes)
         return torch.cat((self._prefix_ids(cond, tokens), self._grid_ids(tokens)), dim=1)
 
-    def _check_grid(self, tokens: torch.Tensor, axes: Sequence[int] | None) -> None:
+    def _check_grid(self, tokens: Tensor, axes: Sequence[int] | None) -> None:
         expected = torch.Size(self.config.axes).numel()
         if tokens.shape[1:] != (expected, 1) or (axes is not None and tuple(axes) != tuple(self.config.axes)):
             raise ValueError(
@@ -150,11 +146,11 @@ class BertTransformer(PartialTransformer):
                 "this family has learned positions and one codebook (use maskgen.models.modern for others)"
             )
 
-    def _grid_ids(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _grid_ids(self, tokens: Tensor) -> Tensor:
         ids = tokens.squeeze(-1)
         return torch.where(ids == self.vocab_size, self.mask_row, ids)
 
-    def _prefix_ids(self, cond: Cond, tokens: torch.Tensor) -> torch.Tensor:
+    def _prefix_ids(self, cond: Cond, tokens: Tensor) -> Tensor:
         """Rows of the task and the class, long ``[B, prefix]``."""
         parts = []
         task = task_ids(self, cond, tokens)
@@ -164,7 +160,7 @@ class BertTransformer(PartialTransformer):
             parts.append(self._class_rows(cond, len(tokens), tokens.device))
         return torch.stack(parts, dim=1) if parts else tokens.new_zeros(len(tokens), 0)
 
-    def table_logits(self, ids: torch.Tensor, columns: int | None = None) -> torch.Tensor:
+    def table_logits(self, ids: Tensor, columns: int | None = None) -> Tensor:
         """The official forward: rows of the table in, logits over the table's first ``columns`` rows (all by default) out.
 
         Args:
@@ -176,17 +172,13 @@ class BertTransformer(PartialTransformer):
         """
         return self.head_logits(self.embed(ids), columns)
 
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
         """Rows of the table plus learned positions, before the norm: ``[B, S']`` -> ``[B, S', D]``."""
         return self.word_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
 
     def head_logits(
-        self,
-        x: torch.Tensor,
-        columns: int | None = None,
-        at: torch.Tensor | None = None,
-        memory: FeatureMemory | None = None,
-    ) -> torch.Tensor:
+        self, x: Tensor, columns: int | None = None, at: Tensor | None = None, memory: FeatureMemory | None = None
+    ) -> Tensor:
         """What comes after ``embed``: ``[B, S', D]`` -> ``[B, S', columns]``, or only the rows ``at`` ``[B, P]`` of it."""
         if memory is None:
             x = self.trunk(x)
@@ -199,14 +191,14 @@ class BertTransformer(PartialTransformer):
         x = self.head_norm(linear_gelu(self.head, x))
         return linear_float32(x, self.word_embedding.weight[:columns], self.head_bias[:columns])
 
-    def trunk(self, x: torch.Tensor) -> torch.Tensor:
+    def trunk(self, x: Tensor) -> Tensor:
         """From ``embed`` to the last block, which is not in it: ``[B, S', D]`` -> ``[B, S', D]``."""
         x = self.dropout(self.embedding_norm(x))
         for block in self.blocks[:-1]:
             x = block(x)
         return x
 
-    def _class_rows(self, cond: Cond, batch: int, device: torch.device) -> torch.Tensor:
+    def _class_rows(self, cond: Cond, batch: int, device: torch.device) -> Tensor:
         if cond.labels is None:
             if not self.null_class:
                 raise ValueError("labels: got none, but this model has no null class; give one label an item")
@@ -232,22 +224,18 @@ class BertBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: torch.Tensor, at: torch.Tensor | None = None, memory: LayerMemory | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, at: Tensor | None = None, memory: LayerMemory | None = None) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``, or ``[B, P, D]`` of the rows ``at`` ``[B, P]`` alone, which still see all S."""
         rows = x if at is None else take(x, at)
         x = self.attention_norm(self.dropout(self.attention(x, rows, memory)) + rows)
         return self.mlp_norm(self.dropout(self.feed_forward(x)) + x)
 
-    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+    def feed_forward(self, x: Tensor) -> Tensor:
         """``[..., D]`` -> ``[..., D]``."""
-        hidden: torch.Tensor = self.contract(linear_gelu(self.expand, x))
+        hidden: Tensor = self.contract(linear_gelu(self.expand, x))
         return hidden
 
-    def attention(
-        self, x: torch.Tensor, rows: torch.Tensor | None = None, memory: LayerMemory | None = None
-    ) -> torch.Tensor:
+    def attention(self, x: Tensor, rows: Tensor | None = None, memory: LayerMemory | None = None) -> Tensor:
         """Multi-head attention with its output projection.
 
         Args:

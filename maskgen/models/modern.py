@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskgen.conditioning import NO_LABEL, Cond
@@ -99,7 +99,7 @@ class ModernTransformer(PartialTransformer):
         self.head = Linear(width, config.num_codebooks * config.vocab_size)
         self._init()
 
-    def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+    def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``; any grid with N = product of ``axes``.
 
         Raises:
@@ -109,7 +109,7 @@ class ModernTransformer(PartialTransformer):
         label, shared = self._given(cond, tokens, axes)
         return self.logits_at(tokens, Prepared(rows=(label,) * (len(self.blocks) + 1), shared=shared))
 
-    def prepare(self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None = None) -> Prepared:
+    def prepare(self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None = None) -> Prepared:
         """See ``PartialTransformer``: the modulations of all blocks and of the head; positions and rotary angles."""
         label, shared = self._given(cond, tokens, axes)
         modulations = []
@@ -119,8 +119,8 @@ class ModernTransformer(PartialTransformer):
         return Prepared(rows=(*modulations, self.final_modulation(label)[:, None]), shared=shared)
 
     def _given(
-        self, cond: Cond, tokens: torch.Tensor, axes: Sequence[int] | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """What the modulations are made of, ``[B, D]``; the positions ``[N, D]`` with cos and sin of the rotary angles."""
         grid = tuple(self.config.axes if axes is None else axes)
         if tokens.ndim != 3 or tokens.shape[1] != torch.Size(grid).numel() or tokens.shape[2] != self.num_codebooks:
@@ -140,12 +140,8 @@ class ModernTransformer(PartialTransformer):
         return label, (self.position(torch.cat((cos, sin), dim=-1)), cos, sin)
 
     def logits_at(
-        self,
-        tokens: torch.Tensor,
-        prepared: Prepared,
-        positions: torch.Tensor | None = None,
-        memory: FeatureMemory | None = None,
-    ) -> torch.Tensor:
+        self, tokens: Tensor, prepared: Prepared, positions: Tensor | None = None, memory: FeatureMemory | None = None
+    ) -> Tensor:
         """See ``PartialTransformer``."""
         *modulations, final = prepared.rows
         position, cos, sin = prepared.shared
@@ -168,15 +164,13 @@ class ModernTransformer(PartialTransformer):
         logits = linear_float32(x, self.head.weight, self.head.bias)
         return logits.unflatten(-1, (self.num_codebooks, self.vocab_size))
 
-    def trunk(
-        self, x: torch.Tensor, modulations: Sequence[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor
-    ) -> torch.Tensor:
+    def trunk(self, x: Tensor, modulations: Sequence[Tensor], cos: Tensor, sin: Tensor) -> Tensor:
         """All blocks but the last, ``[B, N, D]`` -> ``[B, N, D]``; arguments as of ``ModernBlock``, one modulation each."""
         for block, modulation in zip(self.blocks[:-1], modulations, strict=True):
             x = block(x, modulation, cos, sin)
         return x
 
-    def _label_rows(self, cond: Cond, tokens: torch.Tensor) -> torch.Tensor:
+    def _label_rows(self, cond: Cond, tokens: Tensor) -> Tensor:
         if cond.labels is None:
             return torch.full((len(tokens),), self.num_classes, device=tokens.device)
         return torch.where(cond.labels == NO_LABEL, self.num_classes, cond.labels)
@@ -216,13 +210,13 @@ class ModernBlock(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
-        modulation: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        at: torch.Tensor | None = None,
+        x: Tensor,
+        modulation: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        at: Tensor | None = None,
         memory: LayerMemory | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """One block.
 
         Args:
@@ -245,13 +239,8 @@ class ModernBlock(nn.Module):
         return x + gate_m * self.dropout(self.down(hidden))
 
     def attention(
-        self,
-        x: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        at: torch.Tensor | None = None,
-        memory: LayerMemory | None = None,
-    ) -> torch.Tensor:
+        self, x: Tensor, cos: Tensor, sin: Tensor, at: Tensor | None = None, memory: LayerMemory | None = None
+    ) -> Tensor:
         """Self-attention with normalised queries and keys, ``[B, N, D]`` -> ``[B, N or P, D]``; see ``forward``."""
         width = x.shape[-1]
         if at is None:

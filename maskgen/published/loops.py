@@ -101,8 +101,8 @@ def check_guidance(model: MaskedTransformer, sampling: Sampling) -> None:
         )
     label = guidance.negative_label
     if label is not None and not 0 <= label < model.num_classes:
-        known = f"0 to {model.num_classes - 1}" if model.num_classes else "none, for this model has no classes"
-        raise ValueError(f"guidance.negative_label: got {label}, expected {known}")
+        classes = f"0 to {model.num_classes - 1}" if model.num_classes else "none, for this model has no classes"
+        raise ValueError(f"guidance.negative_label: got {label}, expected {classes}")
 
 
 def _critic_scores(d: Decoding, sampling: Sampling) -> CriticFn | None:

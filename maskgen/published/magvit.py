@@ -87,7 +87,7 @@ class MagvitTransformer(BertTransformer):
         return logits[:, self.prefix :, None]
 
     def segment_logits(self, ids: Tensor, segments: Tensor, columns: int | None = None) -> Tensor:
-        """``BertTransformer.table_logits`` with the segment of every place, long ``[B, S']``."""
+        """``BertTransformer.table_logits`` with the segment of every position, long ``[B, S']``."""
         return self.head_logits(self.embed(ids) + self.segment_embedding(segments), columns)
 
 

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.checkpoint import check_state
@@ -59,6 +60,17 @@ _LAYER = {
     "Mlp_0/layer_output/bias": ("contract.bias", "D"),
     "Mlp_0/layer_output_ln/scale": ("mlp_norm.weight", "D"),
     "Mlp_0/layer_output_ln/bias": ("mlp_norm.bias", "D"),
+}
+
+
+# Of the letters above, one an axis, to ours.
+_PATTERNS = {
+    "DHW": "D H W -> (H W) D",
+    "HW": "H W -> (H W)",
+    "HWD": "H W D -> D (H W)",
+    "DD": "D E -> E D",
+    "DM": "D M -> M D",
+    "MD": "M D -> D M",
 }
 
 
@@ -174,13 +186,7 @@ def _names(layers: int) -> dict[str, tuple[str, str]]:
 
 def _to_torch(array: Tensor, axes: str) -> Tensor:
     """Heads folded into one axis, and dense kernels (in, out) -> (out, in); tables and vectors stay."""
-    if axes in ("DHW", "HW"):
-        array = array.flatten(-2)
-    if axes == "HWD":
-        array = array.flatten(0, 1)
-    if axes in ("DHW", "HWD", "DD", "DM", "MD"):
-        array = array.t()
-    return array
+    return rearrange(array, _PATTERNS[axes]) if axes in _PATTERNS else array
 
 
 def _bare(params: Mapping[str, Tensor]) -> dict[str, Tensor]:

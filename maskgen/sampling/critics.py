@@ -1,4 +1,4 @@
-"""Scores of drawn tokens by a model that tells them from real ones (Token-Critic, Lezama et al. 2022, 2209.04439).
+"""Scores of sampled tokens by a model that tells them from real ones (Token-Critic, Lezama et al. 2022, 2209.04439).
 
 Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
@@ -23,7 +23,7 @@ def token_scores(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def critic_scores(model: TokenModel, cond: Cond, axes: Sequence[int] | None = None) -> CriticFn:
-    """What ``maskgen.sampling.get_selector`` wants as ``critic``: the scores of a model under fixed conditions."""
+    """What ``maskgen.sampling.get_selector`` takes as ``critic``: the scores of a model under fixed conditions."""
     return lambda tokens, step: token_scores(model(tokens, cond, axes), tokens)
 
 

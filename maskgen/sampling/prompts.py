@@ -2,7 +2,7 @@
 
 A prompt is a mask. What is left visible steers the result: its start and end (continuation, inpainting), every P-th frame
 (periodic), frames around beats or onsets, or the coarse codebooks alone (compression). Masks combine by ``&``, which keeps
-what either keeps (official ``mask_and``), and by ``|``, which hides what either hides (``mask_or``).
+what either keeps (official ``mask_and``), and by ``|``, which masks what either masks (``mask_or``).
 
 Nothing here is random by itself: random masks take uniform numbers, so that the rule is exact and chance is the caller's.
 ``seeded_uniforms`` makes them from one seed an item. VampNet's own combination is ``maskgen.published.vampnet.prompt``.
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from maskgen.noise import SeededNoise, check_seeds
@@ -139,7 +140,7 @@ def stretch_mask(mask: Tensor, factor: int) -> Tensor:
     """
     if factor < 1:
         raise ValueError(f"factor: got {factor}, expected at least 1")
-    longer = mask.repeat_interleave(factor, dim=1)
+    longer = repeat(mask, "B N K -> B (N f) K", f=factor)
     return longer | periodic_mask(longer.shape, factor).to(mask.device)
 
 
@@ -237,7 +238,7 @@ def _rows(value: float | Tensor, name: str, uniforms: Tensor) -> Tensor:
 
 def _over(frames: Tensor, shape: Sequence[int]) -> Tensor:
     """A mask of frames, [N] or [B, N], copied to rows and codebooks."""
-    return frames.expand(shape[0], shape[1])[:, :, None].repeat(1, 1, shape[2])
+    return repeat(frames.expand(shape[0], shape[1]), "B N -> B N K", K=shape[2])
 
 
 def _near(shape: Sequence[int], frames: Sequence[int], before: int, after: int) -> Tensor:

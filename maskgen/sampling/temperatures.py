@@ -1,4 +1,4 @@
-"""Temperatures that may change over the steps of decoding, of the token draw and of the ranking noise.
+"""Temperatures that may change over the steps of decoding, of the sampled tokens and of the ranking noise.
 
 Written as a number, or as one word for YAML and the command line: ``linear:A,B`` and ``cosine:A,B`` go from A at the first
 step to B at the last, ``constant:A`` stays.

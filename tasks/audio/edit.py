@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maskgen.tasks.audio.source import FileSound, MemorySound
-from maskgen.tasks.media.audio.files import SoundWriter
+from maskgen.tasks.audio.source import MemorySound
+from maskgen.tasks.media.audio.files import SoundFile, SoundWriter
 from maskgen.tasks.media.edit import Edit
 from maskgen.tasks.media.windows import Piece
 
@@ -67,7 +67,7 @@ class SoundEdit(Edit[Tensor]):
         return torch.cat(parts, dim=-1)
 
 
-def edited(sound: MemorySound | FileSound, results: int, changed: Callable[[], Iterator[Piece]]) -> SoundEdit:
+def edited(sound: MemorySound | SoundFile, results: int, changed: Callable[[], Iterator[Piece]]) -> SoundEdit:
     """A sound with some of its samples changed; what lies between and around these is copied.
 
     Args:
@@ -90,7 +90,7 @@ def edited(sound: MemorySound | FileSound, results: int, changed: Callable[[], I
     return SoundEdit(results, pieces, sound.sample_rate, sound.channels, at_once=in_memory)
 
 
-def _copied(sound: MemorySound | FileSound, start: int, stop: int, results: int) -> Iterator[Tensor]:
+def _copied(sound: MemorySound | SoundFile, start: int, stop: int, results: int) -> Iterator[Tensor]:
     """The source's own samples."""
     for first in range(start, stop, _BLOCK):
         yield sound.read(first, min(_BLOCK, stop - first)).expand(results, -1, -1)

@@ -26,7 +26,7 @@ import torch
 
 from maskgen.published.vampnet.prompt import VampPrompt
 from maskgen.tasks.audio.edit import SoundEdit, edited
-from maskgen.tasks.audio.source import FileSound, MemorySound, Sound, Turned, open_sound
+from maskgen.tasks.audio.source import MemorySound, Sound, Turned, open_sound
 from maskgen.tasks.audio.windows import (
     LOUDNESS,
     codebooks,
@@ -36,6 +36,7 @@ from maskgen.tasks.audio.windows import (
     vary_pieces,
 )
 from maskgen.tasks.conditions.request import Options, Request
+from maskgen.tasks.media.audio.files import SoundFile
 from maskgen.tasks.media.windows import Piece
 from maskgen.tasks.pipeline import Pipeline
 
@@ -214,7 +215,7 @@ def vary(
 
 def _filled(
     pipe: Pipeline,
-    sound: MemorySound | FileSound,
+    sound: MemorySound | SoundFile,
     gap: tuple[int, int],
     options: Options,
     *,

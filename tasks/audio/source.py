@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskgen.tasks.media.audio.files import SoundFile, check_waveform
 
-__all__ = ["FileSound", "Grid", "MemorySound", "Sound", "Source", "Turned", "open_sound", "plan_gap"]
+__all__ = ["Grid", "MemorySound", "Sound", "Source", "Turned", "open_sound", "plan_gap"]
 
 Sound = Tensor | NDArray[Any] | str | Path
 """What people hold: float ``[C, S]``, mono or stereo, about [-1, 1], as a tensor or an array; or the path of a file."""
@@ -74,37 +74,6 @@ class MemorySound:
         """Nothing is to be closed."""
 
 
-class FileSound:
-    """A sound file as a ``Source``; it is opened by the first ``read``.
-
-    Args:
-        path: the file, mono or stereo.
-
-    Raises:
-        FileNotFoundError, ValueError, ImportError: see ``maskgen.tasks.media.audio.files.SoundFile``; more than two
-            channels.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        with SoundFile(path) as file:
-            self.sample_rate, self.channels, self.frames = file.sample_rate, file.channels, file.frames
-        if self.channels > 2:
-            raise ValueError(f"{path}: got {self.channels} channels, expected 1 or 2; downmix the file first")
-        self._path = path
-        self._file: SoundFile | None = None
-
-    def read(self, start: int, count: int) -> Tensor:
-        """Float32 ``[C, count]``."""
-        self._file = self._file or SoundFile(self._path)
-        return self._file.read(start, count)
-
-    def close(self) -> None:
-        """Let go of the file; a later ``read`` opens it again."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-
 class Turned:
     """A sound played in a circle, from another place on.
 
@@ -125,7 +94,7 @@ class Turned:
         return part if ahead == count else torch.cat((part, self._sound.read(0, count - ahead)), dim=-1)
 
 
-def open_sound(sound: Sound, sample_rate: int | None) -> MemorySound | FileSound:
+def open_sound(sound: Sound, sample_rate: int | None) -> MemorySound | SoundFile:
     """What people hold as a ``Source``.
 
     Raises:
@@ -136,7 +105,10 @@ def open_sound(sound: Sound, sample_rate: int | None) -> MemorySound | FileSound
     if isinstance(sound, str | Path):
         if sample_rate is not None:
             raise ValueError(f"sample_rate: got {sample_rate} for {sound}, expected none: a file says its own")
-        return FileSound(sound)
+        with SoundFile(sound) as file:  # opened again by the first read
+            if file.channels > 2:
+                raise ValueError(f"{sound}: got {file.channels} channels, expected 1 or 2; downmix the file first")
+        return file
     if sample_rate is None:
         raise TypeError("sample_rate: got none, expected samples a second; only files say their own")
     return MemorySound(torch.tensor(sound) if isinstance(sound, np.ndarray) else sound, sample_rate)

@@ -292,12 +292,12 @@ def _write_batch(samples: SampleSet, out: Path, settings: EvaluationSettings) ->
 
 
 def _device(device: str | None, state: PartialState) -> str:
-    """Where extractors run, each process on a device of its own; checked, so that a slip is one line."""
-    chosen = device or (
+    """Where extractors run, each process on a device of its own; checked."""
+    wanted = device or (
         str(state.device) if state.num_processes > 1 else "cuda" if torch.cuda.is_available() else "cpu"
     )
-    check_device(chosen)
-    return chosen
+    check_device(wanted)
+    return wanted
 
 
 def _write(result: Evaluation | None, samples: SampleSet | None, real: SampleSet | None, run: EvaluationRun) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import build_config, read_json
 from maskgen.sampling.settings import Sampling, current_sampling
-from maskgen.tasks.commands.parts import ProgressBar, Run, load_model, write_manifest, write_results
+from maskgen.tasks.commands.parts import ProgressBar, Run, write_manifest, write_results
 from maskgen.tasks.conditions.request import SamplingOptions
 from maskgen.tasks.evaluation.made.writing import write_evaluation_set
 from maskgen.tasks.evaluation.sets.processes import process_state
@@ -33,7 +33,7 @@ from maskgen.tasks.video.generation import generate_video
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality
 
-__all__ = ["GENERATED", "Generated", "generate_command", "regenerate"]
+__all__ = ["GENERATED", "Generated", "generate_command"]
 
 
 def generate_command(
@@ -45,7 +45,7 @@ def generate_command(
     batch_size: int = 64,
     manifest: Path | None = None,
 ) -> None:
-    """Generate images or videos of given classes: a file each, a grid, and a manifest that makes the same ones again.
+    """Generate images, videos or sounds of given classes: a file each, a manifest to make them again, and a grid.
 
     Args:
         run: see ``Run``.
@@ -53,13 +53,13 @@ def generate_command(
         labels: class numbers or names, separated by commas; ``all`` for every class. A model may have none.
         per_class: images for each label of an evaluation set, instead of ``count``: written as they come, without a grid;
             run the same command again to go on after an interruption, under ``accelerate launch`` to share the work.
-        batch_size: images at a time.
-        manifest: make the images of this ``manifest.json`` again; only ``out``, ``batch_size`` and ``device`` matter then.
+        batch_size: results at a time.
+        manifest: make what this ``manifest.json`` names again; only ``out``, ``batch_size``, ``device`` and ``plugins``
+            matter then.
     """
     if manifest is not None:
-        regenerate(manifest, run.out, batch_size=batch_size, device=run.device)
+        _regenerate(run, manifest, batch_size)
         return
-    run.check_count()
     if per_class is None:
         pipe = run.pipeline(model)
         _kind(pipe)
@@ -72,7 +72,7 @@ def generate_command(
     if per_class < 1:
         raise ValueError(f"per_class: got {per_class}, expected at least 1")
     state = process_state(run.device)
-    pipe = load_model(model, str(state.device) if state.num_processes > 1 and run.device is None else run.device)
+    pipe = run.pipeline(model, str(state.device) if state.num_processes > 1 and run.device is None else None)
     pipe.require("image", "generate")
     ids = _class_ids(pipe, labels, per_class)
     write_evaluation_set(
@@ -87,18 +87,8 @@ def generate_command(
         print(f"{len(ids)} images and manifest.json in {run.out}")  # noqa: T201
 
 
-def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str | None = None) -> None:
-    """Make the results of a manifest again.
-
-    Args:
-        manifest: written by ``generate_command``.
-        out: folder to write to.
-        batch_size: results at a time.
-        device: where to run.
-
-    Raises:
-        ValueError: not such a manifest.
-    """
+def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
+    """Make the results of a manifest again."""
     found = read_json(manifest)
     if not isinstance(found, dict) or found.get("task") != "generate":
         raise ValueError(f"{manifest}: not a manifest of `maskgen generate`")
@@ -108,13 +98,15 @@ def regenerate(manifest: Path, out: Path, *, batch_size: int = 64, device: str |
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
     sampling = build_config(Sampling, settings, str(manifest))
-    pipe = load_model(model, device)
+    pipe = run.pipeline(model)
     if "per_class" in found:
         details = {"model": model, "per_class": found["per_class"]}
         first = min(seeds, default=0)
-        write_evaluation_set(pipe, ids, out, seed=first, sampling=sampling, batch_size=batch_size, description=details)
+        write_evaluation_set(
+            pipe, ids, run.out, seed=first, sampling=sampling, batch_size=batch_size, description=details
+        )
         return
-    _generate(pipe, model, ids, seeds, sampling, out, batch_size)
+    _generate(pipe, model, ids, seeds, sampling, run.out, batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,20 +59,15 @@ class Run:
     device: str | None = None
     plugins: tuple[str, ...] = ()
 
-    def pipeline(self, model: str | None) -> Pipeline:
-        """A model, see ``load_model``, once the plugins are imported."""
-        for name in self.plugins:
-            importlib.import_module(name)
-        return load_model(model, self.device)
-
-    def check_count(self) -> None:
-        """Refuse to make nothing.
-
-        Raises:
-            ValueError: fewer than one result.
-        """
+    def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count: got {self.count}, expected at least 1")
+
+    def pipeline(self, model: str | None, device: str | None = None) -> Pipeline:
+        """A model, once the plugins are imported; ``device`` instead of the run's. See ``load_model``."""
+        for name in self.plugins:
+            importlib.import_module(name)
+        return load_model(model, device or self.device)
 
     def settings(self, pipe: Pipeline) -> Sampling:
         """The sampling settings of this run for a model, see ``Pipeline.sampling``."""
@@ -97,12 +92,7 @@ class EditRun(Run):
         return list(range(self.seed, self.seed + self.count))
 
     def load(self) -> Pipeline:
-        """The model, see ``load_model``.
-
-        Raises:
-            ValueError: fewer than one result, or see ``load_model``.
-        """
-        self.check_count()
+        """The model, see ``Run.pipeline``."""
         return self.pipeline(self.model)
 
     def options(self, sampling: Sampling, callback: Callable[[SampleStep], None]) -> Options:
@@ -144,17 +134,16 @@ def load_model(model: str | None, device: str | None) -> Pipeline:
 
 
 def check_device(device: str | None) -> None:
-    """Refuse a device that does not work, before it is needed.
+    """Refuse a device that cannot be used, so that a slip is one line.
 
     Raises:
-        ValueError: there is none of that name here.
+        ValueError: no such device here.
     """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); leave it out"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: {device!r} cannot be used here ({reason}); leave it out") from None
 
 
 def describe_part(module: torch.nn.Module) -> dict[str, Any]:

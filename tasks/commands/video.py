@@ -162,14 +162,14 @@ def _edit(
 
 def describe_video(pipe: Pipeline) -> dict[str, Any]:
     """What ``maskgen info`` adds for a model of video."""
-    known = trained(pipe)
+    learnt = trained(pipe)
     assert isinstance(pipe.tokenizer, VideoTokenizer)
     return {
         "codebooks": pipe.tokenizer.num_codebooks,
         "stride": list(pipe.tokenizer.stride),
-        "tasks": list(known.names),
-        "inpainting_prompt": known.inpainting_prompt,
-        "frame_rate": known.frame_rate,
+        "tasks": list(learnt.names),
+        "inpainting_prompt": learnt.inpainting_prompt,
+        "frame_rate": learnt.frame_rate,
     }
 
 

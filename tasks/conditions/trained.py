@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from maskgen.sampling.commit import Prompt
-from maskgen.tasks.conditions.video import VIDEO_TASKS, VideoTask, video_task
+from maskgen.tasks.conditions.video import VIDEO_TASKS, VideoTask
 
 __all__ = ["TrainedTasks", "named_task"]
 
@@ -23,11 +23,11 @@ def named_task(name: str) -> VideoTask:
         ValueError: no such task, or a number behind one that gives no frames.
     """
     match = re.fullmatch(r"([A-Za-z]+)([0-9]*)", name.strip())
-    if match is None:
+    if match is None or match[1].upper() not in VIDEO_TASKS:
         raise ValueError(
             f"task: got {name!r}, expected one of {', '.join(VIDEO_TASKS)}, where frames are given with their number, as FP5"
         )
-    task = video_task(match[1])
+    task = VIDEO_TASKS[match[1].upper()]
     if match[2] and task.region not in _BY_FRAMES:
         raise ValueError(f"task: got {name!r}, but {match[1].upper()} gives no whole frames; leave the number out")
     return replace(task, frames=int(match[2])) if match[2] else task

@@ -11,7 +11,7 @@ Shapes: B batch, T frames, H W pixels, t h w token grid.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from types import MappingProxyType
@@ -24,15 +24,7 @@ from torch import Tensor
 from maskgen.sampling.commit import Prompt
 from maskgen.tokenizers.video.base import VideoTokenizer, check_video
 
-__all__ = [
-    "VIDEO_TASKS",
-    "TokenCells",
-    "VideoCondition",
-    "VideoTask",
-    "condition_from_mask",
-    "spread_edges",
-    "video_task",
-]
+__all__ = ["VIDEO_TASKS", "TokenCells", "VideoCondition", "VideoTask", "condition_from_mask", "spread_edges"]
 
 Region = Literal["none", "first", "ends", "latent", "central", "vertical", "horizontal", "strip", "window", "quarter"]
 
@@ -304,24 +296,6 @@ VIDEO_TASKS: Mapping[str, VideoTask] = MappingProxyType(
 )
 """The ten tasks by the labels of the paper: frame prediction and interpolation, outpainting (central, vertical, horizontal,
 dynamic), inpainting (central, dynamic), class-conditional generation and frame prediction; and three more."""
-
-
-def video_task(label: str, *, frames: int = 1, class_conditional: bool | None = None) -> VideoTask:
-    """One of ``VIDEO_TASKS``, changed a little.
-
-    Args:
-        label: such as ``FP``, in either case.
-        frames: given at each end, where frames are given.
-        class_conditional: whether the class is given; None as the label says.
-
-    Raises:
-        ValueError: no such label, or no frames.
-    """
-    if label.upper() not in VIDEO_TASKS:
-        raise ValueError(f"video task: got {label!r}, expected one of {', '.join(VIDEO_TASKS)}")
-    task = VIDEO_TASKS[label.upper()]
-    classes = task.class_conditional if class_conditional is None else class_conditional
-    return replace(task, frames=frames, class_conditional=classes)
 
 
 def _check_clip(clip: Tensor, cells: TokenCells) -> None:

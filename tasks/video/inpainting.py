@@ -12,7 +12,7 @@ from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import clip_size, video_request
 from maskgen.tasks.video.edit import VideoEdit, edited
-from maskgen.tasks.video.regions import Mask, open_region
+from maskgen.tasks.video.regions import Mask, inpainted_region
 from maskgen.tasks.video.source import Clip, VideoPath, open_clip
 from maskgen.tasks.video.windows import painted_pieces
 
@@ -50,7 +50,7 @@ def inpaint_video(
     request = video_request(pipe, options, Prompt.INPAINTING, "inpainting")
     size = clip_size(pipe)[1:]
     clip = open_clip(source, size)
-    region, task, exact = open_region(mask, clip, size)
+    region, task, exact = inpainted_region(mask, clip, size)
     return edited(
         pipe,
         len(request.seeds),

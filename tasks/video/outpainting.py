@@ -12,7 +12,7 @@ from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import clip_size, video_request
 from maskgen.tasks.video.edit import VideoEdit, edited
-from maskgen.tasks.video.regions import FitRegion, TaskRegion, outpainting
+from maskgen.tasks.video.regions import outpainted_region
 from maskgen.tasks.video.source import Clip, VideoPath, open_clip
 from maskgen.tasks.video.windows import painted_pieces
 
@@ -59,12 +59,10 @@ def outpaint_video(
     request = video_request(pipe, options, Prompt.OUTPAINTING, "outpainting")
     size = clip_size(pipe)[1:]
     clip = open_clip(source, size)
-    task, fit = outpainting(clip.given, (left, right, top, bottom), region, size)
-    clip.fit = fit or clip.fit
-    kept = TaskRegion(task, clip.frames, size) if fit is None else FitRegion(fit)
+    kept, task, exact = outpainted_region((left, right, top, bottom), region, clip, size)
     return edited(
         pipe,
         len(request.seeds),
-        lambda: painted_pieces(pipe, clip, kept, task, request, paste=paste, exact=fit is None),
+        lambda: painted_pieces(pipe, clip, kept, task, request, paste=paste, exact=exact),
         clip,
     )

@@ -26,14 +26,12 @@ __all__ = [
     "INPAINTED",
     "OUTPAINTED",
     "FileMask",
-    "FitRegion",
+    "FixedRegion",
     "Mask",
     "MemoryMask",
     "Region",
-    "TaskRegion",
-    "open_region",
-    "outpainting",
-    "task_of_region",
+    "inpainted_region",
+    "outpainted_region",
 ]
 
 Mask = NDArray[Any] | Tensor | str | Path
@@ -66,46 +64,19 @@ class Region(ABC):
         return None
 
 
-class TaskRegion(Region):
-    """The region of a task, for clips of any length.
+class FixedRegion(Region):
+    """Pixels that are known beforehand.
 
     Args:
-        task: one whose region is made of pixels.
-        frames: T.
-        size: (H, W).
+        kept: bool ``[T, H, W]``, or ``[1, H, W]`` for all frames alike.
     """
 
-    def __init__(self, task: VideoTask, frames: int, size: tuple[int, int]) -> None:
-        length = frames if task.region in ("strip", "window") else 1
-        whole = TokenCells.even((1, 1, 1), (length, *size))
-        self._kept = task.condition(torch.zeros(1, 3, length, *size), whole).pixels[0, 0]
+    def __init__(self, kept: Tensor) -> None:
+        self._kept = kept
 
     def kept(self, start: int, stop: int) -> Tensor:
         """See ``Region``."""
         return self._kept[start:stop] if len(self._kept) > 1 else self._kept.expand(stop - start, -1, -1)
-
-
-class FitRegion(Region):
-    """The place of a clip on a wider picture.
-
-    Args:
-        fit: where it is.
-
-    Raises:
-        ValueError: it covers the whole picture.
-    """
-
-    def __init__(self, fit: Fit) -> None:
-        self._kept = fit.kept
-        if self._kept.all():
-            raise ValueError(
-                "outpaint: nothing to add: left, right, top and bottom are 0 or too small to show at the model's "
-                f"{fit.size[1]} x {fit.size[0]} pixels; give more, or a region"
-            )
-
-    def kept(self, start: int, stop: int) -> Tensor:
-        """See ``Region``."""
-        return self._kept.expand(stop - start, -1, -1)
 
 
 class MemoryMask(Region):
@@ -172,12 +143,14 @@ class FileMask(Region):
         self._file.close()
 
 
-def open_region(mask: Mask, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> tuple[Region, VideoTask, bool]:
+def inpainted_region(
+    mask: Mask, clip: MemoryFrames | FileFrames, size: tuple[int, int]
+) -> tuple[Region, VideoTask, bool]:
     """What inpainting keeps of a clip, the task it asks of the model, and whether the region is the task's own.
 
     Args:
         mask: see ``maskgen.tasks.video.inpainting.inpaint_video``.
-        source: the clip.
+        clip: the clip.
         size: (H, W).
 
     Raises:
@@ -185,31 +158,27 @@ def open_region(mask: Mask, source: MemoryFrames | FileFrames, size: tuple[int, 
         FileNotFoundError, ValueError, OSError: no such region or file, or it is damaged, or does not fit the clip.
     """
     if isinstance(mask, str) and not Path(mask).suffix:
-        task = task_of_region(mask, INPAINTED, "mask")
-        return TaskRegion(task, source.frames, size), task, True
+        return _named_region(mask, INPAINTED, "mask", clip.frames, size)
     task = INPAINTED["central"]
     if isinstance(mask, str | Path) and Path(mask).suffix.lower() in VIDEO_SUFFIXES:
-        return FileMask(VideoFile(mask, reader="pyav"), source, size), task, False
-    marked = load_mask(mask, (source.given[1], source.given[0])) if isinstance(mask, str | Path) else mask
-    return MemoryMask(marked, source, size), task, False
+        return FileMask(VideoFile(mask, reader="pyav"), clip, size), task, False
+    marked = load_mask(mask, (clip.given[1], clip.given[0])) if isinstance(mask, str | Path) else mask
+    return MemoryMask(marked, clip, size), task, False
 
 
-def outpainting(
-    given: tuple[int, int], pads: tuple[int, int, int, int], region: str | None, size: tuple[int, int]
-) -> tuple[VideoTask, Fit | None]:
-    """What outpainting asks of the model, and where the clip lies on the wider picture.
+def outpainted_region(
+    pads: tuple[int, int, int, int], region: str | None, clip: MemoryFrames | FileFrames, size: tuple[int, int]
+) -> tuple[Region, VideoTask, bool]:
+    """``inpainted_region`` for outpainting; also sets where the clip lies on the wider picture.
 
     Args:
-        given: (h, w) of the clip.
         pads: pixels to add at the left, right, top and bottom, in the clip's scale.
         region: what of the picture is kept, instead.
+        clip: the clip.
         size: (H, W).
 
-    Returns:
-        The task, and the place of the clip; None where it is the region's.
-
     Raises:
-        ValueError: negative numbers, numbers and a region, or no such region.
+        ValueError: negative numbers, numbers and a region, no such region, or nothing to add.
     """
     if min(pads) < 0 or (region is not None and any(pads)):
         raise ValueError(
@@ -217,24 +186,27 @@ def outpainting(
             "pixels of 0 or more, or a region"
         )
     if region is not None:
-        return task_of_region(region, OUTPAINTED, "region"), None
-    return OUTPAINTED["central"], Fit.inside(given, pads, size)
+        return _named_region(region, OUTPAINTED, "region", clip.frames, size)
+    clip.fit = Fit.inside(clip.given, pads, size)
+    kept = clip.fit.kept
+    if kept.all():
+        raise ValueError(
+            "outpaint: nothing to add: left, right, top and bottom are 0 or too small to show at the model's "
+            f"{size[1]} x {size[0]} pixels; give more, or a region"
+        )
+    return FixedRegion(kept[None]), OUTPAINTED["central"], False
 
 
-def task_of_region(name: str, regions: Mapping[str, VideoTask], what: str) -> VideoTask:
-    """A task by the name of its region.
-
-    Args:
-        name: such as ``central``.
-        regions: ``INPAINTED`` or ``OUTPAINTED``.
-        what: how errors call the name.
-
-    Raises:
-        ValueError: no such region.
-    """
+def _named_region(
+    name: str, regions: Mapping[str, VideoTask], what: str, frames: int, size: tuple[int, int]
+) -> tuple[Region, VideoTask, bool]:
+    """The region of a task, for clips of any length."""
     if name not in regions:
         raise ValueError(f"{what}: got {name!r}, expected {', '.join(regions)}")
-    return regions[name]
+    task = regions[name]
+    length = frames if task.region in ("strip", "window") else 1
+    whole = TokenCells.even((1, 1, 1), (length, *size))
+    return FixedRegion(task.condition(torch.zeros(1, 3, length, *size), whole).pixels[0, 0]), task, True
 
 
 def _unmarked(marked: Tensor, fit: Fit) -> Tensor:

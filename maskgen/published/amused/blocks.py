@@ -3,8 +3,8 @@
 Nothing here has a bias; every norm divides by the root of the mean square, except the one before the feed-forward.
 Sub-modules are called as in the published files.
 
-Shapes: B batch, C channels, H W grid, N = H x W places, S queries, L text tokens, D width, T width of the text, M width of
-the feed-forward, E width of the condition.
+Shapes: B batch, C channels, H W grid, N = H x W positions, S queries, L text tokens, D width, T width of the text, M width
+of the feed-forward, E width of the condition.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
@@ -39,12 +40,12 @@ NORM_EPS = 1e-6
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
     """``[B, C, H, W]`` -> ``[B, H, W, C]``."""
-    return x.permute(0, 2, 3, 1)
+    return rearrange(x, "B C H W -> B H W C")
 
 
 def channels_first(x: torch.Tensor) -> torch.Tensor:
     """``[B, H, W, C]`` -> ``[B, C, H, W]``."""
-    return x.permute(0, 3, 1, 2)
+    return rearrange(x, "B H W C -> B C H W")
 
 
 def frequency_features(values: torch.Tensor, width: int) -> torch.Tensor:
@@ -109,10 +110,10 @@ class CrossAttention(nn.Module):
     def forward(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         """``[B, S, D]`` and ``[B, L, D]`` -> ``[B, S, D]``."""
         q, k, v = (
-            layer(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            rearrange(layer(source), "B S (H D) -> B H S D", H=self.heads)
             for layer, source in ((self.to_q, x), (self.to_k, memory), (self.to_v, memory))
         )
-        return self.to_out(attend(q, k, v, backend=self.backend).transpose(1, 2).flatten(2))
+        return self.to_out(rearrange(attend(q, k, v, backend=self.backend), "B H S D -> B S (H D)"))
 
 
 class TextAttentionBlock(nn.Module):
@@ -186,8 +187,9 @@ class UVitBlock(nn.Module):
             x = self.downsample(x)
         for convolution, attention in zip(self.res_blocks, self.attention_blocks, strict=True):
             x = convolution(x, cond)
-            grid = x.shape[2:]
-            x = attention(x.flatten(2).transpose(1, 2), text).transpose(1, 2).unflatten(2, grid)
+            height = x.shape[2]
+            x = attention(rearrange(x, "B C H W -> B (H W) C"), text)
+            x = rearrange(x, "B (H W) C -> B C H W", H=height)
         return x if self.upsample is None else self.upsample(x)
 
 

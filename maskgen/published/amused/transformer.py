@@ -5,7 +5,7 @@ Text enters three times: its token features (``Cond.context``) through cross-att
 not done here: features are those of the CLIP-L/14 with projection that the weights were trained with, the
 last hidden states but one.
 
-Tokens have no positions at all: what tells places apart are the 3x3 convolutions at both ends. So any grid runs.
+Tokens have no position embeddings: the 3x3 convolutions at both ends tell positions apart. So any grid runs.
 
 Shapes: B batch, N = H x W tokens of the grid, L text tokens, T text width, P width of the pooled text, M = 5 micro
 conditions, C channels at the ends, D width in the middle, K codes, R rows of the table.
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from maskgen.checkpoint import check_state
@@ -44,7 +45,7 @@ class UVit2DConfig:
     Attributes:
         codebook_size: K, codes that can be predicted.
         rows: R, rows of the embedding table; more than K, for the mask.
-        mask_row: the row that stands for a hidden token. The releases keep its number in the scheduler's settings; it is
+        mask_row: the row that stands for a masked token. The releases keep its number in the scheduler's settings; it is
             believed to be the last row, 8255, but those settings were not read.
         axes: token grid used when a call names none; any other grid runs too.
         embed_width: width of the table and of the head.
@@ -136,7 +137,7 @@ class UVit2D(MaskedTransformer):
         self.mlm_layer = _Head(config)
 
     def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
-        """See ``MaskedTransformer``: K (as the id of a hidden token) reads the mask row of the table.
+        """See ``MaskedTransformer``: K (as the mask id) reads the mask row of the table.
 
         Args:
             tokens: long ``[B, N, 1]``, row-major on the grid.
@@ -155,9 +156,9 @@ class UVit2D(MaskedTransformer):
         grid = tuple(self.config.axes if axes is None else axes)
         self._check_grid(tokens, grid)
         context, pooled, micro = self._conditions(cond, len(tokens))
-        ids = tokens.squeeze(-1).unflatten(1, grid)
+        ids = rearrange(tokens, "B (H W) 1 -> B H W", H=grid[0])
         ids = torch.where(ids == self.vocab_size, self.config.mask_row, ids)
-        return self.grid_logits(ids, context, pooled, micro).flatten(2).transpose(1, 2)[:, :, None]
+        return rearrange(self.grid_logits(ids, context, pooled, micro), "B K H W -> B (H W) 1 K")
 
     def grid_logits(
         self, ids: torch.Tensor, context: torch.Tensor, pooled: torch.Tensor, micro: torch.Tensor
@@ -167,12 +168,12 @@ class UVit2D(MaskedTransformer):
         numbers = frequency_features(micro, self.config.micro_width).flatten(1).to(pooled.dtype)
         modulation = self.cond_embed(torch.cat((pooled, numbers), dim=1))
         x = self.down_block(self.embed(ids), modulation, text)
-        grid = x.shape[2:]
-        x = self.project_to_hidden(self.project_to_hidden_norm(x.flatten(2).transpose(1, 2)))
+        height = x.shape[2]
+        x = self.project_to_hidden(self.project_to_hidden_norm(rearrange(x, "B C H W -> B (H W) C")))
         for layer in self.transformer_layers:
             x = layer(x, modulation, text)
         x = self.project_from_hidden(self.project_from_hidden_norm(x))
-        x = self.up_block(x.transpose(1, 2).unflatten(2, grid), modulation, text)
+        x = self.up_block(rearrange(x, "B (H W) C -> B C H W", H=height), modulation, text)
         return self.mlm_layer(x)
 
     def _check_grid(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> None:
@@ -298,7 +299,7 @@ def config_from(
         heads: heads in the middle; shapes do not show them.
         block_heads: heads at the ends.
         micro_width: features a micro condition; shapes only show the sum with the pooled text's width.
-        mask_row: row of the hidden token; the last one by default.
+        mask_row: row of the mask; the last one by default.
         axes: default grid; by default that of the release: 32 x 32 if the model halves its grid, else 16 x 16.
 
     Raises:

@@ -3,7 +3,7 @@
 The label enters through adaptive norms alone (no class token). ``registers`` extra rows follow the tokens, without
 positions, and are cut off at the end. Queries and keys are RMS-normalised over their whole width, before the heads are
 split, without weights. The head is tied to the token table, whose last row is the mask; its column is left out of
-``forward``, for a mask must never be drawn. Sub-modules are named as in the official files.
+``forward``, for a mask must never be sampled. Sub-modules are named as in the official files.
 
 Shapes: B batch, N tokens, R registers, S = N + R sequence, D width, H heads, V codes, C classes.
 """
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -149,7 +150,7 @@ class HaltonTransformer(MaskedTransformer):
         """The official forward: logits over the table's first ``columns`` rows, by default all V + 1 with the mask.
 
         Args:
-            ids: long ``[B, N]``, V where hidden.
+            ids: long ``[B, N]``, V where masked.
             cond: labels, ``NO_LABEL`` for single rows without one; no labels at all means no class anywhere.
             columns: how many rows of the table to predict.
 
@@ -200,8 +201,8 @@ class HaltonAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""
         rows = (self.qk_norm(self.wq(x)), self.qk_norm(self.wk(x)), self.wv(x))
-        q, k, v = (row.unflatten(-1, (self.heads, -1)).transpose(1, 2) for row in rows)
-        return self.wo(attend(q, k, v, backend=self.backend).transpose(1, 2).flatten(2))
+        q, k, v = (rearrange(row, "B S (H D) -> B H S D", H=self.heads) for row in rows)
+        return self.wo(rearrange(attend(q, k, v, backend=self.backend), "B H S D -> B S (H D)"))
 
 
 class HaltonFeedForward(nn.Module):
@@ -266,10 +267,10 @@ def config_from(
             f"{sorted(state)[:3]}"
         )
     rows, width = state["tok_emb.weight"].shape
-    places, inner = len(state["pos_emb.weight"]), len(state[f"{layer}.attn.wq.weight"])
-    grid = (math.isqrt(places),) * 2 if axes is None else tuple(axes)
-    if math.prod(grid) != places:
-        raise ValueError(f"positions: got {places}, expected the product of axes {grid}; give the grid as axes")
+    positions, inner = len(state["pos_emb.weight"]), len(state[f"{layer}.attn.wq.weight"])
+    grid = (math.isqrt(positions),) * 2 if axes is None else tuple(axes)
+    if math.prod(grid) != positions:
+        raise ValueError(f"positions: got {positions}, expected the product of axes {grid}; give the grid as axes")
     if heads is None and width not in _HEADS:
         raise ValueError(f"heads: width {width} is of no release ({sorted(_HEADS)}); give the number of heads")
     config = HaltonConfig(

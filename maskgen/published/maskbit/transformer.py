@@ -1,7 +1,7 @@
 """MaskBit's generators, LFQBert and Bert, number for number (Weber et al. 2024, arXiv 2409.16211).
 
 A token is K sub-tokens of b bits each, V = 2^b. LFQBert has no table of tokens: the bits themselves, as -1 and 1, go
-through one linear layer, and a hidden sub-token is b zeros. Bert sums one table a sub-token and ties its head to them.
+through one linear layer, and a masked sub-token is b zeros. Bert sums one table a sub-token and ties its head to them.
 The class stands **after** the tokens, at the last position.
 
 Shapes: B batch, N tokens, K sub-tokens, b bits of a sub-token, V = 2^b, S = N + 1 sequence, D width, H heads.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
@@ -44,7 +45,7 @@ class MaskBitConfig:
 
     Attributes:
         tokens: "bits" (LFQBert) or "table" (Bert).
-        vocab_size: V, ids of a sub-token, a power of two; V itself means "hidden".
+        vocab_size: V, ids of a sub-token, a power of two; V itself means "masked".
         splits: K, sub-tokens of a token.
         num_classes: class ids; one more row holds "no class".
         axes: token grid; positions are learned.
@@ -110,10 +111,11 @@ class PackedProjection(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""
-        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.heads, -1))
-        q, k, v = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = rearrange(packed, "B S (three H D) -> three B H S D", three=3, H=self.heads)
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(attend(q, k, v, backend=self.backend, dropout=dropout).transpose(1, 2).flatten(2))
+        mixed = attend(q, k, v, backend=self.backend, dropout=dropout)
+        return self.out_proj(rearrange(mixed, "B H S D -> B S (H D)"))
 
 
 class MaskBitAttention(nn.Module):
@@ -219,10 +221,10 @@ class MaskBitTransformer(MaskedTransformer):
         if self.config.tokens == "table":
             tables = zip(self.tok_emb_list, tokens.unbind(-1), strict=True)
             return torch.stack([table(ids) for table, ids in tables]).sum(0)
-        places = torch.arange(self.config.bits, device=tokens.device)
-        bits = ((tokens[..., None] >> places) & 1).to(self.pos_emb.dtype) * 2 - 1
+        shifts = torch.arange(self.config.bits, device=tokens.device)
+        bits = ((tokens[..., None] >> shifts) & 1).to(self.pos_emb.dtype) * 2 - 1
         bits = bits.masked_fill((tokens == self.vocab_size)[..., None], 0.0)
-        return self.input_proj(bits.flatten(2))  # sub-token 0 first, its lowest bit first
+        return self.input_proj(rearrange(bits, "B N K b -> B N (K b)"))  # sub-token 0 first, its lowest bit first
 
     def _class_row(self, cond: Cond, tokens: torch.Tensor) -> torch.Tensor:
         """``[B, 1, D]``."""
@@ -235,8 +237,8 @@ class MaskBitTransformer(MaskedTransformer):
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, N, D]`` -> ``[B, N, K, V]``."""
         if self.config.tokens == "bits":
-            return self.prediction_layer(x).unflatten(-1, (self.config.splits, self.vocab_size))
-        # The last row of a table is the hidden sub-token, which is never predicted.
+            return rearrange(self.prediction_layer(x), "B N (K V) -> B N K V", K=self.config.splits)
+        # The last row of a table is the masked sub-token, which is never predicted.
         rows = [table[: self.vocab_size] for table in self.tok_emb_list.parameters()]
         return torch.stack([x @ row.t() + bias for row, bias in zip(rows, self.bias, strict=True)], dim=2)
 

@@ -150,7 +150,7 @@ def prefixed_rows(config: OneDTokConfig, tokens: Tensor, cond: Cond, axes: Seque
 
     Args:
         config: sizes of the model.
-        tokens: long ``[B, N, 1]``, V where hidden: codes and mask keep their ids, for V is the mask's row.
+        tokens: long ``[B, N, 1]``, V where masked: codes and mask keep their ids, for V is the mask's row.
         cond: labels, ``NO_LABEL`` for single rows without one; no labels at all means no class anywhere.
         axes: token grid of the call.
 

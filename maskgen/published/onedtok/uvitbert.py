@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.checkpoint import check_state
@@ -130,8 +131,8 @@ class UViTAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v, backend=self.backend).transpose(1, 2).flatten(2))
+        q, k, v = rearrange(self.qkv(x), "B S (three H D) -> three B H S D", three=3, H=self.heads)
+        return self.proj(rearrange(attend(q, k, v, backend=self.backend), "B H S D -> B S (H D)"))
 
 
 def config_from(

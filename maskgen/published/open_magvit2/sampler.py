@@ -1,6 +1,6 @@
 """Sampling from Open-MAGVIT2's autoregressive transformer (Luo et al. 2024, arXiv 2409.04410).
 
-Shapes: B batch, N places, K parts, V_k codes of part k.
+Shapes: B batch, N positions, K parts, V_k codes of part k.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def sample_parts(
     temperatures: Sequence[float],
     guidance: Sequence[float],
 ) -> Tensor:
-    """Draw tokens place by place and part by part, remembering keys and values.
+    """Sample tokens position by position and part by part, remembering keys and values.
 
     With a guidance weight w, logits are c + w (c - u), c with the class and u without: the official scale is 1 + w.
 
@@ -64,7 +64,7 @@ def sample_parts(
     cache = [KeyValueCache(N) for _ in model.blocks]
     tokens = labels.new_empty((B, N, K))
     x = model.class_embedding(rows)[:, None]
-    for place in range(N):
+    for position in range(N):
         slot, x = model.run(x, cache=cache), torch.zeros_like(x)
         slots = [KeyValueCache(K) for _ in model.part_blocks]
         for k in range(K):
@@ -72,8 +72,8 @@ def sample_parts(
             if guided:
                 with_class, without = logits.chunk(2)
                 logits = with_class + guidance[k] * (with_class - without)
-            drawn = (logits / temperatures[k] + noise.sample(place * K + k, logits.shape)).argmax(-1)
-            tokens[:, place, k] = drawn
-            slot = model.embeddings[k](torch.cat((drawn, drawn)) if guided else drawn)[:, None]
+            ids = (logits / temperatures[k] + noise.sample(position * K + k, logits.shape)).argmax(-1)
+            tokens[:, position, k] = ids
+            slot = model.embeddings[k](torch.cat((ids, ids)) if guided else ids)[:, None]
             x = x + slot
     return tokens

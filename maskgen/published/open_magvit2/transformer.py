@@ -1,15 +1,15 @@
 """Open-MAGVIT2's autoregressive transformer over ids in parts (Luo et al. 2024, arXiv 2409.04410), number for number.
 
-Not a masked model: it is here to be compared with, and decides one place after the other in raster order.
+Not a masked model: it is here to be compared with, and decides one position after the other in raster order.
 
-1. The sequence is the class, then the tokens, each the sum of its parts' embeddings; causal blocks give a context a place.
-2. A second, small causal stack runs within each place: over its context, then the parts drawn so far.
-3. Slot k of it predicts part k; the next place follows.
+1. The sequence is the class, then the tokens, each the sum of its parts' embeddings; causal blocks make a context of each.
+2. A second, small causal stack runs within each position: over its context, then the parts sampled so far.
+3. Slot k of it predicts part k; the next position follows.
 
 Positions are rotary: half of each head's pairs are turned by the row, half by the column. The class has no position: its
-query and key are zero. So are those of slot 0 in the second stack; slot k is turned as place k - 1 of the grid.
+query and key are zero. So are those of slot 0 in the second stack; slot k is turned as position k - 1 of the grid.
 
-Shapes: B batch, N places, K parts, S = sequence, D width, H heads, V_k = 2^bits of part k.
+Shapes: B batch, N positions, K parts, S = sequence, D width, H heads, V_k = 2^bits of part k.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,8 +46,8 @@ class PartsTransformerConfig:
         num_classes: number of classes; one more row, the null class, is always there.
         axes: token grid (h, w).
         width: D.
-        layers: blocks over places.
-        part_layers: blocks within a place.
+        layers: blocks over positions.
+        part_layers: blocks within a position.
         heads: H.
         mlp_width: hidden width of the gated feed-forward (8 / 3 of the width, rounded up to a multiple of 256, officially).
         dropout: in training, of embeddings and of what the blocks add; official 0.1.
@@ -75,7 +76,7 @@ class PartsTransformerConfig:
             )
         if len(self.axes) != 2 or math.prod(self.axes) < len(self.part_bits):
             raise ValueError(
-                f"axes: got {self.axes}, expected (h, w) of no fewer places than parts ({len(self.part_bits)})"
+                f"axes: got {self.axes}, expected (h, w) of no fewer positions than parts ({len(self.part_bits)})"
             )
         if self.width % (4 * self.heads):
             raise ValueError(
@@ -114,17 +115,17 @@ class PartsTransformer(nn.Module):
             nn.init.zeros_(head.weight)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Logits of every part of every place, given the places before it and the parts before it (teacher forcing).
+        """Logits of every part of every position, given the positions before it and the parts before it (teacher forcing).
 
         Args:
-            tokens: long ``[B, N, K]``, part k in [0, V_k), all places of the grid in raster order.
+            tokens: long ``[B, N, K]``, part k in [0, V_k), all positions of the grid in raster order.
             labels: long ``[B]``; the number of classes means "no class". In training the caller drops 10 % of them.
 
         Returns:
             K times ``[B, N, V_k]``.
 
         Raises:
-            ValueError: other numbers of places or parts.
+            ValueError: other numbers of positions or parts.
         """
         expected = (math.prod(self.config.axes), len(self.config.part_bits))
         if tokens.ndim != 3 or tuple(tokens.shape[1:]) != expected:
@@ -132,12 +133,12 @@ class PartsTransformer(nn.Module):
         embedded = [table(part) for table, part in zip(self.embeddings, tokens.unbind(-1), strict=True)]
         sequence = torch.cat((self.class_embedding(labels)[:, None], torch.stack(embedded).sum(0)[:, :-1]), dim=1)
         context = self.run(F.dropout(sequence, self.config.dropout, self.training))
-        slots = torch.stack((context, *embedded[:-1]), dim=2).flatten(end_dim=1)  # [B * N, K, D]
-        slots = self.norm(self.run(slots, parts=True)).unflatten(0, context.shape[:2])
+        slots = rearrange([context, *embedded[:-1]], "K B N D -> (B N) K D")
+        slots = rearrange(self.norm(self.run(slots, parts=True)), "(B N) K D -> B N K D", B=len(tokens))
         return tuple(head(slots[:, :, k]) for k, head in enumerate(self.heads))
 
     def losses(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Cross-entropy in nats of each part, the mean over places; training minimises their sum.
+        """Cross-entropy in nats of each part, the mean over positions; training minimises their sum.
 
         Args:
             tokens: long ``[B, N, K]``.
@@ -157,7 +158,7 @@ class PartsTransformer(nn.Module):
 
         Args:
             x: ``[B, S, D]``, the positions that follow those in the cache.
-            parts: the stack within a place instead of the one over places.
+            parts: the stack within a position instead of the one over positions.
             cache: what each block has seen so far; it is added to.
 
         Returns:
@@ -222,33 +223,35 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, rotary: Tensor, cache: KeyValueCache | None) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``; with a cache that holds something, S must be 1."""
         rows = self.wqkv(self.attention_norm(x)).chunk(3, dim=-1)
-        q, k, v = (row.unflatten(-1, (self.head_count, -1)).transpose(1, 2) for row in rows)
+        q, k, v = (rearrange(row, "B S (H D) -> B H S D", H=self.head_count) for row in rows)
         q, k = _turn(q, rotary), _turn(k, rotary)
         if cache is not None:
             k, v = cache.add(k, v)
         assert q.shape[2] in (1, k.shape[2])
         mixed = attention(q, k, v, causal=q.shape[2] > 1)
-        x = x + F.dropout(self.wo(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        x = x + F.dropout(self.wo(rearrange(mixed, "B H S D -> B S (H D)")), self.dropout, self.training)
         y = self.ffn_norm(x)
         return x + F.dropout(self.w2(F.silu(self.w1(y)) * self.w3(y)), self.dropout, self.training)
 
 
 def _rotary(axes: Sequence[int], head_width: int) -> Tensor:
-    """``[1 + h w, head_width / 2, 2]``: cosines and sines of each place; zeros for the class before them."""
+    """``[1 + h w, head_width / 2, 2]``: cosines and sines of each position; zeros for the class before them."""
     half = head_width // 2
     rates = _BASE ** -(torch.arange(0, half, 2).float() / half)
     row, column = (torch.arange(size)[:, None] * rates for size in axes)  # [h, half / 2], [w, half / 2]
     h, w = axes
-    angles = torch.cat((row[:, None].expand(h, w, -1), column[None].expand(h, w, -1)), dim=-1).flatten(end_dim=1)
+    rows, columns = repeat(row, "h a -> (h w) a", w=w), repeat(column, "w a -> (h w) a", h=h)
+    angles = torch.cat((rows, columns), dim=-1)
     table = torch.stack((angles.cos(), angles.sin()), dim=-1)
     return torch.cat((torch.zeros_like(table[:1]), table))
 
 
 def _turn(x: Tensor, rotary: Tensor) -> Tensor:
     """Turn neighbouring pairs of ``[B, H, S, 2 n]`` by ``[S, n, 2]``."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = rearrange(x.float(), "B H S (n two) -> two B H S n", two=2)
     cos, sin = rotary.unbind(-1)
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
+    turned = [even * cos - odd * sin, odd * cos + even * sin]
+    return rearrange(turned, "two B H S n -> B H S (n two)").to(x.dtype)
 
 
 _PREFIX = "transformer."

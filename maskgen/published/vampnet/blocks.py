@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.precision import Linear, attention, linear_gelu
@@ -103,14 +104,13 @@ class VampNetBlock(nn.Module):
 
     def attention(self, x: Tensor, bias: Tensor) -> Tensor:
         """Multi-head self-attention with its output projection, ``[B, T, D]`` -> ``[B, T, D]``."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
+        rows = (layer(x) for layer in (self.query, self.key, self.value))
+        q, k, v = (rearrange(row, "B T (H D) -> B H T D", H=self.heads) for row in rows)
         dropout = self.dropout_p if self.training else 0.0
         # Not ``maskgen.models.attention.attend``: a bias is what torch's kernels take as ``attn_mask`` and not every
         # back-end can.
         attended = attention(q, k, v, mask=bias.to(q.dtype), dropout=dropout)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return self.out(rearrange(attended, "B H T D -> B T (H D)"))
 
 
 def relative_buckets(offsets: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def relative_buckets(offsets: Tensor) -> Tensor:
     widen by equal factors up to 128; everything farther shares the last one.
 
     Args:
-        offsets: long, place of the key minus place of the query.
+        offsets: long, position of the key minus position of the query.
 
     Returns:
         long of the same shape, 0 to 31.

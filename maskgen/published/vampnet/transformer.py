@@ -1,6 +1,6 @@
 """VampNet's transformer (Garcia et al. 2023, arXiv 2307.04686; hugofloresgarcia/vampnet), its "coarse" and "c2f" models.
 
-A frame's K tokens enter as the codec's own vectors, side by side, through one linear layer; the hidden token is a learned
+A frame's K tokens enter as the codec's own vectors, side by side, through one linear layer; the masked token is a learned
 vector of each codebook. Blocks are pre-norm with T5's relative positions, so any number of frames works. Coarse-to-fine
 models read ``conditioning_codebooks`` that they do not predict.
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -90,7 +91,7 @@ class VampNetTransformer(MaskedTransformer):
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``; any number of frames; the family has no conditions.
 
-        The logits of conditioning codebooks are zeros: nothing predicts them, so they must be known when sampling and
+        The logits of conditioning codebooks are zeros: nothing predicts them, so they must be given when sampling and
         cost nothing in training (``MaskingSettings.visible_codebooks``).
 
         Raises:
@@ -105,7 +106,7 @@ class VampNetTransformer(MaskedTransformer):
         """Logits of the predicted codebooks alone.
 
         Args:
-            tokens: long ``[B, T, K]``, V where hidden.
+            tokens: long ``[B, T, K]``, V where masked.
 
         Returns:
             ``[B, T, P, V]``.
@@ -122,14 +123,14 @@ class VampNetTransformer(MaskedTransformer):
         bias = self.position_bias(tokens.shape[1])
         for block in self.blocks:
             x = block(x, bias)
-        return self.head(self.norm(x)).unflatten(-1, (-1, self.vocab_size))
+        return rearrange(self.head(self.norm(x)), "B T (K V) -> B T K V", V=self.vocab_size)
 
     def latents(self, tokens: Tensor) -> Tensor:
         """The codec's vectors of a frame side by side, codebook by codebook: ``[B, T, K]`` -> ``[B, T, K L]``."""
-        hidden = tokens == self.vocab_size
+        masked = tokens == self.vocab_size
         offsets = torch.arange(self.num_codebooks, device=tokens.device) * self.vocab_size
-        rows = F.embedding(tokens.masked_fill(hidden, 0) + offsets, self.code_tables.flatten(0, 1))
-        return torch.where(hidden[..., None], self.mask_rows, rows).flatten(2)
+        rows = F.embedding(tokens.masked_fill(masked, 0) + offsets, rearrange(self.code_tables, "K V L -> (K V) L"))
+        return rearrange(torch.where(masked[..., None], self.mask_rows, rows), "B T K L -> B T (K L)")
 
     def position_bias(self, frames: int) -> Tensor:
         """What every layer adds to its attention logits, by distance: ``[1, H, T, T]``."""
@@ -241,7 +242,7 @@ def convert(state: Mapping[str, Tensor], config: VampNetConfig, *, fold_lora: bo
         return plain + state[f"{name}.lora_B"] @ state[f"{name}.lora_A"] * _LORA_SCALE
 
     def by_codebook(channels: Tensor) -> Tensor:
-        return channels.unflatten(0, (config.vocab_size, -1)).transpose(0, 1).flatten(0, 1)
+        return rearrange(channels, "(V K) ... -> (K V) ...", V=config.vocab_size)
 
     direction = state["classifier.layers.0.weight_v"]
     head = state["classifier.layers.0.weight_g"] * direction / direction.norm(dim=(1, 2), keepdim=True)

@@ -56,7 +56,7 @@ def span_selector(length: int, *, overlap: bool = False, best: bool = True) -> S
 def _in_first_spans(
     score: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor, width: int, step: int
 ) -> torch.Tensor:
-    """Tokens under the spans of lowest score ``[B, S]``, as many spans as hold ``counts`` masked places; bool ``[B, M]``."""
+    """Tokens under the spans of lowest score ``[B, S]``, as many spans as hold ``counts`` masked tokens; bool ``[B, M]``."""
     rows, spans = score.shape
     turn = score.argsort(dim=1, stable=True).argsort(dim=1)
     covered = torch.arange(0, spans * step, step, device=mask.device)[:, None] + torch.arange(width, device=mask.device)

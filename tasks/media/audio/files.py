@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
-from maskgen.tasks.media.audio.backends import Encoder, open_decoder, open_encoder
+from maskgen.tasks.media.audio.backends import Decoder, Encoder, open_decoder, open_encoder
 from maskgen.tasks.media.checks import check_file
 
 __all__ = [
@@ -217,9 +217,10 @@ class SoundFile:
         self.name = str(source) if name is None else name
         if isinstance(source, str | Path):
             check_file(Path(source), "a sound file")
-        self._decoder = open_decoder(source, self.name)
-        self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
-        self.frames = self._decoder.frames
+        self._source = source
+        decoder = open_decoder(source, self.name)
+        self._decoder: Decoder | None = decoder
+        self.sample_rate, self.channels, self.frames = decoder.sample_rate, decoder.channels, decoder.frames
 
     def read(self, start: int, count: int) -> Tensor:
         """Samples ``start`` to ``start + count`` of every channel.
@@ -234,6 +235,7 @@ class SoundFile:
             raise ValueError(
                 f"{self.name}: got samples {start} to {start + count}, expected a part of 0 to {self.frames}"
             )
+        self._decoder = self._decoder or open_decoder(self._source, self.name)
         try:
             samples = self._decoder.read(start, count)
         except RuntimeError as error:
@@ -247,8 +249,10 @@ class SoundFile:
         return samples
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._decoder.close()
+        """Let go of the file; a later ``read`` opens it again."""
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder = None
 
     def __enter__(self) -> SoundFile:
         return self

@@ -37,15 +37,20 @@ DATA: dict[str, Any] = {
     "init_args": {"root": "sounds", "sample_rate": RATE, "seconds": 0.2, "held_out": 0.0, "cutoff": -70.0},
 }
 CODEC: dict[str, Any] = {
-    "codec": {
-        "sample_rate": RATE,
-        "hop": 8,
-        "width": 4,
-        "encoder_dilations": [1],
-        "decoder_dilations": [1],
-        "codebook_size": V,
-        "codebooks": 2,
-        "dim": 4,
+    "tokenizer": {
+        "class_path": "maskgen.tokenizers.audio.AudioCodec",
+        "init_args": {
+            "config": {
+                "sample_rate": RATE,
+                "hop": 8,
+                "width": 4,
+                "encoder_dilations": [1],
+                "decoder_dilations": [1],
+                "codebook_size": V,
+                "codebooks": 2,
+                "dim": 4,
+            }
+        },
     },
     "loss": {"windows": [32, 16], "bands": [4, 4]},
     "data": DATA,
@@ -187,7 +192,7 @@ def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_training_in_three_stages(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, content in (("codec", CODEC), ("both", transformer(2))):
         Path(f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    run("train", "codec", "--config", "codec.yaml", "--out", "m/tokenizer")
+    run("train", "tokenizer", "--config", "codec.yaml", "--out", "m/tokenizer")
     common = ("--tokenizer", "m/tokenizer", "--out", "m")
     fewer = ("--transformer.config.num_codebooks", 1)
     run("train", "transformer", "--config", "both.yaml", *common, "--codebooks", 1, *fewer)
@@ -196,19 +201,24 @@ def test_training_in_three_stages(place: Path, capsys: pytest.CaptureFixture[str
     run(*second, "--masking.visible_codebooks", 1, "--sampling.steps", 1)
     run("infill", "--model", "m", "--source", "sound.wav", "--start", 0.2, "--stop", 0.3, "--out", "out")
     assert load_sound("out/infill_seed-00000000.wav")[0].shape == (1, 400)
-    run("train", "codec", "--config", "codec.yaml", "--out", "m/tokenizer")
-    assert "codec: finished before, reused from m/tokenizer" in capsys.readouterr().out
+    run("train", "tokenizer", "--config", "codec.yaml", "--out", "m/tokenizer")
+    assert "tokenizer: finished before, reused from m/tokenizer" in capsys.readouterr().out
+
+
+def codec_of(**changes: Any) -> dict[str, Any]:
+    plain = CODEC["tokenizer"]
+    return {**plain, "init_args": {"config": {**plain["init_args"]["config"], **changes}}}
 
 
 def test_mistakes_in_training(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, changes, message in (
-        ("key", {"codec": {**CODEC["codec"], "stride": 2}}, "stride"),
-        ("rate", {"codec": {**CODEC["codec"], "sample_rate": 900}}, "data: got 800 Hz and 1 channel(s), but the codec"),
+        ("key", {"tokenizer": codec_of(stride=2)}, "stride"),
+        ("rate", {"tokenizer": codec_of(sample_rate=900)}, "data: got 800 Hz and 1 channel(s), but the codec"),
         ("data", {"data": {**DATA, "init_args": {**DATA["init_args"], "root": "nowhere"}}}, "nowhere"),
         ("image", {"data": {"class_path": "maskgen.tasks.data.images.digits.Digits"}}, "data"),
     ):
         Path(f"{name}.yaml").write_text(yaml.safe_dump({**CODEC, **changes}), encoding="utf-8")
-        assert message in refused(capsys, "train", "codec", "--config", f"{name}.yaml", "--out", "out"), name
+        assert message in refused(capsys, "train", "tokenizer", "--config", f"{name}.yaml", "--out", "out"), name
     codec = ToyAudioTokenizer(ToyAudioTokenizerConfig(sample_rate=RATE, hop=HOP, levels=V, codebooks=3))
     save_module(codec, Path("toy"))
     Path("t.yaml").write_text(yaml.safe_dump(transformer(2)), encoding="utf-8")

@@ -74,7 +74,10 @@ def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) ->
             "tokenizer: got settings (tokenizer.channels) without a class; name one, as in",
         ),
         ({"tokenizer__init_args__config": 5}, "tokenizer.init_args.config: got 5, expected settings (channels, mult"),
-        ({"codec": {"hop": 4}}, "codec: is called tokenizer (as class_path: maskgen.tokenizers.audio.AudioCodec, init"),
+        (
+            {"codec": {"hop": 4}},
+            "codec: this option is called tokenizer (as class_path: maskgen.tokenizers.audio.AudioCodec",
+        ),
         ({"settings__guard": {"most_in_a_row": 3}}, "is called settings.guard.max_consecutive_skips now"),
         ({"settings__optimizer": 5}, "settings.optimizer: got 5, expected settings (lr, betas"),
         ({"loss": None}, "loss: got None, expected settings (pixel, "),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskgen.sampling.commit import Prompt
-from maskgen.tasks.conditions.video import VIDEO_TASKS, TokenCells, VideoTask, condition_from_mask, video_task
+from maskgen.tasks.conditions.trained import named_task
+from maskgen.tasks.conditions.video import VIDEO_TASKS, TokenCells, VideoTask, condition_from_mask
 from maskgen.tokenizers.video.base import VideoTokenizer
 
 PAPER = ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD", "CG", "CFP")
@@ -99,9 +100,9 @@ def test_moving_regions_move() -> None:
 
 def test_paddings() -> None:
     clip = noise()
-    fp = video_task("fp", frames=3).condition(clip, CELLS).clip
+    fp = named_task("fp3").condition(clip, CELLS).clip
     assert torch.equal(fp[:, :, 3:], clip[:, :, 2:3].expand_as(fp[:, :, 3:]))
-    fi = video_task("FI", frames=2).condition(clip, CELLS).clip
+    fi = named_task("FI2").condition(clip, CELLS).clip
     for place in range(1, 13):
         share = place / 13
         torch.testing.assert_close(fi[:, :, 1 + place], clip[:, :, 1] * (1 - share) + clip[:, :, 14] * share)
@@ -128,10 +129,10 @@ def test_paddings() -> None:
 def test_token_frames_of_both_kinds_of_tokenizer(alone: bool, length: int, frames: int, expected: list[int]) -> None:
     """Four frames a token frame; or one, and then four each."""
     cells = TokenCells.of(Shapes(alone=alone), (2, 3, length, 32, 32))
-    found = video_task("FP", frames=frames).condition(noise((length, 32, 32)), cells)
+    found = named_task(f"FP{frames}").condition(noise((length, 32, 32)), cells)
     assert found.tokens.flatten(1).any(1).nonzero()[:, 0].tolist() == expected
     assert torch.equal(found.tokens, found.tokens[:, :1, :1].expand_as(found.tokens))
-    ends = video_task("FI", frames=frames).condition(noise((length, 32, 32)), cells).tokens[:, 0, 0]
+    ends = named_task(f"FI{frames}").condition(noise((length, 32, 32)), cells).tokens[:, 0, 0]
     last = cells.axes[0] - (-(-frames // 4))
     assert ends.tolist() == [place in expected or place >= last for place in range(cells.axes[0])]
 
@@ -205,17 +206,16 @@ def test_prompts() -> None:
     assert [int(VIDEO_TASKS[label].prompt()) for label in PAPER] == [1, 2, 3, 3, 3, 3, 3, 3, 0, 1]
     assert VIDEO_TASKS["IPC"].prompt(inpainting_prompt=True) == Prompt.INPAINTING == 4
     assert VIDEO_TASKS["OPC"].prompt(inpainting_prompt=True) == Prompt.OUTPAINTING
-    assert video_task("FP", class_conditional=True) == VIDEO_TASKS["CFP"]
 
 
 def test_mistakes() -> None:
     clip, mask = noise(), torch.ones(16, dtype=torch.bool)
     with pytest.raises(ValueError, match="got 'XY', expected one of FP, FI, OPC"):
-        video_task("XY")
+        named_task("XY")
     with pytest.raises(ValueError, match="got frames 0, latent_frames None; expected 1 or more"):
-        video_task("FP", frames=0)
+        named_task("FP0")
     with pytest.raises(ValueError, match="got 16 frames, 4 token frames; expected more than the 16 that are given"):
-        video_task("FI", frames=8).condition(clip, CELLS)
+        named_task("FI8").condition(clip, CELLS)
     with pytest.raises(ValueError, match="at least 9 token frames"):
         VideoTask(kind=Prompt.FULL_GENERATION, region="latent", latent_frames=9).condition(clip, CELLS)
     with pytest.raises(ValueError, match=r"got clips of size \(8, 32, 32\), expected \(16, 32, 32\) as the cells"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from maskgen.checkpoint import build_config
+from maskgen.checkpoint import build_config, write_json
 from maskgen.conditioning import Cond
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.critics import critic_scores
@@ -22,7 +22,8 @@ from maskgen.sampling.speed.compiled import accelerated
 from maskgen.tasks.cli import build_parser
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.pipeline import Pipeline, Sampling
-from tests.selections import flat_sampling
+from maskgen.tasks.training.runs import describe, finished_before
+from tests.selections import flat_sampling, former_keys
 from tests.support import oracle_pipeline, tiny_audio_pipeline, tiny_pipeline
 from tests.tasks.commandline import run
 
@@ -207,6 +208,51 @@ def test_settings_survive_json() -> None:
     written = json.loads(json.dumps(dataclasses.asdict(settings)))
     assert build_config(Sampling, written, "here") == settings
     assert build_config(Sampling, {"temperature": 0.5}, "here") == Sampling(temperature=0.5)
+
+
+def test_models_saved_before_settings_had_groups_load(tmp_path: Path) -> None:
+    chosen = flat_sampling(steps=4, guidance=1.5, guidance_ramp="linear", top_k=5)
+    plain = tiny_pipeline()
+    config = dataclasses.replace(plain.config, sampling=chosen, fine_sampling=chosen)
+    Pipeline(plain.tokenizer, plain.transformer, config, "cpu").save_pretrained(tmp_path)
+    path = tmp_path / "pipeline.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("sampling", "fine_sampling"):
+        description["config"][name] = former_keys(description["config"][name])
+    assert (description["config"]["sampling"]["guidance"], description["config"]["sampling"]["top_k"]) == (1.5, 5)
+    path.write_text(json.dumps(description), encoding="utf-8")
+    assert Pipeline.from_pretrained(tmp_path, device="cpu").config == config
+
+
+def test_runs_of_before_settings_had_groups_go_on(tmp_path: Path) -> None:
+    settings = describe(sampling=Sampling(steps=3), steps=7)
+    told: list[str] = []
+    for saved in (settings, settings | {"sampling": former_keys(settings["sampling"])}):
+        write_json(tmp_path / "run.json", saved | {"finished": True})
+        assert finished_before(tmp_path, settings, "stage", told.append)
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(sampling\)"):
+        finished_before(tmp_path, describe(sampling=flat_sampling(steps=3, top_k=2), steps=7), "stage", told.append)
+
+
+def test_manifests_of_before_settings_had_groups(tmp_path: Path, pipe: Pipeline) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    words = (
+        "--model",
+        tmp_path / "model",
+        "--labels",
+        "1",
+        "--sampling.guidance.scale",
+        2,
+        "--sampling.filter.top_k",
+        3,
+    )
+    run("generate", *words, "--out", tmp_path / "first")
+    manifest = json.loads((tmp_path / "first" / "manifest.json").read_text(encoding="utf-8"))
+    manifest["sampling"] = former_keys(manifest["sampling"])
+    write_json(tmp_path / "former.json", manifest)
+    run("generate", "--manifest", tmp_path / "former.json", "--out", tmp_path / "again")
+    made = [(tmp_path / folder / manifest["items"][0]["file"]).read_bytes() for folder in ("first", "again")]
+    assert made[0] == made[1]
 
 
 def test_settings_on_the_command_line() -> None:

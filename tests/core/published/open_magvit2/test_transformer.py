@@ -209,7 +209,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         ({"part_bits": (0, 3)}, "expected positive sizes and 62 bits or less"),
         ({"part_bits": (40, 40)}, "62 bits or less"),
         ({"axes": (2, 3, 4)}, r"axes: got \(2, 3, 4\), expected \(h, w\)"),
-        ({"axes": (1, 1)}, r"no fewer places than parts \(2\)"),
+        ({"axes": (1, 1)}, r"no fewer positions than parts \(2\)"),
         ({"heads": 3}, "heads: got 3 for width 16, expected heads of a multiple of 4"),
         ({"dropout": 1.0}, "dropout: got 1.0, expected 0 <= dropout < 1"),
     ],
