@@ -3,6 +3,13 @@
 Shapes: M samples, R real ones, F features.
 """
 
+<<<<<<< HEAD
+=======
+from __future__ import annotations
+
+import dataclasses
+
+>>>>>>> E
 import torch
 from torch import Tensor
 
@@ -134,8 +141,7 @@ def floor_metrics(
         reference: see ``feature_metrics``.
         run: see ``feature_metrics``; what held-out data are too few for is left out.
     """
-    assert floor.features is not None
-    assert floor.owners is not None
+    assert floor.features is not None, "it was computed"
     protocol, settings = run.protocol, run.settings
     count, width = floor.gaussian.count, floor.gaussian.width
     names = [name for name in ("fid", "kid", "prdc", "is") if settings.enabled(name)]
@@ -147,8 +153,12 @@ def floor_metrics(
         "is": floor.logits is None,
     }
     kept = tuple(name for name in names if not small[name])
+<<<<<<< HEAD
     shared = {name: getattr(floor, name) for name in FeatureSet.__dataclass_fields__}
     found = FeatureSet(**shared | {"skipped": {}})
+=======
+    found = FeatureSet(**{one.name: getattr(floor, one.name) for one in dataclasses.fields(FeatureSet)})
+>>>>>>> E
     return feature_metrics(found, reference, run.measuring(metrics=kept))
 
 

@@ -5,10 +5,8 @@ Shapes: B batch, C channels, S samples.
 
 import io
 import math
-import os
 import random
-import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +17,7 @@ from maskgen.tasks.data.file_sets import FileData, FileRules
 from maskgen.tasks.media.audio.features import limit_peak, normalize_loudness
 from maskgen.tasks.media.audio.features import loudness as measure
 from maskgen.tasks.media.audio.files import SOUND_SUFFIXES, SoundFile, resample, to_channels
+from maskgen.tasks.media.shelf import Shelf
 
 _TRIES = 8  # excerpts of a file that are listened to, as in audiotools
 
@@ -70,8 +69,9 @@ class SoundFolder(FileData, AudioData):
         self.sample_rate, self.channels, self.size = sample_rate, channels, (size,)
         self.loudness, self.cutoff = loudness, cutoff
         settled = FileRules(**rules)
-        self._shelf = _Shelf(Path(root))
-        self._arrange(self._shelf.root, self._shelf.names, lambda name: self._shelf.open(name).close(), settled)
+        self._shelf = Shelf(Path(root), "sound files")
+        names = self._shelf.names(SOUND_SUFFIXES)
+        self._arrange(self._shelf.root, names, lambda name: self._open(name).close(), settled)
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -87,12 +87,17 @@ class SoundFolder(FileData, AudioData):
         Raises:
             ValueError: a file that cannot be read.
         """
-        with self._shelf.open(name) as file:
+        with self._open(name) as file:
             waveform, rate = to_channels(self._salient(file, random.Random(seed)), self.channels), file.sample_rate
         waveform = resample(waveform, rate, self.sample_rate)[:, : self.size[0]]
         if self.loudness is not None:
             waveform = normalize_loudness(waveform, self.sample_rate, self.loudness)
         return F.pad(limit_peak(waveform), (0, self.size[0] - waveform.shape[1]))
+
+    def _open(self, name: str) -> SoundFile:
+        """One file; inside an archive, all of it in memory."""
+        path = self._shelf.path(name)
+        return SoundFile(io.BytesIO(self._shelf.read(name)) if path is None else path, self._shelf.told(name))
 
     def _salient(self, file: SoundFile, draw: random.Random) -> Tensor:
         """The first excerpt above the cutoff, else the loudest of eight; ``[channels of the file, samples at its rate]``."""
@@ -108,66 +113,3 @@ class SoundFolder(FileData, AudioData):
                 break
         assert found is not None
         return found
-
-
-class _Shelf:
-    """The sound files of a folder or an archive.
-
-    Attributes:
-        root: the folder or archive.
-        names: paths below the root, sorted.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._archive: tuple[int, zipfile.ZipFile] | None = None
-        self.names = self._list()
-        if not self.names:
-            raise ValueError(
-                f"{root}: no sound files found; expected names that end in {', '.join(sorted(SOUND_SUFFIXES))}"
-            )
-
-    def open(self, name: str) -> SoundFile:
-        """Open one file.
-
-        Raises:
-            ValueError: it cannot be read.
-        """
-        told = f"{self.root}/{name}"
-        if self.root.is_dir():
-            return SoundFile(self.root / name, told)
-        try:
-            content = self._zip().read(name)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            raise ValueError(f"{told}: damaged or encrypted inside the archive ({error})") from None
-        if not content:
-            raise ValueError(f"{told}: got an empty file, expected a sound file")
-        return SoundFile(io.BytesIO(content), told)
-
-    def _list(self) -> list[str]:
-        if self.root.is_dir():
-            found = (path for path in self.root.rglob("*") if path.is_file())
-            names = [path.relative_to(self.root).as_posix() for path in found]
-        elif self.root.is_file():
-            try:
-                names = [entry.filename for entry in self._zip().infolist() if not entry.is_dir()]
-            except zipfile.BadZipFile as error:
-                raise ValueError(f"{self.root}: expected a folder or a zip archive of sound files ({error})") from None
-        else:
-            raise FileNotFoundError(f"{self.root}: no such folder or archive, expected sound files in one")
-        return sorted(name for name in set(names) if _is_sound(PurePosixPath(name)))
-
-    def _zip(self) -> zipfile.ZipFile:
-        """The open archive of this process: a handle shared with a forked loader process would share its position."""
-        if self._archive is None or self._archive[0] != os.getpid():
-            self._archive = (os.getpid(), zipfile.ZipFile(self.root))
-        return self._archive[1]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_archive": None}
-
-
-def _is_sound(path: PurePosixPath) -> bool:
-    """By its name; hidden files and the resource folders of macOS hold no sound."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in SOUND_SUFFIXES and not hidden

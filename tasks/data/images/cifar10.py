@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
 from maskgen.data import Batch, Source
 from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.images.digits import shifted
 from maskgen.tasks.data.images.sources import decode_picture
 
 _NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -93,15 +93,7 @@ class PixelSource:
             turned = torch.tensor([draw.random() < 0.5 for draw in draws])
             images = torch.where(turned[:, None, None, None], images.flip(-1), images)
         if self.max_shift:
-            height, width = images.shape[-2:]
-            padded = F.pad(images, (self.max_shift,) * 4, mode="replicate")
-            places = [(draw.randint(0, 2 * self.max_shift), draw.randint(0, 2 * self.max_shift)) for draw in draws]
-            images = torch.stack(
-                [
-                    one[:, top : top + height, left : left + width]
-                    for one, (top, left) in zip(padded, places, strict=True)
-                ]
-            )
+            images = shifted(images, draws, self.max_shift)
         return {"images": images, "labels": self.labels[chosen]}
 
 

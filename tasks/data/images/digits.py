@@ -4,13 +4,20 @@ Shapes: B batch, H W pixels.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.tasks.data.base import ImageData
+<<<<<<< HEAD
+=======
+from maskgen.tasks.data.images.folders import Folder
+
+__all__ = ["Digits", "Folder", "ImageData", "ShiftedSource", "shifted"]
+>>>>>>> E
 
 
 class Digits(ImageData):
@@ -80,12 +87,21 @@ class ShiftedSource:
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See ``maskgen.data.Source``."""
         batch = self.source.batch(indices, seeds)
-        shift, images = self.max_shift, batch["images"]
-        height, width = images.shape[-2:]
-        padded = F.pad(images, (shift,) * 4, mode="replicate")
-        moved = []
-        for image, seed in zip(padded, seeds, strict=True):
-            draw = random.Random(seed)
-            top, left = draw.randint(0, 2 * shift), draw.randint(0, 2 * shift)
-            moved.append(image[:, top : top + height, left : left + width])
-        return {**batch, "images": torch.stack(moved)}
+        return {**batch, "images": shifted(batch["images"], map(random.Random, seeds), self.max_shift)}
+
+
+def shifted(images: Tensor, generators: Iterable[random.Random], max_shift: int) -> Tensor:
+    """Images moved at random, with their border moving in.
+
+    Args:
+        images: ``[B, 3, H, W]``.
+        generators: one an image.
+        max_shift: most pixels along each axis.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (max_shift,) * 4, mode="replicate")
+    moved = []
+    for image, generator in zip(padded, generators, strict=True):
+        top, left = generator.randint(0, 2 * max_shift), generator.randint(0, 2 * max_shift)
+        moved.append(image[:, top : top + height, left : left + width])
+    return torch.stack(moved)

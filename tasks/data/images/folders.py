@@ -5,7 +5,7 @@ Shapes: B batch, H W pixels.
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.labels import class_names, read_labels
 from maskgen.tasks.data.images.sources import Encoded, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
+from maskgen.tasks.media.shelf import files_below
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -126,18 +127,8 @@ def _images(root: Path) -> list[str]:
     """All image files below a folder, sorted; hidden ones are none, links to folders are followed once."""
     if not root.is_dir():
         raise FileNotFoundError(f"data folder: got {root}, expected a folder of images")
-
-    def walk() -> Iterator[str]:
-        for at, folders, names in os.walk(root, followlinks=True):
-            above = {place.resolve() for place in (Path(at), *Path(at).parents)}
-            folders[:] = [
-                name for name in folders if not name.startswith(".") and Path(at, name).resolve() not in above
-            ]
-            for name in names:
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES:
-                    yield os.path.join(at, name)
-
-    return sorted(walk(), key=lambda path: path.split(os.sep))
+    found = (path for path in files_below(root) if os.path.splitext(path)[1].lower() in _SUFFIXES)
+    return sorted(found, key=lambda path: path.split(os.sep))
 
 
 def _list_images(root: Path, names: tuple[str, ...]) -> list[tuple[str, int]]:

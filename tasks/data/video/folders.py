@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.file_sets import FileData, FileRules
+from maskgen.tasks.media.shelf import Shelf
 from maskgen.tasks.media.video.backends import Reader
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile, to_video_tensor
 
@@ -145,17 +146,7 @@ def _draw(spare: int, draw: random.Random | None) -> int:
 
 
 def _list_videos(root: Path) -> list[str]:
-    """Paths below the root by their names' endings, sorted; hidden files hold no video."""
+    """Paths below the root by their names' endings, sorted."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder, expected one of video files")
-    found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    names = sorted(
-        path.as_posix()
-        for path in found
-        if path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-    )
-    if not names:
-        raise ValueError(
-            f"{root}: no video files found; expected names that end in {', '.join(sorted(VIDEO_SUFFIXES))}"
-        )
-    return names
+    return Shelf(root, "video files").names(VIDEO_SUFFIXES)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.evaluation.features.base import FeatureExtractor
-from maskgen.tasks.evaluation.features.extraction import Extraction, FeatureSet, extract, tolerance
+from maskgen.tasks.evaluation.features.extraction import Extraction, extract, tolerance
 from maskgen.tasks.evaluation.features.protocols import Resize
 from maskgen.tasks.evaluation.metrics.frechet import Gaussian
 from maskgen.tasks.evaluation.sets.arrays import array_names, open_array, write_arrays
@@ -98,7 +98,7 @@ def cached_reference(samples: SampleSet, how: Extraction, *, cache: Path, name: 
     made = extract(samples, how, name)
     if made is None:
         return None
-    reference = _from_features(made, samples.name, found["data"], identity, rule)
+    reference = Reference(name=samples.name, data=found["data"], extractor=identity, resize=rule, **vars(made))
     _write(path, reference)
     return reference
 
@@ -193,10 +193,13 @@ def check_size(shape: tuple[int, ...], name: str, real: tuple[int, ...], referen
         )
 
 
+<<<<<<< HEAD
 def _from_features(made: FeatureSet, name: str, data: str, identity: str, rule: str) -> Reference:
     return Reference(name=name, data=data, extractor=identity, resize=rule, **vars(made))
 
 
+=======
+>>>>>>> E
 def _write(path: Path, reference: Reference) -> None:
     assert reference.features is not None
     assert reference.owners is not None

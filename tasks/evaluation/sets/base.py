@@ -22,8 +22,16 @@ from maskgen.tasks.data.images.cifar10 import PixelSource
 from maskgen.tasks.data.images.digits import ShiftedSource
 from maskgen.tasks.data.images.sources import PictureSource
 from maskgen.tasks.evaluation.sets.arrays import open_array
-from maskgen.tasks.evaluation.sets.files import Shelf, manifest_items, read_clip, read_picture, read_sound, read_strip
+from maskgen.tasks.evaluation.sets.files import (
+    manifest_items,
+    read_clip,
+    read_picture,
+    read_sound,
+    read_strip,
+    sample_names,
+)
 from maskgen.tasks.evaluation.sets.pictures import PlainPictures
+from maskgen.tasks.media.shelf import Shelf
 
 Sample = Tensor | Broken
 """A sample, or what stands in its place if it cannot be read."""
@@ -77,7 +85,7 @@ class FileSamples(SampleSet):
 
     def __init__(self, root: Path, modality: Modality = "image", frames: int = 16) -> None:
         self.modality, self.name, self.frames = modality, str(root), frames
-        self._shelf = Shelf(root)
+        self._shelf = Shelf(root, "samples")
         self._rates: dict[int, int] = {}
         items, self._strip = manifest_items(self._shelf, modality)
         if items is not None:
@@ -86,7 +94,7 @@ class FileSamples(SampleSet):
                 listed = [int(item["label"]) for item in items]
                 self.labels = listed if min(listed, default=-1) >= 0 else None
             return
-        self._names = self._shelf.names(modality)
+        self._names = sample_names(self._shelf, modality)
         folders = [name.partition("/")[0] if "/" in name else "" for name in self._names]
         if all(folders):
             self.class_names = tuple(sorted(set(folders)))

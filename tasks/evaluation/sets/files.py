@@ -3,13 +3,15 @@
 Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
+<<<<<<< HEAD
 import hashlib
+=======
+from __future__ import annotations
+
+>>>>>>> E
 import io
-import os
 import re
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,14 @@ from maskgen.checkpoint import read_json
 from maskgen.tasks.data.base import Modality
 from maskgen.tasks.media.audio.files import SOUND_SUFFIXES, SoundFile
 from maskgen.tasks.media.images import load_image
+from maskgen.tasks.media.shelf import Shelf
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile
 
+<<<<<<< HEAD
+=======
+__all__ = ["manifest_items", "read_clip", "read_picture", "read_sound", "read_strip", "sample_names"]
+
+>>>>>>> E
 _MANIFEST = "manifest.json"
 
 _SUFFIXES: dict[str, frozenset[str]] = {
@@ -33,105 +41,16 @@ _SUFFIXES: dict[str, frozenset[str]] = {
 }
 
 
-class Shelf:
-    """The files below a folder or inside a ``.zip``.
-
-    Args:
-        root: folder or archive.
+def sample_names(shelf: Shelf, modality: Modality) -> list[str]:
+    """Paths of all files of a modality, sorted.
 
     Raises:
-        FileNotFoundError: there is no such place.
-        ValueError: a file that is no archive.
+        ValueError: there are none.
     """
-
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-        if not self.root.exists():
-            raise FileNotFoundError(f"{root}: no such file or folder, expected a folder, a .zip or an .npz of samples")
-        self._archive: tuple[int, zipfile.ZipFile] | None = None
-        if self.root.is_file():
-            self._zip()
-
-    def names(self, modality: Modality) -> list[str]:
-        """Paths below the root of all files of a modality by their names' endings, sorted; hidden ones are none.
-
-        Raises:
-            ValueError: there are none.
-        """
-        if self.root.is_dir():
-            every = (path.relative_to(self.root).as_posix() for path in _walk(self.root))
-        else:
-            every = (info.filename for info in self._zip().infolist() if not info.is_dir())
-        suffixes, seen = _SUFFIXES[modality], list(every)
-        found = sorted(
-            name
-            for name in seen
-            if PurePosixPath(name).suffix.lower() in suffixes
-            and not any(part.startswith(".") for part in PurePosixPath(name).parts)
-        )
-        if not found:
-            others = [
-                other for other, ends in _SUFFIXES.items() if any(PurePosixPath(n).suffix.lower() in ends for n in seen)
-            ]
-            told = f" (it holds {' and '.join(others)}: name features of that kind)" if others else ""
-            raise ValueError(
-                f"{self.root}: no {modality} files found{told}; expected names that end in {', '.join(sorted(suffixes))}"
-            )
-        return found
-
-    def read(self, name: str) -> bytes:
-        """Content of one file.
-
-        Raises:
-            ValueError: empty, damaged or encrypted inside the archive.
-            OSError: it cannot be read.
-        """
-        if self.root.is_dir():
-            content = (self.root / name).read_bytes()
-        else:
-            try:
-                content = self._zip().read(name)
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError, KeyError) as error:
-                raise ValueError(f"{self.told(name)}: damaged or encrypted inside the archive ({error})") from None
-        if not content:
-            raise ValueError(f"{self.told(name)}: got an empty file")
-        return content
-
-    def path(self, name: str) -> Path | None:
-        """Where a file is on the disk; None inside an archive."""
-        return self.root / name if self.root.is_dir() else None
-
-    def told(self, name: str) -> str:
-        """How errors call a file."""
-        return f"{self.root}/{name}"
-
-    def digest(self, names: list[str]) -> str:
-        """Hash of names and contents; of an archive, of the checksums in its table."""
-        found = hashlib.sha256()
-        if self.root.is_file():
-            table = {info.filename: info for info in self._zip().infolist()}
-            for name in names:
-                found.update(f"{name} {table[name].CRC} {table[name].file_size}\n".encode())
-            return found.hexdigest()[:16]
-        for name in names:
-            try:
-                content = (self.root / name).read_bytes()
-            except OSError as error:
-                content = str(error.strerror).encode()
-            found.update(f"{name} {len(content)}\n".encode() + hashlib.sha256(content).digest())
-        return found.hexdigest()[:16]
-
-    def _zip(self) -> zipfile.ZipFile:
-        """Open in this process: a loader's workers must not share one place in the file."""
-        if self._archive is None or self._archive[0] != os.getpid():
-            try:
-                self._archive = (os.getpid(), zipfile.ZipFile(self.root))
-            except (zipfile.BadZipFile, OSError) as error:
-                raise ValueError(f"{self.root}: got a file that is no .zip ({error}), expected samples") from None
-        return self._archive[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_archive": None}
+    ends = {PurePosixPath(name).suffix.lower() for name in shelf.every()}
+    others = [other for other, suffixes in _SUFFIXES.items() if ends & suffixes]
+    told = f" (it holds {' and '.join(others)}: name features of that kind)" if others else ""
+    return shelf.names(_SUFFIXES[modality], f"{modality} files found{told}")
 
 
 def manifest_items(shelf: Shelf, modality: Modality) -> tuple[list[dict[str, Any]] | None, int]:
@@ -223,11 +142,3 @@ def read_sound(shelf: Shelf, name: str) -> tuple[Tensor, int]:
     """
     with SoundFile(io.BytesIO(shelf.read(name)), shelf.told(name)) as file:
         return file.read(0, file.frames), file.sample_rate
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below a folder, those behind links to folders as well; no folder twice on the way down."""
-    for at, folders, names in os.walk(root, followlinks=True):
-        above = {place.resolve() for place in (Path(at), *Path(at).parents)}
-        folders[:] = [name for name in folders if Path(at, name).resolve() not in above]
-        yield from (path for name in names if (path := Path(at, name)).is_file())

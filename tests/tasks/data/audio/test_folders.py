@@ -249,7 +249,9 @@ def test_damage_inside_an_archive_is_named(root: Path, tmp_path: Path) -> None:
 def test_what_is_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     (tmp_path / "text.zip").write_text("no archive")
-    with pytest.raises(FileNotFoundError, match="no such folder or archive"):
+    with pytest.raises(
+        FileNotFoundError, match="no such file or folder, expected a folder or an archive of sound files"
+    ):
         SoundFolder(tmp_path / "missing", RATE, 1.0)
     for place, message in (("nothing", "no sound files found"), ("text.zip", "expected a folder or a zip archive")):
         with pytest.raises(ValueError, match=message):

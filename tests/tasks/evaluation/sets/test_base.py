@@ -158,7 +158,7 @@ def test_batches_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npz: no such file"):
         open_samples(tmp_path / "nowhere.npz", "image")
     with pytest.raises(
-        FileNotFoundError, match=r"nowhere: no such file or folder, expected a folder, a \.zip or an \.npz"
+        FileNotFoundError, match=r"nowhere: no such file or folder, expected a folder or an archive of samples"
     ):
         open_samples(tmp_path / "nowhere", "image")
     (tmp_path / "empty").mkdir()
