@@ -1,4 +1,4 @@
-"""A tokenizer and a transformer that belong together: loading, saving, and the one way from hidden tokens to tokens.
+"""A tokenizer and a transformer that belong together: loading, saving, and the one way from masked tokens to tokens.
 
 Sound may take two transformers: a coarse one for the first codebooks, and a fine one that adds the others to them.
 

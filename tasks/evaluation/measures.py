@@ -3,13 +3,8 @@
 Shapes: M samples, R real ones, F features.
 """
 
-<<<<<<< HEAD
-=======
-from __future__ import annotations
-
 import dataclasses
 
->>>>>>> E
 import torch
 from torch import Tensor
 
@@ -153,12 +148,7 @@ def floor_metrics(
         "is": floor.logits is None,
     }
     kept = tuple(name for name in names if not small[name])
-<<<<<<< HEAD
-    shared = {name: getattr(floor, name) for name in FeatureSet.__dataclass_fields__}
-    found = FeatureSet(**shared | {"skipped": {}})
-=======
     found = FeatureSet(**{one.name: getattr(floor, one.name) for one in dataclasses.fields(FeatureSet)})
->>>>>>> E
     return feature_metrics(found, reference, run.measuring(metrics=kept))
 
 

@@ -9,8 +9,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ["Shelf", "files_below", "is_hidden"]
-
 
 class Shelf:
     """The files below a folder or inside a ``.zip``.

@@ -14,7 +14,8 @@ MOST_ENTRIES = 14
 
 # Packages of each floor from the lowest up: one imports from those of earlier rows, never from its own row or a later one.
 ORDER = (
-    ("conditioning", "data", "noise", "precision", "schedules", "checkpoint", "weights"),
+    ("conditioning", "data", "noise", "precision", "schedules", "former", "weights"),
+    ("checkpoint",),
     ("models", "training"),
     ("testing", "sampling"),
     ("objectives", "published"),

@@ -12,12 +12,6 @@ from torch.nn import functional as F
 
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.tasks.data.base import ImageData
-<<<<<<< HEAD
-=======
-from maskgen.tasks.data.images.folders import Folder
-
-__all__ = ["Digits", "Folder", "ImageData", "ShiftedSource", "shifted"]
->>>>>>> E
 
 
 class Digits(ImageData):

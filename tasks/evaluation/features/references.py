@@ -193,13 +193,6 @@ def check_size(shape: tuple[int, ...], name: str, real: tuple[int, ...], referen
         )
 
 
-<<<<<<< HEAD
-def _from_features(made: FeatureSet, name: str, data: str, identity: str, rule: str) -> Reference:
-    return Reference(name=name, data=data, extractor=identity, resize=rule, **vars(made))
-
-
-=======
->>>>>>> E
 def _write(path: Path, reference: Reference) -> None:
     assert reference.features is not None
     assert reference.owners is not None

@@ -3,12 +3,6 @@
 Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
-<<<<<<< HEAD
-import hashlib
-=======
-from __future__ import annotations
-
->>>>>>> E
 import io
 import re
 from pathlib import PurePosixPath
@@ -27,11 +21,6 @@ from maskgen.tasks.media.images import load_image
 from maskgen.tasks.media.shelf import Shelf
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile
 
-<<<<<<< HEAD
-=======
-__all__ = ["manifest_items", "read_clip", "read_picture", "read_sound", "read_strip", "sample_names"]
-
->>>>>>> E
 _MANIFEST = "manifest.json"
 
 _SUFFIXES: dict[str, frozenset[str]] = {
