@@ -25,7 +25,8 @@ from maskgen.precision import fast_matmul
 from maskgen.published.loops import check_guidance, decide
 from maskgen.sampling.critics import check_critic
 from maskgen.sampling.settings import Sampling
-from maskgen.tasks.conditions.request import Label, Options, Request, SamplingOptions
+from maskgen.tasks.conditions.classes import Label, class_id, label_list
+from maskgen.tasks.conditions.request import Options, Request, SamplingOptions
 from maskgen.tasks.media.images import broadcast
 from maskgen.tasks.model_folder import (
     _FORMAT,
@@ -33,7 +34,6 @@ from maskgen.tasks.model_folder import (
     PipelineConfig,
     check_codec,
     check_parts,
-    class_id,
     read_parts,
     write_description,
     write_parts,
@@ -191,9 +191,10 @@ class Pipeline:
             )
 
     def class_ids(self, labels: Label | Sequence[Label] | None) -> list[int]:
-        """Class ids of ids or names (case does not matter); None is "no class", for models that know it.
+        """Class ids of ids or names, see ``class_id``; None is "no class", for models that know it.
 
         Raises:
+            TypeError: neither integers nor texts.
             ValueError: out of range, unknown name, a class asked of a model without, or none of a model that needs one.
         """
         if labels is None:
@@ -203,8 +204,8 @@ class Pipeline:
                     "give a class"
                 )
             return [NO_LABEL]
-        listed = [labels] if isinstance(labels, int | str) else list(labels)
-        return [class_id(label, self.transformer.num_classes, self.config.class_names) for label in listed]
+        count, names = self.transformer.num_classes, self.config.class_names
+        return [class_id(label, count, names) for label in label_list(labels)]
 
     def sampling(self, settings: Sampling | None, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """The settings of a call: its own or the model's, with the two usual overrides.

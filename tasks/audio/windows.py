@@ -21,7 +21,8 @@ from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.audio.fades import blend, fill_gap, gap_weights, stitch
 from maskgen.tasks.audio.source import Grid, Source, plan_gap
-from maskgen.tasks.conditions.request import Label, Options, Request
+from maskgen.tasks.conditions.classes import Label
+from maskgen.tasks.conditions.request import Options, Request
 from maskgen.tasks.media.audio.files import resample
 from maskgen.tasks.media.windows import windows
 from maskgen.tasks.pipeline import Pipeline

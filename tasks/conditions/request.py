@@ -16,10 +16,9 @@ from maskgen.conditioning import Cond
 from maskgen.data import item_seed
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.classes import Label
 
-__all__ = ["Label", "Options", "Request", "SamplingOptions"]
-
-Label = int | str
+__all__ = ["Options", "Request", "SamplingOptions"]
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -12,7 +12,8 @@ from typing import Unpack
 import torch
 from PIL import Image
 
-from maskgen.tasks.conditions.request import Label, Options, SamplingOptions
+from maskgen.tasks.conditions.classes import Label
+from maskgen.tasks.conditions.request import Options, SamplingOptions
 from maskgen.tasks.media.images import to_images
 from maskgen.tasks.pipeline import Pipeline
 

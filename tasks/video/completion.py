@@ -18,7 +18,8 @@ from torch import Tensor
 from maskgen.sampling.commit import Prompt
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
-from maskgen.tasks.conditions.request import Label, Options, Request
+from maskgen.tasks.conditions.classes import Label
+from maskgen.tasks.conditions.request import Options, Request
 from maskgen.tasks.conditions.trained import TrainedTasks, named_task
 from maskgen.tasks.conditions.video import TokenCells, VideoCondition, VideoTask
 from maskgen.tasks.pipeline import Pipeline
