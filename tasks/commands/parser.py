@@ -1,8 +1,18 @@
-"""How a typed function becomes a sub-command: jsonargparse, with mistakes in one line."""
+"""How a typed function becomes a sub-command: jsonargparse, with mistakes in one line.
+
+A command's keyword-only parameters are its options. Options that several commands have stand once, as the fields of a frozen
+dataclass; a command takes one as a parameter before the ``*``, and its fields appear flat beside the command's own, on the
+command line and in YAML, with their help from the ``Attributes`` of its docstring and those of its bases:
+
+    def loop_command(run: EditRun, *, audio: Path, seam: float = 0.5) -> None:  # --audio --seam --model --seed --out ...
+
+A keyword-only parameter that is a dataclass is a group instead: ``clip: ClipOptions`` gives ``--clip.start``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import sys
 import tempfile
@@ -12,23 +22,10 @@ from typing import Any, NoReturn, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-import maskgen.models.modern
-import maskgen.published.vampnet.transformer
-import maskgen.tasks.data.audio.folders
-import maskgen.tasks.data.audio.melodies
-import maskgen.tasks.data.images.cifar10
-import maskgen.tasks.data.images.digits
-import maskgen.tasks.data.images.hub
-import maskgen.tasks.data.images.shards
-import maskgen.tasks.data.tokens.shards
-import maskgen.tasks.data.video.folders
-import maskgen.tasks.data.video.moving_digits
-import maskgen.tokenizers.video.vq3d  # noqa: F401
-
 __all__ = ["Leaf", "Parser", "build_parser", "one_line", "run"]
 
 _MODALITY = "modality"  # of the demo chosen
-
+_PLAIN = (int, float, str, bool)
 
 _GROUPS = {
     "train": "Train a tokenizer, then a transformer on its tokens.",
@@ -94,8 +91,12 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
         summary = (function.__doc__ or "").strip().split("\n")[0]
         leaf = Leaf(description=summary)
         leaf.add_argument("--config", action="config", help="YAML file with any of these settings")
-        leaf.add_function_arguments(function, skip={"say"})
-        leaf.kinds = get_type_hints(function)
+        shared = _shared_options(function)
+        leaf.add_function_arguments(function, skip={"say", *shared})
+        leaf.kinds = _kinds(function)
+        for kind in shared.values():
+            leaf.add_class_arguments(kind)
+            leaf.kinds |= _kinds(kind)
         groups[group].add_subcommand(own, leaf, help=summary)
         if name == "demo":  # complete by itself, and the group of the other demos
             groups[name] = leaf.add_subcommands(required=False, dest=_MODALITY)
@@ -120,7 +121,24 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Callable[..., Any]]) 
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
     if values.get("out") is not None:
         _check_writable(values["out"])
+    for parameter, kind in _shared_options(commands[name]).items():
+        values[parameter] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
     commands[name](**values)
+
+
+def _shared_options(function: Callable[..., Any]) -> dict[str, Any]:
+    """The dataclasses whose fields are options of a command, by the parameters before its ``*``."""
+    kinds = get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: kinds[one.name] for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD}
+
+
+def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """Types of parameters by name, without plain ones that have no default: jsonargparse refuses to go without those."""
+    kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
+    return {
+        one.name: kinds[one.name] for one in parameters if one.default is not one.empty or kinds[one.name] not in _PLAIN
+    }
 
 
 def _underscored(word: str) -> str:
@@ -143,7 +161,7 @@ def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> N
         elif dataclasses.is_dataclass(kind):
             expected = ", ".join(field.name for field in dataclasses.fields(kind))
             raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
-        elif value is None and kind in (int, float, str, bool):
+        elif value is None and kind in _PLAIN:
             raise TypeError(f"{key}: got nothing, expected {kind.__name__}; leave the key out for its default")
 
 
@@ -161,7 +179,10 @@ def _check_writable(out: Path) -> None:
 
 def one_line(text: str) -> str:
     """Without line breaks and without what jsonargparse says about types that nobody asked for."""
-    noise = ("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:")
+    noise = (
+        *("Does not validate against any of the Union", "Subtypes:", "Errors:", "Given value type:"),
+        *("Subclass types expect one of", "a class path (str)", "a dict with"),
+    )
     kept: list[str] = []
     for line in text.splitlines():
         bare = line.strip().removeprefix("- ")
@@ -177,5 +198,6 @@ def one_line(text: str) -> str:
         else:
             kept[-1] += f", got {value}"
     line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
+    line = line.replace("Not a valid subclass of ", "expected ")
     line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
     return line.replace(". Got value: ", ", got ").removesuffix(".")

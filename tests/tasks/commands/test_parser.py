@@ -4,6 +4,7 @@ Commands run in this process through ``main``; a few run as people start them. S
 ``test_cli_train.py``.
 """
 
+import dataclasses
 import json
 import os
 import resource
@@ -18,7 +19,9 @@ import yaml
 from safetensors.torch import load_file
 
 import maskgen.tasks.commands.image
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.cli import build_parser, main
+from maskgen.tasks.commands import parser
 from maskgen.tasks.pipeline import Pipeline
 from tests.support import CLASS_NAMES, make_tiny_pipeline
 from tests.tasks.commandline import edits, files, refused, run
@@ -48,7 +51,7 @@ def broken(model: Path, folder: Path, kind: str) -> None:
     elif kind == "unknown class":
         config = folder / "transformer" / "config.json"
         config.write_text(
-            config.read_text(encoding="utf-8").replace("maskgen.models.modern", "evil.module"), encoding="utf-8"
+            config.read_text(encoding="utf-8").replace("maskgen.models.", "evil.module."), encoding="utf-8"
         )
 
 
@@ -161,6 +164,66 @@ def test_print_config(configs: Path, capsys: pytest.CaptureFixture[str]) -> None
             run(*words[: 2 if words[0] == "train" else 1], "--config", "printed.yaml", "--print_config")
         assert capsys.readouterr().out == printed
         assert yaml.safe_load(printed).get("settings", {}).get("steps", 9) in (9, 4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base:
+    """What all have.
+
+    Attributes:
+        count: how many.
+        sampling: all settings.
+    """
+
+    count: int = 1
+    sampling: Sampling | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shared(Base):
+    """What edits have.
+
+    Attributes:
+        model: which one.
+    """
+
+    model: str
+
+
+def test_shared_options(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fields of a dataclass before the ``*`` are options of a command like its own."""
+    seen: list[tuple[Shared, str]] = []
+
+    def loop(run: Shared, *, audio: str, seam: float = 0.5) -> None:
+        """Make a loop.
+
+        Args:
+            run: see there.
+            audio: a sound.
+            seam: seconds.
+        """
+        seen.append((run, audio))
+
+    def told(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            parser.run(["loop", *words], {"loop": loop})
+        return "".join(capsys.readouterr())
+
+    Path("run.yaml").write_text("model: m\ncount: 3\nsampling: {steps: 9}\n", encoding="utf-8")
+    parser.run(["loop", "--audio", "a", "--config", "run.yaml", "--count", "4"], {"loop": loop})
+    assert seen == [(Shared(model="m", count=4, sampling=Sampling(steps=9)), "a")]
+    printed = yaml.safe_load(told("--audio", "a", "--config", "run.yaml", "--print_config"))
+    assert (printed["count"], printed["model"], printed["sampling"]["steps"]) == (3, "m", 9)
+    for text in ("how many. (type: int, default: 1)", "which one. (required, type: str)", "a sound."):
+        assert text in told("--help")
+    assert "the following arguments are required: loop.model" in told("--audio", "a")
+    for line, message in (
+        ("cuont: 3", "'cuont' is not accepted; see `maskgen loop --help`"),
+        ("count:", "count: got nothing, expected int;"),
+        ("sampling: 5", "sampling: expected Sampling, got 5;"),
+    ):
+        Path("wrong.yaml").write_text(f"model: m\n{line}\n", encoding="utf-8")
+        assert message in told("--audio", "a", "--config", "wrong.yaml")
 
 
 @pytest.mark.parametrize(
