@@ -17,10 +17,11 @@ from jsonargparse import ArgumentParser
 from maskgen.data import DataUnavailable
 from maskgen.tasks.commands import audio as audio_commands
 from maskgen.tasks.commands import evaluate as evaluate_commands
-from maskgen.tasks.commands import image as commands
+from maskgen.tasks.commands import image as image_commands
 from maskgen.tasks.commands import parser
 from maskgen.tasks.commands import video as video_commands
 from maskgen.tasks.commands import weights as weights_commands
+from maskgen.tasks.commands.generate import generate_command
 from maskgen.tasks.commands.parser import one_line
 from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.demo.digits import demo
@@ -37,10 +38,10 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "demo audio": demo_audio,
     "demo video": demo_video,
     **TRAINING,
-    "generate": commands.generate_command,
-    "inpaint": commands.inpaint_command,
-    "outpaint": commands.outpaint_command,
-    "swap-class": commands.swap_command,
+    "generate": generate_command,
+    "inpaint": image_commands.inpaint_command,
+    "outpaint": image_commands.outpaint_command,
+    "swap-class": image_commands.swap_command,
     "infill": audio_commands.infill_command,
     "continue-audio": audio_commands.continue_command,
     "vary": audio_commands.vary_command,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Tokenizer", "check_contract", "freeze_lists"]
+__all__ = ["Tokenizer", "check_contract"]
 
 
 class Tokenizer(nn.Module, ABC):
@@ -190,21 +190,3 @@ def _is_missing(tokenizer: Tokenizer | type[Tokenizer], name: str) -> bool:
             getattr(tokenizer, name, None), "__isabstractmethod__", not hasattr(tokenizer, name)
         )
     return not hasattr(tokenizer, name)
-
-
-def freeze_lists(config: Any) -> None:
-    """Make tuples of the lists in a frozen dataclass, as a config read back from JSON or YAML has them.
-
-    Call it first in ``__post_init__``.
-
-    Args:
-        config: the dataclass; lists within its lists become tuples as well.
-    """
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, list | tuple):
-            object.__setattr__(config, field.name, _frozen(value))
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

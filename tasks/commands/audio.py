@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskgen.sampling.settings import Sampling
-from maskgen.tasks.commands.parts import ProgressBar, describe_part, load_model, seed_list, write_manifest
-from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tasks.commands.parts import EditRun, ProgressBar, describe_part
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
 __all__ = ["continue_command", "describe_audio", "infill_command", "loop_command", "vary_command"]
@@ -23,150 +23,89 @@ __all__ = ["continue_command", "describe_audio", "infill_command", "loop_command
 _BITS = {".wav": 32, ".flac": 24, ".aiff": 24}
 
 
-def infill_command(
-    *,
-    model: str,
-    audio: Path,
-    start: float,
-    stop: float,
-    count: int = 1,
-    seed: int = 0,
-    out: Path = Path("out"),
-    crossfade: float = 0.01,
-    label: str | int | None = None,
-    steps: int | None = None,
-    sampling: Sampling | None = None,
-    device: str | None = None,
-) -> None:
+def infill_command(run: EditRun, *, audio: Path, start: float, stop: float, crossfade: float = 0.01) -> None:
     """Regenerate a span of a sound from its surroundings; the rest comes back untouched.
 
     Args:
-        model: model folder, published name or Hub repository.
+        run: see ``EditRun``.
         audio: sound file of any length, rate and number of channels up to two. The results are wav (32-bit float samples),
             flac or aiff like it (24 bits), or wav.
         start: of the span, in seconds.
         stop: end of the span, in seconds.
-        count: variants, with seeds ``seed``, ``seed`` + 1, ...
-        seed: of the first variant.
-        out: folder to write to.
         crossfade: seconds outside the span over which new and old mix.
-        label: class number or name, for models with classes.
-        steps: decoding steps, instead of the model's own number.
-        sampling: all sampling settings, instead of the model's own.
-        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
     from maskgen.tasks.audio.files import infill_file
 
-    options = {"start": start, "stop": stop, "crossfade": crossfade}
-    job = _Job("infill", infill_file, model, audio, out, options, label)
-    job.run(seed_list(seed, count), steps, sampling, device)
+    _edit(run, "infill", infill_file, audio, start=start, stop=stop, crossfade=crossfade)
 
 
-def continue_command(
-    *,
-    model: str,
-    audio: Path,
-    seconds: float,
-    count: int = 1,
-    seed: int = 0,
-    out: Path = Path("out"),
-    crossfade: float = 0.01,
-    label: str | int | None = None,
-    steps: int | None = None,
-    sampling: Sampling | None = None,
-    device: str | None = None,
-) -> None:
+def continue_command(run: EditRun, *, audio: Path, seconds: float, crossfade: float = 0.01) -> None:
     """Go on with a sound for any length.
 
     Args:
-        model: model folder, published name or Hub repository.
+        run: see ``EditRun``.
         audio: sound file of any length, rate and number of channels up to two.
         seconds: how much to add.
-        count: variants, with seeds ``seed``, ``seed`` + 1, ...
-        seed: of the first variant.
-        out: folder to write to.
         crossfade: seconds before the end of the input over which the new sound fades in.
-        label: class number or name, for models with classes.
-        steps: decoding steps, instead of the model's own number.
-        sampling: all sampling settings, instead of the model's own.
-        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
     from maskgen.tasks.audio.files import continue_file
 
-    options = {"seconds": seconds, "crossfade": crossfade}
-    job = _Job("continue", continue_file, model, audio, out, options, label)
-    job.run(seed_list(seed, count), steps, sampling, device)
+    _edit(run, "continue", continue_file, audio, seconds=seconds, crossfade=crossfade)
 
 
 def vary_command(
-    *,
-    model: str,
-    audio: Path,
-    period: int = 7,
-    keep_codebooks: int | None = None,
-    onset_width: int = 0,
-    count: int = 1,
-    seed: int = 0,
-    out: Path = Path("out"),
-    label: str | int | None = None,
-    steps: int | None = None,
-    sampling: Sampling | None = None,
-    device: str | None = None,
+    run: EditRun, *, audio: Path, period: int = 7, keep_codebooks: int | None = None, onset_width: int = 0
 ) -> None:
     """Make variations of a sound: some of its tokens are kept, all others are decided anew (VampNet's "vamp").
 
     Args:
-        model: model folder, published name or Hub repository.
+        run: see ``EditRun``.
         audio: sound file of any length, rate and number of channels up to two.
         period: frames between two that are kept; higher is freer, 0 keeps none, 1 all.
         keep_codebooks: how many codebooks of a kept frame are kept, from the coarsest; all of the model's if left out.
         onset_width: frames kept on each side of every onset; 0 for none.
-        count: variants, with seeds ``seed``, ``seed`` + 1, ...
-        seed: of the first variant.
-        out: folder to write to.
-        label: class number or name, for models with classes.
-        steps: decoding steps, instead of the model's own number.
-        sampling: all sampling settings, instead of the model's own.
-        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
     from maskgen.tasks.audio.files import vary_file
 
-    options = {"period": period, "keep_codebooks": keep_codebooks, "onset_width": onset_width}
-    job = _Job("vary", vary_file, model, audio, out, options, label)
-    job.run(seed_list(seed, count), steps, sampling, device)
+    kept = {"period": period, "keep_codebooks": keep_codebooks, "onset_width": onset_width}
+    _edit(run, "vary", vary_file, audio, **kept)
 
 
-def loop_command(
-    *,
-    model: str,
-    audio: Path,
-    seam: float = 0.5,
-    count: int = 1,
-    seed: int = 0,
-    out: Path = Path("out"),
-    crossfade: float = 0.01,
-    label: str | int | None = None,
-    steps: int | None = None,
-    sampling: Sampling | None = None,
-    device: str | None = None,
-) -> None:
+def loop_command(run: EditRun, *, audio: Path, seam: float = 0.5, crossfade: float = 0.01) -> None:
     """Make a sound that can be repeated without a break: what lies around the change from end to start is regenerated.
 
     Args:
-        model: model folder, published name or Hub repository.
+        run: see ``EditRun``.
         audio: sound file of any rate and number of channels up to two; all of it is held in memory.
         seam: seconds regenerated, half of them at the end and half at the start.
-        count: variants, with seeds ``seed``, ``seed`` + 1, ...
-        seed: of the first variant.
-        out: folder to write to.
         crossfade: seconds beyond the seam over which new and old mix.
-        label: class number or name, for models with classes.
-        steps: decoding steps, instead of the model's own number.
-        sampling: all sampling settings, instead of the model's own.
-        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    job = _Job("loop", _loop_file, model, audio, out, {"seam": seam, "crossfade": crossfade}, label)
-    job.run(seed_list(seed, count), steps, sampling, device)
+    _edit(run, "loop", _loop_file, audio, seam=seam, crossfade=crossfade)
+
+
+def _edit(run: EditRun, task: str, function: Callable[..., int], audio: Path, **settings: Any) -> None:
+    """A task on one file: a sound a seed, made and written one after the other, and the manifest."""
+    pipe = run.load()
+    pipe.require("audio", task)
+    sampling = run.settings(pipe)
+    suffix = audio.suffix.lower() if audio.suffix.lower() in _BITS else ".wav"
+
+    def write(path: Path, seed: int) -> int:
+        return function(
+            *(pipe, audio, path),
+            seed=seed,
+            sampling=sampling,
+            label=run.label,
+            bits=_BITS[suffix],
+            callback=callback,
+            **settings,
+        )
+
+    with ProgressBar() as callback:
+        items, clipped = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
+    run.finish(task, items, sampling, {"audio": str(audio), **settings}, f"{len(items)} sound(s)")
+    if sum(clipped):
+        print(f"({sum(clipped)} samples beyond [-1, 1] had to be clipped)")  # noqa: T201
 
 
 def describe_audio(pipe: Pipeline) -> dict[str, Any]:
@@ -187,58 +126,6 @@ def describe_audio(pipe: Pipeline) -> dict[str, Any]:
         settings = pipe.config.fine_sampling
         found["fine_sampling"] = None if settings is None else dataclasses.asdict(settings)
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """One task on one file.
-
-    Attributes:
-        task: its name in the files and the manifest.
-        function: called as ``function(pipe, path, out_path, seed=, sampling=, label=, bits=, callback=, **options)``;
-            returns the number of clipped samples.
-        model: see the commands.
-        audio: see the commands.
-        out: see the commands.
-        options: settings of the task itself.
-        label: see the commands.
-    """
-
-    task: str
-    function: Callable[..., int]
-    model: str
-    audio: Path
-    out: Path
-    options: dict[str, Any]
-    label: Label | None
-
-    def run(self, seeds: list[int], steps: int | None, sampling: Sampling | None, device: str | None) -> None:
-        """Write a sound file for each seed, and the manifest."""
-        pipe = load_model(self.model, device)
-        pipe.require("audio", self.task)
-        chosen = pipe.sampling(sampling, steps)
-        suffix = self.audio.suffix.lower()
-        suffix = suffix if suffix in _BITS else ".wav"
-        items, clipped = [], 0
-        with ProgressBar(None) as callback:
-            for seed in seeds:
-                name = f"{self.task}_seed-{seed:08d}{suffix}"
-                clipped += self.function(
-                    pipe,
-                    self.audio,
-                    self.out / name,
-                    seed=seed,
-                    sampling=chosen,
-                    label=self.label,
-                    bits=_BITS[suffix],
-                    callback=callback,
-                    **self.options,
-                )
-                items.append({"file": name, "seed": seed})
-        details = {"audio": str(self.audio), **self.options, "label": self.label}
-        write_manifest(self.task, self.model, items, self.out, details | {"sampling": dataclasses.asdict(chosen)})
-        note = f" ({clipped} samples beyond [-1, 1] had to be clipped)" if clipped else ""
-        print(f"{len(items)} sound(s) and manifest.json in {self.out}{note}")  # noqa: T201
 
 
 def _loop_file(pipe: Pipeline, path: Path, out_path: Path, *, seed: int, bits: int, **options: Any) -> int:

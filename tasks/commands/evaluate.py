@@ -1,12 +1,14 @@
 """What ``maskgen evaluate`` does: measure samples, a model or a tokenizer, or make a reference for others.
 
-The signatures are the command line: names, types, defaults and help come from here. Run under ``accelerate launch``, all
+The signatures are the command line: names, types, defaults and help come from here; options that several commands have
+stand in the dataclasses. Run under ``accelerate launch``, all
 processes share the work; interrupted, the same command goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -41,225 +43,213 @@ __all__ = [
     "evaluate_tokenizer_command",
 ]
 
-_SETTINGS = EvaluationSettings()
 
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How something is measured.
 
-def evaluate_samples_command(
-    *,
-    samples: Path,
-    reference: Path | None = None,
-    data: SignalData | None = None,
-    held_out: Path | None = None,
-    features: FeatureExtractor | None = None,
-    protocol: str = "torch-fidelity",
-    settings: EvaluationSettings = _SETTINGS,
-    out: Path = Path("evaluation"),
-    cache: Path | None = None,
-    device: str | None = None,
-) -> None:
-    """Measure samples against real data: FID, KID, Inception score, precision, recall, density, coverage, CAS.
-
-    Args:
-        samples: a folder, a .zip or an .npz batch of generated samples.
-        reference: a folder, a .zip or an .npz of real samples, or an .npz of statistics (mu, sigma).
-        data: instead, a data set by class_path: its training half is the reference, its test half held out.
-        held_out: real test samples: for CAS, and for the floor that real data set.
-        features: extractor by class_path, for samples of other modalities than images, too; Inception of torch-fidelity if
-            left out.
+    Attributes:
+        features: extractor by class_path. If left out, Inception of torch-fidelity for images, log-mel features for sound;
+            video needs I3D, whose weights are not downloaded.
         protocol: adm, clean-fid or torch-fidelity.
         settings: what is measured, on how many samples.
-        out: folder for evaluation.json, evaluation.html and pictures/.
         cache: folder of references that were computed; among the cached models if left out.
         device: as cpu or cuda:1; chosen by itself if left out.
     """
-    state = process_state(device)
-    place, rules = _device(device, state), find_protocol(protocol)
-    modality: Modality = "image" if features is None else features.modality
+
+    features: FeatureExtractor | None = None
+    protocol: str = "torch-fidelity"
+    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
+    cache: Path | None = None
+    device: str | None = None
+
+    def run(
+        self, state: PartialState, extractor: FeatureExtractor | None, out: Path, parts: Path | None = None
+    ) -> EvaluationRun:
+        """The run of a command.
+
+        Args:
+            state: this process among all.
+            extractor: what makes features, if anything needs any.
+            out: folder of the report.
+            parts: folder for what the processes hand to each other, if not below that.
+        """
+        return EvaluationRun(
+            settings=self.settings,
+            protocol=find_protocol(self.protocol),
+            extractor=extractor,
+            team=Processes(state, parts or out / ".parts"),
+            out=out,
+            cache=cache_folder() / "references" if self.cache is None else self.cache.expanduser(),
+            device=_device(self.device, state),
+        )
+
+    def extractor(self, modality: Modality) -> FeatureExtractor | None:
+        """The extractor that was named, or the usual one of a modality; None where nothing needs any."""
+        return _usual(modality) if self.features is None and self.settings.needs_features else self.features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported(Measuring):
+    """How something is measured, and where that is told.
+
+    Attributes:
+        out: folder for evaluation.json, evaluation.html, pictures/ and what was made.
+    """
+
+    out: Path = Path("evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """What samples are measured against.
+
+    Attributes:
+        reference: a folder, a .zip or an .npz of real samples, or an .npz of statistics (mu, sigma).
+        data: instead, a data set by class_path: its training half is the reference, its test half held out.
+        held_out: real test samples: for CAS, for the floor that real data set, and what a task completes.
+    """
+
+    reference: Path | None = None
+    data: SignalData | None = None
+    held_out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Originals:
+    """Real signals.
+
+    Attributes:
+        samples: a folder, a .zip or an .npz of them, of one size.
+        data: instead, a data set by class_path.
+    """
+
+    samples: Path | None = None
+    data: SignalData | None = None
+
+    def open(self, split: str, modality: Modality, frames: int) -> SampleSet:
+        """The signals.
+
+        Args:
+            split: half of the data set.
+            modality: of the signals.
+            frames: of video, at most so many.
+
+        Raises:
+            FileNotFoundError, ValueError: neither or both, nothing there, or another modality.
+        """
+        if self.data is not None and self.samples is None:
+            return DataSamples(self.data, split, frames)
+        if self.data is None and self.samples is not None:
+            return open_samples(self.samples, modality, frames)
+        raise ValueError(
+            f"samples: give either a place of real samples (--samples) or a data set (--data); got "
+            f"{'neither' if self.data is None else 'both'}"
+        )
+
+
+def evaluate_samples_command(how: Reported, against: Against, *, samples: Path) -> None:
+    """Measure samples against real data: FID, KID, Inception score, precision, recall, density, coverage, CAS.
+
+    Args:
+        how: see ``Reported``.
+        against: see ``Against``.
+        samples: a folder, a .zip or an .npz batch of generated samples; for other modalities than images name features.
+    """
+    state, settings = process_state(how.device), how.settings
+    modality: Modality = "image" if how.features is None else how.features.modality
     settings.check_measures(f"a set of {modality} samples", (*OF_FEATURES, *(["cas"] if modality == "image" else [])))
     made = open_samples(samples, modality, settings.frames)
-    target = open_target(reference, data, held_out, modality, frames=settings.frames)
-    chosen = _features(features, modality, settings)
-    run = EvaluationRun(
-        settings=settings,
-        protocol=rules,
-        extractor=chosen,
-        team=Processes(state, out / ".parts"),
-        out=out,
-        cache=_references(cache),
-        device=place,
-    )
+    target = open_target(against.reference, against.data, against.held_out, modality, frames=settings.frames)
+    run = how.run(state, how.extractor(modality), how.out)
     _write(evaluate_samples(made, target, run), made, target.real, run)
 
 
 def evaluate_model_command(
-    *,
-    model: str,
-    reference: Path | None = None,
-    data: SignalData | None = None,
-    held_out: Path | None = None,
-    features: FeatureExtractor | None = None,
-    protocol: str = "torch-fidelity",
-    sampling: Sampling | None = None,
-    task: str | None = None,
-    settings: EvaluationSettings = _SETTINGS,
-    out: Path = Path("evaluation"),
-    cache: Path | None = None,
-    device: str | None = None,
+    how: Reported, against: Against, *, model: str, sampling: Sampling | None = None, task: str | None = None
 ) -> None:
     """Let a model make samples, measure them, and measure the model on masked tokens of held-out data.
 
     Args:
+        how: see ``Reported``.
+        against: see ``Against``.
         model: model folder, published name or Hub repository.
-        reference: a folder, a .zip or an .npz of real samples, or an .npz of statistics (mu, sigma).
-        data: instead, a data set by class_path: its training half is the reference, its test half held out.
-        held_out: real test samples: for CAS, for the floor that real data set, and what a task completes.
-        features: extractor by class_path. If left out, Inception of torch-fidelity for images, log-mel features for sound;
-            video needs I3D, whose weights are not downloaded.
-        protocol: adm, clean-fid or torch-fidelity.
         sampling: all sampling settings, instead of the model's own.
         task: complete what is held out instead of generating, and compare with the truth: of a video model, as FP5; of an
             audio model infill, which fills a gap (settings.gap).
-        settings: what is measured, on how many samples (settings.count).
-        out: folder for samples/, evaluation.json, evaluation.html and pictures/.
-        cache: folder of references that were computed; among the cached models if left out.
-        device: as cpu or cuda:1; chosen by itself if left out.
     """
-    state = process_state(device)
-    pipe = load_model(model, str(state.device) if state.num_processes > 1 and device is None else device)
-    rules, modality = find_protocol(protocol), modality_named(pipe.modality)
+    state, settings = process_state(how.device), how.settings
+    pipe = load_model(model, str(state.device) if state.num_processes > 1 and how.device is None else how.device)
+    modality = modality_named(pipe.modality)
     able = [*OF_FEATURES, *(["cas"] if modality == "image" else []), "masked", *(_pairs(modality) if task else ())]
     settings.check_measures(f"a model of {modality}{'' if task else ' without a task'}", able)
     target = open_target(
-        *(reference, data, held_out, modality),
+        *(against.reference, against.data, against.held_out, modality),
         frames=settings.frames,
         whole=pipe.config.signal_size[0] if modality == "video" else None,
         needed=settings.needs_real,
     )
-    chosen = _features(features, modality, settings)
-    run = EvaluationRun(
-        settings=settings,
-        protocol=rules,
-        extractor=chosen,
-        team=Processes(state, out / ".parts"),
-        out=out,
-        cache=_references(cache),
-    )
-    result = evaluate_model(pipe, model, target, run, sampling=sampling, task=task, data=data)
-    made = FileSamples(out / "samples", modality, settings.frames) if settings.needs_samples else None
+    run = how.run(state, how.extractor(modality), how.out)
+    result = evaluate_model(pipe, model, target, run, sampling=sampling, task=task, data=against.data)
+    made = FileSamples(run.out / "samples", modality, settings.frames) if settings.needs_samples else None
     _write(result, made, target.real, run)
 
 
 def evaluate_tokenizer_command(
-    *,
-    tokenizer: Path,
-    samples: Path | None = None,
-    data: SignalData | None = None,
-    split: Literal["train", "test"] = "test",
-    features: FeatureExtractor | None = None,
-    protocol: str = "torch-fidelity",
-    settings: EvaluationSettings = _SETTINGS,
-    out: Path = Path("evaluation"),
-    cache: Path | None = None,
-    device: str | None = None,
+    how: Reported, real: Originals, *, tokenizer: Path, split: Literal["train", "test"] = "test"
 ) -> None:
     """Measure what a tokenizer gives back: rFID, PSNR, SSIM, LPIPS, use of the codebook; for sound, its distances.
 
     Args:
+        how: see ``Reported``; for video, the Frechet distance of rebuilt and original is left out without features.
+        real: see ``Originals``; settings.count of them, or all there are.
         tokenizer: its folder, or a model folder.
-        samples: a folder, a .zip or an .npz of real signals of one size.
-        data: instead, a data set by class_path.
-        split: which half of it.
-        features: extractor by class_path, for the Frechet distance of rebuilt and original. If left out, Inception for
-            images and log-mel features for sound; for video that distance is left out.
-        protocol: adm, clean-fid or torch-fidelity.
-        settings: what is measured, on how many signals (settings.count, or all there are).
-        out: folder for rebuilt/, evaluation.json, evaluation.html and pictures/.
-        cache: folder of references that were computed; among the cached models if left out.
-        device: as cpu or cuda:1; chosen by itself if left out.
+        split: which half of the data set.
     """
-    state = process_state(device)
-    place = _device(device, state)
-    found, rules = find_tokenizer(tokenizer), find_protocol(protocol)
+    state, settings = process_state(how.device), how.settings
+    found = find_tokenizer(tokenizer)
     modality = modality_named(found.modality)
-    originals = _originals(samples, data, split, modality, settings.frames)
+    originals = real.open(split, modality, settings.frames)
     settings.check_measures(f"a tokenizer of {modality}", ("fid", *_pairs(modality), "codes"))
-    chosen = features
-    if settings.enabled("fid") and (modality != "video" or settings.required("fid")):
-        chosen = _features(features, modality, settings)
-    run = EvaluationRun(
-        settings=settings,
-        protocol=rules,
-        extractor=chosen,
-        team=Processes(state, out / ".parts"),
-        out=out,
-        cache=_references(cache),
-        device=place,
-    )
+    enabled = settings.enabled("fid") and (modality != "video" or settings.required("fid"))
+    run = how.run(state, how.extractor(modality) if enabled else how.features, how.out)
     result = evaluate_tokenizer(found, str(tokenizer), originals, run)
-    rebuilt = FileSamples(out / "rebuilt", originals.modality, settings.frames)
+    rebuilt = FileSamples(run.out / "rebuilt", originals.modality, settings.frames)
     _write(result, rebuilt, originals, run)
 
 
 def evaluate_reference_command(
+    how: Measuring,
+    real: Originals,
     *,
     out: Path,
-    samples: Path | None = None,
-    data: SignalData | None = None,
     split: Literal["train", "test"] = "train",
     kind: Literal["statistics", "batch"] = "statistics",
-    features: FeatureExtractor | None = None,
-    protocol: str = "torch-fidelity",
-    settings: EvaluationSettings = _SETTINGS,
-    cache: Path | None = None,
-    device: str | None = None,
 ) -> None:
     """Write real data as others read them: an .npz of statistics (mu, sigma), or an ADM-style batch (arr_0).
 
     Args:
+        how: see ``Measuring``; of the settings, batch_size and broken matter.
+        real: see ``Originals``.
         out: the .npz file.
-        samples: a folder, a .zip or an .npz of real samples.
-        data: instead, a data set by class_path.
-        split: which half of it.
+        split: which half of the data set.
         kind: statistics, which depend on features and protocol, or batch, which holds the images or clips themselves.
-        features: extractor by class_path; Inception of torch-fidelity if left out.
-        protocol: adm, clean-fid or torch-fidelity.
-        settings: batch_size and broken matter.
-        cache: folder of references that were computed; among the cached models if left out.
-        device: as cpu or cuda:1; chosen by itself if left out.
     """
     if out.suffix.lower() != ".npz":
         raise ValueError(f"out: got {out}, expected the name of an .npz file")
-    state = process_state(device)
-    place = _device(device, state)
-    named = "image" if data is None else data.modality
-    modality = modality_named(named) if features is None else features.modality
+    state, settings = process_state(how.device), how.settings
+    named = "image" if real.data is None else real.data.modality
+    modality = modality_named(named) if how.features is None else how.features.modality
     if kind == "batch":
         if state.is_main_process:
-            _write_batch(_originals(samples, data, split, modality, settings.frames), out, settings)
+            _write_batch(real.open(split, modality, settings.frames), out, settings)
         return
-    chosen, rules = features or _usual(modality), find_protocol(protocol)
-    run = EvaluationRun(
-        settings=settings,
-        protocol=rules,
-        extractor=chosen,
-        team=Processes(state, out.parent / f".{out.stem}-parts"),
-        out=out,
-        cache=_references(cache),
-        device=place,
-    )
-    originals = _originals(samples, data, split, chosen.modality, settings.frames)
-    reference = cached_reference(originals, run.extraction, cache=run.cache)
+    run = how.run(state, how.features or _usual(modality), out, out.parent / f".{out.stem}-parts")
+    reference = cached_reference(real.open(split, modality, settings.frames), run.extraction, cache=run.cache)
     run.team.close()
     if reference is not None:
         write_statistics(out, reference)
         print(f"{reference.samples} samples, {reference.gaussian.width} features in {out}")  # noqa: T201
-
-
-def _features(
-    given: FeatureExtractor | None, modality: Modality, settings: EvaluationSettings
-) -> FeatureExtractor | None:
-    """The extractor that was named, or the usual one of a modality; None where nothing needs any."""
-    return _usual(modality) if given is None and settings.needs_features else given
 
 
 def _usual(modality: Modality) -> FeatureExtractor:
@@ -276,22 +266,6 @@ def _usual(modality: Modality) -> FeatureExtractor:
 def _pairs(modality: str) -> tuple[str, ...]:
     """Measures of a result against the truth."""
     return SOUNDS if modality == "audio" else PICTURES
-
-
-def _references(cache: Path | None) -> Path:
-    return cache_folder() / "references" if cache is None else cache.expanduser()
-
-
-def _originals(samples: Path | None, data: SignalData | None, split: str, modality: Modality, frames: int) -> SampleSet:
-    if (samples is None) == (data is None):
-        raise ValueError(
-            f"samples: give either a place of real samples (--samples) or a data set (--data); got "
-            f"{'neither' if data is None else 'both'}"
-        )
-    if data is not None:
-        return DataSamples(data, split, frames)
-    assert samples is not None
-    return open_samples(samples, modality, frames)
 
 
 def _write_batch(samples: SampleSet, out: Path, settings: EvaluationSettings) -> None:

@@ -157,12 +157,18 @@ def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> N
             value = value.get("init_args")
             key += ".init_args"
         if isinstance(value, Namespace):
-            _check_values(get_type_hints(kind.__init__) if isinstance(kind, type) else {}, value, f"{key}.")  # type: ignore[misc]
+            _check_values(_kinds_of(kind) if isinstance(kind, type) else {}, value, f"{key}.")
         elif dataclasses.is_dataclass(kind):
             expected = ", ".join(field.name for field in dataclasses.fields(kind))
             raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
         elif value is None and kind in _PLAIN:
             raise TypeError(f"{key}: got nothing, expected {kind.__name__}; leave the key out for its default")
+
+
+def _kinds_of(kind: type) -> dict[str, Any]:
+    """Types of what a class takes; data sets take those of their ``rules`` as well, see ``SignalData``."""
+    rules = getattr(kind, "rules", None)
+    return get_type_hints(kind.__init__) | (get_type_hints(rules) if isinstance(rules, type) else {})  # type: ignore[misc]
 
 
 def _check_writable(out: Path) -> None:

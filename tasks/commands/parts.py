@@ -1,20 +1,113 @@
-"""What the sub-commands share: loading a model with clear errors, seeds, a progress bar, a note on the installation."""
+"""What the sub-commands share: their common options, loading a model with clear errors, writing results, a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm.auto import tqdm
 
 from maskgen.checkpoint import write_json
+from maskgen.conditioning import NO_LABEL
 from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.media.environment import environment
 from maskgen.tasks.pipeline import Pipeline
 
-__all__ = ["ProgressBar", "describe_part", "load_model", "seed_list", "write_manifest"]
+__all__ = ["EditRun", "ProgressBar", "Run", "describe_part", "load_model", "write_manifest", "write_results"]
+
+Told = TypeVar("Told")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How results are sampled, and where they go.
+
+    Attributes:
+        count: results, with seeds ``seed``, ``seed`` + 1, ...; for each label where there are several.
+        seed: of the first result.
+        out: folder to write to.
+        steps: decoding steps, instead of the number in the settings.
+        guidance: classifier-free guidance scale, instead of that in the settings.
+        sampling: all sampling settings, instead of the model's own.
+        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
+    """
+
+    count: int = 1
+    seed: int = 0
+    out: Path = Path("out")
+    steps: int | None = None
+    guidance: float | None = None
+    sampling: Sampling | None = None
+    device: str | None = None
+
+    def check_count(self) -> None:
+        """Refuse to make nothing.
+
+        Raises:
+            ValueError: fewer than one result.
+        """
+        if self.count < 1:
+            raise ValueError(f"count: got {self.count}, expected at least 1")
+
+    def settings(self, pipe: Pipeline) -> Sampling:
+        """The sampling settings of this run for a model, see ``Pipeline.sampling``."""
+        return pipe.sampling(self.sampling, self.steps, self.guidance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRun(Run):
+    """What is edited with which model, how results are sampled, and where they go.
+
+    Attributes:
+        model: model folder, published name or Hub repository.
+        label: class number or name of what the result shows; leave it out for a model without classes.
+    """
+
+    model: str
+    label: str | int | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """One a result."""
+        return list(range(self.seed, self.seed + self.count))
+
+    def load(self) -> Pipeline:
+        """The model, see ``load_model``.
+
+        Raises:
+            ValueError: fewer than one result, or see ``load_model``.
+        """
+        self.check_count()
+        return load_model(self.model, self.device)
+
+    def options(self, sampling: Sampling, callback: Callable[[SampleStep], None]) -> Options:
+        """What a task is called with, for all results.
+
+        Args:
+            sampling: settings, see ``settings``.
+            callback: see ``ProgressBar``.
+        """
+        return Options(label=self.label, seeds=self.seeds, sampling=sampling, callback=callback)
+
+    def write(
+        self, task: str, suffix: str, writers: Iterable[Callable[[Path], Told]]
+    ) -> tuple[list[dict[str, Any]], list[Told]]:
+        """``write_results``, with files that are named by task and seed."""
+        named = (({"seed": seed}, writer) for seed, writer in zip(self.seeds, writers, strict=True))
+        return write_results(self.out, named, prefix=f"{task}_", suffix=suffix)
+
+    def finish(
+        self, task: str, items: list[dict[str, Any]], sampling: Sampling, details: dict[str, Any], what: str
+    ) -> None:
+        """``write_manifest``, with what every edit says."""
+        details = details | {"label": self.label, "sampling": dataclasses.asdict(sampling)}
+        write_manifest(task, self.model, items, self.out, details, what)
 
 
 def load_model(model: str | None, device: str | None) -> Pipeline:
@@ -36,24 +129,43 @@ def load_model(model: str | None, device: str | None) -> Pipeline:
     return Pipeline.from_pretrained(model, device=device)
 
 
-def seed_list(seed: int, count: int) -> list[int]:
-    """``count`` seeds from ``seed`` on.
-
-    Raises:
-        ValueError: fewer than one.
-    """
-    if count < 1:
-        raise ValueError(f"count: got {count}, expected at least 1")
-    return list(range(seed, seed + count))
-
-
 def describe_part(module: torch.nn.Module) -> dict[str, Any]:
     """Class and number of parameters."""
     return {"class": type(module).__name__, "parameters": sum(p.numel() for p in module.parameters())}
 
 
-def write_manifest(task: str, model: str, items: list[dict[str, Any]], out: Path, details: dict[str, Any]) -> None:
-    """Write ``manifest.json``: what was asked, of which model, and which file came of which seed.
+def write_results(
+    out: Path,
+    results: Iterable[tuple[dict[str, int], Callable[[Path], Told]]],
+    *,
+    prefix: str = "",
+    suffix: str,
+) -> tuple[list[dict[str, Any]], list[Told]]:
+    """Write a file for each result, as they are made.
+
+    Args:
+        out: folder of the files.
+        results: ``seed`` and perhaps ``label`` (``NO_LABEL`` for none) of each, which name its file; what writes it.
+        prefix: of the files' names.
+        suffix: of the files' names, which chooses their format.
+
+    Returns:
+        The items of the manifest, and what writing each gave back.
+    """
+    items: list[dict[str, Any]] = []
+    told = []
+    for of, write in results:
+        label = f"label-{of['label']:04d}_" if of.get("label", NO_LABEL) != NO_LABEL else ""
+        name = f"{prefix}{label}seed-{of['seed']:08d}{suffix}"
+        told.append(write(out / name))
+        items.append({"file": name, **of})
+    return items, told
+
+
+def write_manifest(
+    task: str, model: str, items: list[dict[str, Any]], out: Path, details: dict[str, Any], what: str
+) -> None:
+    """Write ``manifest.json``: what was done, with which model, and which file came of which seed; then say so.
 
     Args:
         task: its name.
@@ -61,9 +173,11 @@ def write_manifest(task: str, model: str, items: list[dict[str, Any]], out: Path
         items: one for each file written.
         out: folder of the files.
         details: settings of the task.
+        what: the files, for the line on the screen.
     """
     content = {"task": task, "model": model, **details, "items": items, "environment": environment()}
     write_json(out / "manifest.json", content)
+    print(f"{what} and manifest.json in {out}")  # noqa: T201
 
 
 class ProgressBar:
@@ -73,7 +187,7 @@ class ProgressBar:
         total: steps to come, or None if nobody knows.
     """
 
-    def __init__(self, total: int | None) -> None:
+    def __init__(self, total: int | None = None) -> None:
         self._total = total
         self._bar: Any = None
 

@@ -26,7 +26,7 @@ from maskgen.data import Batch, Source
 from maskgen.precision import fast_matmul
 from maskgen.tasks.data.base import AudioData, SignalData
 from maskgen.tasks.data.broken import count_broken
-from maskgen.tasks.data.images.hub import StreamSource
+from maskgen.tasks.data.images.hub import StreamedPictures
 from maskgen.tasks.data.tokens.cache import probe, read_tokens, write_tokens
 from maskgen.tasks.data.tokens.shards import TokenShards, shard_path, shard_stamp
 from maskgen.tasks.evaluation.sets.processes import process_state
@@ -141,6 +141,10 @@ def _check_data(codes: Tokenizer, data: SignalData) -> None:
             )
 
 
+def _is_stream(data: SignalData) -> bool:
+    return isinstance(getattr(data.train(), "pictures", None), StreamedPictures)
+
+
 def _describe(codes: Tokenizer, data: SignalData, views: int, seed: int, shard_size: int) -> dict[str, Any]:
     channels = codes.channels if isinstance(codes, AudioTokenizer) else 3
     content: dict[str, Any] = {
@@ -157,7 +161,7 @@ def _describe(codes: Tokenizer, data: SignalData, views: int, seed: int, shard_s
         "seed": seed,
         "shard_size": shard_size,
         # Three examples stand for all, unless looking at the last one means reading them all.
-        "probe": "" if isinstance(data.train(), StreamSource) else probe(data.train(), data.key),
+        "probe": "" if _is_stream(data) else probe(data.train(), data.key),
         **describe(data=data),
     }
     plain: dict[str, Any] = json.loads(json.dumps(content))  # as the file gives it back

@@ -6,21 +6,15 @@ The signatures are the command line: names, types, defaults and help come from h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
-from maskgen.sampling.settings import Sampling
-from maskgen.tasks.commands.parts import ProgressBar, load_model, seed_list, write_manifest
-from maskgen.tasks.media.images import image_grid
-from maskgen.tasks.media.video.backends import Frames
-from maskgen.tasks.media.video.files import save_video
-from maskgen.tasks.pipeline import Label, Pipeline
+from maskgen.tasks.commands.parts import EditRun, ProgressBar
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import clip_size, drawing, trained
-from maskgen.tasks.video.files import ClipOptions, output_rate
-from maskgen.tasks.video.generation import generate_video
+from maskgen.tasks.video.files import ClipOptions
 from maskgen.tasks.video.inpainting import inpaint_file
 from maskgen.tasks.video.interpolation import interpolate_files
 from maskgen.tasks.video.outpainting import outpaint_file
@@ -34,7 +28,6 @@ __all__ = [
     "interpolate_command",
     "outpaint_video_command",
     "predict_frames_command",
-    "write_clips",
 ]
 
 _WHOLE = ClipOptions()
@@ -58,182 +51,86 @@ class Sides:
 
 
 def predict_frames_command(
-    *,
-    model: str,
-    video: Path,
-    total: int | None = None,
-    context: int | None = None,
-    count: int = 1,
-    seed: int = 0,
-    out: Path = Path("out"),
-    clip: ClipOptions = _WHOLE,
-    label: str | int | None = None,
-    steps: int | None = None,
-    sampling: Sampling | None = None,
-    device: str | None = None,
+    run: EditRun, *, video: Path, total: int | None = None, context: int | None = None, clip: ClipOptions = _WHOLE
 ) -> None:
     """Go on with a video for as long as asked.
 
     Args:
-        model: model folder, published name or Hub repository.
+        run: see ``EditRun``.
         video: video file of any length, rate and size; the results have the model's size.
         total: frames of a result, the given ones included; as many as one window of the model adds if left out.
         context: how many of the last frames the model is shown; the most it was trained with if left out.
-        count: variants, with seeds ``seed``, ``seed`` + 1, ...
-        seed: of the first variant.
-        out: folder to write to.
         clip: which part of the file is taken, and what is written.
-        label: class number or name, for models with classes.
-        steps: decoding steps, instead of the model's own number.
-        sampling: all sampling settings, instead of the model's own.
-        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    options = {"total": total, "context": context}
-    job = _Job("predict-frames", predict_file, model, out, {"video": video}, options, label, clip)
-    job.run(seed_list(seed, count), steps, sampling, device)
+    _edit(run, "predict-frames", predict_file, {"video": video}, clip, total=total, context=context)
 
 
 def interpolate_command(
-    *,
-    model: str,
-    first: Path,
-    last: Path,
-    total: int | None = None,
-    count: int = 1,
-    seed: int = 0,
-    out: Path = Path("out"),
-    format: Literal["mp4", "gif"] = "mp4",
-    label: str | int | None = None,
-    steps: int | None = None,
-    sampling: Sampling | None = None,
-    device: str | None = None,
+    run: EditRun, *, first: Path, last: Path, total: int | None = None, format: Literal["mp4", "gif"] = "mp4"
 ) -> None:
     """Fill the time between two pictures or videos.
 
     Args:
-        model: model folder, published name or Hub repository.
+        run: see ``EditRun``.
         first: picture or video at the start.
         last: picture or video at the end.
         total: frames of a result, all given ones included; a gap as long as in training if left out.
-        count: variants, with seeds ``seed``, ``seed`` + 1, ...
-        seed: of the first variant.
-        out: folder to write to.
         format: of the results.
-        label: class number or name, for models with classes.
-        steps: decoding steps, instead of the model's own number.
-        sampling: all sampling settings, instead of the model's own.
-        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    files = {"first": first, "last": last}
-    job = _Job("interpolate", _interpolate, model, out, files, {"total": total}, label, ClipOptions(format=format))
-    job.run(seed_list(seed, count), steps, sampling, device)
+    _edit(run, "interpolate", _interpolate, {"first": first, "last": last}, ClipOptions(format=format), total=total)
 
 
-def inpaint_video_command(
-    *,
-    model: str,
-    video: Path,
-    mask: str,
-    count: int = 1,
-    seed: int = 0,
-    out: Path = Path("out"),
-    clip: ClipOptions = _WHOLE,
-    label: str | int | None = None,
-    steps: int | None = None,
-    sampling: Sampling | None = None,
-    device: str | None = None,
-) -> None:
+def inpaint_video_command(run: EditRun, *, video: Path, mask: str, clip: ClipOptions = _WHOLE) -> None:
     """Paint a part of every frame of a video anew.
 
     Args:
-        model: model folder, published name or Hub repository.
+        run: see ``EditRun``.
         video: video file of any length, rate and size; the results have the model's size.
         mask: picture or video of the same size, white = paint anew; or a region: ``central`` or ``dynamic``.
-        count: variants, with seeds ``seed``, ``seed`` + 1, ...
-        seed: of the first variant.
-        out: folder to write to.
         clip: which part of the file is taken, and what is written.
-        label: class number or name, for models with classes.
-        steps: decoding steps, instead of the model's own number.
-        sampling: all sampling settings, instead of the model's own.
-        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    job = _Job(
-        "inpaint-video", inpaint_file, model, out, {"video": video, "mask": mask}, {}, label, clip or ClipOptions()
-    )
-    job.run(seed_list(seed, count), steps, sampling, device)
+    _edit(run, "inpaint-video", inpaint_file, {"video": video, "mask": mask}, clip)
 
 
 def outpaint_video_command(
-    *,
-    model: str,
-    video: Path,
-    sides: Sides = Sides(),
-    region: str | None = None,
-    count: int = 1,
-    seed: int = 0,
-    out: Path = Path("out"),
-    clip: ClipOptions = _WHOLE,
-    label: str | int | None = None,
-    steps: int | None = None,
-    sampling: Sampling | None = None,
-    device: str | None = None,
+    run: EditRun, *, video: Path, sides: Sides = Sides(), region: str | None = None, clip: ClipOptions = _WHOLE
 ) -> None:
     """Add new picture around every frame of a video.
 
     Args:
-        model: model folder, published name or Hub repository.
+        run: see ``EditRun``.
         video: video file of any length, rate and size; the results have the model's size, what is added included.
         sides: pixels to add, in the video's own scale.
         region: instead of these, what of every frame is kept: ``central``, ``vertical``, ``horizontal`` or ``dynamic``.
-        count: variants, with seeds ``seed``, ``seed`` + 1, ...
-        seed: of the first variant.
-        out: folder to write to.
         clip: which part of the file is taken, and what is written.
-        label: class number or name, for models with classes.
-        steps: decoding steps, instead of the model's own number.
-        sampling: all sampling settings, instead of the model's own.
-        device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
     """
-    options = {"pads": dataclasses.astuple(sides), "region": region}
-    job = _Job("outpaint-video", outpaint_file, model, out, {"video": video}, options, label, clip)
-    job.run(seed_list(seed, count), steps, sampling, device)
+    pads = dataclasses.astuple(sides)
+    _edit(run, "outpaint-video", outpaint_file, {"video": video}, clip, pads=pads, region=region)
 
 
-def write_clips(
-    pipe: Pipeline, model: str, ids: list[int], seeds: list[int], chosen: Sampling, out: Path, batch_size: int
+def _edit(
+    run: EditRun,
+    task: str,
+    function: Callable[..., int],
+    files: Mapping[str, str | Path],
+    clip: ClipOptions,
+    **settings: Any,
 ) -> None:
-    """``maskgen generate`` for a video model: one clip a seed, all of them side by side, and a manifest.
+    """A task on one file or two: a video a seed, made and written one after the other, and the manifest."""
+    pipe = run.load()
+    pipe.require("video", task)
+    _check_even(pipe, clip.format)
+    sampling = run.settings(pipe)
 
-    Args:
-        pipe: a video model.
-        model: as it was named.
-        ids: class ids, ``NO_LABEL`` for none.
-        seeds: one a clip.
-        chosen: settings.
-        out: folder to write to.
-        batch_size: clips at a time.
-    """
-    size, rate = clip_size(pipe), output_rate(pipe)
-    suffix = ".gif" if size[1] % 2 or size[2] % 2 else ".mp4"
-    items: list[dict[str, Any]] = []
-    shown: list[Frames] = []
-    with ProgressBar(None) as callback:
-        for first in range(0, len(ids), max(1, batch_size)):
-            part = slice(first, first + max(1, batch_size))
-            labels = None if min(ids[part]) < 0 else ids[part]
-            clips = generate_video(pipe, labels, seeds=seeds[part], sampling=chosen, callback=callback)
-            for label, seed, clip in zip(ids[part], seeds[part], clips, strict=True):
-                name = f"{'' if label < 0 else f'label-{label:04d}_'}seed-{seed:08d}{suffix}"
-                save_video(clip, out / name, rate)
-                items.append({"file": name, "label": label, "seed": seed})
-                shown += [clip] if len(shown) < 100 else []
-    grid = [
-        image_grid([Image.fromarray(clip[place]) for clip in shown], min(len(shown), 10)) for place in range(size[0])
-    ]
-    save_video(grid, out / "grid.gif", rate)
-    write_manifest("generate", model, items, out, {"sampling": dataclasses.asdict(chosen)})
-    print(f"{len(items)} clip(s), grid.gif and manifest.json in {out}")  # noqa: T201
+    def write(path: Path, seed: int) -> int:
+        draw = drawing(pipe, run.label, [seed], sampling, callback=callback)
+        return function(pipe, *files.values(), path, draw, clip=clip, **settings)
+
+    with ProgressBar() as callback:
+        items, frames = run.write(task, f".{clip.format}", (partial(write, seed=seed) for seed in run.seeds))
+    details = {**{name: str(path) for name, path in files.items()}, **settings}
+    details |= {"clip": dataclasses.asdict(clip), "frames": frames[-1]}
+    run.finish(task, items, sampling, details, f"{len(items)} video(s) of {frames[-1]} frames")
 
 
 def describe_video(pipe: Pipeline) -> dict[str, Any]:
@@ -247,51 +144,6 @@ def describe_video(pipe: Pipeline) -> dict[str, Any]:
         "inpainting_prompt": known.inpainting_prompt,
         "frame_rate": known.frame_rate,
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """One task on one file or two.
-
-    Attributes:
-        task: its name in the files and the manifest.
-        function: called as ``function(pipe, *files, out_path, draw, clip=, **options)``.
-        model: see the commands.
-        out: see the commands.
-        files: what is read, by name.
-        options: settings of the task itself.
-        label: see the commands.
-        clip: see the commands.
-    """
-
-    task: str
-    function: Callable[..., int]
-    model: str
-    out: Path
-    files: Mapping[str, str | Path]
-    options: dict[str, Any]
-    label: Label | None
-    clip: ClipOptions
-
-    def run(self, seeds: Sequence[int], steps: int | None, sampling: Sampling | None, device: str | None) -> None:
-        """Write a video for each seed, and the manifest."""
-        pipe = load_model(self.model, device)
-        pipe.require("video", self.task)
-        _check_even(pipe, self.clip.format)
-        chosen = pipe.sampling(sampling, steps)
-        items, frames = [], 0
-        with ProgressBar(None) as callback:
-            for seed in seeds:
-                name = f"{self.task}_seed-{seed:08d}.{self.clip.format}"
-                draw = drawing(pipe, self.label, [seed], chosen, callback=callback)
-                frames = self.function(
-                    pipe, *self.files.values(), self.out / name, draw, clip=self.clip, **self.options
-                )
-                items.append({"file": name, "seed": seed})
-        details = {**{name: str(path) for name, path in self.files.items()}, **self.options}
-        details |= {"clip": dataclasses.asdict(self.clip), "label": self.label, "frames": frames}
-        write_manifest(self.task, self.model, items, self.out, details | {"sampling": dataclasses.asdict(chosen)})
-        print(f"{len(items)} video(s) of {frames} frames and manifest.json in {self.out}")  # noqa: T201
 
 
 def _interpolate(*arguments: Any, clip: ClipOptions, **options: Any) -> int:

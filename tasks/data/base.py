@@ -21,10 +21,12 @@ class SignalData(ABC):
         modality: "image", "video" or "audio".
         key: name of the signal in a batch.
         size: size of a training signal without batch and channels, e.g. (H, W) or (S,).
+        rules: the dataclass of settings that a data set shares with its relatives and takes as further keywords.
     """
 
     modality: ClassVar[str]
     key: ClassVar[str]
+    rules: ClassVar[type | None] = None
     size: tuple[int, ...]
 
     @property

@@ -37,8 +37,7 @@ class FileRules:
     broken: float = 0.2
 
     def __post_init__(self) -> None:
-        shares = (self.held_out, self.broken)
-        if None in shares or not all(0 <= share < 1 for share in shares):
+        if not (0 <= self.held_out < 1 and 0 <= self.broken < 1):
             raise ValueError(f"held_out, broken: got {self.held_out}, {self.broken}, expected shares from 0 to below 1")
 
 
@@ -54,6 +53,7 @@ class FileData(SignalData):
         broken: the files left out.
     """
 
+    rules = FileRules
     broken: BrokenExamples
 
     @abstractmethod

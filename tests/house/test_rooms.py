@@ -18,7 +18,7 @@ ORDER = (
     ("models", "training"),
     ("testing", "sampling"),
     ("objectives", "published"),
-    ("tokenizers.base", "tokenizers.layers"),
+    ("tokenizers.base", "tokenizers.settings", "tokenizers.layers"),
     ("tokenizers.quantizers",),
     ("tokenizers.image", "tokenizers.audio"),
     ("tokenizers.video",),

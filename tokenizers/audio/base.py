@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import ClassVar
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from maskgen.tokenizers.base import Tokenizer
 
-__all__ = ["AudioTokenizer", "check_audio"]
+__all__ = ["AudioTokenizer", "ConfiguredCodec", "check_audio"]
 
 
 class AudioTokenizer(Tokenizer):
     """Sound to tokens and back.
 
     Signal: float [B, C, S] in about [-1, 1] at ``sample_rate``; S is any positive number of samples, padded on the right to
-    whole hops by ``encode``. ``decode`` gives whole hops, T x hop samples: who knows S crops to it.
+    whole hops by ``encode``. ``decode`` gives whole hops, T x hop samples: crop to an S that you know.
 
     Tokens are long [B, T, K], coarse codebook first. ``decode`` also takes the first k < K codebooks alone, which leaves out
     the finer detail.
@@ -60,18 +60,7 @@ class AudioTokenizer(Tokenizer):
         return (-(-signal_shape[2] // self.stride[0]),)
 
     def encode(self, signal: Tensor) -> Tensor:
-        """Turn sound into tokens; see ``encode_scaled`` for codecs that keep the loudness aside.
-
-        Args:
-            signal: float [B, C, S] in about [-1, 1].
-
-        Returns:
-            Long [B, T, K], T = ceil(S / hop).
-
-        Raises:
-            TypeError: when the signal is not floating point.
-            ValueError: when its shape does not fit.
-        """
+        """Turn sound into tokens, see ``Tokenizer.encode``; ``encode_scaled`` is for codecs that keep the loudness aside."""
         return self.encode_scaled(signal)[0]
 
     @abstractmethod
@@ -80,19 +69,16 @@ class AudioTokenizer(Tokenizer):
 
     @abstractmethod
     def decode(self, tokens: Tensor, axes: Sequence[int], scale: Tensor | None = None) -> Tensor:
-        """Turn tokens back into sound.
+        """Turn tokens back into sound, float [B, C, T x hop]; see ``Tokenizer.decode``.
 
         Args:
             tokens: long [B, T, k], ids in [0, V), 1 <= k <= K.
             axes: (T,).
             scale: what ``encode_scaled`` gave; 1 if left out.
 
-        Returns:
-            Float [B, C, T x hop].
-
         Raises:
             TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit.
+            ValueError: when shape, grid, ids or scale do not fit.
         """
 
     def frames(self, seconds: float) -> int:
@@ -112,12 +98,41 @@ class AudioTokenizer(Tokenizer):
                 f"tokens: got shape {tuple(tokens.shape)}, expected [B, T, k] with 1 to {self.num_codebooks} codebooks"
             )
         missing = self.num_codebooks - k
-        self._check_tokens(torch.nn.functional.pad(tokens, (0, missing)) if missing else tokens, axes)
+        self._check_tokens(F.pad(tokens, (0, missing)) if missing else tokens, axes)
 
     def _to_hops(self, signal: Tensor) -> Tensor:
         """Check, and pad with silence on the right to a multiple of the hop."""
         check_audio(signal, self.channels)
-        return torch.nn.functional.pad(signal, (0, -signal.shape[-1] % self.stride[0]))
+        return F.pad(signal, (0, -signal.shape[-1] % self.stride[0]))
+
+
+class ConfiguredCodec(AudioTokenizer):
+    """Base of codecs whose config says ``sample_rate``, ``channels``, ``hop``, ``codebooks`` and ``codebook_size``."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the same for every codebook."""
+        return int(self.config.codebook_size)
+
+    @property
+    def num_codebooks(self) -> int:
+        """K, the codebooks in use."""
+        return int(self.config.codebooks)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Samples a frame: (hop,)."""
+        return (int(self.config.hop),)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second."""
+        return int(self.config.sample_rate)
+
+    @property
+    def channels(self) -> int:
+        """C: 1 mono, 2 stereo."""
+        return int(self.config.channels)
 
 
 def check_audio(signal: Tensor, channels: int) -> None:

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.audio.base import ConfiguredCodec
 from maskgen.tokenizers.quantizers.vector import Quantized, QuantizerConfig, ResidualQuantizer
+from maskgen.tokenizers.settings import freeze_lists
 
 __all__ = ["AudioCodec", "AudioCodecConfig", "AudioCodecOutput", "ResidualUnit"]
 
@@ -56,8 +58,7 @@ class AudioCodecConfig:
     commitment_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoder_dilations", tuple(self.encoder_dilations))  # JSON brings lists
-        object.__setattr__(self, "decoder_dilations", tuple(self.decoder_dilations))
+        freeze_lists(self)
         if self.channels not in (1, 2):
             raise ValueError(f"channels: got {self.channels}, expected 1 or 2")
         if self.sample_rate < 1 or self.width < 2 or self.hop < 2:
@@ -97,7 +98,7 @@ class AudioCodecOutput:
     quantized: Quantized
 
 
-class AudioCodec(AudioTokenizer):
+class AudioCodec(ConfiguredCodec):
     """Sound float [B, C, S] in [-1, 1] at ``sample_rate`` to tokens [B, T, K] and back; loudness is not kept aside.
 
     Args:
@@ -122,31 +123,6 @@ class AudioCodec(AudioTokenizer):
             nn.ELU(),
             _FourierFrames(width, config.channels, config.hop),
         )
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples a second."""
-        return self.config.sample_rate
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.config.channels
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self.config.codebook_size
-
-    @property
-    def num_codebooks(self) -> int:
-        """K."""
-        return self.config.codebooks
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """The hop, samples a frame."""
-        return (self.config.hop,)
 
     def code_tables(self) -> Tensor:
         """The vectors of the codes, ``[K, V, D]``; a code's vector is the sum over its codebooks."""
@@ -184,8 +160,8 @@ class AudioCodec(AudioTokenizer):
             start=tables.new_zeros(()),
         )
         weight = next(self.decoder.parameters())
-        audio: Tensor = self.decoder(latents.transpose(1, 2).to(weight.dtype)).float()
-        return audio if scale is None else audio * scale.to(audio).view(-1, 1, 1)
+        audio: Tensor = self.decoder(rearrange(latents, "b t d -> b d t").to(weight.dtype)).float()
+        return audio if scale is None else audio * scale.to(audio)[:, None, None]
 
 
 class ResidualUnit(nn.Module):
@@ -193,7 +169,7 @@ class ResidualUnit(nn.Module):
 
     Args:
         width: W.
-        dilation: of the convolution over three places.
+        dilation: of the convolution over three frames.
     """
 
     def __init__(self, width: int, dilation: int) -> None:
@@ -212,10 +188,10 @@ class ResidualUnit(nn.Module):
 
 def _lapped_basis(stride: int, count: int) -> Tensor:
     """The ``count`` slowest functions of the MDCT with a sine window, ``[count, 2 x stride]``, orthonormal with overlap."""
-    place = torch.arange(2 * stride, dtype=torch.float64) + 0.5
+    sample = torch.arange(2 * stride, dtype=torch.float64) + 0.5
     frequency = torch.arange(count, dtype=torch.float64)[:, None] + 0.5
-    window = (math.pi * place / (2 * stride)).sin()
-    return (math.sqrt(2 / stride) * window * (math.pi / stride * (place + stride / 2) * frequency).cos()).float()
+    window = (math.pi * sample / (2 * stride)).sin()
+    return (math.sqrt(2 / stride) * window * (math.pi / stride * (sample + stride / 2) * frequency).cos()).float()
 
 
 class _Features(nn.Module):
@@ -235,14 +211,14 @@ class _Features(nn.Module):
         self.project = nn.Conv1d(channels * (2 * hop + 1), width, 1)
 
     def forward(self, audio: Tensor) -> Tensor:
-        flat = F.pad(audio, (self.hop // 2, self.hop - self.hop // 2)).flatten(0, 1)
+        flat = rearrange(F.pad(audio, (self.hop // 2, self.hop - self.hop // 2)), "b c s -> (b c) s")
         lapped = F.conv1d(flat[:, None], self.basis.to(flat.dtype), stride=self.hop)
         spectrum = torch.stft(
             flat.float(), 2 * self.hop, self.hop, window=self.window, center=False, return_complex=True
         )
         levels = (spectrum.abs() / self.hop * 2).clamp(min=1e-4).log10() + 2  # about 0 +- 1
         both = torch.cat((2 * lapped, levels.to(lapped.dtype)), dim=1)
-        return self.project(both.unflatten(0, audio.shape[:2]).flatten(1, 2))
+        return self.project(rearrange(both, "(b c) f t -> b (c f) t", c=audio.shape[1]))
 
 
 class _FourierFrames(nn.Module):
@@ -264,14 +240,14 @@ class _FourierFrames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[-1]
-        # Transforms know float32 only, and the exponential wants it.
-        spectra = self.project(x).float().unflatten(1, (self.channels, 3, -1)).transpose(-1, -2)
-        level, real, imaginary = spectra.unbind(2)  # [B, C, T, F] each
+        # Transforms know float32 only, and the exponential needs it.
+        spectra = rearrange(self.project(x).float(), "b (c parts f) t -> b c parts t f", c=self.channels, parts=3)
+        level, real, imaginary = spectra.unbind(2)
         length = (real.square() + imaginary.square() + 1e-12).rsqrt()
         size = level.clamp(max=12).exp() * length * (_QUIET * math.sqrt(self.size))
         parts = torch.fft.irfft(torch.complex(size * real, size * imaginary), n=self.size) * self.window
         total = (frames - 1) * self.hop + self.size
-        columns = parts.flatten(0, 1).transpose(1, 2)  # [B x C, size, T]
+        columns = rearrange(parts, "b c t size -> (b c) size t")
         sound = F.fold(columns, (1, total), (1, self.size), stride=(1, self.hop))[:, 0, 0]
         start = (self.size - self.hop) // 2
-        return sound[:, start : start + frames * self.hop].unflatten(0, (-1, self.channels))
+        return rearrange(sound[:, start : start + frames * self.hop], "(b c) s -> b c s", c=self.channels)

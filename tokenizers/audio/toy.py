@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
-from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.audio.base import ConfiguredCodec
+from maskgen.tokenizers.settings import check_least
 
 __all__ = ["ToyAudioTokenizer", "ToyAudioTokenizerConfig"]
 
@@ -35,9 +37,7 @@ class ToyAudioTokenizerConfig:
     levels: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "channels", "hop", "codebooks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        check_least(self, sample_rate=1, channels=1, hop=1, codebooks=1)
         if self.levels < 2 or self.levels**self.codebooks > _FINEST:
             raise ValueError(
                 f"got {self.levels} levels in {self.codebooks} codebooks, expected 2 or more levels and at most {_FINEST} "
@@ -45,7 +45,7 @@ class ToyAudioTokenizerConfig:
             )
 
 
-class ToyAudioTokenizer(AudioTokenizer):
+class ToyAudioTokenizer(ConfiguredCodec):
     """One frame is one amplitude, written as a number of K digits with base V.
 
     The amplitudes from -1 to 1 are cut into L equal steps; a frame's mean amplitude falls into one of them, whose number is
@@ -68,26 +68,6 @@ class ToyAudioTokenizer(AudioTokenizer):
         """V."""
         return self.config.levels
 
-    @property
-    def num_codebooks(self) -> int:
-        """K."""
-        return self.config.codebooks
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """Samples a frame."""
-        return (self.config.hop,)
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples a second."""
-        return self.config.sample_rate
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.config.channels
-
     def code_tables(self) -> Tensor:
         """Float [K, V, 1]: the shift of each digit; a frame's amplitude is the sum over the codebooks."""
         levels = self.config.levels
@@ -98,19 +78,18 @@ class ToyAudioTokenizer(AudioTokenizer):
     def encode_scaled(self, signal: Tensor) -> tuple[Tensor, None]:
         """See ``AudioTokenizer``; loudness is not kept aside."""
         whole = self._to_hops(signal).float()
-        levels, codebooks, hop = self.config.levels, self.config.codebooks, self.config.hop
-        amplitude = whole.reshape(len(whole), self.channels, -1, hop).mean(dim=(1, 3))
+        levels, codebooks = self.config.levels, self.config.codebooks
+        amplitude = rearrange(whole, "b c (t hop) -> b c t hop", hop=self.config.hop).mean(dim=(1, 3))
         steps = levels**codebooks
         number = ((amplitude + 1) / 2 * steps).floor().long().clamp(0, steps - 1)
-        digits = [number // levels ** (codebooks - 1 - place) % levels for place in range(codebooks)]
+        digits = [number // levels ** (codebooks - 1 - digit) % levels for digit in range(codebooks)]
         return torch.stack(digits, dim=-1), None
 
     def decode(self, tokens: Tensor, axes: Sequence[int], scale: Tensor | None = None) -> Tensor:
         """See ``AudioTokenizer``; the result is float32."""
         self._check_codes(tokens, axes)
         tables = self.code_tables().to(tokens.device)
-        digits = [tables[place, tokens[..., place], 0] for place in range(tokens.shape[-1])]
-        sound = torch.stack(digits).sum(0)[:, None].repeat_interleave(self.config.hop, dim=-1)
-        if scale is not None:
-            sound = sound * scale.to(sound)[:, None, None]
-        return sound.repeat(1, self.channels, 1)
+        digits = [tables[digit, ids, 0] for digit, ids in enumerate(tokens.unbind(-1))]
+        amplitude = torch.stack(digits).sum(0)
+        sound = repeat(amplitude, "b t -> b c (t hop)", c=self.channels, hop=self.config.hop)
+        return sound if scale is None else sound * scale.to(sound)[:, None, None]

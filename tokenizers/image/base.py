@@ -32,6 +32,11 @@ class ImageTokenizer(Tokenizer):
         check_image_shape(signal_shape)
         return tuple(-(-size // step) for size, step in zip(signal_shape[2:], self.stride, strict=True))
 
+    def _check_signal(self, signal: Tensor) -> None:
+        """Refuse images that ``encode`` cannot take."""
+        check_images(signal)
+        self.axes(signal.shape)
+
     def _whole_axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
         """``axes`` for tokenizers that refuse sizes which the stride does not divide."""
         check_image_shape(signal_shape)

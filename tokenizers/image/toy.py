@@ -5,18 +5,22 @@ Shapes: B batch, H W pixels, h w token grid, N = h * w, K = 1, V = levels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
-from maskgen.tokenizers.image.base import ImageTokenizer, check_images
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.image.base import ImageTokenizer
+from maskgen.tokenizers.settings import check_least
 
-__all__ = ["ToyTokenizer", "ToyTokenizerConfig"]
+__all__ = ["GreyTokenizer", "ToyTokenizer", "ToyTokenizerConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToyTokenizerConfig:
-    """Settings of the toy tokenizer.
+    """Settings of the toy.
 
     Attributes:
         levels: number of grey levels, which is the vocabulary.
@@ -27,19 +31,43 @@ class ToyTokenizerConfig:
     patch: int = 2
 
     def __post_init__(self) -> None:
-        if self.levels < 2:
-            raise ValueError(f"levels: got {self.levels}, expected 2 or more grey levels")
-        if self.patch < 1:
-            raise ValueError(f"patch: got {self.patch}, expected a side of 1 pixel or more")
+        check_least(self, levels=2, patch=1)
 
 
-class ToyTokenizer(ImageTokenizer):
+class GreyTokenizer(Tokenizer):
+    """Base of the toys of pixels: one token is the grey level of one box, i standing for the value i / (levels - 1).
+
+    Its config has ``levels``.
+    """
+
+    config: Any
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of grey levels."""
+        return int(self.config.levels)
+
+    @property
+    def num_codebooks(self) -> int:
+        """Always 1."""
+        return 1
+
+    def _levels(self, means: Tensor) -> Tensor:
+        """Tokens [B, N, 1] of the mean value of each box, [B, ...]: the nearest level."""
+        level = (means * (self.vocab_size - 1)).round().long().clamp(0, self.vocab_size - 1)
+        return rearrange(level, "b ... -> b (...) 1")
+
+    def _grey(self, tokens: Tensor) -> Tensor:
+        """Float32 [B, N] in [0, 1] of tokens [B, N, 1]."""
+        return tokens[..., 0].to(torch.float32) / (self.vocab_size - 1)
+
+
+class ToyTokenizer(ImageTokenizer, GreyTokenizer):
     """One token is the grey level of one square patch.
 
-    Signal: float images [B, 3, H, W] in [0, 1], H and W multiples of ``patch``. Token i stands for the grey value
-    i / (levels - 1). The domain on which ``decode(encode(x)) == x`` holds exactly is the float32 images that ``decode``
-    makes: the three channels equal, every patch of one value, the value on that grid. Other images go to the nearest
-    level of each patch's mean.
+    Signal: see ``ImageTokenizer``; H and W are multiples of ``patch``. The domain on which ``decode(encode(x)) == x`` holds
+    exactly is the float32 images that ``decode`` makes: the three channels equal, every patch of one value, the value on the
+    grid of levels. Other images go to the nearest level of each patch's mean.
 
     Args:
         config: settings; the defaults give 4 levels and patches of 2 x 2.
@@ -48,16 +76,6 @@ class ToyTokenizer(ImageTokenizer):
     def __init__(self, config: ToyTokenizerConfig) -> None:
         super().__init__()
         self.config: ToyTokenizerConfig = config
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of grey levels."""
-        return self.config.levels
-
-    @property
-    def num_codebooks(self) -> int:
-        """Always 1."""
-        return 1
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -73,41 +91,14 @@ class ToyTokenizer(ImageTokenizer):
         return self._whole_axes(signal_shape)
 
     def encode(self, signal: Tensor) -> Tensor:
-        """Nearest grey level of every patch.
-
-        Args:
-            signal: float [B, 3, H, W] in [0, 1].
-
-        Returns:
-            Long [B, h * w, 1].
-
-        Raises:
-            TypeError: when the images are not floating point.
-            ValueError: when the shape does not fit.
-        """
-        check_images(signal)
-        h, w = self.axes(signal.shape)
-        patch = self.config.patch
-        patches = signal.float().reshape(len(signal), 3, h, patch, w, patch)
-        level = (patches.mean(dim=(1, 3, 5)) * (self.config.levels - 1)).round().long()
-        return level.clamp(0, self.config.levels - 1).reshape(len(signal), h * w, 1)
+        """Nearest grey level of every patch; see ``Tokenizer.encode``."""
+        self._check_signal(signal)
+        side = self.config.patch
+        boxes = rearrange(signal.float(), "b c (h i) (w j) -> b c h i w j", i=side, j=side)
+        return self._levels(boxes.mean(dim=(1, 3, 5)))
 
     def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Paint every patch with its grey level.
-
-        Args:
-            tokens: long [B, h * w, 1], ids in [0, levels).
-            axes: (h, w).
-
-        Returns:
-            Float32 [B, 3, h * patch, w * patch] in [0, 1].
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit.
-        """
+        """Float32 images with every patch of its grey level; see ``Tokenizer.decode``."""
         self._check_tokens(tokens, axes)
-        h, w = axes
-        grey = tokens.to(torch.float32).reshape(len(tokens), 1, h, w) / (self.config.levels - 1)
-        grown = grey.repeat_interleave(self.config.patch, dim=2).repeat_interleave(self.config.patch, dim=3)
-        return grown.repeat(1, 3, 1, 1)
+        side = self.config.patch
+        return repeat(self._grey(tokens), "b (h w) -> b c (h i) (w j)", c=3, h=axes[0], i=side, j=side)

@@ -3,13 +3,14 @@
 Shapes: B batch, H W pixels, h w token grid, N = h * w, D width of a code, K codebooks.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
 
-from maskgen.tokenizers.image.base import ImageTokenizer, check_images
+from maskgen.tokenizers.image.base import ImageTokenizer
 from maskgen.tokenizers.layers.conv2d import (
     Activation,
     AverageDownsample,
@@ -19,10 +20,14 @@ from maskgen.tokenizers.layers.conv2d import (
     Upsample,
     activate,
     group_norm,
+    run_stages,
+    staged_blocks,
 )
-from maskgen.tokenizers.quantizers.vector import Quantized, QuantizerConfig, build_quantizer
+from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
+from maskgen.tokenizers.quantizers.vector import QuantizerConfig, build_quantizer
+from maskgen.tokenizers.settings import check_choice, check_least, check_levels, freeze_lists
 
-__all__ = ["VQGAN", "Decoder", "Encoder", "VQGANConfig", "VQGANOutput"]
+__all__ = ["VQGAN", "Decoder", "Encoder", "VQGANConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +56,12 @@ class VQGANConfig:
     groups: int = 32
 
     def __post_init__(self) -> None:
-        # A config read back from JSON brings a list and a dictionary.
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        if isinstance(self.quantizer, Mapping):
+        freeze_lists(self)
+        if isinstance(self.quantizer, Mapping):  # from JSON
             object.__setattr__(self, "quantizer", QuantizerConfig(**self.quantizer))
-        for name, value, expected in (
-            ("downsample", self.downsample, ("average", "conv")),
-            ("activation", self.activation, ("swish", "relu")),
-            ("shortcut", self.shortcut, ("branch", "input")),
-        ):
-            if value not in expected:
-                raise ValueError(f"{name}: got {value!r}, expected {expected[0]!r} or {expected[1]!r}")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"multipliers: got {self.multipliers}, expected one positive number a level")
-        if self.channels < 1 or self.res_blocks < 1 or self.groups < 1:
-            raise ValueError(
-                f"channels, res_blocks, groups: got {self.channels}, {self.res_blocks}, {self.groups}, "
-                "expected 1 or more of each"
-            )
-        uneven = [width for width in self.widths if width % self.groups]
-        if uneven:
-            raise ValueError(
-                f"channels: got level widths {self.widths}, expected multiples of groups={self.groups}; "
-                "choose other channels or fewer groups"
-            )
+        check_choice(self, downsample=("average", "conv"), activation=("swish", "relu"), shortcut=("branch", "input"))
+        check_least(self, res_blocks=1)
+        check_levels(self)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -103,11 +90,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, D, h, w]."""
         x: Tensor = self.conv_in(images)
-        for index, block in enumerate(self.blocks):
-            level, inside = divmod(index, self.config.res_blocks)
-            if inside == 0 and 0 < level < len(self.config.multipliers):
-                x = self.downs[level - 1](x)
-            x = block(x)
+        x = run_stages(x, self.blocks, self.downs, self.config.res_blocks, first=1)
         x = self.conv_out(activate(self.norm_out(x), self.config.activation))
         return x
 
@@ -132,41 +115,18 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """[B, D, h, w] -> [B, 3, h * stride, w * stride]."""
         x: Tensor = self.conv_in(latents)
-        for index, block in enumerate(self.blocks):
-            # Stage 0 is the middle, stage 1 the deepest level; every later stage starts on a grid twice as fine.
-            stage, inside = divmod(index, self.config.res_blocks)
-            if inside == 0 and stage > 1:
-                x = self.ups[stage - 2](x)
-            x = block(x)
+        # Stage 0 is the middle, stage 1 the deepest level; every later stage starts on a grid twice as fine.
+        x = run_stages(x, self.blocks, self.ups, self.config.res_blocks, first=2)
         x = self.conv_out(activate(self.norm_out(x), self.config.activation))
         return x
 
 
 def _blocks(config: VQGANConfig, width: int, stages: Sequence[int]) -> nn.ModuleList:
-    """``res_blocks`` blocks for each stage's width, in the official numbering."""
-    blocks = nn.ModuleList()
-    for out in stages:
-        for _ in range(config.res_blocks):
-            block = ResBlock(width, out, groups=config.groups, activation=config.activation, shortcut=config.shortcut)
-            blocks.append(block)
-            width = out
-    return blocks
+    block = functools.partial(ResBlock, groups=config.groups, activation=config.activation, shortcut=config.shortcut)
+    return staged_blocks(width, stages, config.res_blocks, block)
 
 
-@dataclass(frozen=True)
-class VQGANOutput:
-    """One pass for stage-1 training.
-
-    Attributes:
-        reconstruction: [B, 3, H', W'], not clamped; H' and W' are H and W when the stride divides them, else larger.
-        quantized: latents, codes and losses of the quantizer.
-    """
-
-    reconstruction: Tensor
-    quantized: Quantized
-
-
-class VQGAN(ImageTokenizer):
+class VQGAN(ImageTokenizer, Autoencoder):
     """Image tokenizer, exactly the official architecture under the default config.
 
     Signal: float images [B, 3, H, W] in [0, 1] (not -1..1). ``decode`` returns what the last convolution gives, which
@@ -191,76 +151,10 @@ class VQGAN(ImageTokenizer):
                 _init_conv(module)
 
     @property
-    def vocab_size(self) -> int:
-        """Codes per codebook."""
-        return self.quantizer.vocab_size
-
-    @property
-    def num_codebooks(self) -> int:
-        """Codes per place: 1, or the steps of a residual quantizer."""
-        return self.quantizer.num_codebooks
-
-    @property
     def stride(self) -> tuple[int, ...]:
         """Pixels per token, for both axes."""
         side = 2 ** (len(self.config.multipliers) - 1)
         return (side, side)
-
-    @property
-    def last_layer(self) -> Tensor:
-        """Kernel of the decoder's last convolution, where an adaptive GAN weight is measured."""
-        return self.decoder.conv_out.weight
-
-    def encode(self, signal: Tensor) -> Tensor:
-        """Tokens of images.
-
-        Args:
-            signal: float [B, 3, H, W] in [0, 1].
-
-        Returns:
-            Long [B, h * w, K].
-
-        Raises:
-            TypeError: when the images are not floating point.
-            ValueError: when the shape is not [B, 3, H, W].
-        """
-        check_images(signal)
-        return self.quantizer.encode(self.encoder(signal.to(self.last_layer.dtype)))
-
-    def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Images of tokens.
-
-        Args:
-            tokens: long [B, h * w, K], ids in [0, V).
-            axes: (h, w).
-
-        Returns:
-            Float [B, 3, h * stride, w * stride], nominally in [0, 1], not clamped.
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit.
-        """
-        self._check_tokens(tokens, axes)
-        images: Tensor = self.decoder(self.quantizer.lookup(tokens, axes).to(self.last_layer.dtype))
-        return images
-
-    def forward(self, images: Tensor) -> VQGANOutput:
-        """Reconstruct with gradients, for stage-1 training.
-
-        Args:
-            images: float [B, 3, H, W] in [0, 1].
-
-        Returns:
-            Reconstruction and what the quantizer made.
-
-        Raises:
-            TypeError: when the images are not floating point.
-            ValueError: when the shape is not [B, 3, H, W].
-        """
-        check_images(images)
-        quantized: Quantized = self.quantizer(self.encoder(images.to(self.last_layer.dtype)))
-        return VQGANOutput(self.decoder(quantized.latents), quantized)
 
 
 def _init_conv(conv: nn.Conv2d) -> None:

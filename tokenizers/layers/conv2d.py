@@ -3,6 +3,8 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -19,7 +21,9 @@ __all__ = [
     "average_downsample",
     "group_norm",
     "pad_same",
+    "run_stages",
     "same_padding",
+    "staged_blocks",
     "upsample",
 ]
 
@@ -103,19 +107,20 @@ class AverageDownsample(nn.Module):
 
 
 class ConvDownsample(nn.Module):
-    """Halve both pixel axes by a 4 x 4 convolution with bias, stride 2, "SAME" zeros.
+    """Halve both pixel axes by a convolution with bias, stride 2, "SAME" zeros (right and bottom on even sizes).
 
     Args:
         channels: width in and out.
+        kernel: side of the kernel; MaskGIT's is 4, MaskBit's 3.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: int = 4) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=4, stride=2)
+        self.conv = nn.Conv2d(channels, channels, kernel_size=kernel, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)]."""
-        out: Tensor = self.conv(pad_same(x, kernel=4, stride=2))
+        out: Tensor = self.conv(pad_same(x, kernel=self.conv.kernel_size[0], stride=2))
         return out
 
 
@@ -186,3 +191,39 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
         The layer.
     """
     return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def staged_blocks(
+    width: int, stages: Sequence[int], per_stage: int, block: Callable[[int, int], nn.Module]
+) -> nn.ModuleList:
+    """``per_stage`` blocks for each stage's width, in the official numbering; the first of a stage changes the width.
+
+    Args:
+        width: before the first stage.
+        stages: width of each stage.
+        per_stage: blocks a stage.
+        block: makes a block from its widths in and out.
+    """
+    widths = [width, *(stage for stage in stages for _ in range(per_stage))]
+    return nn.ModuleList(block(before, after) for before, after in itertools.pairwise(widths))
+
+
+def run_stages(x: Tensor, blocks: nn.ModuleList, resamplers: nn.ModuleList, per_stage: int, first: int) -> Tensor:
+    """Blocks in a row, with a resampler before each stage from ``first`` on as far as there are resamplers.
+
+    Args:
+        x: [B, C, ...].
+        blocks: of all stages.
+        resamplers: ways from one level to the next.
+        per_stage: blocks a stage.
+        first: number of the stage that begins on another grid.
+
+    Returns:
+        [B, C', ...].
+    """
+    for index, block in enumerate(blocks):
+        stage, inside = divmod(index, per_stage)
+        if inside == 0 and 0 <= stage - first < len(resamplers):
+            x = resamplers[stage - first](x)
+        x = block(x)
+    return x

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.image.base import ImageTokenizer, check_images
+from maskgen.tokenizers.image.base import ImageTokenizer
 from maskgen.tokenizers.magvit2.layers import Decoder, Encoder, Magvit2Network
 from maskgen.tokenizers.quantizers.lookup_free import LFQ, LFQConfig, LFQOutput, factor_ids, join_ids
-from maskgen.tokenizers.video.base import VideoTokenizer, check_video
+from maskgen.tokenizers.settings import freeze_lists
+from maskgen.tokenizers.video.base import VideoTokenizer
 
 __all__ = ["Magvit2Config", "Magvit2Image", "Magvit2ImageConfig", "Magvit2Output", "Magvit2Video", "Magvit2VideoConfig"]
 
@@ -49,9 +50,7 @@ class Magvit2Config:
     batch_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        # A config read back from JSON brings lists.
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        object.__setattr__(self, "token_bits", tuple(self.token_bits))
+        freeze_lists(self)
         if not self.token_bits or min(self.token_bits) < 1 or len(set(self.token_bits)) > 1:
             raise ValueError(
                 f"token_bits: got {self.token_bits}, expected equal parts of an id such as (9, 9), or (18,) for ids in one "
@@ -115,7 +114,7 @@ class Magvit2VideoConfig(Magvit2Config):
     strides: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strides", tuple(tuple(stride) for stride in self.strides))
+        freeze_lists(self)
         if any(len(stride) != 3 for stride in self.strides):
             raise ValueError(f"strides: got {self.strides}, expected (frames, rows, columns) for each of them")
         super().__post_init__()
@@ -173,34 +172,11 @@ class _Magvit2(Tokenizer):
         return self.decoder.conv_out.weight
 
     def encode(self, signal: Tensor) -> Tensor:
-        """Tokens of a signal.
-
-        Args:
-            signal: float [B, 3, ...] in [0, 1].
-
-        Returns:
-            Long [B, N, K].
-
-        Raises:
-            TypeError: when the signal is not floating point.
-            ValueError: when its shape does not fit.
-        """
+        """Tokens of a signal; see ``Tokenizer.encode``."""
         return self._tokens(self.quantizer.encode(self.latents(self._signed(signal))))
 
     def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Signal of tokens.
-
-        Args:
-            tokens: long [B, N, K], ids in [0, V).
-            axes: token grid.
-
-        Returns:
-            Float [B, 3, ...], nominally in [0, 1], not clamped.
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit.
-        """
+        """Signal of tokens, not clamped; see ``Tokenizer.decode``."""
         self._check_tokens(tokens, axes)
         ids = join_ids(tokens.unbind(-1), self.config.token_bits)
         return (self.pixels(self.quantizer.lookup(ids[..., None], axes)) + 1) / 2
@@ -248,19 +224,18 @@ class _Magvit2(Tokenizer):
     def _signed(self, signal: Tensor) -> Tensor:
         """The checked signal in -1..1."""
         self._check_signal(signal)
-        self.axes(signal.shape)
         return 2 * signal.to(self.last_layer.dtype) - 1
 
     @abstractmethod
     def _check_signal(self, signal: Tensor) -> None:
-        """Refuse what is no batch of this kind of signal."""
+        """Refuse what ``encode`` cannot take."""
 
     def _tokens(self, ids: Tensor) -> Tensor:
         """Whole ids [B, N, 1] in parts [B, N, K]."""
         return torch.stack(factor_ids(ids.squeeze(-1), self.config.token_bits), dim=-1)
 
 
-class Magvit2Image(_Magvit2, ImageTokenizer):
+class Magvit2Image(ImageTokenizer, _Magvit2):
     """Image tokenizer.
 
     Signal: float images [B, 3, H, W] in [0, 1]. The network itself works in -1..1: ``encode`` and ``decode`` rescale.
@@ -279,11 +254,8 @@ class Magvit2Image(_Magvit2, ImageTokenizer):
         self.config: Magvit2ImageConfig = config
         self._build(config)
 
-    def _check_signal(self, signal: Tensor) -> None:
-        check_images(signal)
 
-
-class Magvit2Video(_Magvit2, VideoTokenizer):
+class Magvit2Video(VideoTokenizer, _Magvit2):
     """Video tokenizer with causal convolutions; an image is a clip of one frame.
 
     Signal: float clips [B, 3, T, H, W] in [0, 1] of T = 1 + s * n frames, s the stride along time: the first frame has
@@ -305,39 +277,7 @@ class Magvit2Video(_Magvit2, VideoTokenizer):
         self.config: Magvit2VideoConfig = config
         self._build(config)
 
-    def latent_frames(self, frames: int) -> int:
-        """Token frames of a clip.
-
-        Args:
-            frames: T.
-
-        Returns:
-            t = 1 + (T - 1) / s.
-
-        Raises:
-            ValueError: when T is not 1 + s * n; names the nearest lengths.
-        """
-        step = self.stride[0]
-        if frames < 1 or (frames - 1) % step:
-            below = 1 + max(frames - 1, 0) // step * step
-            raise ValueError(
-                f"frames: got {frames}, expected 1 + {step}n of them; the nearest are {below} and {below + step}: cut or "
-                "pad the clip"
-            )
-        return 1 + (frames - 1) // step
-
-    def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that ``decode`` gives for t token frames: 1 + s * (t - 1).
-
-        Args:
-            latent_frames: t.
-
-        Raises:
-            ValueError: when t is not positive.
-        """
-        if latent_frames < 1:
-            raise ValueError(f"latent_frames: got {latent_frames}, expected 1 or more")
-        return 1 + self.stride[0] * (latent_frames - 1)
-
-    def _check_signal(self, signal: Tensor) -> None:
-        check_video(signal)
+    @property
+    def first_alone(self) -> bool:
+        """Always: the convolutions are causal."""
+        return True

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor, nn
 
 from maskgen.data import Source
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.quantizers.autoencoder import Reconstruction
 from maskgen.tokenizers.quantizers.care import CodebookSettings
-from maskgen.tokenizers.quantizers.vector import Quantized
 from maskgen.tokenizers.training.base import Show, TokenizerTraining, crop_like, frozen
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig, StyleGANDiscriminator
 from maskgen.tokenizers.training.discriminators.video import (
@@ -152,16 +152,6 @@ class VideoReconstructionSettings(_Terms):
         return ReconstructionTraining(model, self, held_out=held_out, show=show)
 
 
-class _Pass(Protocol):
-    """What a training pass of a tokenizer gives, as ``VQGANOutput``."""
-
-    @property
-    def reconstruction(self) -> Tensor: ...
-
-    @property
-    def quantized(self) -> Quantized: ...
-
-
 class ReconstructionTraining(TokenizerTraining):
     """Reconstruct images or clips through the codes; optionally fool a discriminator.
 
@@ -214,7 +204,7 @@ class ReconstructionTraining(TokenizerTraining):
         self, modules: Mapping[str, nn.Module], signal: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
         settings = self.settings
-        out: _Pass = modules["model"](signal)
+        out: Reconstruction = modules["model"](signal)
         fake = crop_like(out.reconstruction, signal)
         pixel = (l2_loss if settings.pixel == "l2" else l1_loss)(fake, signal)
         terms = {"pixel": pixel, **out.quantized.terms}

@@ -3,7 +3,6 @@
 Shapes: B batch, T frames, H W pixels, t h w token grid, N = t x h x w, K codebooks, V codes.
 """
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -25,17 +24,40 @@ class VideoTokenizer(Tokenizer):
     modality: ClassVar[str] = "video"
     is_spatial: ClassVar[bool] = True
 
-    @abstractmethod
+    @property
+    def first_alone(self) -> bool:
+        """Whether the first frame has tokens of its own, as in causal tokenizers: clips have 1 + stride * n frames then."""
+        return False
+
     def latent_frames(self, frames: int) -> int:
-        """Token frames t of a clip of T frames.
+        """Token frames t of a clip of T frames: T / stride rounded up, or 1 + (T - 1) / stride where the first is alone.
 
         Raises:
             ValueError: when it cannot take clips of that length; the message names the nearest lengths it can.
         """
+        step = self.stride[0]
+        if not self.first_alone:
+            if frames < 1:
+                raise ValueError(f"frames: got {frames}, expected 1 or more")
+            return -(-frames // step)
+        whole, rest = divmod(max(frames - 1, 0), step)
+        if rest or frames < 1:
+            below = 1 + whole * step
+            raise ValueError(
+                f"frames: got {frames}, expected 1 + {step}n of them; the nearest are {below} and {below + step}: cut or "
+                "pad the clip"
+            )
+        return 1 + whole
 
-    @abstractmethod
     def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that ``decode`` gives for t: T or more of any clip that became t, so that who knows T crops to it."""
+        """Frames that ``decode`` gives for t: T or more of any clip that became t, so crop to a T that you know.
+
+        Raises:
+            ValueError: for less than one token frame.
+        """
+        if latent_frames < 1:
+            raise ValueError(f"latent_frames: got {latent_frames}, expected 1 or more")
+        return latent_frames * self.stride[0] - (self.stride[0] - 1 if self.first_alone else 0)
 
     def axes(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
         """Token grid (t, h, w) of a signal [B, 3, T, H, W]; sizes that the stride does not divide round up.
@@ -46,6 +68,11 @@ class VideoTokenizer(Tokenizer):
         check_video_shape(signal_shape)
         _, height, width = self.stride
         return (self.latent_frames(signal_shape[2]), -(-signal_shape[3] // height), -(-signal_shape[4] // width))
+
+    def _check_signal(self, signal: Tensor) -> None:
+        """Refuse clips that ``encode`` cannot take."""
+        check_video(signal)
+        self.axes(signal.shape)
 
 
 def check_video_shape(shape: Sequence[int]) -> None:

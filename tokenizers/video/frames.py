@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, T frames, H W pixels.
 """
 
+from einops import rearrange
 from torch import Tensor
 
 from maskgen.tokenizers.video.vq3d import VQ3D, VQ3DConfig
@@ -31,18 +32,17 @@ class FrameVQ(VQ3D):
             )
         super().__init__(config)
 
-    def _latents(self, video: Tensor) -> Tensor:
-        return _unfold(super()._latents(_fold(video)), len(video))
+    def _latents(self, signal: Tensor) -> Tensor:
+        return _clips(super()._latents(_frames(signal)), len(signal))
 
-    def _video(self, latents: Tensor) -> Tensor:
-        return _unfold(super()._video(_fold(latents)), len(latents)).contiguous()
-
-
-def _fold(x: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B * T, C, 1, H, W]: clips of one frame, so that norms cannot see the others."""
-    return x.transpose(1, 2).flatten(0, 1).unsqueeze(2)
+    def _signal(self, latents: Tensor) -> Tensor:
+        return _clips(super()._signal(_frames(latents)), len(latents)).contiguous()
 
 
-def _unfold(x: Tensor, batch: int) -> Tensor:
-    """[B * T, C, 1, H, W] -> [B, C, T, H, W]."""
-    return x.squeeze(2).unflatten(0, (batch, -1)).transpose(1, 2)
+def _frames(x: Tensor) -> Tensor:
+    """Clips of one frame, so that norms cannot see the others."""
+    return rearrange(x, "b c t h w -> (b t) c 1 h w")
+
+
+def _clips(x: Tensor, batch: int) -> Tensor:
+    return rearrange(x, "(b t) c 1 h w -> b c t h w", b=batch)

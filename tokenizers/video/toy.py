@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
-from maskgen.tokenizers.video.base import VideoTokenizer, check_video
+from maskgen.tokenizers.image.toy import GreyTokenizer
+from maskgen.tokenizers.settings import check_least
+from maskgen.tokenizers.video.base import VideoTokenizer
 
 __all__ = ["ToyVideoTokenizer", "ToyVideoTokenizerConfig"]
 
@@ -32,14 +35,10 @@ class ToyVideoTokenizerConfig:
     first_alone: bool = False
 
     def __post_init__(self) -> None:
-        if self.levels < 2:
-            raise ValueError(f"levels: got {self.levels}, expected 2 or more grey levels")
-        for name in ("patch", "frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 or more")
+        check_least(self, levels=2, patch=1, frames=1)
 
 
-class ToyVideoTokenizer(VideoTokenizer):
+class ToyVideoTokenizer(VideoTokenizer, GreyTokenizer):
     """One token is the grey level of one box of pixels.
 
     Signal: float clips [B, 3, T, H, W] in [0, 1]; sizes that the box does not divide round up, as if the border went on.
@@ -56,76 +55,18 @@ class ToyVideoTokenizer(VideoTokenizer):
         self.config: ToyVideoTokenizerConfig = config
 
     @property
-    def vocab_size(self) -> int:
-        """Number of grey levels."""
-        return self.config.levels
-
-    @property
-    def num_codebooks(self) -> int:
-        """Always 1."""
-        return 1
-
-    @property
     def stride(self) -> tuple[int, ...]:
         """Frames and sides of a box."""
         return (self.config.frames, self.config.patch, self.config.patch)
 
-    def latent_frames(self, frames: int) -> int:
-        """Token frames of a clip.
-
-        Args:
-            frames: T.
-
-        Returns:
-            t.
-
-        Raises:
-            ValueError: for less than one frame, or under ``first_alone`` for another length than 1 + n * frames.
-        """
-        if frames < 1:
-            raise ValueError(f"frames: got {frames}, expected 1 or more")
-        step = self.config.frames
-        if not self.config.first_alone:
-            return -(-frames // step)
-        whole, rest = divmod(frames - 1, step)
-        if rest:
-            below = 1 + whole * step
-            raise ValueError(
-                f"frames: got {frames}, expected 1 + n * {step}; the nearest are {below} and {below + step}"
-            )
-        return 1 + whole
-
-    def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that ``decode`` gives.
-
-        Args:
-            latent_frames: t.
-
-        Returns:
-            T of the decoded clip.
-
-        Raises:
-            ValueError: for less than one token frame.
-        """
-        if latent_frames < 1:
-            raise ValueError(f"latent_frames: got {latent_frames}, expected 1 or more")
-        extra = self.config.frames - 1 if self.config.first_alone else 0
-        return latent_frames * self.config.frames - extra
+    @property
+    def first_alone(self) -> bool:
+        """As set."""
+        return self.config.first_alone
 
     def encode(self, signal: Tensor) -> Tensor:
-        """Nearest grey level of every box.
-
-        Args:
-            signal: float [B, 3, T, H, W] in [0, 1].
-
-        Returns:
-            Long [B, t * h * w, 1].
-
-        Raises:
-            TypeError: when the clips are not floating point.
-            ValueError: when the shape does not fit.
-        """
-        check_video(signal)
+        """Nearest grey level of every box; see ``Tokenizer.encode``."""
+        self._check_signal(signal)
         axes, sides = self.axes(signal.shape), self.stride
         video = signal.float()
         if self.config.first_alone:
@@ -134,26 +75,15 @@ class ToyVideoTokenizer(VideoTokenizer):
         for axis, (cells, side) in enumerate(zip(axes, sides, strict=True), start=2):
             missing = cells * side - video.shape[axis]
             border = video.narrow(axis, -1, 1).repeat_interleave(missing, dim=axis)
-            video = torch.cat([video, border], dim=axis).unflatten(axis, (cells, side)).movedim(axis + 1, -1)
-        level = (video.mean(dim=(1, 5, 6, 7)) * (self.config.levels - 1)).round().long()
-        return level.clamp(0, self.config.levels - 1).flatten(1).unsqueeze(-1)
+            video = torch.cat([video, border], dim=axis)
+        boxes = rearrange(video, "b c (t s) (h i) (w j) -> b c t h w s i j", **dict(zip("sij", sides, strict=True)))
+        return self._levels(boxes.mean(dim=(1, 5, 6, 7)))
 
     def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Paint every box with its grey level.
-
-        Args:
-            tokens: long [B, t * h * w, 1], ids in [0, levels).
-            axes: (t, h, w).
-
-        Returns:
-            Float32 [B, 3, T, h * patch, w * patch] in [0, 1].
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit.
-        """
+        """Float32 clips with every box of its grey level; see ``Tokenizer.decode``."""
         self._check_tokens(tokens, axes)
-        video = tokens.to(torch.float32).reshape(len(tokens), 1, *axes) / (self.config.levels - 1)
-        for axis, side in enumerate(self.stride, start=2):
-            video = video.repeat_interleave(side, dim=axis)
-        return video[:, :, -self.decoded_frames(axes[0]) :].repeat(1, 3, 1, 1, 1)
+        (t, h, w), (frames, side, _) = axes, self.stride
+        video = repeat(
+            self._grey(tokens), "b (t h w) -> b c (t s) (h i) (w j)", c=3, t=t, h=h, w=w, s=frames, i=side, j=side
+        )
+        return video[:, :, -self.decoded_frames(t) :].contiguous()

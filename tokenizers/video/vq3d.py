@@ -3,6 +3,7 @@
 Shapes: B batch, T frames, H W pixels, t h w token grid, N = t * h * w, D width of a code, K codebooks, V codes.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -10,7 +11,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.tokenizers.layers.conv2d import Activation, activate
+from maskgen.tokenizers.layers.conv2d import Activation, activate, run_stages, staged_blocks
 from maskgen.tokenizers.layers.conv3d import (
     AverageDownsample3D,
     Conv3D,
@@ -23,10 +24,12 @@ from maskgen.tokenizers.layers.conv3d import (
     channels_last,
     norm3d,
 )
-from maskgen.tokenizers.quantizers.vector import Quantized, QuantizerConfig, VectorQuantizer, build_quantizer
-from maskgen.tokenizers.video.base import VideoTokenizer, check_video
+from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
+from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer, build_quantizer
+from maskgen.tokenizers.settings import check_choice, check_least, check_levels, freeze_lists
+from maskgen.tokenizers.video.base import VideoTokenizer
 
-__all__ = ["VQ3D", "Decoder3D", "Encoder3D", "NormalizedQuantizer", "VQ3DConfig", "VQ3DOutput"]
+__all__ = ["VQ3D", "Decoder3D", "Encoder3D", "NormalizedQuantizer", "VQ3DConfig"]
 
 _CHOICES = {
     "downsample": ("average", "conv"),
@@ -72,29 +75,17 @@ class VQ3DConfig:
     padding: Padding = "zeros"
 
     def __post_init__(self) -> None:
-        # A config read back from JSON brings lists and a dictionary.
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        object.__setattr__(self, "temporal_downsample", tuple(self.temporal_downsample))
-        if isinstance(self.quantizer, Mapping):
+        freeze_lists(self)
+        if isinstance(self.quantizer, Mapping):  # from JSON
             object.__setattr__(self, "quantizer", QuantizerConfig(**self.quantizer))
-        for name, expected in _CHOICES.items():
-            if getattr(self, name) not in expected:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {expected}")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"multipliers: got {self.multipliers}, expected one positive number a level")
+        check_choice(self, **_CHOICES)
+        check_least(self, encoder_blocks=1, decoder_blocks=1)
+        check_levels(self, grouped=self.norm == "group")
         steps = len(self.multipliers) - 1
         if len(self.temporal_downsample) != steps:
             raise ValueError(
                 f"temporal_downsample: got {self.temporal_downsample}, expected {steps} flags, "
                 f"one for each step between the {steps + 1} levels"
-            )
-        for name in ("channels", "encoder_blocks", "decoder_blocks", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 or more")
-        if self.norm == "group" and any(width % self.groups for width in self.widths):
-            raise ValueError(
-                f"channels: got level widths {self.widths}, expected multiples of groups={self.groups}; "
-                "choose other channels or fewer groups"
             )
         if self.normalize_latents and self.quantizer.kind != "vq":
             raise ValueError(f"normalize_latents: got a {self.quantizer.kind!r} quantizer, expected 'vq'")
@@ -137,11 +128,7 @@ class Encoder3D(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W] -> [B, D, t, h, w]."""
         x: Tensor = self.conv_in(channels_last(video))
-        for index, block in enumerate(self.blocks):
-            level, inside = divmod(index, self.config.encoder_blocks)
-            if inside == 0 and 0 < level < len(self.config.multipliers):
-                x = self.downs[level - 1](x)
-            x = block(x)
+        x = run_stages(x, self.blocks, self.downs, self.config.encoder_blocks, first=1)
         x = self.conv_out(activate(self.norm_out(x), self.config.activation))
         return x
 
@@ -180,12 +167,8 @@ class Decoder3D(nn.Module):
             [B, channels, T, H, W].
         """
         x: Tensor = self.conv_in(channels_last(latents))
-        for index, block in enumerate(self.blocks):
-            # Stage 0 is the middle, stage 1 the deepest level; every later stage starts on a finer grid.
-            stage, inside = divmod(index, self.config.decoder_blocks)
-            if inside == 0 and stage > 1:
-                x = self.ups[stage - 2](x)
-            x = block(x)
+        # Stage 0 is the middle, stage 1 the deepest level; every later stage starts on a finer grid.
+        x = run_stages(x, self.blocks, self.ups, self.config.decoder_blocks, first=2)
         return activate(self.norm_out(x), self.config.activation)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -195,22 +178,15 @@ class Decoder3D(nn.Module):
 
 
 def _blocks(config: VQ3DConfig, width: int, stages: Sequence[int], per_stage: int, flat: bool) -> nn.ModuleList:
-    """``per_stage`` blocks for each stage's width, in the official numbering."""
-    blocks = nn.ModuleList()
-    for out in stages:
-        for _ in range(per_stage):
-            block = ResBlock3D(
-                width,
-                out,
-                norm=config.norm,
-                groups=config.groups,
-                activation=config.activation,
-                flat=flat,
-                padding=config.padding,
-            )
-            blocks.append(block)
-            width = out
-    return blocks
+    block = functools.partial(
+        ResBlock3D,
+        norm=config.norm,
+        groups=config.groups,
+        activation=config.activation,
+        flat=flat,
+        padding=config.padding,
+    )
+    return staged_blocks(width, stages, per_stage, block)
 
 
 class NormalizedQuantizer(VectorQuantizer):
@@ -229,20 +205,7 @@ class NormalizedQuantizer(VectorQuantizer):
         return rows.square().sum(-1, keepdim=True) - 2 * rows @ codes.t() + codes.square().sum(-1)
 
 
-@dataclass(frozen=True)
-class VQ3DOutput:
-    """One pass for stage-1 training.
-
-    Attributes:
-        reconstruction: [B, 3, T', H', W'], not clamped; each is T, H, W where the stride divides it, else larger.
-        quantized: latents, codes and losses of the quantizer.
-    """
-
-    reconstruction: Tensor
-    quantized: Quantized
-
-
-class VQ3D(VideoTokenizer):
+class VQ3D(VideoTokenizer, Autoencoder):
     """Video tokenizer, exactly the official architecture under the default config.
 
     Signal: float clips [B, 3, T, H, W] in [0, 1] (not -1..1). ``decode`` returns what the last convolution gives, which may
@@ -267,112 +230,10 @@ class VQ3D(VideoTokenizer):
         self.quantizer = NormalizedQuantizer(config.quantizer) if by_direction else build_quantizer(config.quantizer)
 
     @property
-    def vocab_size(self) -> int:
-        """Codes per codebook."""
-        return self.quantizer.vocab_size
-
-    @property
-    def num_codebooks(self) -> int:
-        """Codes per place: 1, or the steps of a residual quantizer."""
-        return self.quantizer.num_codebooks
-
-    @property
     def stride(self) -> tuple[int, ...]:
         """Frames and pixels per token."""
         side = 2 ** (len(self.config.multipliers) - 1)
         return (2 ** sum(self.config.temporal_downsample), side, side)
 
-    @property
-    def last_layer(self) -> Tensor:
-        """Kernel of the decoder's last convolution, where an adaptive GAN weight is measured."""
-        return self.decoder.conv_out.weight
-
-    def latent_frames(self, frames: int) -> int:
-        """Token frames of a clip: any length is taken and rounds up.
-
-        Args:
-            frames: T.
-
-        Returns:
-            t.
-
-        Raises:
-            ValueError: for less than one frame.
-        """
-        if frames < 1:
-            raise ValueError(f"frames: got {frames}, expected 1 or more")
-        return -(-frames // self.stride[0])  # repeated ceil(x / 2) is one ceil(x / 2^n)
-
-    def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that ``decode`` gives: t times the stride.
-
-        Args:
-            latent_frames: t.
-
-        Returns:
-            T of the decoded clip.
-
-        Raises:
-            ValueError: for less than one token frame.
-        """
-        if latent_frames < 1:
-            raise ValueError(f"latent_frames: got {latent_frames}, expected 1 or more")
-        return latent_frames * self.stride[0]
-
-    def encode(self, signal: Tensor) -> Tensor:
-        """Tokens of clips.
-
-        Args:
-            signal: float [B, 3, T, H, W] in [0, 1].
-
-        Returns:
-            Long [B, t * h * w, K].
-
-        Raises:
-            TypeError: when the clips are not floating point.
-            ValueError: when the shape is not [B, 3, T, H, W].
-        """
-        check_video(signal)
-        return self.quantizer.encode(self._latents(signal))
-
-    def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Clips of tokens.
-
-        Args:
-            tokens: long [B, t * h * w, K], ids in [0, V).
-            axes: (t, h, w).
-
-        Returns:
-            Float [B, 3, t * stride, h * stride, w * stride], nominally in [0, 1], not clamped.
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit.
-        """
-        self._check_tokens(tokens, axes)
-        return self._video(self.quantizer.lookup(tokens, axes))
-
-    def forward(self, video: Tensor) -> VQ3DOutput:
-        """Reconstruct with gradients, for stage-1 training.
-
-        Args:
-            video: float [B, 3, T, H, W] in [0, 1].
-
-        Returns:
-            Reconstruction and what the quantizer made.
-
-        Raises:
-            TypeError: when the clips are not floating point.
-            ValueError: when the shape is not [B, 3, T, H, W].
-        """
-        check_video(video)
-        quantized: Quantized = self.quantizer(self._latents(video))
-        return VQ3DOutput(self._video(quantized.latents), quantized)
-
-    def _latents(self, video: Tensor) -> Tensor:
-        latents: Tensor = self.encoder(video.to(self.last_layer.dtype))
-        return latents
-
-    def _video(self, latents: Tensor) -> Tensor:
-        video: Tensor = self.decoder(latents.to(self.last_layer.dtype))
-        return video.contiguous()
+    def _signal(self, latents: Tensor) -> Tensor:
+        return super()._signal(latents).contiguous()

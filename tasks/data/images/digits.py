@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.tasks.data.base import ImageData
-from maskgen.tasks.data.images.folders import Folder, FolderSource
+from maskgen.tasks.data.images.folders import Folder
 
-__all__ = ["Digits", "Folder", "FolderSource", "ImageData", "ShiftedSource"]
+__all__ = ["Digits", "Folder", "ImageData", "ShiftedSource"]
 
 
 class Digits(ImageData):

@@ -9,37 +9,31 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from maskgen.tasks.data.base import ImageData
-from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
+from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.images.labels import class_names, read_labels
-from maskgen.tasks.data.images.sources import Crop, CropKind, Encoded, PictureSource
+from maskgen.tasks.data.images.sources import Encoded, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
 
-__all__ = ["Folder", "FolderSource"]
+__all__ = ["Folder", "ImageFiles"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-class Folder(ImageData):
+class Folder(PictureData):
     """A folder of images, one sub-folder a class (any depth below); images directly inside form one class.
-
-    Images that cannot be decoded are skipped: the next one stands in, and ``skipped.jsonl`` of the run names them. Too many
-    are an error.
 
     Args:
         root: training images.
         size: side of the images in pixels.
-        test_root: held-out images with the same sub-folders, cropped in the middle.
-        flip: whether training images are mirrored at random.
-        crop: how training images are cropped, see ``maskgen.tasks.data.images.sources.Crop``.
-        min_scale: see there.
+        test_root: held-out images with the same sub-folders.
         classes: whether there are classes at all; without, sub-folders mean nothing.
         label_file: a text file with the class of each training image instead of sub-folders, see
             ``maskgen.tasks.data.images.labels.read_labels``.
         test_label_file: the same for ``test_root``.
         names: names of the classes: ``imagenet`` or a text file with one a line; those of the sub-folders if left out.
-        broken: share of the images that may be unusable.
+        **rules: see ``maskgen.tasks.data.images.sources.PictureRules``.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
@@ -51,71 +45,39 @@ class Folder(ImageData):
         root: Path,
         size: int = 256,
         test_root: Path | None = None,
-        flip: bool = True,
         *,
-        crop: CropKind = "random",
-        min_scale: float = 0.8,
         classes: bool = True,
         label_file: Path | None = None,
         test_label_file: Path | None = None,
         names: str | None = None,
-        broken: float = 0.05,
+        **rules: Any,
     ) -> None:
-        self.size, self.flip, self.crop, self.min_scale, self.classes = (size, size), flip, crop, min_scale, classes
+        settled = PictureRules(**rules)
+        self.min_scale, self.classes = settled.min_scale, classes
         if label_file is not None and not classes:
             raise ValueError("label_file: got one with classes: false, expected one or the other")
         if test_root is not None and (label_file is None) != (test_label_file is None):
             raise ValueError("label_file and test_label_file: got one of them, expected both or none with a test_root")
-        self._crop = Crop(size=self.size, kind=crop, min_scale=min_scale, flip=flip)
         usual, train = _labelled(Path(root), label_file, classes, None)
         self._names = class_names(names, usual)
-        self._train = train
-        self._broken = BrokenExamples(Tolerance(place=str(root), total=len(train), share=broken))
-        self._test = None
+        test = None
         if test_root is not None:
-            _, self._test = _labelled(Path(test_root), test_label_file, classes, usual)
-            limit = Tolerance(place=str(test_root), total=len(self._test), share=broken)
-            self._test_broken = BrokenExamples(limit)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the sub-folders, sorted, or those that were given."""
-        return self._names
-
-    def train(self) -> FolderSource:
-        """All images below ``root``."""
-        return FolderSource(
-            self._train,
-            self.size,
-            augment=True,
-            flip=self.flip,
-            crop=self._crop,
-            broken=self._broken,
-            labelled=self.classes,
-        )
-
-    def test(self) -> FolderSource | None:
-        """All images below ``test_root``."""
-        if self._test is None:
-            return None
-        return FolderSource(
-            self._test, self.size, augment=False, flip=False, broken=self._test_broken, labelled=self.classes
-        )
-
-    def log_skipped(self, path: Path) -> None:
-        """See ``SignalData``."""
-        self._broken.keep(path)
+            _, found = _labelled(Path(test_root), test_label_file, classes, usual)
+            test = (ImageFiles(found, labelled=classes), str(test_root))
+        self._hold(size, settled, (ImageFiles(train, labelled=classes), str(root)), test)
 
 
-class _Files:
-    """Image files, read when they are needed; a million paths are kept as strings, which takes a fifth of the memory."""
+class ImageFiles:
+    """Image files, read when they are needed; a million paths are kept as strings, which takes a fifth of the memory.
 
-    def __init__(self, files: Sequence[tuple[Path | str, int]], labelled: bool) -> None:
-        self.paths, self.labels, self.labelled = (
-            [str(path) for path, _ in files],
-            [label for _, label in files],
-            labelled,
-        )
+    Args:
+        files: path and label of each.
+        labelled: whether the labels mean anything.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path | str, int]], *, labelled: bool = True) -> None:
+        self.paths = [str(path) for path, _ in files]
+        self.labels, self.labelled = [label for _, label in files], labelled
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -135,47 +97,6 @@ class _Files:
                 raise
 
         return patiently(str(path), ask)
-
-
-class FolderSource(PictureSource):
-    """Image files, read when they are needed.
-
-    Args:
-        files: path and label of each.
-        size: (H, W) in pixels.
-        augment: crop at random instead of in the middle.
-        flip: mirror at random.
-        crop: how the images get the size, instead of what the two above say.
-        broken: told of broken images; without it the first one is an error.
-        labelled: whether batches hold the labels.
-    """
-
-    pictures: _Files
-
-    def __init__(
-        self,
-        files: Sequence[tuple[Path | str, int]],
-        size: tuple[int, int],
-        *,
-        augment: bool,
-        flip: bool,
-        crop: Crop | None = None,
-        broken: BrokenExamples | None = None,
-        labelled: bool = True,
-    ) -> None:
-        plain = Crop(size=size, kind="random" if augment else "centre", flip=flip)
-        none = Tolerance(place="images", total=len(files), share=0.0)
-        super().__init__(_Files(files, labelled), crop or plain, broken or BrokenExamples(none))
-
-    @property
-    def files(self) -> list[tuple[Path, int]]:
-        """Path and label of each image."""
-        return [(Path(path), label) for path, label in zip(self.pictures.paths, self.pictures.labels, strict=True)]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self.crop.size
 
 
 def _labelled(

@@ -6,24 +6,22 @@ Shapes: B batch, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
 
 from maskgen.data import item_seed
-from maskgen.tasks.data.base import ImageData
-from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
-from maskgen.tasks.data.images.sources import Crop, CropKind, Encoded, Encodings, PictureSource
+from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.images.sources import Encoded, Encodings, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
 
-__all__ = ["HubImages", "StoredPictures", "StreamSource", "StreamedPictures"]
+__all__ = ["HubImages", "StoredPictures", "StreamedPictures"]
 
 _WINDOWS = 2  # windows of a stream that are kept: a batch may lie in two
 
 
-class HubImages(ImageData):
+class HubImages(PictureData):
     """A data set of images by its name on the Hub, or by a loader (``parquet``, ``imagefolder``, ``webdataset``) and files.
 
     Usually all of it is fetched first and kept by ``datasets``: any image is then at hand, and a run goes on at the very
@@ -36,15 +34,13 @@ class HubImages(ImageData):
         path: as for ``datasets.load_dataset``; a configuration follows after a colon.
         size: side of the images in pixels.
         split: of the training images.
-        test_split: of held-out images, cropped in the middle; never a stream.
-        flip: whether training images are mirrored at random.
+        test_split: of held-out images; never a stream.
         data_files: files for a loader, as ``images/*.parquet``.
         image: column of the pictures.
         label: column of the classes, which must have names there; null for no classes.
         stream: how many images of a stream are mixed with each other and kept in memory; 0 fetches everything first.
         count: how many images a stream has, if the data set does not say.
-        crop: see ``maskgen.tasks.data.images.sources.Crop``.
-        broken: share of the images that may be unusable.
+        **rules: see ``maskgen.tasks.data.images.sources.PictureRules``.
 
     Raises:
         ImportError: ``datasets`` is not installed.
@@ -58,21 +54,20 @@ class HubImages(ImageData):
         size: int = 256,
         split: str = "train",
         test_split: str | None = None,
-        flip: bool = True,
         *,
         data_files: str | None = None,
         image: str = "image",
         label: str | None = "label",
         stream: int = 0,
         count: int = 0,
-        crop: CropKind = "random",
-        broken: float = 0.05,
+        **rules: Any,
     ) -> None:
         if stream < 0 or count < 0:
             raise ValueError(f"HubImages: got stream {stream}, count {count}; expected 0 or more of each")
-        self.size, self.flip, self.crop, self.stream = (size, size), flip, crop, stream
-        self.path, self.split, self.label = path, split, label or ""
-        self._crop = Crop(size=self.size, kind=crop, flip=flip)
+        settled = PictureRules(**rules)
+        if settled.crop == "resized":
+            self.min_scale = settled.min_scale
+        self.path, self.split, self.label, self.stream = path, split, label or "", stream
         columns = (image, label)
         table = _load(path, split, data_files, columns, stream > 0)
         self._names = _class_names(table, label, path)
@@ -84,36 +79,14 @@ class HubImages(ImageData):
             def start(first: int) -> Iterator[dict[str, Any]]:
                 return iter(table.skip(first))
 
-            self._train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}")
+            train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}")
         else:
-            self._train = StoredPictures(table, columns, f"{path} {split}")
-        self._broken = BrokenExamples(Tolerance(place=path, total=len(self._train), share=broken))
-        self._test: PictureSource | None = None
+            train = StoredPictures(table, columns, f"{path} {split}")
+        test = None
         if test_split is not None:
-            stored = StoredPictures(
-                _load(path, test_split, data_files, columns, False), columns, f"{path} {test_split}"
-            )
-            centre = Crop(size=self.size, kind="centre", flip=False)
-            limit = Tolerance(place=path, total=len(stored), share=broken)
-            self._test = PictureSource(stored, centre, BrokenExamples(limit))
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Those of the label's column."""
-        return self._names
-
-    def train(self) -> PictureSource:
-        """All images of ``split``."""
-        kind = StreamSource if isinstance(self._train, StreamedPictures) else PictureSource
-        return kind(self._train, self._crop, self._broken)
-
-    def test(self) -> PictureSource | None:
-        """All images of ``test_split``."""
-        return self._test
-
-    def log_skipped(self, path: Path) -> None:
-        """See ``SignalData``."""
-        self._broken.keep(path)
+            held_out = _load(path, test_split, data_files, columns, False)
+            test = (StoredPictures(held_out, columns, f"{path} {test_split}"), path)
+        self._hold(size, settled, (train, path), test)
 
 
 class StoredPictures:
@@ -210,22 +183,6 @@ class StreamedPictures:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None, "_kept": {}}
-
-
-class StreamSource(PictureSource):
-    """Pictures of a stream, which come in the order of the stream.
-
-    Args:
-        pictures: the stream.
-        crop: how the images get the wanted size.
-        broken: told of broken ones.
-    """
-
-    pictures: StreamedPictures
-
-    def order(self, seed: int) -> torch.Tensor:
-        """See ``maskgen.data.OrderedSource``."""
-        return self.pictures.order(seed)
 
 
 def _load(path: str, split: str, data_files: str | None, columns: tuple[str, str | None], stream: bool) -> Any:

@@ -9,17 +9,30 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from maskgen.data import Batch
-from maskgen.tasks.data.broken import Broken, BrokenExamples
+from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
 from maskgen.tasks.media.images import load_image, to_tensor
 
-__all__ = ["Crop", "CropKind", "Encoded", "Encodings", "PictureSource", "decode_picture"]
+__all__ = [
+    "Crop",
+    "CropKind",
+    "Encoded",
+    "Encodings",
+    "OrderedEncodings",
+    "OrderedPictures",
+    "PictureData",
+    "PictureRules",
+    "PictureSource",
+    "decode_picture",
+]
 
 CropKind = Literal["random", "resized", "centre"]
 
@@ -109,6 +122,15 @@ class Encodings(Protocol):
         ...
 
 
+@runtime_checkable
+class OrderedEncodings(Encodings, Protocol):
+    """Encoded pictures that are read faster in an order of their own."""
+
+    def order(self, seed: int) -> Tensor:
+        """See ``maskgen.data.OrderedSource``."""
+        ...
+
+
 class PictureSource:
     """Examples ``images`` float ``[B, 3, H, W]`` in [0, 1] and, where there are classes, ``labels`` long ``[B]``.
 
@@ -155,6 +177,85 @@ class PictureSource:
                     found = Broken(found.name, str(error))
             self.broken.add(found)
         raise ValueError(f"{self.broken.tolerance.place}: all {len(self.pictures)} pictures are broken; replace them")
+
+
+class OrderedPictures(PictureSource):
+    """Pictures of a place that is read faster in an order of its own."""
+
+    pictures: OrderedEncodings
+
+    def order(self, seed: int) -> Tensor:
+        """See ``maskgen.data.OrderedSource``."""
+        return self.pictures.order(seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRules:
+    """How the pictures of a data set become training examples.
+
+    Attributes:
+        flip: whether training images are mirrored at random.
+        crop: how training images are cropped, see ``Crop.kind``.
+        min_scale: see ``Crop``.
+        broken: share of the images that may be unusable.
+    """
+
+    flip: bool = True
+    crop: CropKind = "random"
+    min_scale: float = 0.8
+    broken: float = 0.05
+
+
+class PictureData(ImageData):
+    """A data set of encoded pictures: cropped at random in training, in the middle where held out.
+
+    Pictures that cannot be decoded are skipped: the next one stands in, and ``skipped.jsonl`` of the run names them. Too
+    many are an error.
+    """
+
+    rules = PictureRules
+    _names: tuple[str, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in the order of the labels; empty for data without classes."""
+        return self._names
+
+    def train(self) -> PictureSource:
+        """All training pictures."""
+        return self._train
+
+    def test(self) -> PictureSource | None:
+        """All held-out pictures; None if there are none."""
+        return self._test
+
+    def log_skipped(self, path: Path) -> None:
+        """See ``SignalData``."""
+        self._train.broken.keep(path)
+
+    def _hold(
+        self, side: int, rules: PictureRules, train: tuple[Encodings, str], test: tuple[Encodings, str] | None = None
+    ) -> None:
+        """Take the pictures in.
+
+        Args:
+            side: of the examples, in pixels.
+            rules: how they become examples.
+            train: training pictures, and how errors call their place.
+            test: held-out ones, likewise.
+        """
+        self.size, self.flip, self.crop = (side, side), rules.flip, rules.crop
+        cut = Crop(size=self.size, kind=rules.crop, min_scale=rules.min_scale, flip=rules.flip)
+        middle = Crop(size=self.size, kind="centre", flip=False)
+        self._train = _source(*train, cut, rules.broken)
+        self._test = None if test is None else _source(*test, middle, rules.broken)
+
+
+def _source(pictures: Encodings, place: str, crop: Crop, share: float) -> PictureSource:
+    broken = BrokenExamples(Tolerance(place=place, total=len(pictures), share=share))
+    if isinstance(pictures, OrderedEncodings):
+        return OrderedPictures(pictures, crop, broken)
+    return PictureSource(pictures, crop, broken)
 
 
 def decode_picture(content: bytes, name: str) -> Image.Image:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskgen.tasks.data.broken import Broken
-from maskgen.tasks.data.images.folders import FolderSource
+from maskgen.tasks.data.images.folders import ImageFiles
 from maskgen.tasks.data.images.sources import Encoded, PictureSource, decode_picture
 
 __all__ = ["PlainPictures"]
@@ -43,8 +43,8 @@ class PlainPictures:
 
     def labels(self) -> list[int]:
         """Class of each; 0 for one whose bytes are out of reach, which is left out anyway."""
-        if isinstance(self._source, FolderSource):
-            return [label for _, label in self._source.files]
+        if isinstance(self._source.pictures, ImageFiles):
+            return self._source.pictures.labels
         return [found.label or 0 if isinstance(found, Encoded) else 0 for found in self._all()]
 
     def digest(self) -> str:

@@ -165,7 +165,7 @@ def test_models_of_the_other_modality(place: Path, model: Path, capsys: pytest.C
     make_tiny_pipeline(Path("images"))
     for words in edits(Path("images")).values():
         assert "needs an audio model, but this model's modality is image" in refused(capsys, *words, "--out", "out")
-    assert "needs an image model, but this model's modality is audio" in refused(
+    assert "generate needs a model of image or video, but this model's modality is audio" in refused(
         capsys, "generate", "--model", model, "--labels", 0, "--out", "out"
     )
     assert not Path("out").exists()

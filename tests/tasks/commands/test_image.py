@@ -152,7 +152,7 @@ def test_models_without_classes_are_edited(
     assert f"{task}_seed-00000000.png" in files(Path("out"))
 
 
-@pytest.mark.parametrize("task", ["inpaint", "swap-class"])
+@pytest.mark.parametrize("task", ["inpaint", "outpaint", "swap-class"])
 def test_edits_take_steps_and_guidance(task: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(*edits(model)[task], "--steps", 4, "--guidance", 1.5, "--out", "out")
     assert "step" in capsys.readouterr().err  # the progress bar

@@ -18,10 +18,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import maskgen.tasks.commands.image
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.cli import build_parser, main
 from maskgen.tasks.commands import parser
+from maskgen.tasks.commands.generate import GENERATED
 from maskgen.tasks.pipeline import Pipeline
 from tests.support import CLASS_NAMES, make_tiny_pipeline
 from tests.tasks.commandline import edits, files, refused, run
@@ -87,14 +87,16 @@ def test_a_model_of_another_modality(
 ) -> None:
     real = Pipeline.from_pretrained
 
-    def sounding(*args: Any, **kwargs: Any) -> Pipeline:
+    def smelling(*args: Any, **kwargs: Any) -> Pipeline:
         pipe = real(*args, **kwargs)
-        pipe.tokenizer.__dict__["modality"] = "audio"
+        pipe.tokenizer.__dict__["modality"] = "scent"
         return pipe
 
-    monkeypatch.setattr(maskgen.tasks.commands.image.Pipeline, "from_pretrained", sounding)
-    for words in (("generate", "--model", model), *edits(model).values()):
-        assert "needs an image model, but this model's modality is audio" in refused(capsys, *words, "--out", "out")
+    monkeypatch.setattr(Pipeline, "from_pretrained", smelling)
+    for words in edits(model).values():
+        assert "needs an image model, but this model's modality is scent" in refused(capsys, *words, "--out", "out")
+    told = refused(capsys, "generate", "--model", model, "--out", "out")
+    assert told == f"generate needs a model of {' or '.join(GENERATED)}, but this model's modality is scent"
     assert not Path("out").exists()
 
 
@@ -263,7 +265,7 @@ def test_our_own_mistakes_keep_their_traceback(
     with pytest.raises(ValueError, match="label: got 10"):
         run("generate", "--model", model, "--labels", 10, "--out", "out")
     monkeypatch.delenv("MASKGEN_TRACEBACK")
-    monkeypatch.setattr(maskgen.tasks.commands.image, "generate", bug)
+    monkeypatch.setitem(GENERATED, "image", dataclasses.replace(GENERATED["image"], make=bug))
     with pytest.raises(AssertionError, match="ours"):
         run("generate", "--model", model, "--out", "out")
 
@@ -272,7 +274,7 @@ def test_ctrl_c(model: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsy
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(maskgen.tasks.commands.image, "generate", interrupt)
+    monkeypatch.setitem(GENERATED, "image", dataclasses.replace(GENERATED["image"], make=interrupt))
     with pytest.raises(SystemExit) as stopped:
         run("generate", "--model", model, "--out", "out")
     assert stopped.value.code == 130

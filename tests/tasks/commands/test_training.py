@@ -67,6 +67,7 @@ def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) ->
         ({"loss": None}, "loss: got None, expected settings (pixel, "),
         ({"settings__steps": None}, "settings.steps: got nothing, expected int; leave the key out for its default"),
         ({"data__init_args__size": None}, "data.init_args.size: got nothing, expected int"),
+        ({"data__init_args__broken": None}, "data.init_args.broken: got nothing, expected float"),
         ({"data__init_args__root": "nowhere"}, "data folder: got nowhere, expected a folder of images"),
         ({"loss__gan_weight": 0.1}, "loss.discriminator.image_size: got 256, but the images are 8 x 8"),
     ],

@@ -236,7 +236,7 @@ def test_toy_is_a_residual_quantizer() -> None:
 
 def test_toy_refuses() -> None:
     for name in ("sample_rate", "channels", "hop", "codebooks"):
-        with pytest.raises(ValueError, match=f"{name}: got 0, expected at least 1"):
+        with pytest.raises(ValueError, match=f"{name}: got 0, expected 1 or more"):
             ToyAudioTokenizerConfig(**{name: 0})
     for sizes in ({"levels": 1}, {"levels": 257, "codebooks": 2}):
         with pytest.raises(ValueError, match="expected 2 or more levels and at most 65536"):

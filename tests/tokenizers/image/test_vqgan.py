@@ -144,7 +144,7 @@ def test_autocast_leaves_the_quantizer_in_float32() -> None:
     ("settings_", "message"),
     [
         ({"channels": 48}, r"got level widths \(48, 48, 96, 96, 192\), expected multiples of groups=32"),
-        ({"channels": 0}, "channels, res_blocks, groups: got 0, 2, 32"),
+        ({"channels": 0}, "channels: got 0, expected 1 or more"),
         ({"multipliers": ()}, r"multipliers: got \(\)"),
         ({"multipliers": (1, 0)}, "expected one positive number a level"),
         ({"downsample": "pool"}, "downsample: got 'pool', expected 'average' or 'conv'"),

@@ -262,7 +262,7 @@ def test_toy_refuses() -> None:
         with pytest.raises(ValueError, match=f"{name}: got 0, expected 1 or more"):
             ToyVideoTokenizerConfig(**{name: 0})
     toy = ToyVideoTokenizer(ToyVideoTokenizerConfig(frames=4, first_alone=True))
-    with pytest.raises(ValueError, match=r"frames: got 7, expected 1 \+ n \* 4; the nearest are 5 and 9"):
+    with pytest.raises(ValueError, match=r"frames: got 7, expected 1 \+ 4n of them; the nearest are 5 and 9"):
         toy.encode(torch.zeros(1, 3, 7, 4, 4))
 
 

@@ -61,7 +61,7 @@ def test_average_inflation_agrees_away_from_the_ends() -> None:
     assert inflate_model(video, images, "average") == []
     latents = torch.randn(1, 4, 1, 1, 1).repeat(1, 1, 24, 1, 1)
     with torch.no_grad():
-        first, ours = images._video(latents), video._video(latents)
+        first, ours = images._signal(latents), video._signal(latents)
     torch.testing.assert_close(ours[:, :, 12], first[:, :, 12], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(ours[:, :, 0], first[:, :, 0], atol=1e-2)
 

@@ -10,6 +10,7 @@ Shapes: B batch, S samples, T frames, K codebooks used, V codes, D width of a co
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -17,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskgen.checkpoint import check_state, read_json
+from maskgen.checkpoint import read_json
 from maskgen.tokenizers.published.audio.descript_blocks import DescriptTokenizer, Parts, check_sizes
 from maskgen.tokenizers.published.audio.descript_files import find_sizes, fold_weight_norm, read_descript
+from maskgen.tokenizers.published.names import empty_shapes, renamed
+from maskgen.tokenizers.settings import freeze_lists
 
 __all__ = ["PUBLISHED", "DACTokenizer", "DACTokenizerConfig", "convert", "dac_from_files"]
 
@@ -70,32 +72,18 @@ class DACTokenizerConfig:
     codebook_dim: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", tuple(self.rates))  # JSON brings a list
-        check_sizes(
-            [("rates", self.rates)],
-            sample_rate=self.sample_rate,
-            encoder_dim=self.encoder_dim,
-            decoder_dim=self.decoder_dim,
-            quantizers=self.quantizers,
-            codebook_size=self.codebook_size,
-            codebook_dim=self.codebook_dim,
-        )
+        freeze_lists(self)
         if self.latent_dim == 0:
             object.__setattr__(self, "latent_dim", self.encoder_dim * 2 ** len(self.rates))
         if self.codebooks == 0:
             object.__setattr__(self, "codebooks", self.quantizers)
-        check_sizes([], latent_dim=self.latent_dim, codebooks=self.codebooks)
+        check_sizes(self, *vars(self), levels=len(self.rates))
         if self.codebooks > self.quantizers:
             raise ValueError(
                 f"codebooks: got {self.codebooks}, expected 1 to {self.quantizers}, the quantizers there are"
             )
         if self.codebook_size & (self.codebook_size - 1):
             raise ValueError(f"codebook_size: got {self.codebook_size}, expected a power of two (transformers' DAC)")
-        if self.decoder_dim < 2 ** len(self.rates):
-            raise ValueError(
-                f"decoder_dim: got {self.decoder_dim}, expected {2 ** len(self.rates)} or more: "
-                f"{len(self.rates)} levels halve it"
-            )
 
     @property
     def hop(self) -> int:
@@ -189,13 +177,11 @@ def convert(state: Mapping[str, Tensor], config: DACTokenizerConfig) -> dict[str
     """
     plain = fold_weight_norm(state, "DAC")
     _check_family(plain, "DAC")
-    with torch.device("meta"):
-        model: nn.Module = _build(config)
-    shapes = {name: weight.shape for name, weight in model.state_dict().items()}
-    own = _is_transformers(plain)
-    names = {name: name if own else _official(name, len(config.rates)) for name in shapes}
-    check_state(plain, {names[name]: shape for name, shape in shapes.items()}, "DAC")
-    return {f"model.{name}": plain[names[name]] for name in shapes}
+    official = (
+        (lambda name: name) if _is_transformers(plain) else functools.partial(_official, levels=len(config.rates))
+    )
+    found = renamed(plain, empty_shapes(_build, config), official, "DAC")
+    return {f"model.{name}": weight for name, weight in found.items()}
 
 
 def dac_from_files(

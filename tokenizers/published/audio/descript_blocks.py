@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.tokenizers.audio.base import AudioTokenizer
+from maskgen.tokenizers.audio.base import ConfiguredCodec
 
 __all__ = ["CosineQuantizer", "DescriptTokenizer", "Encoding", "Parts", "Residual", "Snake", "check_sizes", "conv"]
 
@@ -91,38 +92,18 @@ class Encoding(NamedTuple):
     z_q: Tensor
 
 
-class DescriptTokenizer(AudioTokenizer):
+class DescriptTokenizer(ConfiguredCodec):
     """Mono codec of an encoder, residual quantizers by cosine, and a decoder.
 
     Signal: float [B, 1, S] in about [-1, 1]; stereo goes in as two items. ``decode`` stays in [-1, 1]. Nothing is drawn and
     no code is dropped, in training mode neither.
 
-    Its config has ``sample_rate``, ``hop``, ``codebooks``, ``codebook_size``, ``codebook_dim`` and ``latent_dim``.
+    Its config also has ``codebook_dim`` and ``latent_dim``.
     """
 
     @abstractmethod
     def parts(self) -> Parts:
         """Encoder, the K quantizers in use, and decoder."""
-
-    @property
-    def vocab_size(self) -> int:
-        """V, the same for every codebook."""
-        return int(self.config.codebook_size)
-
-    @property
-    def num_codebooks(self) -> int:
-        """K, the codebooks in use."""
-        return int(self.config.codebooks)
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """Samples a token covers: (hop,)."""
-        return (int(self.config.hop),)
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples a second."""
-        return int(self.config.sample_rate)
 
     @property
     def channels(self) -> int:
@@ -154,7 +135,7 @@ class DescriptTokenizer(AudioTokenizer):
         for quantizer in parts.quantizers:
             latent = quantizer.in_proj(rest)  # type: ignore[operator]
             code = _nearest(latent, _table(quantizer))
-            row = F.embedding(code, _table(quantizer)).transpose(1, 2)
+            row = _vectors(code, quantizer)
             # Equal to ``row`` but for rounding; the next level sees that rounding, so codes are official only with it.
             back = quantizer.out_proj(latent + (row - latent).detach())  # type: ignore[operator]
             total, rest = total + back, rest - back
@@ -163,15 +144,7 @@ class DescriptTokenizer(AudioTokenizer):
         return Encoding(torch.stack(codes, dim=-1), torch.cat(latents, dim=1), total)
 
     def encode_scaled(self, signal: Tensor) -> tuple[Tensor, None]:
-        """Tokens, and None: these codecs keep the loudness in the codes.
-
-        Args:
-            signal: float [B, 1, S] in about [-1, 1].
-
-        Raises:
-            TypeError: when the signal is not floating point.
-            ValueError: when its shape does not fit, or it holds NaN, infinite or huge samples.
-        """
+        """Tokens, and None: these codecs keep the loudness in the codes. Refuses what ``analyse`` refuses."""
         return self.analyse(signal).tokens, None
 
     def latents(self, tokens: Tensor) -> Tensor:
@@ -239,20 +212,7 @@ class DescriptTokenizer(AudioTokenizer):
         return F.pad(sound, (0, z_q.shape[-1] * self.stride[0] - sound.shape[-1]))
 
     def decode(self, tokens: Tensor, axes: Sequence[int], scale: Tensor | None = None) -> Tensor:
-        """Turn tokens back into sound.
-
-        Args:
-            tokens: long [B, T, k], ids in [0, V), 1 <= k <= K.
-            axes: (T,).
-            scale: None, as ``encode_scaled`` gives.
-
-        Returns:
-            Float [B, 1, T x hop] in [-1, 1].
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit, or a scale is given.
-        """
+        """Sound in [-1, 1] of tokens; see ``AudioTokenizer.decode``. A scale is refused, as ``encode_scaled`` gives none."""
         if scale is not None:
             raise ValueError("scale: got a tensor, expected None; this codec keeps the loudness in its codes")
         return self.synthesise(self._sum(self._rows(tokens, axes)))
@@ -261,10 +221,7 @@ class DescriptTokenizer(AudioTokenizer):
         """Code vectors [B, D, T] of each level."""
         self._check_codes(tokens, axes)
         quantizers = self.parts().quantizers[: tokens.shape[-1]]
-        return [
-            F.embedding(code, _table(quantizer)).transpose(1, 2)
-            for code, quantizer in zip(tokens.unbind(-1), quantizers, strict=True)
-        ]
+        return [_vectors(code, quantizer) for code, quantizer in zip(tokens.unbind(-1), quantizers, strict=True)]
 
     def _sum(self, rows: list[Tensor]) -> Tensor:
         total: Tensor | float = 0.0
@@ -279,28 +236,39 @@ def _table(quantizer: nn.Module) -> Tensor:
     return table
 
 
+def _vectors(code: Tensor, quantizer: nn.Module) -> Tensor:
+    """[B, T] -> [B, D, T]."""
+    return rearrange(F.embedding(code, _table(quantizer)), "b t d -> b d t")
+
+
 def _nearest(latents: Tensor, table: Tensor) -> Tensor:
     """Long [B, T]: index of the row [V, D] whose direction is nearest to that of [B, D, T]; the first of equal ones."""
     precise = torch.promote_types(table.dtype, torch.float32)  # in float16 the length of silence would be 0
-    points = F.normalize(latents.to(precise).transpose(1, 2).flatten(0, 1))
+    points = F.normalize(rearrange(latents.to(precise), "b d t -> (b t) d"))
     rows = F.normalize(table.to(precise))
     distance = points.square().sum(1, keepdim=True) - 2 * points @ rows.t() + rows.square().sum(1)
-    return distance.argmin(1).view(len(latents), -1)
+    return rearrange(distance.argmin(1), "(b t) -> b t", b=len(latents))
 
 
-def check_sizes(rates: Sequence[tuple[str, tuple[int, ...]]], **sizes: int) -> None:
+def check_sizes(config: Any, *names: str, levels: int) -> None:
     """Refuse sizes that make no codec.
 
     Args:
-        rates: name and strides of a stack of layers.
-        sizes: what must be a positive number, by name.
+        config: settings with ``decoder_dim``.
+        names: fields that must be positive numbers, or tuples of strides, one a level.
+        levels: of the decoder, each of which halves ``decoder_dim``.
 
     Raises:
-        ValueError: naming the first that is none.
+        ValueError: naming the first field that does not fit.
     """
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, tuple):
+            if not value or any(not isinstance(rate, int) or rate < 2 for rate in value):
+                raise ValueError(f"{name}: got {value}, expected whole numbers from 2 on, one a level")
+        elif not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: got {value!r}, expected a positive whole number")
-    for name, values in rates:
-        if not values or any(not isinstance(rate, int) or rate < 2 for rate in values):
-            raise ValueError(f"{name}: got {values}, expected whole numbers from 2 on, one a level")
+    if config.decoder_dim < 2**levels:
+        raise ValueError(
+            f"decoder_dim: got {config.decoder_dim}, expected {2**levels} or more: {levels} levels halve it"
+        )

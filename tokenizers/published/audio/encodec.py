@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from maskgen.tokenizers.audio.base import AudioTokenizer, check_audio
+from maskgen.tokenizers.audio.base import ConfiguredCodec, check_audio
+from maskgen.tokenizers.settings import check_choice, check_least, freeze_lists
 
 __all__ = ["EncodecBase", "EncodecTokenizer", "EncodecTokenizerConfig"]
 
@@ -63,20 +65,16 @@ class EncodecTokenizerConfig:
     conv_shortcut: bool = True
 
     def __post_init__(self) -> None:
-        # A config read back from JSON brings lists.
-        object.__setattr__(self, "bandwidths", tuple(float(value) for value in self.bandwidths))
-        object.__setattr__(self, "ratios", tuple(self.ratios))
-        for name in ("sample_rate", "filters", "residual_layers", "lstm_layers", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 or more")
+        freeze_lists(self)
+        object.__setattr__(self, "bandwidths", tuple(map(float, self.bandwidths)))
+        check_least(self, sample_rate=1, filters=1, residual_layers=1, lstm_layers=1, dim=1)
         if self.channels not in (1, 2):
             raise ValueError(f"channels: got {self.channels}, expected 1 or 2")
         if not self.ratios or min(self.ratios) < 2:
             raise ValueError(f"ratios: got {self.ratios}, expected strides of 2 or more")
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
             raise ValueError(f"codebook_size: got {self.codebook_size}, expected a power of two")
-        if self.norm not in ("weight_norm", "time_group_norm"):
-            raise ValueError(f"norm: got {self.norm!r}, expected 'weight_norm' or 'time_group_norm'")
+        check_choice(self, norm=("weight_norm", "time_group_norm"))
         if self.norm == "time_group_norm" and self.causal:
             raise ValueError("norm: time_group_norm looks at the whole sound, so causal must be False")
         if not self.bandwidths or list(self.bandwidths) != sorted(set(self.bandwidths)) or self.bandwidths[0] <= 0:
@@ -155,7 +153,7 @@ class EncodecTokenizerConfig:
         return found | {self.codebooks_at(bandwidth)}
 
 
-class EncodecBase(AudioTokenizer):
+class EncodecBase(ConfiguredCodec):
     """What both ways to run an EnCodec share; see ``AudioTokenizer`` for the signal.
 
     The end of a sound that is no whole number of hops is filled as the original does it, by the padding of its
@@ -171,29 +169,9 @@ class EncodecBase(AudioTokenizer):
         self.config: EncodecTokenizerConfig = config
 
     @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self.config.codebook_size
-
-    @property
     def num_codebooks(self) -> int:
         """K, as many as the bandwidth pays for."""
         return self.config.codebooks_at(self.config.bandwidth)
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """The hop."""
-        return (self.config.hop,)
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples a second."""
-        return self.config.sample_rate
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.config.channels
 
     def code_tables(self) -> Tensor:
         """Float [K, V, D]: what the quantizers add up."""
@@ -205,19 +183,14 @@ class EncodecBase(AudioTokenizer):
         dtype = self._books()[0].get_buffer("embed").dtype
         codes, scale = self._encode(signal.to(dtype))
         assert codes.shape[1:] == (self.num_codebooks, *self.axes(signal.shape))
-        return codes.transpose(1, 2).contiguous(), None if scale is None else scale.reshape(-1)
+        return rearrange(codes, "b k t -> b t k").contiguous(), None if scale is None else scale.flatten()
 
     def decode(self, tokens: Tensor, axes: Sequence[int], scale: Tensor | None = None) -> Tensor:
-        """Turn tokens back into sound; see ``AudioTokenizer.decode``.
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid, ids or scale do not fit.
-        """
+        """Turn tokens back into sound; see ``AudioTokenizer.decode``."""
         self._check_codes(tokens, axes)
         if scale is not None and tuple(scale.shape) != (len(tokens),):
             raise ValueError(f"scale: got shape {tuple(scale.shape)}, expected [{len(tokens)}], one factor an item")
-        signal = self._decode(tokens.transpose(1, 2))
+        signal = self._decode(rearrange(tokens, "b t k -> b k t"))
         assert signal.shape == (len(tokens), self.channels, axes[0] * self.config.hop)
         return signal if scale is None else signal * scale.to(signal)[:, None, None]
 

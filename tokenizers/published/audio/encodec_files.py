@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
-from maskgen.checkpoint import check_state, read_json
+from maskgen.checkpoint import read_json
 from maskgen.tokenizers.published.audio.encodec import EncodecTokenizer, EncodecTokenizerConfig
+from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.weights.files import read_weights
 
 __all__ = ["PUBLISHED", "config_from", "convert", "encodec_from_files", "transformers_names"]
@@ -105,11 +105,7 @@ def convert(state: Mapping[str, Tensor], config: EncodecTokenizerConfig) -> dict
     Raises:
         ValueError: every name that is missing, unexpected or mis-shaped.
     """
-    found = transformers_names(state)
-    with torch.device("meta"):
-        model = EncodecTokenizer(config)
-    check_state(found, {name: tensor.shape for name, tensor in model.state_dict().items()}, "EnCodec")
-    return found
+    return renamed(transformers_names(state), empty_shapes(EncodecTokenizer, config), str, "EnCodec")
 
 
 def encodec_from_files(path: str | Path) -> tuple[EncodecTokenizerConfig, dict[str, Tensor]]:

@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from maskgen.checkpoint import check_state
 from maskgen.tokenizers.published.audio.descript_blocks import (
     CosineQuantizer,
     DescriptTokenizer,
@@ -28,6 +26,8 @@ from maskgen.tokenizers.published.audio.descript_blocks import (
     conv,
 )
 from maskgen.tokenizers.published.audio.descript_files import find_sizes, fold_weight_norm, read_descript
+from maskgen.tokenizers.published.names import empty_shapes, renamed
+from maskgen.tokenizers.settings import freeze_lists
 
 __all__ = ["LACConfig", "LACTokenizer", "Mean", "convert", "lac_from_file"]
 
@@ -65,28 +65,14 @@ class LACConfig:
     codebook_dim: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoder_rates", tuple(self.encoder_rates))  # JSON brings lists
-        object.__setattr__(self, "decoder_rates", tuple(self.decoder_rates))
-        check_sizes(
-            [("encoder_rates", self.encoder_rates), ("decoder_rates", self.decoder_rates)],
-            sample_rate=self.sample_rate,
-            encoder_dim=self.encoder_dim,
-            decoder_dim=self.decoder_dim,
-            codebooks=self.codebooks,
-            codebook_size=self.codebook_size,
-            codebook_dim=self.codebook_dim,
-        )
+        freeze_lists(self)
+        check_sizes(self, *vars(self), levels=len(self.decoder_rates))
         if any(rate % 2 for rate in self.encoder_rates):
             raise ValueError(f"encoder_rates: got {self.encoder_rates}, expected even ones; an odd one loses a frame")
         if math.prod(self.decoder_rates) != self.hop:
             raise ValueError(
                 f"decoder_rates: got {self.decoder_rates} with product {math.prod(self.decoder_rates)}, expected "
                 f"{self.hop}, the product of encoder_rates {self.encoder_rates}"
-            )
-        if self.decoder_dim < 2 ** len(self.decoder_rates):
-            raise ValueError(
-                f"decoder_dim: got {self.decoder_dim}, expected {2 ** len(self.decoder_rates)} or more: "
-                f"{len(self.decoder_rates)} levels halve it"
             )
 
     @property
@@ -188,10 +174,7 @@ def convert(state: Mapping[str, Tensor], config: LACConfig) -> dict[str, Tensor]
     """
     plain = fold_weight_norm(state, "LAC")
     _check_family(plain, "LAC")
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in LACTokenizer(config).state_dict().items()}
-    check_state(plain, {_official(name): shape for name, shape in shapes.items()}, "LAC")
-    return {name: plain[_official(name)] for name in shapes}
+    return renamed(plain, empty_shapes(LACTokenizer, config), _official, "LAC")
 
 
 def lac_from_file(path: str | Path, *, sample_rate: int | None = None) -> tuple[LACConfig, dict[str, Tensor]]:

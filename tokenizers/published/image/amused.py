@@ -1,6 +1,5 @@
 """The VQ model of aMUSEd (Patil et al. 2024), in diffusers' layout: settings and key map."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,18 +52,16 @@ class AmusedVQ(AttentionVQGAN):
     def __init__(self, config: AmusedVQConfig) -> None:
         super().__init__(config)
 
-    def encode(self, signal: Tensor) -> Tensor:
-        """Tokens of images; see ``Tokenizer.encode``."""
+    def _latents(self, signal: Tensor) -> Tensor:
         self._refuse_float16()
-        return super().encode(signal)
+        return super()._latents(signal)
 
-    def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Images of tokens, not clamped; see ``Tokenizer.decode``."""
+    def _signal(self, latents: Tensor) -> Tensor:
         self._refuse_float16()
-        return super().decode(tokens, axes)
+        return super()._signal(latents)
 
     def _refuse_float16(self) -> None:
-        if self.decoder.conv_out.weight.dtype == torch.float16:
+        if self.last_layer.dtype == torch.float16:
             raise TypeError("weights: got torch.float16, in which this model overflows; use .float() or .bfloat16()")
 
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import check_state
-from maskgen.tokenizers.base import freeze_lists
-from maskgen.tokenizers.image.base import ImageTokenizer, check_images
+from maskgen.tokenizers.image.base import ImageTokenizer
 from maskgen.tokenizers.published.image.blocks import Decoder, Encoder, NetworkConfig
+from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
+from maskgen.tokenizers.settings import freeze_lists
 
 __all__ = [
     "AttentionVQGAN",
@@ -89,7 +90,7 @@ class MultiplierConfig(AttentionVQGANConfig):
         )
 
 
-class AttentionVQGAN(ImageTokenizer):
+class AttentionVQGAN(ImageTokenizer, Autoencoder):
     """Base of the families: encoder, ``quant_conv``, quantizer, ``post_quant_conv``, decoder.
 
     Signal: float images [B, 3, H, W] in [0, 1] whatever the family was trained on; ``encode`` and ``decode`` rescale.
@@ -121,16 +122,6 @@ class AttentionVQGAN(ImageTokenizer):
         self.decoder = Decoder(network)
 
     @property
-    def vocab_size(self) -> int:
-        """Number of codes."""
-        return self.quantizer.vocab_size
-
-    @property
-    def num_codebooks(self) -> int:
-        """Always 1."""
-        return 1
-
-    @property
     def stride(self) -> tuple[int, ...]:
         """Pixels per token, for both axes."""
         side = 2 ** (len(self.encoder.down) - 1)
@@ -143,19 +134,6 @@ class AttentionVQGAN(ImageTokenizer):
             ValueError: when it is no image batch or the stride does not divide the size.
         """
         return self._whole_axes(signal_shape)
-
-    def encode(self, signal: Tensor) -> Tensor:
-        """Tokens of images; see ``Tokenizer.encode``."""
-        check_images(signal)
-        self.axes(signal.shape)  # refuses other sizes
-        pixels = signal.to(self.decoder.conv_out.weight.dtype)
-        return self.quantizer.encode(self.latents(2 * pixels - 1 if self.signed else pixels))
-
-    def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Images of tokens, not clamped; see ``Tokenizer.decode``."""
-        self._check_tokens(tokens, axes)
-        pixels = self.pixels(self.quantizer.lookup(tokens, axes))
-        return (pixels + 1) / 2 if self.signed else pixels
 
     def latents(self, pixels: Tensor) -> Tensor:
         """Vectors to quantize.
@@ -178,8 +156,16 @@ class AttentionVQGAN(ImageTokenizer):
         Returns:
             Float [B, 3, h * stride, w * stride], nominally in the family's own range, not clamped.
         """
-        out: Tensor = self.decoder(self.post_quant_conv(vectors.to(self.decoder.conv_out.weight.dtype)))
+        out: Tensor = self.decoder(self.post_quant_conv(vectors.to(self.last_layer.dtype)))
         return out
+
+    def _latents(self, signal: Tensor) -> Tensor:
+        pixels = signal.to(self.last_layer.dtype)
+        return self.latents(2 * pixels - 1 if self.signed else pixels)
+
+    def _signal(self, latents: Tensor) -> Tensor:
+        pixels = self.pixels(latents)
+        return (pixels + 1) / 2 if self.signed else pixels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,16 @@ Shapes: B batch, N tokens, K sub-tokens of an id, D width of a code, H W pixels,
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from maskgen.tokenizers.image.base import ImageTokenizer, check_images
+from maskgen.tokenizers.image.base import ImageTokenizer
 from maskgen.tokenizers.image.vqgan import Decoder, Encoder, VQGANConfig
-from maskgen.tokenizers.layers.conv2d import ResBlock, pad_same
+from maskgen.tokenizers.layers.conv2d import ConvDownsample, ResBlock
 from maskgen.tokenizers.published.image.maskbit_codes import (
     BitQuantizer,
     UnitQuantizer,
@@ -27,15 +27,17 @@ from maskgen.tokenizers.published.image.maskbit_codes import (
     merge_ids,
     split_ids,
 )
-from maskgen.tokenizers.published.image.maskgit_torch import Layout, network_sizes, official_name, rename
+from maskgen.tokenizers.published.image.maskgit_torch import Layout, network_sizes, official_name
+from maskgen.tokenizers.published.names import empty_shapes, renamed
+from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
 from maskgen.tokenizers.quantizers.vector import Quantizer, QuantizerConfig, VectorQuantizer
+from maskgen.tokenizers.settings import check_choice, freeze_lists
 
 __all__ = [
     "PUBLISHED",
     "MaskBitEncoder",
     "MaskBitTokenizer",
     "MaskBitTokenizerConfig",
-    "StridedDownsample",
     "config_from",
     "convert",
 ]
@@ -70,13 +72,8 @@ class MaskBitTokenizerConfig:
     splits: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON brings a list
-        for name, value, expected in (
-            ("quantizer", self.quantizer, ("lookup-free", "lookup")),
-            ("downsample", self.downsample, ("conv", "average")),
-        ):
-            if value not in expected:
-                raise ValueError(f"{name}: got {value!r}, expected {expected[0]!r} or {expected[1]!r}")
+        freeze_lists(self)
+        check_choice(self, quantizer=("lookup-free", "lookup"), downsample=("conv", "average"))
         free = self.quantizer == "lookup-free"
         if free and self.codebook_size != 2**self.token_size:
             raise ValueError(
@@ -110,23 +107,6 @@ class MaskBitTokenizerConfig:
         )
 
 
-class StridedDownsample(nn.Module):
-    """Halve both pixel axes by a 3 x 3 convolution with bias, stride 2, "SAME" zeros (right and bottom on even sizes).
-
-    Args:
-        channels: width in and out.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, D, H, W] -> [B, D, ceil(H / 2), ceil(W / 2)]."""
-        out: Tensor = self.conv(pad_same(x, kernel=3, stride=2))
-        return out
-
-
 class MaskBitEncoder(Encoder):
     """VQGAN's encoder with MaskBit's downsampling.
 
@@ -144,10 +124,10 @@ class MaskBitEncoder(Encoder):
             net.channels, net.widths[0], groups=net.groups, activation=net.activation, shortcut=net.shortcut
         )
         if config.downsample == "conv":
-            self.downs = nn.ModuleList(StridedDownsample(width) for width in net.widths[:-1])
+            self.downs = nn.ModuleList(ConvDownsample(width, kernel=3) for width in net.widths[:-1])
 
 
-class MaskBitTokenizer(ImageTokenizer):
+class MaskBitTokenizer(ImageTokenizer, Autoencoder):
     """MaskBit's ``ConvVQModel``.
 
     Signal: float images [B, 3, H, W] in [0, 1]. ``decode`` returns what the last convolution gives, which may leave
@@ -184,45 +164,13 @@ class MaskBitTokenizer(ImageTokenizer):
         """Pixels per token, for both axes."""
         return (2 ** (len(self.config.multipliers) - 1),) * 2
 
-    def encode(self, signal: Tensor) -> Tensor:
-        """Tokens of images.
-
-        Args:
-            signal: float [B, 3, H, W] in [0, 1].
-
-        Returns:
-            Long [B, h * w, K].
-
-        Raises:
-            TypeError: when the images are not floating point.
-            ValueError: when the shape is not [B, 3, H, W].
-        """
-        check_images(signal)
-        ids = self.quantizer.encode(self.encoder(signal.to(self.decoder.conv_out.weight.dtype)))
+    def _tokens(self, codes: Tensor) -> Tensor:
         if self.config.splits == 1:
-            return ids
-        return split_ids(ids.squeeze(-1), bits=self.config.bits, splits=self.config.splits)
+            return codes
+        return split_ids(codes[..., 0], bits=self.config.bits, splits=self.config.splits)
 
-    def decode(self, tokens: Tensor, axes: Sequence[int]) -> Tensor:
-        """Images of tokens.
-
-        Args:
-            tokens: long [B, h * w, K], ids in [0, V).
-            axes: (h, w), any grid (the official function takes square ones).
-
-        Returns:
-            Float [B, 3, h * stride, w * stride], nominally in [0, 1], not clamped.
-
-        Raises:
-            TypeError: when tokens are not long.
-            ValueError: when shape, grid or ids do not fit.
-        """
-        self._check_tokens(tokens, axes)
-        if self.config.splits > 1:
-            tokens = merge_ids(tokens, bits=self.config.bits)[..., None]
-        latents = self.quantizer.lookup(tokens, axes)
-        images: Tensor = self.decoder(latents.to(self.decoder.conv_out.weight.dtype))
-        return images
+    def _codes(self, tokens: Tensor) -> Tensor:
+        return tokens if self.config.splits == 1 else merge_ids(tokens, bits=self.config.bits)[..., None]
 
 
 def config_from(state: Mapping[str, Tensor], *, splits: int = 1, l2_normalised: bool = False) -> MaskBitTokenizerConfig:
@@ -267,13 +215,10 @@ def convert(state: Mapping[str, Tensor], config: MaskBitTokenizerConfig) -> dict
     Raises:
         ValueError: naming every weight that is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in MaskBitTokenizer(config).state_dict().items()}
-    layout = _layout(state)
-    names = {name: official_name(name, config.network, layout) for name in shapes}
     ignored = _IGNORED if config.quantizer == "lookup-free" else ()
     kept = {name: weight for name, weight in state.items() if name not in ignored}
-    return rename(kept, names, shapes, "MaskBit tokenizer")
+    official = functools.partial(official_name, config=config.network, layout=_layout(state))
+    return renamed(kept, empty_shapes(MaskBitTokenizer, config), official, "MaskBit tokenizer")
 
 
 def _layout(state: Mapping[str, Tensor]) -> Layout:

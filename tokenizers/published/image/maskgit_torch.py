@@ -9,18 +9,18 @@ The official ``decode`` clamps to [0, 1]; ours does not, the ``Pipeline`` does. 
 or column of an odd size; ours averages what is there and rounds up, as Google's code does.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from maskgen.checkpoint import check_state
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
+from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 
-__all__ = ["PUBLISHED", "Layout", "config_from", "convert", "network_sizes", "official_name", "rename"]
+__all__ = ["PUBLISHED", "Layout", "config_from", "convert", "network_sizes", "official_name"]
 
 PUBLISHED: dict[str, VQGANConfig] = {"maskgit-vqgan-imagenet-f16-256": VQGANConfig()}
 """Published name to full-size settings (54,515,587 weights; the 2D tokenizer of 1d-tokenizer, Apache-2.0 code)."""
@@ -88,10 +88,8 @@ def convert(state: Mapping[str, Tensor], config: VQGANConfig) -> dict[str, Tenso
             f"config: got quantizer {config.quantizer.kind!r}, shortcut {config.shortcut!r} and downsample "
             f"{config.downsample!r}, expected 'vq', 'branch' and 'average', which these weights are made for"
         )
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in VQGAN(config).state_dict().items()}
-    names = {name: official_name(name, config, _PORT) for name in shapes}
-    return rename(state, names, shapes, "MaskGIT torch tokenizer")
+    official = functools.partial(official_name, config=config, layout=_PORT)
+    return renamed(state, empty_shapes(VQGAN, config), official, "MaskGIT torch tokenizer")
 
 
 def network_sizes(state: Mapping[str, Tensor], layout: Layout, family: str) -> tuple[int, tuple[int, ...], int]:
@@ -149,24 +147,6 @@ def official_name(ours: str, config: VQGANConfig, layout: Layout) -> str:
         up = stage - 1 if layout.run_order else last - (stage - 1)
         place = f"up.{up}.{layout.level}" if stage else f"mid.{layout.middle}"
     return f"{part}.{place}{inside}.{leaf.replace('shortcut', 'nin_shortcut')}"
-
-
-def rename(
-    state: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size], where: str
-) -> dict[str, Tensor]:
-    """Official weights under our names, every misfit reported at once under its official name.
-
-    Args:
-        state: official name to weight.
-        names: our name to the official one.
-        shapes: our name to the expected shape.
-        where: named in the error.
-
-    Raises:
-        ValueError: naming every weight that is missing, unexpected or of another shape.
-    """
-    check_state(state, {names[ours]: shape for ours, shape in shapes.items()}, where)
-    return {ours: state[names[ours]] for ours in shapes}
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

@@ -9,16 +9,16 @@ Shapes: K parts of an id, d bits of an id, L levels.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Final
 
-import torch
 from torch import Tensor
 
-from maskgen.checkpoint import check_state
 from maskgen.tokenizers.magvit2.inflation import inflated_config
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2ImageConfig, Magvit2Video, Magvit2VideoConfig
+from maskgen.tokenizers.published.names import empty_shapes, renamed
 
 __all__ = ["PUBLISHED", "averaged", "config_from", "convert", "official_name"]
 
@@ -139,10 +139,7 @@ def convert(state: Mapping[str, Tensor], config: Magvit2ImageConfig | Magvit2Vid
     Raises:
         ValueError: every official name that is missing, unexpected or mis-shaped.
     """
-    with torch.device("meta"):
-        model = Magvit2Video(config) if isinstance(config, Magvit2VideoConfig) else Magvit2Image(config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    official = {name: official_name(name, video=isinstance(config, Magvit2VideoConfig)) for name in shapes}
+    video = isinstance(config, Magvit2VideoConfig)
+    shapes = empty_shapes(Magvit2Video if video else Magvit2Image, config)
     found = {name: tensor for name, tensor in state.items() if not name.startswith(_IGNORED)}
-    check_state(found, {official[name]: shape for name, shape in shapes.items()}, "Open-MAGVIT2 weights")
-    return {name: found[official[name]] for name in shapes}
+    return renamed(found, shapes, functools.partial(official_name, video=video), "Open-MAGVIT2 weights")

@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from maskgen.data import TensorSource
-from maskgen.tasks.data.images.digits import Digits, Folder, FolderSource, ShiftedSource
+from maskgen.tasks.data.broken import BrokenExamples, Tolerance
+from maskgen.tasks.data.images.digits import Digits, Folder, ShiftedSource
+from maskgen.tasks.data.images.folders import ImageFiles
+from maskgen.tasks.data.images.sources import Crop, CropKind, PictureSource
 from maskgen.tasks.media.images import to_tensor
 
 SEEDS = list(range(40))
@@ -121,11 +124,23 @@ def library(root: Path) -> Path:
     return root
 
 
+def one_file(path: Path, size: tuple[int, int], crop: CropKind, *, flip: bool) -> PictureSource:
+    broken = BrokenExamples(Tolerance(place="images", total=1, share=0.0))
+    return PictureSource(ImageFiles([(path, 0)]), Crop(size=size, kind=crop, flip=flip), broken)
+
+
+def named(source: PictureSource) -> list[tuple[str, int]]:
+    """File name and label of each image."""
+    files = source.pictures
+    assert isinstance(files, ImageFiles)
+    return [(Path(path).name, label) for path, label in zip(files.paths, files.labels, strict=True)]
+
+
 def test_folder(tmp_path: Path) -> None:
     data = Folder(library(tmp_path), size=8)
     assert data.class_names == ("cat", "dog")
     source = data.train()
-    assert [(path.name, label) for path, label in source.files] == [("a.PNG", 0), ("c.jpg", 0), ("b.png", 1)]
+    assert named(source) == [("a.PNG", 0), ("c.jpg", 0), ("b.png", 1)]
     batch = source.batch([2, 0], [1, 2])
     assert (batch["images"].shape, batch["images"].dtype) == ((2, 3, 8, 8), torch.float32)
     assert batch["labels"].tolist() == [1, 0]
@@ -143,7 +158,7 @@ def test_one_folder_is_one_class(tmp_path: Path) -> None:
 
 def test_crops_and_flips_depend_on_the_seed_alone(tmp_path: Path) -> None:
     path = picture(tmp_path / "a" / "a.png", width=24, height=8)
-    source = FolderSource([(path, 0)], (8, 8), augment=True, flip=True)
+    source = one_file(path, (8, 8), "random", flip=True)
     seen = [source.batch([0], [seed])["images"][0] for seed in SEEDS]
     assert torch.equal(seen[5], source.batch([0], [5])["images"][0])
     assert torch.equal(seen[5], source.batch([0, 0], [4, 5])["images"][1])
@@ -157,7 +172,7 @@ def test_crops_and_flips_depend_on_the_seed_alone(tmp_path: Path) -> None:
                     places.add((left, flipped))
     assert len({left for left, _ in places}) > 8  # of 17
     assert {flipped for _, flipped in places} == {False, True}
-    kept = FolderSource([(path, 0)], (8, 8), augment=True, flip=False)
+    kept = one_file(path, (8, 8), "random", flip=False)
     assert all(
         any(torch.equal(kept.batch([0], [seed])["images"][0], whole[..., x : x + 8]) for x in range(17))
         for seed in range(8)
@@ -178,8 +193,8 @@ def test_held_out_images_are_cropped_in_the_middle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(8, 8), (6, 10), (11, 5)])
 def test_any_size_covers_the_crop(width: int, height: int, size: tuple[int, int], tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", width, height)
-    for augment in (False, True):
-        images = FolderSource([(path, 0)], size, augment=augment, flip=augment).batch([0], [1])["images"]
+    for crop in ("centre", "random"):
+        images = one_file(path, size, crop, flip=crop == "random").batch([0], [1])["images"]
         assert images.shape == (1, 3, *size)
 
 
@@ -223,7 +238,7 @@ def test_a_class_without_images_borrows_none(tmp_path: Path) -> None:
         data = Folder(tmp_path / "train", size=8, test_root=tmp_path / "test")
     test = data.test()
     assert test is not None
-    assert [label for _, label in test.files] == [0]
+    assert [label for _, label in named(test)] == [0]
 
 
 def test_random_resized_crops(tmp_path: Path) -> None:
@@ -287,7 +302,7 @@ def test_the_next_picture_stands_in_for_a_broken_one(tmp_path: Path) -> None:
     (tmp_path / "cat" / "b.png").write_bytes(b"")
     (tmp_path / "dog" / "z.jpg").write_text("no picture", encoding="utf-8")
     source = Folder(tmp_path, size=8, broken=0.5).train()
-    names = [path.name for path, _ in source.files]
+    names = [name for name, _ in named(source)]
     assert names == ["a.PNG", "b.png", "c.jpg", "b.png", "z.jpg"]
     batch = source.batch([1, 4], [5, 6])
     whole = source.batch([2, 0], [5, 6])

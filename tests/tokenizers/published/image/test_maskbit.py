@@ -23,12 +23,12 @@ from maskgen.tasks.image.generation import generate
 from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline, Sampling
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
+from maskgen.tokenizers.layers.conv2d import ConvDownsample
 from maskgen.tokenizers.published.image import maskbit, maskgit_torch
 from maskgen.tokenizers.published.image.maskbit import (
     PUBLISHED,
     MaskBitTokenizer,
     MaskBitTokenizerConfig,
-    StridedDownsample,
 )
 from maskgen.tokenizers.published.image.maskbit_codes import BitQuantizer, UnitQuantizer, merge_ids, split_ids
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
@@ -324,7 +324,7 @@ def test_split_and_merge_refuse(call: Callable[[], object], error: type[Exceptio
 @pytest.mark.parametrize(("size", "before"), [(6, 0), (7, 1)])
 def test_strided_convolution_pads_the_same_way(size: int, before: int) -> None:
     """One zero right and bottom of even sizes, one on each side of odd ones."""
-    down = StridedDownsample(2)
+    down = ConvDownsample(2, kernel=3)
     x = torch.randn(1, 2, size, size)
     expected = F.conv2d(F.pad(x, (before, 1, before, 1)), down.conv.weight, down.conv.bias, stride=2)
     assert torch.equal(down(x), expected)
