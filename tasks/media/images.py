@@ -159,8 +159,8 @@ def image_grid(images: Sequence[Image.Image], columns: int, *, pad: int = 2, bac
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write one picture, whole or not at all; the suffix chooses the format.
 
-    Its profile, EXIF, XMP and resolution (``Image.info``) are written too, as far as the format holds them; where it holds no
-    transparency, that is put on white and said.
+    Its profile, EXIF, XMP and resolution (``Image.info``) are written too, as far as the format holds them; where it
+    holds no transparency, that is put on white and said.
 
     Raises:
         ValueError: a suffix that is no picture format.
