@@ -1,8 +1,7 @@
 """What a model folder holds: its description, its optional parts, and whether the parts belong together."""
 
 import dataclasses
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,36 +112,6 @@ def check_codec(codec: AudioTokenizer, expected: str = "") -> str:
             f"tokenizer: got {identity}, but the transformer was trained on the codes of {expected}; put that codec back"
         )
     return identity
-
-
-def class_id(label: int | str, count: int, names: Sequence[str]) -> int:
-    """Id of a class given by its number or name.
-
-    Args:
-        label: number, digits, or a name; case does not matter, and a part will do if it is in one name only.
-        count: how many classes there are.
-        names: one for each, or none.
-
-    Raises:
-        ValueError: no such class, or more than one.
-    """
-    if not count:
-        raise ValueError(f"label: got {label!r}, but this model has no classes; give none")
-    if isinstance(label, str) and re.fullmatch(r"[+-]?[0-9]+", label.strip()):
-        label = int(label)
-    if isinstance(label, int):
-        if not 0 <= label < count:
-            raise ValueError(f"label: got {label}, expected 0 to {count - 1}")
-        return label
-    wanted = str(label).strip().casefold()
-    exact = [number for number, name in enumerate(names) if name.casefold() == wanted]
-    close = exact or [number for number, name in enumerate(names) if wanted and wanted in name.casefold()]
-    if len(close) != 1:
-        known = f"known: {', '.join(names[:12])}{', ...' if names[12:] else ''}" if names else "this model has no names"
-        could = ", ".join(f"{names[number]} ({number})" for number in close[:8])
-        hint = f"it could be {could}{', ...' if close[8:] else ''}" if close else known
-        raise ValueError(f"label: got {label!r}, expected a number from 0 to {count - 1} or a class name; {hint}")
-    return close[0]
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from maskgen.precision import fast_matmul
 from maskgen.published.loops import Decoding, check_guidance, decide
 from maskgen.sampling.critics import check_critic
 from maskgen.sampling.settings import Sampling
-from maskgen.tasks.conditions.request import Label, Options, Request, SamplingOptions, check_options
+from maskgen.tasks.conditions.classes import Label, class_id, label_list
+from maskgen.tasks.conditions.request import Options, Request, SamplingOptions, check_options
 from maskgen.tasks.media.images import broadcast
 from maskgen.tasks.model_folder import (
     PARTS,
     PipelineConfig,
     check_codec,
     check_parts,
-    class_id,
     read_description,
     read_parts,
     upload,
@@ -87,10 +87,10 @@ class Pipeline:
         if fine is not None and config.fine_sampling is None:
             config = dataclasses.replace(config, fine_sampling=Sampling())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.tokenizer = tokenizer.eval().requires_grad_(False).to(self.device)
-        self.transformer = transformer.eval().requires_grad_(False).to(self.device)
-        self.fine = None if fine is None else fine.eval().requires_grad_(False).to(self.device)
-        self.critic = None if critic is None else critic.eval().requires_grad_(False).to(self.device)
+        for part in (tokenizer, transformer, fine, critic):
+            if part is not None:
+                part.eval().requires_grad_(False).to(self.device)
+        self.tokenizer, self.transformer, self.fine, self.critic = tokenizer, transformer, fine, critic
         self.config = config
         channels = tokenizer.channels if isinstance(tokenizer, AudioTokenizer | OwnModality) else 3
         self.axes = tokenizer.axes((1, channels, *config.signal_size))
@@ -104,11 +104,11 @@ class Pipeline:
         attention: AttentionBackend | None = None,
         revision: str | None = None,
     ) -> Pipeline:
-        """Load a model folder, a published model by its name, or a Hugging Face Hub repository of ours.
+        """Load a model.
 
         Args:
-            name: a folder; a name of the catalog (``maskgen models`` lists them), which is downloaded and converted the
-                first time; or ``owner/name`` on the Hub.
+            name: a folder; a published name (``maskgen models`` lists them), which is downloaded and converted the first
+                time; or ``owner/name`` of a Hugging Face Hub repository of ours.
             device: where to run.
             attention: back-end to use instead of the saved one.
             revision: branch, tag or commit on the Hub.
@@ -127,9 +127,8 @@ class Pipeline:
 
         Each file is written whole or not at all. Parts of an earlier save are replaced or taken away.
         """
-        target = Path(folder)
-        write_parts(target, self.parts)
-        write_description(target, self.modality, self.config)
+        write_parts(Path(folder), self.parts)
+        write_description(Path(folder), self.modality, self.config)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
         """Upload the model to the Hugging Face Hub; returns its address.
@@ -178,20 +177,21 @@ class Pipeline:
             )
 
     def class_ids(self, labels: Label | Sequence[Label] | None) -> list[int]:
-        """Class ids of ids or names (case does not matter); None is "no class", for models that know it.
+        """Class ids of ids or names, see ``class_id``; None is "no class", for models that know it.
 
         Raises:
+            TypeError: neither integers nor texts.
             ValueError: out of range, unknown name, a class asked of a model without, or none of a model that needs one.
         """
         if labels is None:
-            if self.transformer.num_classes and not self.transformer.null_class:
-                raise ValueError(
-                    "label: got none, but this model has no unconditional mode (it was trained without label dropout); "
-                    "give a class"
-                )
-            return [NO_LABEL]
-        listed = [labels] if isinstance(labels, int | str) else list(labels)
-        return [class_id(label, self.transformer.num_classes, self.config.class_names) for label in listed]
+            if not self.transformer.num_classes or self.transformer.null_class:
+                return [NO_LABEL]
+            raise ValueError(
+                "label: got none, but this model has no unconditional mode (it was trained without label dropout); "
+                "give a class"
+            )
+        count, names = self.transformer.num_classes, self.config.class_names
+        return [class_id(label, count, names) for label in label_list(labels)]
 
     def sampling(self, settings: Sampling | None, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """The settings of a call: its own or the model's, with the two usual overrides.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from maskgen.tasks.audio.edit import SoundEdit
 from maskgen.tasks.audio.windows import codec
-from maskgen.tasks.conditions.request import Label, SamplingOptions
+from maskgen.tasks.conditions.classes import Label
+from maskgen.tasks.conditions.request import SamplingOptions
 from maskgen.tasks.pipeline import Pipeline
 
 

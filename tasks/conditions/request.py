@@ -16,8 +16,7 @@ from maskgen.conditioning import Cond
 from maskgen.data import item_seed
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
-
-Label = int | str
+from maskgen.tasks.conditions.classes import Label
 
 
 class SamplingOptions(TypedDict, total=False):

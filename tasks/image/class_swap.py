@@ -14,8 +14,9 @@ from PIL import Image, ImageFilter
 
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Options
-from maskgen.tasks.image.paste import Box, paste
-from maskgen.tasks.media.images import ImageSource, load_image, to_images, to_tensor
+from maskgen.tasks.image.paste import Box
+from maskgen.tasks.media.images import ImageSource, to_images, to_tensor
+from maskgen.tasks.media.originals import load_original
 from maskgen.tasks.pipeline import Pipeline
 
 _STEPS = 12  # official editing
@@ -57,7 +58,8 @@ def swap_class(
     pipe.require("image", "class swapping", regions=True)
     chosen = swap_sampling(pipe, options.get("sampling"), options.get("steps"), options.get("guidance"))
     request = dataclasses.replace(pipe.request(options), sampling=chosen)
-    picture = load_image(image)
+    original = load_original(image)
+    picture = original.rgb
     size, target = (picture.height, picture.width), (pipe.grid_size[0], pipe.grid_size[1])
     scaled = _scale(_check_box(box, size), size, target)
     encoded = pipe.encode(to_tensor([picture.resize((target[1], target[0]), Image.Resampling.BICUBIC)]))
@@ -67,7 +69,7 @@ def swap_class(
     tokens = pipe.fill(rows, mask, request, start_step=start_step)
     alpha = swap_alpha(masked, size)
     decoded = [item.resize(picture.size, Image.Resampling.BICUBIC) for item in to_images(pipe.decode(tokens))]
-    return [paste(picture, item, alpha) for item in decoded]
+    return [original.paste(item, alpha) for item in decoded]
 
 
 def swap_sampling(

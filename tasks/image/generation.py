@@ -8,7 +8,8 @@ from typing import Unpack
 
 from PIL import Image
 
-from maskgen.tasks.conditions.request import Label, SamplingOptions
+from maskgen.tasks.conditions.classes import Label
+from maskgen.tasks.conditions.request import SamplingOptions
 from maskgen.tasks.media.images import to_images
 from maskgen.tasks.pipeline import Pipeline
 

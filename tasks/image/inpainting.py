@@ -26,7 +26,6 @@ from maskgen.tasks.image.paste import (
     feather,
     fill_holes,
     half_token,
-    paste,
     plan_crop,
     token_mask,
 )
@@ -35,11 +34,11 @@ from maskgen.tasks.media.images import (
     MaskSource,
     as_list,
     broadcast,
-    load_image,
     load_mask,
     to_images,
     to_tensor,
 )
+from maskgen.tasks.media.originals import Original, load_original
 from maskgen.tasks.pipeline import Pipeline
 
 
@@ -90,7 +89,7 @@ def inpaint(
 class _Job:
     """One picture made ready: what the model sees, and how its answer goes back."""
 
-    picture: Image.Image
+    original: Original
     crop: Box
     alpha: torch.Tensor  # float [H, W], of the whole picture
     hole: torch.Tensor  # bool [H', W'], of the crop
@@ -98,13 +97,14 @@ class _Job:
 
     def finish(self, decoded: Image.Image) -> Image.Image:
         top, left, height, width = self.crop
-        repainted = self.picture.copy()
+        repainted = self.original.rgb.copy()
         repainted.paste(decoded.resize((width, height), Image.Resampling.BICUBIC), (left, top))
-        return paste(self.picture, repainted, self.alpha)
+        return self.original.paste(repainted, self.alpha)
 
 
 def _plan(pipe: Pipeline, source: ImageSource, mask: MaskSource, width: int | None) -> _Job:
-    picture = load_image(source)
+    original = load_original(source)
+    picture = original.rgb
     marked = load_mask(mask, picture.size)
     size, target = (picture.height, picture.width), (pipe.grid_size[0], pipe.grid_size[1])
     if width is None:
@@ -116,4 +116,4 @@ def _plan(pipe: Pipeline, source: ImageSource, mask: MaskSource, width: int | No
     hole = marked[rows, columns]
     emptied = fill_holes(to_tensor([picture])[0], marked)[:, rows, columns]
     small = to_images(emptied[None])[0].resize((target[1], target[0]), Image.Resampling.BICUBIC)
-    return _Job(picture, crop, alpha, hole, to_tensor([small]))
+    return _Job(original, crop, alpha, hole, to_tensor([small]))

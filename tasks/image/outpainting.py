@@ -22,8 +22,9 @@ from PIL import Image
 from torch import nn
 
 from maskgen.tasks.conditions.request import Options, Request
-from maskgen.tasks.image.paste import check_count, feather, half_token, paste
-from maskgen.tasks.media.images import ImageSource, load_image, to_images, to_tensor
+from maskgen.tasks.image.paste import check_count, feather, half_token
+from maskgen.tasks.media.images import ImageSource, to_images, to_tensor
+from maskgen.tasks.media.originals import load_original
 from maskgen.tasks.pipeline import Pipeline
 
 _MOST_WINDOWS, _MOST_PIXELS = 64, 1 << 26
@@ -69,7 +70,8 @@ def outpaint(
         check_count(name, pad)
     if not any(map(any, pads)):
         raise ValueError("outpaint: nothing to add: left, right, top and bottom are all 0; give pixels for one of them")
-    picture = load_image(image)
+    original = load_original(image)
+    picture = original.rgb
     spans = [
         _Span(pixels, pad, scaled, step, cells)
         for pixels, pad, scaled, step, cells in zip(
@@ -93,10 +95,11 @@ def outpaint(
     decoded = [to_images(pipe.decode(item, axes))[0] for item in rearrange(tokens, "B h w K -> B 1 (h w) K")]
     (y, height), (x, width) = (span.result for span in spans)
     painted = [item.resize(shown, Image.Resampling.BICUBIC, (x, y, x + width, y + height)) for item in decoded]
-    base, alpha = _extended(
-        picture, pads, half_token((picture.height, picture.width), (spans[0].inner, spans[1].inner))
-    )
-    return [paste(base, item, alpha) for item in painted]
+    fade = half_token(original.size, (spans[0].inner, spans[1].inner))
+    given = torch.ones(original.size, dtype=torch.bool)
+    weight = 1 - feather(nn.functional.pad(given, (left, right, top, bottom)), fade)
+    base = original.padded(top, bottom, left, right)
+    return [base.paste(item, weight) for item in painted]
 
 
 def extend_tokens(
@@ -202,13 +205,3 @@ def _starts(size: int, cells: int, overlap: float) -> list[int]:
     """First tokens of the windows along one axis; the last window ends with the canvas."""
     step = max(1, round(cells * (1 - overlap)))
     return [*range(0, size - cells, step), size - cells]
-
-
-def _extended(
-    picture: Image.Image, pads: tuple[tuple[int, int], tuple[int, int]], width: int
-) -> tuple[Image.Image, torch.Tensor]:
-    """The picture with its edge colours drawn outwards, and how much of the new one shows: 0 on the picture itself."""
-    (top, bottom), (left, right) = pads
-    grown = nn.functional.pad(to_tensor([picture]), (left, right, top, bottom), mode="replicate")
-    known = torch.ones(picture.height, picture.width, dtype=torch.bool)
-    return to_images(grown)[0], 1 - feather(nn.functional.pad(known, (left, right, top, bottom)), width)

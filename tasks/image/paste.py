@@ -6,8 +6,6 @@ sizes (height, width), in pixels.
 
 import numpy as np
 import torch
-from einops import rearrange
-from PIL import Image
 from torch import nn
 
 Box = tuple[int, int, int, int]
@@ -55,29 +53,6 @@ def feather(pixel_mask: torch.Tensor, width: int) -> torch.Tensor:
     _check_mask(pixel_mask)
     check_count("feather", width)
     return (1 - _distance(pixel_mask) / (width + 1)).clamp(min=0)
-
-
-def paste(original: Image.Image, repainted: Image.Image | torch.Tensor, alpha: torch.Tensor) -> Image.Image:
-    """``alpha`` x repainted + (1 - ``alpha``) x original, rounded; pixels with alpha 0 are the original's, bit for bit.
-
-    Args:
-        original: RGB.
-        repainted: RGB of the same size, or float ``[3, H, W]`` in [0, 1].
-        alpha: float ``[H, W]`` in [0, 1].
-
-    Raises:
-        ValueError: sizes that differ.
-    """
-    if isinstance(repainted, torch.Tensor):
-        new = rearrange(repainted.detach().float().cpu().clamp(0, 1), "C H W -> H W C").numpy() * 255
-    else:
-        new = np.asarray(repainted.convert("RGB"), dtype=np.float32)
-    old, part = np.asarray(original.convert("RGB"), dtype=np.float32), alpha.cpu().numpy()[..., None]
-    if new.shape != old.shape or part.shape[:2] != old.shape[:2]:
-        raise ValueError(
-            f"paste: got repainted {new.shape[:2]} and alpha {part.shape[:2]}, expected {old.shape[:2]} as the original"
-        )
-    return Image.fromarray(np.rint(old * (1 - part) + new * part).astype(np.uint8))
 
 
 def bounding_box(pixel_mask: torch.Tensor) -> Box:

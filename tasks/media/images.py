@@ -12,10 +12,11 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.checks import check_file, to_bytes
+from maskgen.tasks.media.colours import profile_of, to_srgb
 
 ImageSource = str | Path | Image.Image | np.ndarray[Any, Any]
 
@@ -23,11 +24,16 @@ MaskSource = ImageSource | torch.Tensor
 
 T = TypeVar("T")
 
+# Editors write histories and whole previews as text; PIL refuses more than a megabyte unless told otherwise.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 28
+
 _SMALLEST = 2  # pixels a side: below that there is nothing to interpolate
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """An 8-bit RGB picture, upright (EXIF orientation applied) and opaque (transparency stands on white).
+    """An 8-bit sRGB picture, upright (EXIF orientation applied) and opaque (transparency stands on white).
+
+    An embedded colour profile is applied, so that the numbers are those a colour-managed viewer shows.
 
     Args:
         source: a path, a PIL image of any mode, or an array ``[H, W, 3]`` or ``[H, W]``, uint8 or float in [0, 1].
@@ -131,12 +137,30 @@ def image_grid(images: Sequence[Image.Image], columns: int, *, pad: int = 2, bac
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write one picture, whole or not at all; the suffix chooses the format.
 
+    Its profile, EXIF, XMP and resolution (``Image.info``) are written too, as far as the format holds them; where it
+    holds no transparency, that is put on white and said.
+
     Raises:
         ValueError: a suffix that is no picture format.
         OSError: the place cannot be written to.
     """
-    with _writing(Path(path)) as temporary:
-        image.save(temporary, quality=95) if temporary.suffix.lower() in (".jpg", ".jpeg") else image.save(temporary)
+    target = Path(path)
+    more: dict[str, Any] = {name: image.info[name] for name in ("icc_profile", "exif", "dpi") if image.info.get(name)}
+    if target.suffix.lower() in (".jpg", ".jpeg", ".jfif"):
+        more["quality"] = 95
+        if image.has_transparency_data:
+            warnings.warn(f"{target}: JPEG holds no transparency; it stands on white (.png keeps it)", stacklevel=2)
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    if xmp := image.info.get("xmp"):
+        more["xmp"] = xmp
+        if target.suffix.lower() == ".png":
+            more["pnginfo"] = PngImagePlugin.PngInfo()
+            more["pnginfo"].add_itxt(
+                "XML:com.adobe.xmp", xmp.decode(errors="replace") if isinstance(xmp, bytes) else xmp
+            )
+    with _writing(target) as temporary:
+        image.save(temporary, **more)
 
 
 def save_gif(frames: Sequence[Image.Image], path: str | Path, seconds_per_frame: float) -> None:
@@ -185,7 +209,9 @@ def broadcast(**lists: Sequence[Any]) -> list[list[Any]]:
 
 def _load(source: ImageSource, background: str) -> Image.Image:
     if isinstance(source, str | Path):
-        picture, name = _read(Path(source), background), str(source)
+        name = str(source)
+        with reading(Path(source)):
+            picture = _flatten(open_image(Path(source))[0], background)
     elif isinstance(source, Image.Image):
         picture, name = _flatten(ImageOps.exif_transpose(source), background), "image"
     elif isinstance(source, np.ndarray):
@@ -199,13 +225,44 @@ def _load(source: ImageSource, background: str) -> Image.Image:
     return picture
 
 
-def _read(path: Path, background: str) -> Image.Image:
+def open_image(path: Path) -> tuple[Image.Image, list[str]]:
+    """A picture of a file, upright and in its own mode, and what is lost of the file when it is edited and saved.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_image``.
+    """
+    with reading(path), Image.open(path) as opened:
+        lost = losses(opened)
+        return ImageOps.exif_transpose(opened), lost
+
+
+def losses(picture: Image.Image) -> list[str]:
+    """What 8-bit colours and a single picture cannot hold of a file, in words.
+
+    Args:
+        picture: as opened, before its pixels are read: PIL reads 16-bit colours as 8-bit RGB.
+    """
+    raw = [str(part) for tile in getattr(picture, "tile", ()) for part in tile]
+    told = []
+    if picture.mode.startswith("I") or any(";16" in part for part in raw):
+        told.append("16 bits a channel come back as 8")
+    elif picture.mode == "F":
+        told.append("32-bit grey comes back as 8 bits")
+    if picture.mode == "CMYK":
+        told.append("CMYK comes back as RGB")
+    if (frames := getattr(picture, "n_frames", 1)) > 1:
+        told.append(f"the first of {frames} pictures is edited, the others are left out")
+    return told
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a picture file, in one line."""
     check_file(path, "an image file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                return _flatten(ImageOps.exif_transpose(opened), background)
+            yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(
             f"{path}: got more than {Image.MAX_IMAGE_PIXELS} pixels, expected fewer; resize it first"
@@ -230,12 +287,17 @@ def _flatten(picture: Image.Image, background: str) -> Image.Image:
                 f"mode {picture.mode} holds {values.min()} to {values.max()}, expected 16 bits: 0 to 65535"
             )
         return _from_array(((values + 128) // 257).astype(np.uint8))
-    if picture.has_transparency_data:
-        if picture.mode == "La":
-            picture = picture.convert("LA")
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert("RGB")
-    return picture.convert("RGB")
+    profile = profile_of(picture)
+    if not picture.has_transparency_data:
+        return picture.convert("RGB") if profile is None else to_srgb(picture, profile)
+    if picture.mode in ("La", "RGBa"):
+        picture = picture.convert(picture.mode.upper())
+    layer = picture.convert("RGBA")
+    if profile is not None:
+        seen = to_srgb(picture.convert("L" if picture.mode == "LA" else "RGB"), profile)
+        seen.putalpha(layer.getchannel("A"))
+        layer = seen
+    return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert("RGB")
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:

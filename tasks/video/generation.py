@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from maskgen.sampling.commit import Prompt
-from maskgen.tasks.conditions.request import Label, Options, SamplingOptions
+from maskgen.tasks.conditions.classes import Label
+from maskgen.tasks.conditions.request import Options, SamplingOptions
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.video.completion import video_request
 from maskgen.tasks.video.edit import VideoEdit, edited

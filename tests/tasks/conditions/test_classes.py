@@ -1,12 +1,18 @@
-"""ImageNet's class names as labels."""
+"""What a label means: names before numbers, whole words only, and said when it was not the whole name."""
 
 import dataclasses
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from maskgen.conditioning import NO_LABEL
 from maskgen.models.modern import ModernConfig, ModernTransformer
-from maskgen.tasks.conditions.classes import imagenet_classes
+from maskgen.tasks.conditions.classes import class_id, imagenet_classes, label_list, split_labels
 from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
@@ -40,11 +46,13 @@ def test_every_name_finds_its_class_or_its_namesakes(pipe: Pipeline) -> None:
     names = imagenet_classes()
     folded = [name.casefold() for name in names]
     for number, name in enumerate(names):
+        if names.count(name) == 1:
+            assert pipe.class_ids(name) == [number]
         if folded.count(name.casefold()) == 1:
             assert pipe.class_ids(name.upper()) == [number]
         else:
             with pytest.raises(ValueError, match=rf"it could be .*{name} \({number}\)"):
-                pipe.class_ids(name)
+                pipe.class_ids(name.upper())
 
 
 def test_parts_of_names(pipe: Pipeline) -> None:
@@ -56,7 +64,14 @@ def test_parts_of_names(pipe: Pipeline) -> None:
     with pytest.raises(ValueError, match=r"it could be ([^,]+ \(\d+\), ){8}\.\.\.$"):
         pipe.class_ids("terrier")
     with pytest.raises(ValueError, match="known: tench, goldfish, .*"):
-        pipe.class_ids("unicorn")
+        pipe.class_ids("qqqqqq")
+
+
+@pytest.mark.parametrize("piece", ["bed", "flower", "deer"])
+def test_a_piece_of_a_word_is_no_label(piece: str, pipe: Pipeline) -> None:
+    """Bedlington terrier, cauliflower, Scottish deerhound."""
+    with pytest.raises(ValueError, match=f"got '{piece}', expected a number from 0 to 999 or a class name"):
+        pipe.class_ids(piece)
 
 
 def test_namesakes_are_told_apart_by_number(pipe: Pipeline) -> None:
@@ -76,3 +91,84 @@ def test_torchvision_is_only_asked_when_needed() -> None:
     code = "import sys, maskgen.tasks.conditions.classes; print('torchvision' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        *((3, 3), ("nine", 9), ("FOUR", 4), (" seven ", 7), ("2", 2), ("+5", 5), ("007", 7)),
+        *((np.int64(3), 3), (np.uint8(4), 4), (torch.tensor(5), 5), (np.array(6), 6)),
+    ],
+)
+def test_names_and_numbers(label: Any, expected: int) -> None:
+    assert class_id(label, 10, NAMES) == expected
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "message"),
+    [
+        (10, ValueError, "label: got 10, expected 0 to 9"),
+        (-1, ValueError, "label: got -1, expected 0 to 9"),
+        ("-1", ValueError, "label: got -1, expected 0 to 9"),
+        ("--5", ValueError, "label: got '--5', expected a number from 0 to 9 or a class name; known: zero, one"),
+        ("²", ValueError, "label: got '²', expected a number from 0 to 9 or a class name"),
+        ("1.5", ValueError, "label: got '1.5'"),
+        ("", ValueError, "label: got '', expected a number"),
+        ("e", ValueError, "known: zero, one, two"),
+        ("sevn", ValueError, "the nearest names are seven"),
+        (2.0, TypeError, r"label: got 2.0 \(float\), expected a class number \(an integer\) or name"),
+        (True, TypeError, "label: got True, expected a class number or name"),
+        (torch.tensor(2.0), TypeError, r"\(Tensor\), expected a class number"),
+    ],
+)
+def test_labels_that_are_refused(label: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        class_id(label, 10, NAMES)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_whole_name_wins_and_a_word_is_told() -> None:
+    birds = ("House sparrow", "Tree sparrow", "Sparrow")
+    assert class_id("sparrow", 3, birds) == 2
+    with pytest.warns(UserWarning, match="label: 'HOUSE' is taken as class 0, 'House sparrow'"):
+        assert class_id("HOUSE", 3, birds) == 0
+    assert [class_id(name, 2, ("crane", "Crane")) for name in ("crane", "Crane")] == [0, 1]
+    with pytest.raises(ValueError, match=r"it could be crane \(0\), Crane \(1\)$"):
+        class_id("CRANE", 2, ("crane", "Crane"))
+    assert class_id("Cafe\u0301", 1, ("Caf\u00e9",)) == 0
+
+
+FOLDERS = st.sampled_from([[str(n) for n in range(12)], ["2019", "2020", "2021"], [f"{n:02d}" for n in range(1, 13)]])
+
+
+@given(FOLDERS, st.data())
+def test_folders_named_by_numbers(folders: list[str], data: st.DataObject) -> None:
+    names = sorted(folders)
+    name = data.draw(st.sampled_from(names))
+    assert names[class_id(name, len(names), names)] == name
+    assert class_id(len(names) - 1, len(names), names) == len(names) - 1
+    with pytest.raises(ValueError, match="which is no class; the names are numbers themselves"):
+        class_id("77", len(names), names)
+
+
+def test_lists_of_labels() -> None:
+    names = ("tench, Tinca tinca", "cat", "a,b,c")
+    assert split_labels("cat,1", names) == ["cat", "1"]
+    assert split_labels("tench, tinca tinca,cat, a,b,c", names) == ["tench, tinca tinca", "cat", "a,b,c"]
+    assert split_labels(["a", 3]) == ["a", 3]
+    assert split_labels(7) == [7]
+    for wrong in ("", "cat,,1", ",", "cat,"):
+        with pytest.raises(ValueError, match="expected class numbers or names separated by commas"):
+            split_labels(wrong, names)
+    assert label_list(torch.tensor([1, 2])) == [1, 2]
+    assert label_list(np.int64(4)) == [4]
+
+
+def test_labels_of_a_pipeline(pipe: Pipeline) -> None:
+    assert pipe.class_ids((1, 1)) == [1, 1]
+    assert pipe.class_ids(np.array([3, 4])) == [3, 4]
+    assert pipe.class_ids([]) == []
+    assert pipe.class_ids(None) == [NO_LABEL]

@@ -103,7 +103,8 @@ def test_what_the_model_saw_comes_back_to_its_place(monkeypatch: pytest.MonkeyPa
         mask = hole(height, width, (top, left, 2, 2))
         shown: list[Image.Image] = []
         monkeypatch.setattr(
-            "maskgen.tasks.image.inpainting.paste", lambda _, repainted, __, shown=shown: shown.append(repainted)
+            "maskgen.tasks.media.originals.Original.paste",
+            lambda _, repainted, __, shown=shown: shown.append(repainted),
         )
         inpaint(pipe, whole, mask, label=1)
         near = soft_edge(torch.from_numpy(mask), max(8, height // 6, width // 6)).numpy() > 0
@@ -115,7 +116,9 @@ def test_what_the_model_saw_comes_back_to_its_place(monkeypatch: pytest.MonkeyPa
 def test_the_crop_holds_the_feather(monkeypatch: pytest.MonkeyPatch) -> None:
     original, mask = picture(40, 100), hole(40, 100, (0, 30, 40, 40))  # fits the 40 x 40 window, its feather does not
     shown: list[Image.Image] = []
-    monkeypatch.setattr("maskgen.tasks.image.inpainting.paste", lambda _, repainted, __: shown.append(repainted))
+    monkeypatch.setattr(
+        "maskgen.tasks.media.originals.Original.paste", lambda _, repainted, __: shown.append(repainted)
+    )
     for edge, changes in ((5, True), (0, False)):
         shown.clear()
         inpaint(PIPES[True], original, mask, label=1, feather=edge)

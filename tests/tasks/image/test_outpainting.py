@@ -122,7 +122,9 @@ def test_what_the_model_saw_comes_back_to_its_place(
     slopes = np.rint(y / size[0] * 100 + x / size[1] * 150).astype(np.uint8)
     original = Image.fromarray(slopes).convert("RGB")
     shown: list[Image.Image] = []
-    monkeypatch.setattr("maskgen.tasks.image.outpainting.paste", lambda _, repainted, __: shown.append(repainted))
+    monkeypatch.setattr(
+        "maskgen.tasks.media.originals.Original.paste", lambda _, repainted, __: shown.append(repainted)
+    )
     outpaint(pipe, original, label=1, left=left, right=right, top=top, bottom=bottom, steps=1)
     away = np.asarray(inner(shown[0], original, left, top)).astype(int) - slopes[..., None]
     middle = away[size[0] // 3 : -size[0] // 3, size[1] // 3 : -size[1] // 3]

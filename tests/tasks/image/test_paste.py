@@ -1,11 +1,9 @@
 """The geometry of edits, against slow and plain definitions."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor
 
 from maskgen.tasks.image.paste import (
@@ -14,7 +12,6 @@ from maskgen.tasks.image.paste import (
     feather,
     fill_holes,
     half_token,
-    paste,
     plan_crop,
     token_mask,
 )
@@ -24,10 +21,6 @@ def random_mask(height: int, width: int, seed: int, share: float = 0.1) -> Tenso
     mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < share
     mask[seed % height, seed % width] = True
     return mask
-
-
-def random_image(height: int, width: int, seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def distance(mask: Tensor) -> Tensor:
@@ -71,26 +64,6 @@ def test_feather(height: int, width: int, reach: int, seed: int) -> None:
     torch.testing.assert_close(alpha, (1 - away / (reach + 1)).clamp(min=0))
     assert torch.equal(alpha == 1, mask)
     assert torch.equal(alpha == 0, away > reach)
-
-
-@given(height=sides, width=sides, seed=seeds)
-def test_paste_keeps_pixels_without_alpha(height: int, width: int, seed: int) -> None:
-    old, new = random_image(height, width, seed), random_image(height, width, seed + 1)
-    alpha = feather(random_mask(height, width, seed, 0.02), 2)
-    result, before, after = (np.asarray(image).astype(float) for image in (paste(old, new, alpha), old, new))
-    part = alpha.numpy()[..., None]
-    assert np.array_equal(result[(alpha == 0).numpy()], before[(alpha == 0).numpy()])
-    assert np.array_equal(result[(alpha == 1).numpy()], after[(alpha == 1).numpy()])
-    assert np.abs(result - (part * after + (1 - part) * before)).max() <= 0.501
-
-
-def test_paste_takes_tensors() -> None:
-    old, alpha = Image.new("RGB", (4, 3)), torch.ones(3, 4)
-    assert paste(old, torch.full((3, 3, 4), 2.0), alpha).getpixel((0, 0)) == (255, 255, 255)
-    with pytest.raises(ValueError, match=r"paste: got repainted \(5, 4\) and alpha \(3, 4\), expected \(3, 4\)"):
-        paste(old, Image.new("RGB", (4, 5)), alpha)
-    with pytest.raises(ValueError, match=r"alpha \(2, 4\)"):
-        paste(old, old, torch.ones(2, 4))
 
 
 @given(height=sides, width=sides, seed=seeds)

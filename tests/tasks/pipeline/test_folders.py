@@ -220,47 +220,6 @@ def named(*names: str) -> Pipeline:
     return Pipeline(tokenizer, model, PipelineConfig(signal_size=(8, 8), class_names=names), "cpu")
 
 
-def test_labels() -> None:
-    pipe = toy_pipeline()
-    assert pipe.class_ids(3) == [3]
-    assert pipe.class_ids([0, "nine", "FOUR", " seven ", "2", "+5", "fiv"]) == [0, 9, 4, 7, 2, 5, 5]
-    assert pipe.class_ids((1, 1)) == [1, 1]
-    assert pipe.class_ids([]) == []
-    assert pipe.class_ids(None) == [NO_LABEL]
-    cranes = named("crane", "heron", "Crane")
-    with pytest.raises(ValueError, match=r"got 'crane', .*; it could be crane \(0\), Crane \(2\)$"):
-        cranes.class_ids("crane")
-    assert cranes.class_ids("her") == [1]
-    birds = named("House sparrow", "Tree sparrow", "Sparrow")
-    assert birds.class_ids("sparrow") == [2]  # the exact name, though it is part of the others
-    assert birds.class_ids("HOUSE") == [0]
-
-
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
-        (10, "label: got 10, expected 0 to 9"),
-        (-1, "label: got -1, expected 0 to 9"),
-        ("-1", "label: got -1, expected 0 to 9"),
-        ("007", None),
-        ("--5", "label: got '--5', expected a number from 0 to 9 or a class name; known: zero, one"),
-        ("²", "label: got '²', expected a number from 0 to 9 or a class name"),
-        ("1.5", "label: got '1.5'"),
-        ("eleven", "label: got 'eleven', expected a number from 0 to 9 or a class name; known: zero, one, two"),
-        ("", "label: got '', expected a number"),
-        ("e", r"it could be zero \(0\), one \(1\), three \(3\), five \(5\), seven \(7\), eight \(8\), nine \(9\)$"),
-    ],
-)
-def test_labels_that_are_unknown(label: str, message: str | None) -> None:
-    pipe = toy_pipeline()
-    if message is None:
-        assert pipe.class_ids(label) == [7]
-        return
-    with pytest.raises(ValueError, match=message) as caught:
-        pipe.class_ids([3, label])
-    assert "\n" not in str(caught.value)
-
-
 def test_labels_of_models_without_names_or_classes() -> None:
     with pytest.raises(ValueError, match="label: got 'cat', expected a number from 0 to 2 .*; this model has no names"):
         named().class_ids("cat")
