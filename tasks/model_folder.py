@@ -1,7 +1,8 @@
 """What a model folder holds: its description, its optional parts, and whether the parts belong together."""
 
 import dataclasses
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -184,10 +185,12 @@ def _with_attention(config: Any, attention: AttentionBackend) -> Any:
     return dataclasses.replace(config, attention=attention)
 
 
-def upload(folder: str, repository: str, *, private: bool) -> str:
-    """Upload a model folder to the Hugging Face Hub, see ``Pipeline.push_to_hub``; returns its address."""
+def upload(save: Callable[[str], None], repository: str, *, private: bool) -> str:
+    """Upload what ``save(folder)`` writes to the Hugging Face Hub, see ``Pipeline.push_to_hub``; returns its address."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     api.create_repo(repository, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=repository, folder_path=folder))
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder))

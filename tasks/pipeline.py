@@ -2,21 +2,20 @@
 
 Sound may take two transformers: a coarse one for the first codebooks, and a fine one that adds the others to them.
 
-Shapes: B batch, N tokens, K codebooks of the tokenizer, k of them the coarse ones, V vocabulary, H W pixels, C channels,
-S samples, T frames.
+Shapes: B batch, N tokens, K codebooks of the tokenizer, k of them the coarse ones, C channels, S samples, T frames.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.attention import AttentionBackend
@@ -137,9 +136,7 @@ class Pipeline:
             repository: ``owner/name``; made if missing.
             private: whether a new repository is private.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return upload(folder, repository, private=private)
+        return upload(self.save_pretrained, repository, private=private)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -204,12 +201,12 @@ class Pipeline:
         return chosen
 
     @torch.no_grad()
-    def encode(self, signal: torch.Tensor) -> torch.Tensor:
+    def encode(self, signal: Tensor) -> Tensor:
         """Tokens ``[B, N, K]`` of a signal in the tokenizer's layout."""
         return self.tokenizer.encode(signal.to(self.device))
 
     @torch.no_grad()
-    def encode_scaled(self, signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def encode_scaled(self, signal: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens ``[B, N, K]`` of sound ``[B, C, S]`` and what ``decode`` wants as ``scale``.
 
         Raises:
@@ -218,12 +215,10 @@ class Pipeline:
         return self._codec("encode_scaled").encode_scaled(signal.to(self.device))
 
     @torch.no_grad()
-    def decode(
-        self, tokens: torch.Tensor, axes: Sequence[int] | None = None, scale: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def decode(self, tokens: Tensor, axes: Sequence[int] | None = None, scale: Tensor | None = None) -> Tensor:
         """Signal of tokens ``[B, N, K]``, on the CPU in float32.
 
-        Images and video are clamped to [0, 1]. Sound has whole hops, ``[B, C, T x hop]``: who knows S crops to it.
+        Images and video are clamped to [0, 1]. Sound has whole hops, ``[B, C, T x hop]``: crop to S samples yourself.
 
         Args:
             tokens: long ``[B, N, K]``; for sound the first codebooks alone will do.
@@ -277,14 +272,14 @@ class Pipeline:
 
     def fill(
         self,
-        tokens: torch.Tensor,
-        mask: torch.Tensor,
+        tokens: Tensor,
+        mask: Tensor,
         request: Request,
         *,
         axes: Sequence[int] | None = None,
         start_step: int = 0,
         batch_size: int = 64,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Decide the masked tokens, with the sampler ``commit`` all; rows may mask different positions.
 
         Without a fine transformer, tokens have the transformer's codebooks. With one, they may have k codebooks, and only
@@ -321,13 +316,13 @@ class Pipeline:
         fine = dataclasses.replace(request.window(_FINE), cond=cond, sampling=settings)
         return self._decide(self.fine, given, masked, fine, grid, batch_size)
 
-    def generate(self, request: Request, *, batch_size: int = 64) -> torch.Tensor:
+    def generate(self, request: Request, *, batch_size: int = 64) -> Tensor:
         """Signals of the model's size from nothing but conditions, in the tokenizer's layout; see ``fill``."""
         shape = (len(request.seeds), math.prod(self.axes), (self.fine or self.transformer).num_codebooks)
         masked = torch.ones(shape, dtype=torch.bool)
         return self.decode(self.fill(torch.zeros(shape, dtype=torch.long), masked, request, batch_size=batch_size))
 
-    def edit(self, signal: torch.Tensor, region: torch.Tensor, request: Request) -> torch.Tensor:
+    def edit(self, signal: Tensor, region: Tensor, request: Request) -> Tensor:
         """Decide anew what a region of a signal touches; all else comes back bit for bit.
 
         Tasks of one modality do more: they empty the region before it is encoded, scale, and blend at the edges.
@@ -359,13 +354,13 @@ class Pipeline:
     def _decide(
         self,
         model: MaskedTransformer,
-        tokens: torch.Tensor,
-        mask: torch.Tensor,
+        tokens: Tensor,
+        mask: Tensor,
         request: Request,
         axes: Sequence[int],
         batch_size: int,
         start_step: int = 0,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Run one transformer's sampler, some rows at a time."""
         done = []
         with fast_matmul(self.device):
