@@ -22,7 +22,7 @@ import jsonargparse
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.former import current_path
 
@@ -105,7 +105,7 @@ def save_module(module: nn.Module, folder: Path) -> None:
     write_json(folder / "config.json", _description(type(module), module.config))
 
 
-def save_state(kind: type[nn.Module], config: Any, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+def save_state(kind: type[nn.Module], config: Any, state: Mapping[str, Tensor], folder: Path) -> None:
     """Write what ``save_module`` would for ``kind(config)`` with these weights, byte for byte, without building it.
 
     Weights may be views of a memory map in any layout: one tensor at a time is copied.
@@ -141,7 +141,7 @@ def class_path(kind: type) -> str:
     return f"{module}.{kind.__qualname__}"
 
 
-def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+def _write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """A safetensors file (header size, JSON header, data), where the library wants all tensors contiguous at once."""
     unknown = sorted(name for name, tensor in state.items() if tensor.dtype not in _DTYPES)
     if unknown:
@@ -243,7 +243,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(found)
 
 
-def check_state(found: Mapping[str, torch.Tensor], expected: Mapping[str, Sequence[int]], where: str) -> None:
+def check_state(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], where: str) -> None:
     """Compare names and shapes of weights with what a model needs.
 
     Args:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 NO_LABEL = -1
 """Label of a row that has none: the model uses its null class there."""
@@ -30,20 +31,20 @@ class Cond:
             context needs it. Also holds a negative prompt.
     """
 
-    labels: torch.Tensor | None = None
-    task: torch.Tensor | None = None
-    context: torch.Tensor | None = None
-    context_mask: torch.Tensor | None = None
-    pooled: torch.Tensor | None = None
-    micro: torch.Tensor | None = None
+    labels: Tensor | None = None
+    task: Tensor | None = None
+    context: Tensor | None = None
+    context_mask: Tensor | None = None
+    pooled: Tensor | None = None
+    micro: Tensor | None = None
     null: Cond | None = None
 
-    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Cond:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Cond:
         """A copy with ``function`` applied to every field that is present."""
         present = {name: function(value) for name, value in self._tensors().items() if value is not None}
         return Cond(**present, null=None if self.null is None else self.null.map(function))
 
-    def rows(self, index: slice | torch.Tensor | Sequence[int]) -> Cond:
+    def rows(self, index: slice | Tensor | Sequence[int]) -> Cond:
         """The conditions of some rows, in the order of ``index``; a row may come more than once."""
         return self.map(lambda value: value[index])
 
@@ -85,7 +86,7 @@ class Cond:
                 f"cond.{unused[0]}: {model} does not use it (it takes {takes}); leave {', '.join(unused)} out"
             )
 
-    def _tensors(self) -> dict[str, torch.Tensor | None]:
+    def _tensors(self) -> dict[str, Tensor | None]:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "null"}
 
     @staticmethod

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Tensor]
 
 
 class Source(Protocol):
@@ -30,7 +31,7 @@ class Source(Protocol):
 class OrderedSource(Source, Protocol):
     """Examples with an order of their own, for storage where neighbours are read faster than strangers."""
 
-    def order(self, seed: int) -> torch.Tensor:
+    def order(self, seed: int) -> Tensor:
         """The order of one epoch: a permutation, long ``[len]``, that depends on the seed alone."""
         ...
 
@@ -49,13 +50,13 @@ class TensorSource:
         ValueError: no tensor, none inside, or different first sizes.
     """
 
-    def __init__(self, **tensors: torch.Tensor) -> None:
+    def __init__(self, **tensors: Tensor) -> None:
         sizes = {name: len(tensor) for name, tensor in tensors.items()}
         if len(set(sizes.values())) != 1 or not all(sizes.values()):
             raise ValueError(
                 f"TensorSource: got lengths {sizes}, expected the same positive length for at least one tensor"
             )
-        self.tensors: Mapping[str, torch.Tensor] = tensors
+        self.tensors: Mapping[str, Tensor] = tensors
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 
 def _signed(word: int) -> int:
@@ -28,7 +29,7 @@ _SAMPLE, _CHOICE = 1, 2
 
 _PIECE = 1 << 16  # numbers; even, as two share a word
 
-_Law = Callable[[torch.Tensor], torch.Tensor]
+_Law = Callable[[Tensor], Tensor]
 """From 23 random bits, int32, to a number, float32."""
 
 
@@ -38,11 +39,11 @@ class Noise(Protocol):
     Every call returns new memory: the sampler writes into what it gets.
     """
 
-    def sample(self, step: int, shape: Sequence[int]) -> torch.Tensor:
+    def sample(self, step: int, shape: Sequence[int]) -> Tensor:
         """Gumbel noise ``[B, N, K, V]`` that turns an argmax into a sample from the softmax."""
         ...
 
-    def choice(self, step: int, shape: Sequence[int]) -> torch.Tensor:
+    def choice(self, step: int, shape: Sequence[int]) -> Tensor:
         """Gumbel noise ``[B, N, K]`` that ranks the sampled tokens."""
         ...
 
@@ -77,34 +78,34 @@ class SeededNoise:
         listed = check_seeds(seeds, len(seeds))
         self._keys = _mix(torch.tensor(listed, dtype=torch.int64, device=device) + _GOLDEN)
 
-    def sample(self, step: int, shape: Sequence[int]) -> torch.Tensor:
+    def sample(self, step: int, shape: Sequence[int]) -> Tensor:
         """Gumbel noise for sampling token ids; ``shape`` is ``[B, ...]``."""
         return self._gumbel(_SAMPLE, step, shape)
 
-    def choice(self, step: int, shape: Sequence[int]) -> torch.Tensor:
+    def choice(self, step: int, shape: Sequence[int]) -> Tensor:
         """Gumbel noise for choosing what to keep; ``shape`` is ``[B, ...]``."""
         return self._gumbel(_CHOICE, step, shape)
 
-    def uniform(self, stream: int, step: int, shape: Sequence[int]) -> torch.Tensor:
+    def uniform(self, stream: int, step: int, shape: Sequence[int]) -> Tensor:
         """Uniform numbers in (0, 1), float32 of ``shape`` ``[B, ...]``, bit-equal on every device."""
         return self._numbers(stream, step, shape, _uniform)
 
-    def _gumbel(self, stream: int, step: int, shape: Sequence[int]) -> torch.Tensor:
+    def _gumbel(self, stream: int, step: int, shape: Sequence[int]) -> Tensor:
         return self._numbers(stream, step, shape, _gumbel)
 
-    def _numbers(self, stream: int, step: int, shape: Sequence[int], law: _Law) -> torch.Tensor:
+    def _numbers(self, stream: int, step: int, shape: Sequence[int], law: _Law) -> Tensor:
         if shape[0] != len(self._keys):
             raise ValueError(f"noise: got a batch of {shape[0]}, expected {len(self._keys)}, one item a seed")
         keys = self._streams(stream, step)
         return _runs(keys, torch.zeros_like(keys), math.prod(shape[1:]), law).reshape(tuple(shape))
 
-    def _streams(self, stream: int, step: int) -> torch.Tensor:
+    def _streams(self, stream: int, step: int) -> Tensor:
         """Where the counting begins, int64 ``[B]``."""
         keys = _mix(self._keys + _signed((step + 1) * 0x9E3779B97F4A7C15 % (1 << 64)))
         return _mix(keys + _signed(stream * 0x9E3779B97F4A7C15 % (1 << 64)))
 
 
-def sample_noise(noise: Noise, step: int, shape: Sequence[int], positions: torch.Tensor | None = None) -> torch.Tensor:
+def sample_noise(noise: Noise, step: int, shape: Sequence[int], positions: Tensor | None = None) -> Tensor:
     """``noise.sample(step, shape)`` at some positions, bit for bit.
 
     Args:
@@ -127,7 +128,7 @@ def sample_noise(noise: Noise, step: int, shape: Sequence[int], positions: torch
     return _runs(keys.flatten(), (positions * run).flatten(), run, _gumbel).reshape(*positions.shape, *shape[2:])
 
 
-def _runs(keys: torch.Tensor, first: torch.Tensor, run: int, law: _Law) -> torch.Tensor:
+def _runs(keys: Tensor, first: Tensor, run: int, law: _Law) -> Tensor:
     """The numbers ``first`` to ``first + run`` of each row, ``[R, run]``; int64 ``[R]`` both.
 
     On a CPU in pieces that stay in its cache: 20 passes over memory would cost more than the arithmetic.
@@ -144,7 +145,7 @@ def _runs(keys: torch.Tensor, first: torch.Tensor, run: int, law: _Law) -> torch
     return numbers
 
 
-def _run(keys: torch.Tensor, first: torch.Tensor, run: int, law: _Law) -> torch.Tensor:
+def _run(keys: Tensor, first: Tensor, run: int, law: _Law) -> Tensor:
     # A word holds two numbers, so a run may begin in the middle of one: all have a word more than they need.
     index = (first // 2 + 1)[:, None] + torch.arange(run // 2 + 1, device=keys.device)
     halves = _mix(keys[:, None] + index * _GOLDEN).view(torch.int32)
@@ -152,17 +153,17 @@ def _run(keys: torch.Tensor, first: torch.Tensor, run: int, law: _Law) -> torch.
     return law(bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF))
 
 
-def _uniform(bits: torch.Tensor) -> torch.Tensor:
+def _uniform(bits: Tensor) -> Tensor:
     # 23 bits plus a half is the most float32 holds exactly; 0 and 1 are never hit, so both logarithms are finite.
     return bits.float().add_(0.5).mul_(2.0**-23)
 
 
-def _gumbel(bits: torch.Tensor) -> torch.Tensor:
+def _gumbel(bits: Tensor) -> Tensor:
     # In float64 the devices' logarithms agree after rounding to float32, so equal bits stay equal numbers.
     return _uniform(bits).double().log_().neg_().log_().neg_().float()
 
 
-def _mix(words: torch.Tensor) -> torch.Tensor:
+def _mix(words: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 read as unsigned: torch shifts are arithmetic, hence the masks. Changes its input."""
     words.bitwise_xor_((words >> 30).bitwise_and_((1 << 34) - 1)).mul_(_MIX_1)
     words.bitwise_xor_((words >> 27).bitwise_and_((1 << 37) - 1)).mul_(_MIX_2)

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 _fast = False  # inside ``fast_matmul`` on the CPU
@@ -49,7 +49,7 @@ def fast_matmul(device: torch.device | str = "cpu") -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear``; inside ``fast_matmul`` through oneDNN with the bias in the kernel.
 
     Args:
@@ -68,8 +68,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return _product(x, weight, bias)
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
 
 
@@ -77,12 +77,12 @@ class _BiasInside(torch.autograd.Function):
     """``_product`` with the gradients of a linear layer."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows = grads[0].reshape(-1, weight.shape[0])
         of_x, of_weight, of_bias = ctx.needs_input_grad
@@ -93,7 +93,7 @@ class _BiasInside(torch.autograd.Function):
         )
 
 
-def linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear_float32(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``linear`` with a float32 result where the layers before run in a half type: logits are sums of many terms, and bf16
     has three digits.
     """
@@ -105,12 +105,12 @@ def linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
 class Linear(nn.Linear):
     """``torch.nn.Linear`` computed by ``linear``."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` -> ``[..., out_features]``."""
         return linear(input, self.weight, self.bias)
 
 
-def linear_gelu(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+def linear_gelu(layer: nn.Linear, x: Tensor) -> Tensor:
     """tanh-form GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415) of a linear layer's output.
 
     (1 + tanh u) / 2 = sigmoid(2 u), so x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)) is the same function; errors against
@@ -124,7 +124,7 @@ def linear_gelu(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     Returns:
         ``[..., O]``.
     """
-    hidden: torch.Tensor = layer(x)
+    hidden: Tensor = layer(x)
     if not _is_fast(hidden):
         return F.gelu(hidden, approximate="tanh")
     scale = 2 * math.sqrt(2 / math.pi)
@@ -133,7 +133,7 @@ def linear_gelu(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return hidden
 
 
-def linear_swiglu(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+def linear_swiglu(layer: nn.Linear, x: Tensor) -> Tensor:
     """SiLU of the first half of a linear layer's outputs times the second half (SwiGLU, Shazeer 2020, arXiv 2002.05202).
 
     Inside ``fast_matmul``, without gradients, the halves are two products, whose results are contiguous and can be
@@ -154,14 +154,8 @@ def linear_swiglu(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    dropout: float = 0.0,
-    mask: torch.Tensor | None = None,
-    causal: bool = False,
-) -> torch.Tensor:
+    q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
     """Fused attention of torch, softmax(q k^T / sqrt(D) + mask) v; inside ``fast_matmul`` on the product that suits it.
 
     Args:
@@ -180,7 +174,7 @@ def attention(
     if dropout or not (_medium and all(map(_is_plain, (q, k, v)))):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, **options)
     if torch.is_grad_enabled() and mask is None and _has_fused_attention() and q.numel() and k.numel():
-        fused: torch.Tensor = _FusedAttention.apply(q, k, v, causal)  # type: ignore[no-untyped-call]
+        fused: Tensor = _FusedAttention.apply(q, k, v, causal)  # type: ignore[no-untyped-call]
         return fused
     with default_matmul():
         return F.scaled_dot_product_attention(q, k, v, **options)
@@ -190,16 +184,16 @@ class _FusedAttention(torch.autograd.Function):
     """The kernel that torch takes on CPUs, so that its backward pass does not use oneDNN either."""
 
     @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         with default_matmul():
             out, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
         ctx.causal = causal
         ctx.save_for_backward(q, k, v, out, log_sums)
-        result: torch.Tensor = out
+        result: Tensor = out
         return result
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         with default_matmul():
             found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 *grads, *ctx.saved_tensors, 0.0, ctx.causal
@@ -228,11 +222,11 @@ def _has_fused_attention() -> bool:
     return all(hasattr(torch.ops.aten, each) for each in (name, f"{name}_backward"))
 
 
-def _is_fast(x: torch.Tensor) -> bool:
+def _is_fast(x: Tensor) -> bool:
     return _fast and _is_plain(x) and not torch.is_grad_enabled()
 
 
-def _is_plain(x: torch.Tensor) -> bool:
+def _is_plain(x: Tensor) -> bool:
     """Whether it is computed with in float32 on the CPU, kernel by kernel."""
     if torch.compiler.is_compiling():  # compilers do not know oneDNN's operator by that name, and fuse by themselves
         return False

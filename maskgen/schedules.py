@@ -14,8 +14,9 @@ import re
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-Schedule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Schedule = Callable[[Tensor, Tensor], Tensor]
 """``schedule(ratio, total)``: ratio in [0, 1], total = number of tokens (same shape or broadcastable) -> float32 gamma."""
 
 _POWERS = {"uniform": 1.0, "linear": 1.0, "square": 2.0, "cubic": 3.0, "sqrt": 0.5}
@@ -51,12 +52,12 @@ def get_schedule(name: str) -> Schedule:
     return _clamped(named[name])
 
 
-def step_ratio(step: int, steps: int) -> torch.Tensor:
+def step_ratio(step: int, steps: int) -> Tensor:
     """Share of the work done after ``step`` (from 0) of ``steps``: float64 holding (step + 1) x float32(1 / steps)."""
     return (torch.tensor(1.0) / steps).double() * (step + 1)
 
 
-def mask_counts(schedule: Schedule, ratio: torch.Tensor, total: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+def mask_counts(schedule: Schedule, ratio: Tensor, total: Tensor, masked: Tensor) -> Tensor:
     """How many tokens are masked again after a step (official rule).
 
     Args:
@@ -74,7 +75,7 @@ def mask_counts(schedule: Schedule, ratio: torch.Tensor, total: torch.Tensor, ma
 
 
 def _clamped(schedule: Schedule) -> Schedule:
-    def clamped(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    def clamped(ratio: Tensor, total: Tensor) -> Tensor:
         return schedule(ratio, total).float().clamp(1e-6, 1.0)
 
     return clamped
@@ -85,7 +86,7 @@ def _power(exponent: float) -> Schedule:
 
 
 def _polynomial(coefficients: list[float]) -> Schedule:
-    def polynomial(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    def polynomial(ratio: Tensor, total: Tensor) -> Tensor:
         value = torch.zeros_like(ratio, dtype=torch.float64)
         for coefficient in coefficients:
             value = value * ratio.double() + coefficient
@@ -94,18 +95,18 @@ def _polynomial(coefficients: list[float]) -> Schedule:
     return polynomial
 
 
-def _cosine(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+def _cosine(ratio: Tensor, total: Tensor) -> Tensor:
     return torch.cos(ratio.float() * (math.pi / 2))
 
 
-def _arccos(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+def _arccos(ratio: Tensor, total: Tensor) -> Tensor:
     return torch.acos(ratio.float().clamp(0, 1)) / (math.pi / 2)
 
 
-def _log(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+def _log(ratio: Tensor, total: Tensor) -> Tensor:
     # One masked token gives 0/0 at ratio 1; the official NaN there is harmless, a plain 0 is kinder.
     return torch.nan_to_num(-torch.log2(ratio.float()) / torch.log2(total.float()), nan=0.0)
 
 
-def _exp(ratio: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+def _exp(ratio: Tensor, total: Tensor) -> Tensor:
     return 1 - torch.exp2(-torch.log2(total.float()) * (1 - ratio.double()).float())

@@ -60,8 +60,7 @@ def write(folder: Path, examples: int, shard_size: int, tokens: int) -> int:
     """Shards of random tokens; returns their bytes."""
     description = {"tokenizer": "none", "modality": "image", "signal_size": [1, 1], "class_names": [], "views": 1}
     write_json(
-        folder / "tokens.json",
-        description | {"shard_size": shard_size, "train": examples, "test": 0, "complete": True},
+        folder / "tokens.json", description | {"shard_size": shard_size, "train": examples, "test": 0, "complete": True}
     )
     generator = torch.Generator().manual_seed(0)
     for number, first in enumerate(range(0, examples, shard_size)):

@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = [
-    "count_flops",
-    "machine",
-    "matmul_peak",
-    "processor_seconds",
-    "seconds",
-    "sustained_matmul",
-]
+__all__ = ["count_flops", "machine", "matmul_peak", "processor_seconds", "seconds", "sustained_matmul"]
 
 
 def count_flops(model: torch.nn.Module, *arguments: Any) -> int:

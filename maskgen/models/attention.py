@@ -7,6 +7,7 @@ import math
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskgen.precision import attention
@@ -33,9 +34,7 @@ def check_backend(backend: str) -> None:
         raise ImportError("attention back-end 'xformers' is not installed: pip install \"maskgen[xformers]\"") from None
 
 
-def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, backend: AttentionBackend = "sdpa", dropout: float = 0.0
-) -> torch.Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "sdpa", dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v, without a mask.
 
     Args:
@@ -55,7 +54,7 @@ def attend(
         from xformers.ops import memory_efficient_attention
 
         rows = (t.transpose(1, 2) for t in (q, k, v))  # xformers takes [B, S, H, D]
-        attended: torch.Tensor = memory_efficient_attention(*rows, p=dropout)
+        attended: Tensor = memory_efficient_attention(*rows, p=dropout)
         return attended.transpose(1, 2)
     weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
     return F.dropout(weights, dropout, training=dropout > 0) @ v

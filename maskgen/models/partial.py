@@ -8,15 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
-def take(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+def take(x: Tensor, at: Tensor) -> Tensor:
     """The rows ``at`` ``[B, P]`` of ``x`` ``[B, S, ...]``: ``[B, P, ...]``."""
     index = at.reshape(*at.shape, *([1] * (x.ndim - 2)))
     return x.gather(1, index.expand(*at.shape, *x.shape[2:]))
 
 
-def first_positions(wanted: torch.Tensor, count: int, repeat: bool = False) -> torch.Tensor:
+def first_positions(wanted: Tensor, count: int, repeat: bool = False) -> Tensor:
     """Indices of the wanted positions, in their order, padded to a fixed count.
 
     The count does not depend on the values of ``wanted``, so the host does not wait for the device.
@@ -46,10 +47,10 @@ class Prepared:
         shared: tensors that all rows share.
     """
 
-    rows: tuple[torch.Tensor, ...]
-    shared: tuple[torch.Tensor, ...] = ()
+    rows: tuple[Tensor, ...]
+    shared: tuple[Tensor, ...] = ()
 
-    def pick(self, index: torch.Tensor | slice) -> Prepared:
+    def pick(self, index: Tensor | slice) -> Prepared:
         """The same for some rows of the batch."""
         return Prepared(tuple(tensor[index] for tensor in self.rows), self.shared)
 
@@ -66,8 +67,8 @@ class FeatureMemory:
     """
 
     def __init__(self) -> None:
-        self.positions: torch.Tensor | None = None
-        self._held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.positions: Tensor | None = None
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         """B, rows that it was filled for; 0 if it was not."""
@@ -82,13 +83,13 @@ class FeatureMemory:
         """The part of one layer, whose sequence begins with ``prefix`` positions that are not in the grid."""
         return LayerMemory(self, layer, prefix)
 
-    def rows(self, prefix: int) -> torch.Tensor:
+    def rows(self, prefix: int) -> Tensor:
         """Indices into such a sequence of what is computed anew, long ``[B, prefix + C]``; the prefix always is."""
         assert self.positions is not None, "only where some positions are computed"
         first = torch.arange(prefix, device=self.positions.device).expand(len(self.positions), -1)
         return torch.cat((first, self.positions + prefix), dim=1)
 
-    def repeat(self, index: torch.Tensor) -> None:
+    def repeat(self, index: Tensor) -> None:
         """Repeat rows: row i becomes what row ``index[i]`` was."""
         self._held = {layer: (k[index], v[index]) for layer, (k, v) in self._held.items()}
 
@@ -99,7 +100,7 @@ class LayerMemory:
     def __init__(self, memory: FeatureMemory, layer: int, prefix: int) -> None:
         self._memory, self._layer, self._prefix = memory, layer, prefix
 
-    def merge(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def merge(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put new keys and values ``[B, H, prefix + C, d]`` among those held; all of them, ``[B, H, S, d]``."""
         held = self._memory._held
         if self._memory.positions is not None:

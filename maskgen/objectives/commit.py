@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Unpack, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskgen.conditioning import NO_LABEL, Cond
@@ -85,12 +85,7 @@ class CommitModeling(Objective):
         ValueError: condition dropout on a model with classes but without a null class, or blocks that do not fit its grid.
     """
 
-    def __init__(
-        self,
-        model: MaskedTransformer,
-        settings: CommitSettings,
-        **options: Unpack[ObjectiveOptions],
-    ) -> None:
+    def __init__(self, model: MaskedTransformer, settings: CommitSettings, **options: Unpack[ObjectiveOptions]) -> None:
         check_dropout("condition_dropout", settings.condition_dropout, model)
         if settings.block:
             check_block(settings.block, model.config.axes)
@@ -99,7 +94,7 @@ class CommitModeling(Objective):
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted cross-entropy of one batch; terms: see ``commit_loss``."""
         batch = self._checked(batch)
         if self.settings.condition_dropout:
@@ -118,10 +113,10 @@ class CommitModeling(Objective):
         if self.held_out is None:
             return {}
 
-        def mask(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        def mask(batch: Batch, generator: torch.Generator) -> Tensor:
             return self._mask(self._checked(batch)["given"], "row", generator)
 
-        def forward(batch: Batch, masked: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(batch: Batch, masked: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
             batch = self._checked(batch)
             example = self._example(batch, masked)
             logits = model(example.inputs.tokens, self._cond(batch))
@@ -142,9 +137,7 @@ class CommitModeling(Objective):
         tokens = batch["tokens"]
         return {**batch, "condition": tokens, "given": torch.zeros_like(tokens, dtype=torch.bool)}
 
-    def _mask(
-        self, given: torch.Tensor, ratios: Literal["batch", "row"], generator: torch.Generator | RandomRows
-    ) -> torch.Tensor:
+    def _mask(self, given: Tensor, ratios: Literal["batch", "row"], generator: torch.Generator | RandomRows) -> Tensor:
         settings = self.settings
         return commit_mask(
             given,
@@ -157,7 +150,7 @@ class CommitModeling(Objective):
             generator=generator,
         )
 
-    def _example(self, batch: Batch, masked: torch.Tensor) -> CommitExample:
+    def _example(self, batch: Batch, masked: Tensor) -> CommitExample:
         return commit_example(
             batch["tokens"],
             batch["condition"],
@@ -173,8 +166,8 @@ class CommitModeling(Objective):
 
 
 def commit_loss(
-    logits: torch.Tensor, example: CommitExample, *, label_smoothing: float = 0.0
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    logits: Tensor, example: CommitExample, *, label_smoothing: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of every position, weighted; a row's mean over its weights, then the mean over rows.
 
     Args:
@@ -199,7 +192,7 @@ def commit_loss(
     return loss, terms | {"accuracy": masked_accuracy(logits.detach(), targets, masked)}
 
 
-def _without_conditions(batch: Batch, dropped: torch.Tensor) -> Batch:
+def _without_conditions(batch: Batch, dropped: Tensor) -> Batch:
     """The batch with the rows ``dropped`` bool ``[B]`` turned into full generation without a class."""
     changed = {"given": batch["given"] & ~dropped[:, None, None]}
     if "labels" in batch:

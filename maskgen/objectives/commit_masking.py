@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from maskgen.sampling.commit import CommitInputs
 from maskgen.sampling.selectors.ranking import mask_lowest
@@ -42,12 +43,12 @@ class CommitExample:
     """
 
     inputs: CommitInputs
-    targets: torch.Tensor
-    weights: torch.Tensor
+    targets: Tensor
+    weights: Tensor
 
 
 def commit_mask(
-    given: torch.Tensor,
+    given: Tensor,
     *,
     axes: Sequence[int],
     schedule: str = "cosine",
@@ -56,7 +57,7 @@ def commit_mask(
     block: Sequence[int] = (),
     frame_by_frame: bool = False,
     generator: torch.Generator | RandomRows | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """A training mask; see the head of this file.
 
     Args:
@@ -91,7 +92,7 @@ def commit_mask(
     return mask_lowest(scores, among, commit_counts(total, ratio))
 
 
-def commit_counts(total: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+def commit_counts(total: Tensor, ratio: Tensor) -> Tensor:
     """How many positions are masked: floor(total x ratio) in float32, at least one.
 
     Args:
@@ -105,12 +106,8 @@ def commit_counts(total: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
 
 
 def block_scores(
-    scores: torch.Tensor,
-    axes: Sequence[int],
-    block: Sequence[int],
-    offsets: Sequence[Sequence[int]],
-    ties: torch.Tensor,
-) -> torch.Tensor:
+    scores: Tensor, axes: Sequence[int], block: Sequence[int], offsets: Sequence[Sequence[int]], ties: Tensor
+) -> Tensor:
     """Scores that neighbours share, so that whole blocks are masked.
 
     The grid grows by block - 1 copies of its first positions on each axis; then for every offset the window of the old size
@@ -154,7 +151,7 @@ def check_block(block: Sequence[int], axes: Sequence[int]) -> None:
         raise ValueError(f"block: got {tuple(block)}, expected one size an axis, dividing the grid {tuple(axes)}")
 
 
-def late_frames_first(scores: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+def late_frames_first(scores: Tensor, axes: Sequence[int]) -> Tensor:
     """Scores that mask a frame only when all later ones are masked: brought to [0, 1] in each row, minus the frame's number.
 
     Args:
@@ -170,10 +167,10 @@ def late_frames_first(scores: torch.Tensor, axes: Sequence[int]) -> torch.Tensor
 
 
 def commit_example(
-    tokens: torch.Tensor,
-    condition: torch.Tensor,
-    given: torch.Tensor,
-    masked: torch.Tensor,
+    tokens: Tensor,
+    condition: Tensor,
+    given: Tensor,
+    masked: Tensor,
     *,
     mask_id: int,
     mode: ConditionMode = "commit",

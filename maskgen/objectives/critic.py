@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskgen.conditioning import Cond
@@ -88,7 +88,7 @@ class CriticModeling(Objective):
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Binary cross-entropy of one batch; terms: ``accuracy`` over all positions."""
         generator = self.generator.to(batch["tokens"].device)
         return _critic_loss(modules["model"], generator, batch, self.settings, self.model.vocab_size, self.rows)
@@ -137,7 +137,7 @@ class SelfCriticModeling(MaskedModeling):
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Masked cross-entropy + weight x binary cross-entropy; terms: ``accuracy`` and ``critic_accuracy``."""
         loss, terms = super().loss(network, modules, batch, step)
         model, settings = modules["model"], self.critic_settings
@@ -156,7 +156,7 @@ class SelfCriticModeling(MaskedModeling):
 
 def _critic_loss(
     critic: nn.Module, generator: nn.Module, batch: Batch, settings: CriticSettings, mask_id: int, rows: RandomRows
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     tokens, labels = batch["tokens"], drop_labels(batch.get("labels"), settings.label_dropout, rows)
     mask = random_mask(tokens.shape, schedule=settings.schedule, generator=rows, device=tokens.device)
     noise = SeededNoise(rows.seeds(len(tokens), tokens.device), tokens.device)
@@ -166,13 +166,13 @@ def _critic_loss(
 def _scored(
     critic: nn.Module,
     generator: nn.Module,
-    tokens: torch.Tensor,
-    mask: torch.Tensor,
+    tokens: Tensor,
+    mask: Tensor,
     cond: Cond,
     settings: CriticSettings,
     mask_id: int,
     noise: SeededNoise,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Fill the masked positions by one sample; the critic says of every position whether its token is real."""
     with torch.no_grad():
         logits = generator(tokens.masked_fill(mask, mask_id), cond).float()
@@ -183,7 +183,7 @@ def _scored(
     return loss, {"accuracy": ((scores.detach() > 0) == real).float().mean()}
 
 
-def _sampled(logits: torch.Tensor, temperature: float, noise: SeededNoise) -> torch.Tensor:
+def _sampled(logits: Tensor, temperature: float, noise: SeededNoise) -> Tensor:
     """One id a position from the softmax of logits / temperature, ``[B, N, K, V]`` -> ``[B, N, K]``."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -200,10 +200,10 @@ def _validate(
 ) -> tuple[float, float]:
     """Loss and accuracy under masks and samples that never change."""
 
-    def mask(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def mask(batch: Batch, generator: torch.Generator) -> Tensor:
         return random_mask(batch["tokens"].shape, schedule=settings.schedule, generator=generator)
 
-    def forward(batch: Batch, masked: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(batch: Batch, masked: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         cond, noise = Cond(labels=batch.get("labels")), SeededNoise(rows.tolist(), device)
         loss, terms = _scored(critic, generator, batch["tokens"], masked, cond, settings, mask_id, noise)
         return loss, terms["accuracy"]

@@ -6,22 +6,22 @@ Shapes: B batch, ... any number of token axes, V vocabulary.
 from collections.abc import Callable
 from typing import Literal
 
-import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 Normalize = Literal["row", "batch"]
 
 
 def masked_cross_entropy(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    mask: torch.Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    mask: Tensor,
     *,
     label_smoothing: float = 0.0,
     normalize: Normalize = "row",
     unmasked_weight: float = 0.0,
-    over_processes: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> torch.Tensor:
+    over_processes: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Cross-entropy over masked tokens, with label smoothing.
 
     1. weight of a token: 1 where masked, ``unmasked_weight`` elsewhere;
@@ -68,7 +68,7 @@ def masked_cross_entropy(
     raise ValueError(f"normalize: got {normalize!r}, expected 'row' or 'batch'")
 
 
-def masked_accuracy(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def masked_accuracy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Share of masked tokens whose most likely id is right; scalar in [0, 1]."""
     right = (logits.argmax(-1) == targets) & mask
     return right.sum() / mask.sum().clamp(min=1)

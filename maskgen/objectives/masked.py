@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.conditioning import Cond
 from maskgen.data import Batch
@@ -80,10 +80,7 @@ class MaskedModeling(Objective):
     """
 
     def __init__(
-        self,
-        model: MaskedTransformer,
-        settings: MaskingSettings,
-        **options: Unpack[ObjectiveOptions],
+        self, model: MaskedTransformer, settings: MaskingSettings, **options: Unpack[ObjectiveOptions]
     ) -> None:
         check_dropout("label_dropout", settings.label_dropout, model)
         # A coarse-to-fine model says how many codebooks it reads only; others predict all.
@@ -99,7 +96,7 @@ class MaskedModeling(Objective):
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Masked cross-entropy of one batch; terms: ``accuracy`` over masked tokens."""
         settings = self.settings
         tokens = batch["tokens"]
@@ -127,7 +124,7 @@ class MaskedModeling(Objective):
         )
         return loss, {"accuracy": masked_accuracy(logits.detach(), tokens, mask)}
 
-    def _ratios(self, first: int, count: int, device: torch.device) -> torch.Tensor | None:
+    def _ratios(self, first: int, count: int, device: torch.device) -> Tensor | None:
         if self.settings.ratios == "uniform":
             return None
         start = (first * self.rows.world) + self.rows.rank * count
@@ -148,7 +145,7 @@ class MaskedModeling(Objective):
         settings = self.settings
         visible = settings.visible_codebooks
 
-        def mask(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        def mask(batch: Batch, generator: torch.Generator) -> Tensor:
             return random_mask(
                 batch["tokens"].shape,
                 schedule=settings.schedule,
@@ -157,7 +154,7 @@ class MaskedModeling(Objective):
                 generator=generator,
             )
 
-        def forward(batch: Batch, masked: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(batch: Batch, masked: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
             tokens = batch["tokens"]
             logits = model(tokens.masked_fill(masked, self.model.vocab_size), Cond(labels=batch.get("labels")))
             logits, tokens, masked = (grid[:, :, visible:] for grid in (logits, tokens, masked))

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from einops import rearrange
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskgen.schedules import get_schedule
@@ -23,10 +24,10 @@ def random_mask(
     min_ratio: float = 0.0,
     draw: Draw = "exact",
     visible_codebooks: int = 0,
-    ratio: torch.Tensor | None = None,
+    ratio: Tensor | None = None,
     generator: torch.Generator | RandomRows | None = None,
     device: torch.device | str = "cpu",
-) -> torch.Tensor:
+) -> Tensor:
     """A training mask: every row has its own ratio r ~ U[0, 1), and gamma = max(schedule(r), min_ratio).
 
     ``exact``: ceil(gamma x M) positions, at least one, chosen uniformly (MaskGIT, section 3.1). ``bernoulli``: each position
@@ -77,9 +78,7 @@ def random_mask(
     return F.pad(rearrange(mask, "b (n k) -> b n k", n=shape[1]), (visible_codebooks, 0))
 
 
-def mask_exactly(
-    counts: torch.Tensor, positions: int, *, generator: torch.Generator | RandomRows | None = None
-) -> torch.Tensor:
+def mask_exactly(counts: Tensor, positions: int, *, generator: torch.Generator | RandomRows | None = None) -> Tensor:
     """Mask exactly ``counts[b]`` of ``positions`` in row b, uniformly at random.
 
     Args:
@@ -96,7 +95,7 @@ def mask_exactly(
     return torch.zeros_like(chosen).scatter(1, order, chosen)
 
 
-def mask_independently(gamma: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+def mask_independently(gamma: Tensor, chances: Tensor) -> Tensor:
     """Mask each position with probability ``gamma[b]``: where its chance is below (VampNet's random mask).
 
     Args:
@@ -109,7 +108,7 @@ def mask_independently(gamma: torch.Tensor, chances: torch.Tensor) -> torch.Tens
     return chances < gamma.view(-1, *(1,) * (chances.ndim - 1))
 
 
-def sobol_ratios(seed: int, first: int, count: int) -> torch.Tensor:
+def sobol_ratios(seed: int, first: int, count: int) -> Tensor:
     """Ratios ``first`` .. ``first + count`` - 1 of a scrambled Sobol sequence, which fill [0, 1) evenly (Owen 1998).
 
     A function of its arguments, so a resumed training needs no state. Reaching an index costs time in proportion to it:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from maskgen.noise import SeededNoise, check_seeds
 
@@ -26,7 +27,7 @@ def task_counts(weights: Sequence[float]) -> list[int]:
     return [round(weight * scale) for weight in weights]
 
 
-def draw_tasks(weights: Sequence[float], seeds: Sequence[int]) -> torch.Tensor:
+def draw_tasks(weights: Sequence[float], seeds: Sequence[int]) -> Tensor:
     """A task for each example by itself, with a chance in proportion to its weight.
 
     Args:

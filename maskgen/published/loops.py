@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
@@ -51,8 +52,8 @@ class Decoding:
 
     model: MaskedTransformer
     cond: Cond
-    tokens: torch.Tensor
-    mask: torch.Tensor
+    tokens: Tensor
+    mask: Tensor
     axes: Sequence[int]
     seeds: Sequence[int]
     start_step: int = 0
@@ -60,12 +61,12 @@ class Decoding:
     callback: Callable[[SampleStep], None] | None = None
 
     @property
-    def prompt(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def prompt(self) -> tuple[Tensor, Tensor]:
         """Tokens and mask."""
         return self.tokens, self.mask
 
 
-def decide(decoding: Decoding, sampling: Sampling) -> torch.Tensor:
+def decide(decoding: Decoding, sampling: Sampling) -> Tensor:
     """Decide the masked tokens with the loop that ``sampling`` names; ``commit`` decides the others, too.
 
     Returns:
@@ -121,7 +122,7 @@ def _guided(d: Decoding, sampling: Sampling) -> PartialLogits:
     return guided_logits(d.model, d.cond, guidance, steps=steps, against=against, axes=d.axes)
 
 
-def _maskgit(d: Decoding, sampling: Sampling) -> torch.Tensor:
+def _maskgit(d: Decoding, sampling: Sampling) -> Tensor:
     return sample(
         filtered_logits(_guided(d, sampling).reusing(sampling.speed.reuse), sampling.filter),
         *d.prompt,
@@ -136,7 +137,7 @@ def _maskgit(d: Decoding, sampling: Sampling) -> torch.Tensor:
     )
 
 
-def _halton(d: Decoding, sampling: Sampling) -> torch.Tensor:
+def _halton(d: Decoding, sampling: Sampling) -> Tensor:
     """Halton-MaskGIT: c + w (c - u) at every step, logits scaled from 1 to 1.2, each item's order rolled by its seed."""
     orders = rolled_orders(halton_order(d.axes, d.tokens.device), d.seeds)
     scale = 1 / max(sampling.number("temperature"), 1e-3)
@@ -145,7 +146,7 @@ def _halton(d: Decoding, sampling: Sampling) -> torch.Tensor:
     return sample_halton(logits_fn, *d.prompt, settings, order=orders, seeds=d.seeds, callback=d.callback)
 
 
-def _onedtok(d: Decoding, sampling: Sampling) -> torch.Tensor:
+def _onedtok(d: Decoding, sampling: Sampling) -> Tensor:
     """1d-tokenizer (ImageBert, UViTBert)."""
     logits_fn = onedtok_guided_logits(d.model, d.cond, sampling.guidance, steps=sampling.steps, axes=d.axes)
     temperature = sampling.number("choice_temperature")
@@ -155,7 +156,7 @@ def _onedtok(d: Decoding, sampling: Sampling) -> torch.Tensor:
     )
 
 
-def _maskbit(d: Decoding, sampling: Sampling) -> torch.Tensor:
+def _maskbit(d: Decoding, sampling: Sampling) -> Tensor:
     logits_fn = maskbit_guided_logits(d.model, d.cond, sampling.guidance, steps=sampling.steps, axes=d.axes)
     settings = MaskBitSampling(
         steps=sampling.steps,
@@ -168,20 +169,20 @@ def _maskbit(d: Decoding, sampling: Sampling) -> torch.Tensor:
     )
 
 
-def _vampnet(d: Decoding, sampling: Sampling) -> torch.Tensor:
+def _vampnet(d: Decoding, sampling: Sampling) -> Tensor:
     """VampNet: all codebooks in one ranking."""
     logits_fn = filtered_logits(_guided(d, sampling), sampling.filter)
     settings = VampNetSampling.of(sampling)
     return sample_vampnet(logits_fn, *d.prompt, settings, seeds=d.seeds, callback=d.callback)
 
 
-def _codebook(d: Decoding, sampling: Sampling) -> torch.Tensor:
+def _codebook(d: Decoding, sampling: Sampling) -> Tensor:
     """Codebook by codebook, as MAGNeT and SoundStorm; the guidance ramps anew with each."""
     steps = sampling.codebook_steps or (sampling.steps,) * d.tokens.shape[2]
     guided = [_guided(d, sampling.override(steps=count)) for count in steps]
     turns = [(logits_fn, step) for logits_fn, count in zip(guided, steps, strict=True) for step in range(count)]
 
-    def logits_fn(seen: torch.Tensor, step: int) -> torch.Tensor:
+    def logits_fn(seen: Tensor, step: int) -> Tensor:
         of_codebook, own_step = turns[step]
         return of_codebook(seen, own_step)
 
@@ -200,7 +201,7 @@ def _codebook(d: Decoding, sampling: Sampling) -> torch.Tensor:
     )
 
 
-def _commit(d: Decoding, sampling: Sampling) -> torch.Tensor:
+def _commit(d: Decoding, sampling: Sampling) -> Tensor:
     """MAGVIT: what is not masked is a draft; guidance pushes away from the answer without draft, class and task."""
     logits_fn = commit_logits(d.model, d.cond, d.axes)
     if sampling.guidance.scale:
@@ -220,7 +221,7 @@ def _commit(d: Decoding, sampling: Sampling) -> torch.Tensor:
     )
 
 
-_LOOPS: dict[Loop, Callable[[Decoding, Sampling], torch.Tensor]] = {
+_LOOPS: dict[Loop, Callable[[Decoding, Sampling], Tensor]] = {
     "maskgit": _maskgit,
     "halton": _halton,
     "onedtok": _onedtok,

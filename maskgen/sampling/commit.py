@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.noise import Noise
@@ -46,23 +47,23 @@ class CommitInputs:
         mask_id: V for our models.
     """
 
-    tokens: torch.Tensor
-    mask: torch.Tensor
-    given: torch.Tensor
+    tokens: Tensor
+    mask: Tensor
+    given: Tensor
     mask_id: int
 
     @property
-    def unconditional(self) -> torch.Tensor:
+    def unconditional(self) -> Tensor:
         """The same without the condition's tokens, long ``[B, N, K]``: what the unconditional half of guidance sees."""
         return self.tokens.masked_fill(self.mask, self.mask_id)
 
     @property
-    def segments(self) -> torch.Tensor:
+    def segments(self) -> Tensor:
         """1 where ``tokens`` shows the condition, else 0, long ``[B, N, K]``: MAGVIT's optional segment ids."""
         return (self.mask & self.given).long()
 
 
-CommitLogitsFn = Callable[[CommitInputs, int], torch.Tensor]
+CommitLogitsFn = Callable[[CommitInputs, int], Tensor]
 """``logits_fn(inputs, step)`` -> logits ``[B, N, K, V]``; guidance and segment ids need more than the tokens."""
 
 
@@ -103,7 +104,7 @@ def commit_guided_logits(
         without = replace(without, task=torch.full_like(cond.task, int(null_task)))
     both = Cond.cat([replace(half, null=None) for half in (cond, without)])
 
-    def logits_fn(inputs: CommitInputs, step: int) -> torch.Tensor:
+    def logits_fn(inputs: CommitInputs, step: int) -> Tensor:
         if weights[step] == 0:
             return model(inputs.tokens, cond, axes)
         tokens = torch.cat((inputs.tokens, inputs.unconditional))
@@ -116,8 +117,8 @@ def commit_guided_logits(
 @torch.no_grad()
 def sample_commit(
     logits_fn: CommitLogitsFn,
-    condition: torch.Tensor,
-    given: torch.Tensor,
+    condition: Tensor,
+    given: Tensor,
     *,
     mask_id: int,
     steps: int,
@@ -128,7 +129,7 @@ def sample_commit(
     seeds: Sequence[int] | None = None,
     noise: Noise | None = None,
     callback: Callable[[SampleStep], None] | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Decide all tokens in ``steps`` parallel steps, those of the condition included.
 
     At the start everything is masked. For each step k = 0 .. steps - 1, with ratio q = (k + 1) / steps:
@@ -189,7 +190,7 @@ def sample_commit(
     return guess
 
 
-def _sampled(logits: torch.Tensor, temperature: float, noise: Noise, step: int) -> torch.Tensor:
+def _sampled(logits: Tensor, temperature: float, noise: Noise, step: int) -> Tensor:
     """An id for every position, ``[B, N, K]``."""
     if temperature == 0:
         return logits.argmax(-1)

@@ -5,7 +5,7 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 
 from collections.abc import Sequence
 
-import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
@@ -13,7 +13,7 @@ from maskgen.sampling.guidance import TokenModel
 from maskgen.sampling.selectors.base import CriticFn
 
 
-def token_scores(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def token_scores(logits: Tensor, tokens: Tensor) -> Tensor:
     """The logit of each token that stands there: float ``[B, N, K, V]``, long ``[B, N, K]`` -> float32 ``[B, N, K]``."""
     return logits.gather(-1, tokens[..., None]).squeeze(-1).float()
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.noise import SeededNoise
@@ -98,7 +99,7 @@ class Guidance:
 class TokenModel(Protocol):
     """What guidance needs of a model."""
 
-    def __call__(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+    def __call__(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """Logits ``[B, N, K, V]`` of tokens ``[B, N, K]``."""
         ...
 
@@ -162,7 +163,7 @@ def self_guided_logits(
     """
     noise: list[SeededNoise] = []
 
-    def weaker(tokens: torch.Tensor, step: int) -> torch.Tensor:
+    def weaker(tokens: Tensor, step: int) -> Tensor:
         if not noise:
             noise.append(SeededNoise(seeds, tokens.device))
         return tokens.masked_fill(noise[0].uniform(_WEAKER, step, tokens.shape) < guidance.drop, mask_id)
@@ -198,7 +199,7 @@ class _GuidedLogits(PartialLogits):
         against: Cond,
         weights: Sequence[float],
         axes: Sequence[int] | None,
-        weaker: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+        weaker: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
         self._conditional = ModelLogits(model, cond, axes)
         # What the empty prompt is has been used by now, and models do not look at it.
@@ -216,7 +217,7 @@ class _GuidedLogits(PartialLogits):
         if self._weaker is not None:
             raise ValueError(f"reuse: got {every} with guidance that masks other tokens at every step; use 1 with it")
 
-    def answer(self, tokens: torch.Tensor, step: int, query: Query) -> torch.Tensor:
+    def answer(self, tokens: Tensor, step: int, query: Query) -> Tensor:
         """See ``PartialLogits``."""
         if self._weights[step] == 0:
             return self._conditional.answer(tokens, step, query)

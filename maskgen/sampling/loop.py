@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from maskgen.noise import Noise, sample_noise
 from maskgen.sampling.checks import check_logits, check_sampling
@@ -21,7 +22,7 @@ from maskgen.sampling.speed.predictor import Predictor
 from maskgen.sampling.temperatures import Temperature, choice_weights, temperatures
 from maskgen.schedules import get_schedule
 
-LogitsFn = Callable[[torch.Tensor, int], torch.Tensor]
+LogitsFn = Callable[[Tensor, int], Tensor]
 """``logits_fn(tokens, step)``: long ``[B, N, K]`` with V where masked -> logits ``[B, N, K, V]``."""
 
 
@@ -41,16 +42,16 @@ class SampleStep:
 
     step: int
     steps: int
-    tokens: torch.Tensor
-    mask: torch.Tensor
-    confidence: torch.Tensor
+    tokens: Tensor
+    mask: Tensor
+    confidence: Tensor
 
 
 @torch.no_grad()
 def sample(
     logits_fn: LogitsFn,
-    tokens: torch.Tensor,
-    mask: torch.Tensor,
+    tokens: Tensor,
+    mask: Tensor,
     *,
     steps: int,
     schedule: str = "cosine",
@@ -61,7 +62,7 @@ def sample(
     noise: Noise | None = None,
     start_step: int = 0,
     callback: Callable[[SampleStep], None] | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Decide all masked tokens in ``steps`` parallel steps.
 
     For each step k = start_step .. steps - 1:
@@ -127,14 +128,14 @@ def sample(
 
 
 def _sampled(
-    logits: torch.Tensor,
-    tokens: torch.Tensor,
-    wanted: torch.Tensor,
-    positions: torch.Tensor | None,
+    logits: Tensor,
+    tokens: Tensor,
+    wanted: Tensor,
+    positions: Tensor | None,
     sharper: tuple[float, float],
     noise: Noise,
     step: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sample an id for every wanted token from p^e, p = softmax(logits / t) with ``(t, e) = sharper``.
 
     Logits are of ``positions`` ``[B, P]``, or of all N; the noise is made for them alone, in one pass.
@@ -159,7 +160,7 @@ def _sampled(
     return torch.where(wanted, ids, tokens), log_probs.masked_fill(~wanted, 0.0), logits
 
 
-def _is_queried(positions: torch.Tensor | None, mask: torch.Tensor) -> torch.Tensor:
+def _is_queried(positions: Tensor | None, mask: Tensor) -> Tensor:
     """Bool ``[B, N, 1]``, which positions were predicted: if more of them tie with a selector's cut, the others wait."""
     if positions is None:
         return torch.ones_like(mask[..., :1])
@@ -169,13 +170,13 @@ def _is_queried(positions: torch.Tensor | None, mask: torch.Tensor) -> torch.Ten
 class _View:
     """What a selector sees of each step, before and after its tokens are sampled; rows are flattened to M tokens."""
 
-    def __init__(self, start: torch.Tensor, steps: int, selector: Selector, plan: Plan) -> None:
+    def __init__(self, start: Tensor, steps: int, selector: Selector, plan: Plan) -> None:
         self._start, self._steps, self._revises, self._plan = start.flatten(1), steps, selector.revises, plan
         self._share = torch.ones_like(plan.shares[0])  # before the first step everything is masked
         self._settled = torch.zeros(start.shape, device=start.device)
-        self._item_noise: torch.Tensor | None = None
+        self._item_noise: Tensor | None = None
 
-    def before(self, step: int, mask: torch.Tensor, noise: torch.Tensor, weight: float) -> Selection:
+    def before(self, step: int, mask: Tensor, noise: Tensor, weight: float) -> Selection:
         """The step without what comes with its tokens, which is left empty."""
         flat, noise = mask.flatten(1), noise.flatten(1)
         self._item_noise = noise[:, :1] if self._item_noise is None else self._item_noise
@@ -201,10 +202,10 @@ class _View:
     def after(
         self,
         seen: Selection,
-        tokens: torch.Tensor,
-        log_probs: torch.Tensor,
-        logits: torch.Tensor,
-        positions: torch.Tensor | None,
+        tokens: Tensor,
+        log_probs: Tensor,
+        logits: Tensor,
+        positions: Tensor | None,
         critic: CriticFn | None,
     ) -> Selection:
         """The same step with its tokens, all but the mask ``[B, N, K]``."""
@@ -220,14 +221,14 @@ class _View:
         )
 
 
-def _flat_positions(positions: torch.Tensor, codebooks: int) -> torch.Tensor:
+def _flat_positions(positions: Tensor, codebooks: int) -> Tensor:
     """Positions ``[B, P]`` with the codebooks of each side by side, ``[B, P K]``."""
     return rearrange(
         positions[..., None] * codebooks + torch.arange(codebooks, device=positions.device), "B P K -> B (P K)"
     )
 
 
-def _scores(critic: CriticFn, tokens: torch.Tensor, step: int) -> torch.Tensor:
+def _scores(critic: CriticFn, tokens: Tensor, step: int) -> Tensor:
     """What the critic says of the tokens, ``[B, M]``."""
     scores = critic(tokens, step)
     if scores.shape != tokens.shape:

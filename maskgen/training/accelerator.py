@@ -22,7 +22,7 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from maskgen.training.distributed.blocks import blocks_of
@@ -181,7 +181,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 def _refuse_hidden_tensors(module: nn.Module, inputs: Any, output: Any) -> None:
     """FSDP2 follows the gradients of tensors, lists and dictionaries; through other outputs it would not reduce any."""
-    if not all(leaf is None or isinstance(leaf, torch.Tensor) for leaf in tree_leaves(output)):
+    if not all(leaf is None or isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
         raise ValueError(
             f"FSDP2: got a model that returns a {type(output).__name__}, expected tensors; the first stage is small, launch "
             "it without FSDP"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
 from maskgen.data import Batch
@@ -26,7 +27,7 @@ class StepStats:
         """Seconds in which the next batch was not there yet."""
         self._began = time.perf_counter()
         # By the names a step reported (they change when a discriminator joins in): their sums, and of how many steps.
-        self._sums: dict[tuple[str, ...], torch.Tensor] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}
 
     def count(self, batch: Batch, objective: Objective) -> None:
         """A micro-batch of this process."""
@@ -34,7 +35,7 @@ class StepStats:
         self.examples += len(next(iter(batch.values())))
         self.flops += objective.flops(batch)
 
-    def add(self, metrics: dict[str, torch.Tensor], skip: torch.Tensor) -> None:
+    def add(self, metrics: dict[str, Tensor], skip: Tensor) -> None:
         """One step's numbers; those of a skipped one (``skip`` = 1) do not enter the means."""
         self.steps += 1
         names = tuple(metrics)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.data import Batch, Source
 from maskgen.training.distributed.rows import RandomRows
 
-Metrics = dict[str, torch.Tensor]
+Metrics = dict[str, Tensor]
 """Scalars by name."""
 
 Show = Callable[[nn.Module, Path, int], None]
@@ -55,9 +55,7 @@ class Objective(ABC):
         return None
 
     @abstractmethod
-    def loss(
-        self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
-    ) -> tuple[torch.Tensor, Metrics]:
+    def loss(self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Loss of one network on one micro-batch and what to log; ``modules`` are the networks as Accelerate wrapped them.
 
         Gradients are averaged over processes, so the loss must be a mean over rows for a run not to depend on their number.

@@ -12,7 +12,7 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
-from torch import distributed
+from torch import Tensor, distributed
 from tqdm import tqdm
 
 from maskgen.training.distributed.whole_batch import mean_over_processes
@@ -34,7 +34,7 @@ class StopRequest:
     def __init__(self, device: torch.device) -> None:
         self.received: list[int] = []
         self._device = device
-        self._asked: torch.Tensor | None = None
+        self._asked: Tensor | None = None
         self._many = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
     def agreed(self) -> bool:

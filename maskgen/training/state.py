@@ -22,13 +22,13 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.checkpoint import check_state
 from maskgen.training.optim.averaging import local
 from maskgen.training.shards import Rows, ShardReader, rows_header, rows_of
 
-_Groups = dict[str, dict[str, torch.Tensor]]
+_Groups = dict[str, dict[str, Tensor]]
 
 _PATIENCE = 600.0  # seconds that a checkpoint waits for the files of other processes
 
@@ -63,7 +63,7 @@ class TrainingState:
         """How many processes wrote the checkpoint that was restored."""
         self.stalled = 0.0
         """Seconds that training has waited for checkpoints so far."""
-        self._memory: dict[tuple[str, str], torch.Tensor] = {}
+        self._memory: dict[tuple[str, str], Tensor] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -223,13 +223,13 @@ class TrainingState:
         return sorted(path for path in self.folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
 
 
-def _written_name(name: str, written: Mapping[str, torch.Tensor]) -> str:
+def _written_name(name: str, written: Mapping[str, Tensor]) -> str:
     """What a tensor is called in a checkpoint: the guard of earlier versions had another word."""
     former = name.replace("longest_streak", "most_in_a_row")
     return former if former in written else name
 
 
-def _save(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
+def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
     """Write a file to the disk itself: a machine that loses power must not leave a whole folder of empty files."""
     save_file(tensors, path, header)
     with path.open("rb") as handle:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from maskgen.checkpoint import save_module
@@ -162,7 +162,7 @@ class Trainer:
         torch.manual_seed(item_seed(settings.seed ^ _DROPOUT, step * world + rank))
         lr = learning_rate(settings.optimizer, step, settings.steps)
         metrics: Metrics = {}
-        skips: list[torch.Tensor] = []
+        skips: list[Tensor] = []
         for batch in itertools.islice(stats.batches(batches), settings.accumulation):
             moved = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
             stats.count(moved, objective)
@@ -180,7 +180,7 @@ class Trainer:
                         skips.append(skip)
         stats.add(metrics, torch.stack(skips).amax(0))
 
-    def _update(self, name: str, loss: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _update(self, name: str, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """One network's step, unless its guard says no; the gradient's norm and the verdict."""
         optimizer, guard = self.optimizers[name], self.guards[name]
         assert isinstance(guard, Guard)

@@ -25,14 +25,7 @@ import torch
 from maskgen.published.vampnet.prompt import VampPrompt
 from maskgen.tasks.audio.edit import SoundEdit, edited
 from maskgen.tasks.audio.source import MemorySound, Sound, Turned, open_sound
-from maskgen.tasks.audio.windows import (
-    LOUDNESS,
-    codebooks,
-    gap_pieces,
-    seconds_to_gap,
-    seconds_to_samples,
-    vary_pieces,
-)
+from maskgen.tasks.audio.windows import LOUDNESS, codebooks, gap_pieces, seconds_to_gap, seconds_to_samples, vary_pieces
 from maskgen.tasks.conditions.request import Options, Request
 from maskgen.tasks.media.audio.files import SoundFile
 from maskgen.tasks.media.windows import Piece

@@ -224,13 +224,7 @@ def _kind(pipe: Pipeline) -> Generated:
 
 
 def _generate(
-    pipe: Pipeline,
-    model: str,
-    ids: Sequence[int],
-    seeds: Sequence[int],
-    sampling: Sampling,
-    out: Path,
-    batch_size: int,
+    pipe: Pipeline, model: str, ids: Sequence[int], seeds: Sequence[int], sampling: Sampling, out: Path, batch_size: int
 ) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")

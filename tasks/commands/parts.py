@@ -139,11 +139,7 @@ def describe_part(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def write_results(
-    out: Path,
-    results: Iterable[tuple[dict[str, int], Callable[[Path], Told]]],
-    *,
-    prefix: str = "",
-    suffix: str,
+    out: Path, results: Iterable[tuple[dict[str, int], Callable[[Path], Told]]], *, prefix: str = "", suffix: str
 ) -> tuple[list[dict[str, Any]], list[Told]]:
     """Write a file for each result, as they are made.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from maskgen.data import TensorSource
 from maskgen.tasks.data.images.digits import Digits
@@ -49,10 +50,7 @@ _NOTES = {
 
 
 def demo(
-    *,
-    out: Path = Path("runs/demo"),
-    tokenizer_config: Path | None = None,
-    transformer_config: Path | None = None,
+    *, out: Path = Path("runs/demo"), tokenizer_config: Path | None = None, transformer_config: Path | None = None
 ) -> None:
     """Train on handwritten digits, generate, edit, measure, and write a report.
 
@@ -70,7 +68,7 @@ class _Made:
 
     train: TensorSource
     test: TensorSource
-    sets: list[torch.Tensor]
+    sets: list[Tensor]
 
 
 def _make(pipe: Pipeline, out: Path) -> _Made:

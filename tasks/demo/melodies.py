@@ -50,10 +50,7 @@ _NOTES = {
 
 
 def demo_audio(
-    *,
-    out: Path = Path("runs/audio-demo"),
-    codec_config: Path | None = None,
-    transformer_config: Path | None = None,
+    *, out: Path = Path("runs/audio-demo"), codec_config: Path | None = None, transformer_config: Path | None = None
 ) -> None:
     """Train on synthesised melodies, fill gaps, go on, vary, measure, and write a report with players.
 

@@ -54,10 +54,7 @@ _NOTES = {
 
 
 def demo_video(
-    *,
-    out: Path = Path("runs/video-demo"),
-    tokenizer_config: Path | None = None,
-    transformer_config: Path | None = None,
+    *, out: Path = Path("runs/video-demo"), tokenizer_config: Path | None = None, transformer_config: Path | None = None
 ) -> None:
     """Train on bouncing digits, predict, interpolate, fill in, measure, and write a report with playing clips.
 

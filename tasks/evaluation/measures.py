@@ -32,9 +32,7 @@ _PUBLISHED = {"image": ("inception-v3-2015-12-05-",), "video": ("i3d-kinetics-40
 
 
 def feature_metrics(
-    found: FeatureSet,
-    reference: Reference,
-    run: EvaluationRun,
+    found: FeatureSet, reference: Reference, run: EvaluationRun
 ) -> tuple[dict[str, Metric], list[Overlap]]:
     """Distances and scores of samples against a reference.
 
@@ -125,9 +123,7 @@ def _frechet(found: FeatureSet, reference: Reference, run: EvaluationRun) -> dic
 
 
 def floor_metrics(
-    floor: Reference,
-    reference: Reference,
-    run: EvaluationRun,
+    floor: Reference, reference: Reference, run: EvaluationRun
 ) -> tuple[dict[str, Metric], list[Overlap]]:
     """The same numbers of held-out real data: what no generator can be expected to fall below, at that number of samples.
 
@@ -173,11 +169,7 @@ def nearest_shown(found: FeatureSet, reference: Reference, count: int) -> list[t
     return list(zip(samples, reference.owners[places].tolist(), strict=True))
 
 
-def warnings_of(
-    found: FeatureSet,
-    reference: Reference,
-    run: EvaluationRun,
-) -> list[str]:
+def warnings_of(found: FeatureSet, reference: Reference, run: EvaluationRun) -> list[str]:
     """What keeps the numbers from being compared with published ones, one line each.
 
     Args:

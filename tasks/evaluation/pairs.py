@@ -196,12 +196,7 @@ def compare_clips(
 
 
 def compare_gaps(
-    pipe: Pipeline,
-    sounds: SampleSet,
-    samples: SampleSet,
-    *,
-    count: int,
-    run: EvaluationRun,
+    pipe: Pipeline, sounds: SampleSet, samples: SampleSet, *, count: int, run: EvaluationRun
 ) -> dict[str, Metric]:
     """Filled gaps against what had been there.
 

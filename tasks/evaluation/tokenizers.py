@@ -167,11 +167,7 @@ def _scores(
 
 
 def _compare(
-    rebuilder: _Rebuilder,
-    rebuilt: SampleSet,
-    count: int,
-    run: EvaluationRun,
-    scores: PixelScores | SoundScores | None,
+    rebuilder: _Rebuilder, rebuilt: SampleSet, count: int, run: EvaluationRun, scores: PixelScores | SoundScores | None
 ) -> dict[str, Metric]:
     """Pairs, as they are on the disk, and the codes; every process compares its share."""
     team, settings = run.team, run.settings

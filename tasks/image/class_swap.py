@@ -11,6 +11,7 @@ from typing import Unpack
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from torch import Tensor
 
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Options
@@ -23,12 +24,7 @@ _STEPS = 12  # official editing
 
 
 def swap_class(
-    pipe: Pipeline,
-    image: ImageSource,
-    *,
-    box: Box,
-    start_step: int = 2,
-    **options: Unpack[Options],
+    pipe: Pipeline, image: ImageSource, *, box: Box, start_step: int = 2, **options: Unpack[Options]
 ) -> list[Image.Image]:
     """Repaint a box as another class.
 
@@ -89,7 +85,7 @@ def swap_sampling(
     return pipe.sampling(sampling, _STEPS if steps is None and sampling is None else steps, guidance)
 
 
-def swap_token_mask(box: Box, size: tuple[int, int], axes: tuple[int, int]) -> torch.Tensor:
+def swap_token_mask(box: Box, size: tuple[int, int], axes: tuple[int, int]) -> Tensor:
     """The official box rule: rows max(0, t // s - 1) to min(h, t // s + height // s + 1) - 1, s pixels a token.
 
     It grows the box by one token at the top and left. At the bottom and right the + 1 only makes up for flooring: a box
@@ -112,7 +108,7 @@ def swap_token_mask(box: Box, size: tuple[int, int], axes: tuple[int, int]) -> t
     return mask
 
 
-def swap_alpha(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def swap_alpha(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """How much of the repainted picture shows: the token mask, enlarged and blurred (both by PIL, as officially).
 
     The official radius is size / 16 - 1 (15 at 256, 31 at 512), a sixteenth of the picture whatever the token's side.

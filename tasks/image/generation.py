@@ -15,11 +15,7 @@ from maskgen.tasks.pipeline import Pipeline
 
 
 def generate(
-    pipe: Pipeline,
-    labels: Label | Sequence[Label] | None,
-    *,
-    batch_size: int = 64,
-    **options: Unpack[SamplingOptions],
+    pipe: Pipeline, labels: Label | Sequence[Label] | None, *, batch_size: int = 64, **options: Unpack[SamplingOptions]
 ) -> list[Image.Image]:
     """Generate class-conditional pictures.
 

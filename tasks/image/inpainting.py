@@ -17,6 +17,7 @@ from typing import Unpack
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.image.paste import (
@@ -29,15 +30,7 @@ from maskgen.tasks.image.paste import (
     plan_crop,
     token_mask,
 )
-from maskgen.tasks.media.images import (
-    ImageSource,
-    MaskSource,
-    as_list,
-    broadcast,
-    load_mask,
-    to_images,
-    to_tensor,
-)
+from maskgen.tasks.media.images import ImageSource, MaskSource, as_list, broadcast, load_mask, to_images, to_tensor
 from maskgen.tasks.media.originals import Original, load_original
 from maskgen.tasks.pipeline import Pipeline
 
@@ -91,9 +84,9 @@ class _Job:
 
     original: Original
     crop: Box
-    alpha: torch.Tensor  # float [H, W], of the whole picture
-    hole: torch.Tensor  # bool [H', W'], of the crop
-    input: torch.Tensor  # float [1, 3, h, w], at the model's size
+    alpha: Tensor  # float [H, W], of the whole picture
+    hole: Tensor  # bool [H', W'], of the crop
+    input: Tensor  # float [1, 3, h, w], at the model's size
 
     def finish(self, decoded: Image.Image) -> Image.Image:
         top, left, height, width = self.crop

@@ -19,7 +19,7 @@ from typing import Unpack
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.tasks.conditions.request import Options, Request
 from maskgen.tasks.image.paste import check_count, feather, half_token
@@ -102,9 +102,7 @@ def outpaint(
     return [base.paste(item, weight) for item in painted]
 
 
-def extend_tokens(
-    pipe: Pipeline, tokens: torch.Tensor, mask: torch.Tensor, request: Request, *, overlap: float = 0.5
-) -> torch.Tensor:
+def extend_tokens(pipe: Pipeline, tokens: Tensor, mask: Tensor, request: Request, *, overlap: float = 0.5) -> Tensor:
     """Decide the masked tokens of a canvas at least as large as the model's grid, window by window.
 
     Args:
@@ -186,7 +184,7 @@ def _scaled(
     return max(1, round(scale * sides[0])), max(1, round(scale * sides[1]))
 
 
-def _canvas(pipe: Pipeline, picture: Image.Image, spans: Sequence[_Span]) -> tuple[torch.Tensor, torch.Tensor]:
+def _canvas(pipe: Pipeline, picture: Image.Image, spans: Sequence[_Span]) -> tuple[Tensor, Tensor]:
     """Tokens ``[1, h, w, K]`` with the picture in its place, and what is masked, bool ``[h, w]``."""
     rows, columns = spans
     resized = to_tensor([picture.resize((columns.scaled, rows.scaled), Image.Resampling.BICUBIC)])

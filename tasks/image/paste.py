@@ -6,12 +6,12 @@ sizes (height, width), in pixels.
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Box = tuple[int, int, int, int]
 
 
-def token_mask(pixel_mask: torch.Tensor, axes: tuple[int, ...], dilation: int = 0) -> torch.Tensor:
+def token_mask(pixel_mask: Tensor, axes: tuple[int, ...], dilation: int = 0) -> Tensor:
     """The pixel-to-token rule: a token is repainted if any pixel of its cell is marked.
 
     The picture is divided evenly, so that it may have any size: the cell of row i covers pixel rows floor(i H / h) to
@@ -37,7 +37,7 @@ def token_mask(pixel_mask: torch.Tensor, axes: tuple[int, ...], dilation: int = 
     return cells.flatten() > 0
 
 
-def feather(pixel_mask: torch.Tensor, width: int) -> torch.Tensor:
+def feather(pixel_mask: Tensor, width: int) -> Tensor:
     """A soft edge outside a mask: 1 - d / (width + 1), never below 0, at distance d (king's moves) from the mask.
 
     Args:
@@ -55,7 +55,7 @@ def feather(pixel_mask: torch.Tensor, width: int) -> torch.Tensor:
     return (1 - _distance(pixel_mask) / (width + 1)).clamp(min=0)
 
 
-def bounding_box(pixel_mask: torch.Tensor) -> Box:
+def bounding_box(pixel_mask: Tensor) -> Box:
     """Smallest box around the marked pixels of a bool ``[H, W]`` with at least one."""
     rows, columns = pixel_mask.any(1).nonzero().flatten(), pixel_mask.any(0).nonzero().flatten()
     top, left = int(rows[0]), int(columns[0])
@@ -85,7 +85,7 @@ def plan_crop(size: tuple[int, int], bbox: Box, target: tuple[int, int]) -> Box:
     return top, left, extent[0], extent[1]
 
 
-def fill_holes(image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+def fill_holes(image: Tensor, hole: Tensor) -> Tensor:
     """Smooth colours for the pixels of a hole, made from those around it alone ("pull-push", Gortler et al. 1996).
 
     An encoder sees far beyond a token's own cell: whatever stands in a hole would colour the tokens beside it. Kept
@@ -128,12 +128,12 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"{name}: got {value}, expected a whole number of 0 or more")
 
 
-def _check_mask(pixel_mask: torch.Tensor) -> None:
+def _check_mask(pixel_mask: Tensor) -> None:
     if pixel_mask.ndim != 2 or pixel_mask.dtype != torch.bool:
         raise ValueError(f"mask: got {pixel_mask.dtype} {tuple(pixel_mask.shape)}, expected bool [H, W]")
 
 
-def _distance(pixel_mask: torch.Tensor) -> torch.Tensor:
+def _distance(pixel_mask: Tensor) -> Tensor:
     """King's moves to the nearest marked pixel, float32 ``[H, W]``, more than H + W if there is none.
 
     Two sweeps over the rows, exact for this distance (Rosenfeld and Pfaltz 1968); unlike repeated dilation the time does

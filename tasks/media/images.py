@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.checks import check_file, to_bytes
@@ -20,7 +21,7 @@ from maskgen.tasks.media.colours import profile_of, to_srgb
 
 ImageSource = str | Path | Image.Image | np.ndarray[Any, Any]
 
-MaskSource = ImageSource | torch.Tensor
+MaskSource = ImageSource | Tensor
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def load_image(source: ImageSource) -> Image.Image:
     return _load(source, "white")
 
 
-def load_mask(source: MaskSource, size: tuple[int, int]) -> torch.Tensor:
+def load_mask(source: MaskSource, size: tuple[int, int]) -> Tensor:
     """Which pixels to repaint.
 
     Args:
@@ -63,7 +64,7 @@ def load_mask(source: MaskSource, size: tuple[int, int]) -> torch.Tensor:
         ValueError: another size, all black, all white, or what ``load_image`` refuses.
         TypeError: not one of these sources.
     """
-    if isinstance(source, torch.Tensor):
+    if isinstance(source, Tensor):
         source = source.detach().cpu().numpy()
     if isinstance(source, np.ndarray) and source.dtype == np.bool_:
         source = _from_array(source.astype(np.uint8) * 255)
@@ -84,7 +85,7 @@ def load_mask(source: MaskSource, size: tuple[int, int]) -> torch.Tensor:
     return mask
 
 
-def to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """RGB pictures of one size as float32 ``[B, 3, H, W]`` in [0, 1].
 
     Raises:
@@ -97,7 +98,7 @@ def to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
     return rearrange(torch.from_numpy(arrays), "B H W C -> B C H W").contiguous() / 255
 
 
-def to_images(tensor: torch.Tensor) -> list[Image.Image]:
+def to_images(tensor: Tensor) -> list[Image.Image]:
     """Float ``[B, 3, H, W]``, nominally in [0, 1], as 8-bit pictures: clamped, rounded to nearest.
 
     Raises:

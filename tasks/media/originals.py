@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from maskgen.tasks.media.colours import from_srgb, profile_of
 from maskgen.tasks.media.images import ImageSource, load_image, losses, open_image
@@ -51,7 +51,7 @@ class Original:
         seen = Image.fromarray(np.pad(np.asarray(self.rgb), sides, mode="edge"))
         return replace(self, rgb=seen, pixels=np.pad(self.pixels, sides, mode="edge"))
 
-    def paste(self, painted: Image.Image, weight: torch.Tensor) -> Image.Image:
+    def paste(self, painted: Image.Image, weight: Tensor) -> Image.Image:
         """``weight`` x painted + (1 - ``weight``) x original, rounded, in the original's colours.
 
         Args:

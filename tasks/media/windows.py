@@ -62,11 +62,7 @@ def blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
 
 
 def stitch(
-    blocks: Iterable[Piece],
-    *,
-    width: int | None = None,
-    weights: Callable[[int], Tensor] = cosine_fade,
-    axis: int = -1,
+    blocks: Iterable[Piece], *, width: int | None = None, weights: Callable[[int], Tensor] = cosine_fade, axis: int = -1
 ) -> Iterator[Piece]:
     """Join blocks that overlap in time into pieces that do not; holds two blocks at a time.
 

@@ -13,15 +13,7 @@ from maskgen.tokenizers.base import Tokenizer
 
 
 def training_tokens(
-    tokenizer: Tokenizer,
-    data: SignalData,
-    folder: Path,
-    codebooks: int,
-    *,
-    views: int,
-    seed: int,
-    title: str,
-    say: Say,
+    tokenizer: Tokenizer, data: SignalData, folder: Path, codebooks: int, *, views: int, seed: int, title: str, say: Say
 ) -> tuple[Source, Source | None]:
     """Tokens of the training examples and, where there are any, of the held-out ones.
 

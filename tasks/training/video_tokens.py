@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from maskgen.checkpoint import fingerprint
@@ -39,7 +40,7 @@ class TaskTokens:
     """
 
     prompt: int
-    positions: torch.Tensor
+    positions: Tensor
     class_conditional: bool
 
 
@@ -59,11 +60,11 @@ class CommitSource:
 
     def __init__(
         self,
-        tokens: torch.Tensor,
-        conditions: torch.Tensor,
-        chosen: torch.Tensor,
+        tokens: Tensor,
+        conditions: Tensor,
+        chosen: Tensor,
         tasks: Sequence[TaskTokens],
-        labels: torch.Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         lengths = {len(part) for part in (tokens, conditions, chosen, labels) if part is not None}
         if not tasks or not len(tokens) or len(lengths) > 1:
@@ -163,12 +164,8 @@ def _padding_of(task: VideoTask) -> VideoTask:
 
 @torch.no_grad()
 def _encode(
-    source: Source,
-    tokenizer: VideoTokenizer,
-    conditions: Sequence[VideoTask],
-    chosen: torch.Tensor,
-    seeds: Sequence[int],
-) -> dict[str, torch.Tensor]:
+    source: Source, tokenizer: VideoTokenizer, conditions: Sequence[VideoTask], chosen: Tensor, seeds: Sequence[int]
+) -> dict[str, Tensor]:
     """``tokens`` and ``conditions`` ``[M, N, K]`` in small integers, and ``labels`` if there are any."""
     device = next((weight.device for weight in tokenizer.parameters()), torch.device("cpu"))  # a toy has no weights
     small = torch.int16 if tokenizer.vocab_size <= 1 << 15 else torch.int32

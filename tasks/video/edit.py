@@ -42,11 +42,7 @@ class VideoEdit(Edit[Frames]):
         super().__init__(results, pieces, at_once=at_once)
 
     def write(
-        self,
-        path: str | Path | Sequence[str | Path],
-        *,
-        frame_rate: float | Fraction | None = None,
-        quality: int = 18,
+        self, path: str | Path | Sequence[str | Path], *, frame_rate: float | Fraction | None = None, quality: int = 18
     ) -> int:
         """Write each clip to a file, whole or not at all; see ``maskgen.tasks.media.video.writer.VideoWriter``.
 

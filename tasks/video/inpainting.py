@@ -16,12 +16,7 @@ from maskgen.tasks.video.windows import painted_pieces
 
 
 def inpaint_video(
-    pipe: Pipeline,
-    source: Clip | VideoPath,
-    mask: Mask,
-    *,
-    paste: bool = True,
-    **options: Unpack[Options],
+    pipe: Pipeline, source: Clip | VideoPath, mask: Mask, *, paste: bool = True, **options: Unpack[Options]
 ) -> VideoEdit:
     """Paint a part of every frame anew.
 

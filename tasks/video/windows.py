@@ -215,14 +215,7 @@ def painted_pieces(
 
 
 def _painted(
-    pipe: Pipeline,
-    source: FrameSource,
-    region: Region,
-    task: VideoTask,
-    request: Request,
-    *,
-    paste: bool,
-    exact: bool,
+    pipe: Pipeline, source: FrameSource, region: Region, task: VideoTask, request: Request, *, paste: bool, exact: bool
 ) -> Iterator[Piece]:
     """Windows that overlap by a quarter of the model's length."""
     length, results = clip_size(pipe)[0], len(request.seeds)

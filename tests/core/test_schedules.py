@@ -94,12 +94,7 @@ def test_step_ratio(steps: int, part: float) -> None:
     assert float(step_ratio(step, steps)) == pytest.approx((step + 1) / steps, rel=1e-6)
 
 
-@given(
-    name=st.sampled_from(NAMES),
-    ratio=st.floats(0, 1),
-    total=st.integers(2, 2000),
-    decided=st.floats(0, 1),
-)
+@given(name=st.sampled_from(NAMES), ratio=st.floats(0, 1), total=st.integers(2, 2000), decided=st.floats(0, 1))
 def test_counts_leave_one_and_decide_one(name: str, ratio: float, total: int, decided: float) -> None:
     unknown = max(1, round(total * (1 - decided)))
     count = int(mask_counts(get_schedule(name), torch.tensor(ratio), torch.tensor([total]), torch.tensor([unknown]))[0])

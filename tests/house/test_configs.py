@@ -106,8 +106,7 @@ def test_the_header_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["maskgen demo --a 1", "python -m maskgen demo --a 1", "accelerate launch --cpu -m maskgen demo --a 1"],
+    "command", ["maskgen demo --a 1", "python -m maskgen demo --a 1", "accelerate launch --cpu -m maskgen demo --a 1"]
 )
 def test_commands_are_read(command: str) -> None:
     assert arguments(command) == ["demo", "--a", "1"]

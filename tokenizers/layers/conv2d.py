@@ -180,11 +180,7 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        groups: int,
-        conv: Callable[[int, int, int], nn.Module] = _conv,
+        self, in_channels: int, out_channels: int, groups: int, conv: Callable[[int, int, int], nn.Module] = _conv
     ) -> None:
         super().__init__()
         self.norm1 = group_norm(in_channels, groups)

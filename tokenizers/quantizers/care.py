@@ -118,10 +118,7 @@ class CodebookCare(nn.Module):
             self.used += counts
         frequency = counts / counts.sum(1, keepdim=True)
         entropy = torch.special.entr(frequency).sum(1)
-        return {
-            "codebook_perplexity": entropy.exp().mean(),
-            "codebook_usage": (counts > 0).float().mean(),
-        }
+        return {"codebook_perplexity": entropy.exp().mean(), "codebook_usage": (counts > 0).float().mean()}
 
     @torch.no_grad()
     def _revive(self, signal: Tensor, chances: torch.Generator | None, *, all_of_them: bool) -> None:

@@ -302,9 +302,7 @@ class LookupFreeQuantizer(_Projected):
         config = self.config
         narrow: Tensor = self.project_in(rows)
         quantized, codes, _ = self.inner(narrow)
-        terms = {
-            "commitment": config.commitment_weight * (narrow - quantized.detach()).square().mean(),
-        }
+        terms = {"commitment": config.commitment_weight * (narrow - quantized.detach()).square().mean()}
         if with_loss and config.entropy_weight:
             terms["entropy"] = _entropy_term(config, 2 * narrow @ self.inner.codebook.t())
         out: Tensor = self.project_out(straight_through(narrow, quantized))

@@ -69,12 +69,7 @@ class CodecTraining(TokenizerTraining):
         options: see ``maskgen.training.objective.ObjectiveOptions``.
     """
 
-    def __init__(
-        self,
-        model: AudioCodec,
-        settings: CodecLossSettings,
-        **options: Unpack[ObjectiveOptions],
-    ) -> None:
+    def __init__(self, model: AudioCodec, settings: CodecLossSettings, **options: Unpack[ObjectiveOptions]) -> None:
         self.settings = settings
         care = CodebookSettings(
             revive_every=settings.revive_every, revive_last=settings.revive_last, revive_all=settings.quantize_from

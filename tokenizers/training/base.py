@@ -141,11 +141,7 @@ class TokenizerTraining(Objective):
             errors.append(self._errors(crop_like(out.reconstruction, signal).float().clamp(0, 1) - signal).cpu())
             codes.append(self._codes(out).cpu())
         error = torch.cat(errors)
-        return {
-            "score": float(error.mean()),
-            "psnr": float(psnr(error).mean()),
-            **self._usage(torch.cat(codes)),
-        }
+        return {"score": float(error.mean()), "psnr": float(psnr(error).mean()), **self._usage(torch.cat(codes))}
 
     def _usage(self, codes: Tensor) -> dict[str, float]:
         usage = codebook_usage(codes, self.model.vocab_size)

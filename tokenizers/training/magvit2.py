@@ -25,10 +25,7 @@ class Magvit2Settings(Magvit2LossSettings):
     """The terms of the loss, as ``maskgen train tokenizer`` takes them."""
 
     def objective(
-        self,
-        model: Magvit2Image | Magvit2Video,
-        size: tuple[int, ...],
-        **options: Unpack[ObjectiveOptions],
+        self, model: Magvit2Image | Magvit2Video, size: tuple[int, ...], **options: Unpack[ObjectiveOptions]
     ) -> Magvit2Training:
         """See ``maskgen.tokenizers.training.base.TrainingLoss``; signals of any size will do."""
         return Magvit2Training(model, self, **options)
@@ -50,10 +47,7 @@ class Magvit2Training(TokenizerTraining):
     """
 
     def __init__(
-        self,
-        model: Magvit2Image | Magvit2Video,
-        settings: Magvit2LossSettings,
-        **options: Unpack[ObjectiveOptions],
+        self, model: Magvit2Image | Magvit2Video, settings: Magvit2LossSettings, **options: Unpack[ObjectiveOptions]
     ) -> None:
         self.settings = settings
         key = "video" if model.modality == "video" else "images"
@@ -63,12 +57,7 @@ class Magvit2Training(TokenizerTraining):
         self.lecam = LeCam() if discriminator is not None and settings.lecam_weight else None
         self.perceptual = Perceptual(settings.perceptual) if settings.perceptual else None
         super().__init__(
-            model,
-            key=key,
-            discriminator=discriminator,
-            lecam=self.lecam,
-            validation=settings.validation,
-            **options,
+            model, key=key, discriminator=discriminator, lecam=self.lecam, validation=settings.validation, **options
         )
 
     def _codes(self, out: Magvit2Output) -> Tensor:

@@ -11,7 +11,7 @@ import math
 
 import torch
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskgen.models.attention import AttentionBackend, attend
@@ -19,17 +19,17 @@ from maskgen.models.attention import AttentionBackend, attend
 NORM_EPS = 1e-6
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """``[B, C, H, W]`` -> ``[B, H, W, C]``."""
     return rearrange(x, "B C H W -> B H W C")
 
 
-def channels_first(x: torch.Tensor) -> torch.Tensor:
+def channels_first(x: Tensor) -> Tensor:
     """``[B, H, W, C]`` -> ``[B, C, H, W]``."""
     return rearrange(x, "B H W C -> B C H W")
 
 
-def frequency_features(values: torch.Tensor, width: int) -> torch.Tensor:
+def frequency_features(values: Tensor, width: int) -> Tensor:
     """Cosines, then sines, of v x 10000^(-i / half) for i < half = width / 2.
 
     Args:
@@ -54,7 +54,7 @@ class GlobalResponseNorm(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, 1, 1, channels))
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, channels))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         length = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
         return self.gamma * (x * (length / (length.mean(-1, keepdim=True) + 1e-6))) + self.beta + x
@@ -72,7 +72,7 @@ class ConvNextBlock(nn.Module):
         self.channelwise_linear_2 = nn.Linear(4 * channels, channels, bias=False)
         self.cond_embeds_mapper = nn.Linear(cond_width, 2 * channels, bias=False)
 
-    def forward(self, x: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """``[B, C, H, W]`` and ``[B, E]`` -> ``[B, C, H, W]``."""
         h = self.norm(channels_last(self.depthwise(x)))
         h = self.channelwise_linear_2(self.channelwise_norm(F.gelu(self.channelwise_linear_1(h))))
@@ -88,7 +88,7 @@ class CrossAttention(nn.Module):
         self.heads, self.backend = heads, backend
         self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(width, width, bias=False) for _ in range(4))
 
-    def forward(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """``[B, S, D]`` and ``[B, L, D]`` -> ``[B, S, D]``."""
         q, k, v = (
             rearrange(layer(source), "B S (H D) -> B H S D", H=self.heads)
@@ -109,7 +109,7 @@ class TextAttentionBlock(nn.Module):
         self.norm2 = nn.RMSNorm(channels, eps=NORM_EPS)
         self.attn2 = CrossAttention(channels, heads, backend)
 
-    def forward(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """``[B, N, C]`` and ``[B, L, T]`` -> ``[B, N, C]``."""
         memory = text if self.kv_mapper is None else self.kv_mapper(F.silu(text))
         x = x + self.attn1(self.norm1(x), memory)
@@ -124,7 +124,7 @@ class DownSample(nn.Module):
         self.norm = nn.RMSNorm(channels, eps=NORM_EPS)
         self.conv = nn.Conv2d(channels, channels, 2, stride=2, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C, H / 2, W / 2]``; H and W even."""
         return self.conv(channels_first(self.norm(channels_last(x))))
 
@@ -137,7 +137,7 @@ class UpSample(nn.Module):
         self.norm = nn.RMSNorm(channels, eps=NORM_EPS)
         self.conv = nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C, 2 H, 2 W]``."""
         return self.conv(channels_first(self.norm(channels_last(x))))
 
@@ -162,7 +162,7 @@ class UVitBlock(nn.Module):
         self.attention_blocks = nn.ModuleList(TextAttentionBlock(channels, width, heads, backend) for _ in range(count))
         self.upsample = UpSample(channels) if up else None
 
-    def forward(self, x: torch.Tensor, cond: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, cond: Tensor, text: Tensor) -> Tensor:
         """``[B, C, H, W]``, ``[B, E]`` and ``[B, L, T]`` -> ``[B, C, H', W']``."""
         if self.downsample is not None:
             x = self.downsample(x)
@@ -182,7 +182,7 @@ class AdaptiveNorm(nn.Module):
         self.norm = norm
         self.linear = nn.Linear(width, 2 * width, bias=False)
 
-    def forward(self, x: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """``[B, N, D]`` and ``[B, D]`` -> ``[B, N, D]``."""
         scale, shift = self.linear(F.silu(cond))[:, None].chunk(2, dim=-1)
         return self.norm(x) * (1 + scale) + shift
@@ -196,7 +196,7 @@ class GatedFeedForward(nn.Module):
         self.proj = nn.Linear(width, 2 * mlp_width, bias=False)
         self.out = nn.Linear(mlp_width, width, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, N, D]`` -> ``[B, N, D]``."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return self.out(value * F.gelu(gate))
@@ -214,7 +214,7 @@ class TransformerLayer(nn.Module):
         self.norm3 = AdaptiveNorm(nn.LayerNorm(width, eps=NORM_EPS, bias=False), width)
         self.ff = GatedFeedForward(width, mlp_width)
 
-    def forward(self, x: torch.Tensor, cond: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, cond: Tensor, text: Tensor) -> Tensor:
         """``[B, N, D]``, ``[B, D]`` and ``[B, L, D]`` -> ``[B, N, D]``."""
         h = self.norm1(x, cond)
         x = x + self.attn1(h, h)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.noise import Noise
@@ -50,14 +51,14 @@ class AmusedSampling:
 @torch.no_grad()
 def sample_amused(
     logits_fn: LogitsFn,
-    tokens: torch.Tensor,
-    mask: torch.Tensor,
+    tokens: Tensor,
+    mask: Tensor,
     settings: AmusedSampling,
     *,
     seeds: Sequence[int] | None = None,
     noise: Noise | None = None,
     callback: Callable[[SampleStep], None] | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Decide all masked tokens; arguments but ``settings``, result and errors as of ``maskgen.sampling.sample``.
 
     For each step k = 0 .. steps - 1:
@@ -96,8 +97,8 @@ def sample_amused(
 
 
 def amused_mask_counts(
-    schedule: str, step: int, steps: int, total: int, masked: torch.Tensor, starting_mask_ratio: float = 1.0
-) -> torch.Tensor:
+    schedule: str, step: int, steps: int, total: int, masked: Tensor, starting_mask_ratio: float = 1.0
+) -> Tensor:
     """How many tokens are masked again after a step: max(1, min(masked - 1, floor(total x ratio))), in float32.
 
     With r = (step + 1) / steps the ratio is starting_mask_ratio times cos(r pi / 2) or 1 - r. All of it is float32 with r
@@ -162,7 +163,7 @@ def amused_guided_logits(
         return model_logits(model, cond, axes)
     both = Cond.cat([unconditional, cond])
 
-    def logits_fn(tokens: torch.Tensor, step: int) -> torch.Tensor:
+    def logits_fn(tokens: Tensor, step: int) -> Tensor:
         without, wanted = model(tokens.repeat(2, 1, 1), both, axes).float().chunk(2)
         return without + scale * (wanted - without)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.checkpoint import check_state
 from maskgen.conditioning import Cond
@@ -132,7 +132,7 @@ class UVit2D(MaskedTransformer):
         self.up_block = UVitBlock(ends, width, config.blocks, config.block_heads, up=config.resample, backend=backend)
         self.mlm_layer = _Head(config)
 
-    def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+    def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``: K (as the mask id) reads the mask row of the table.
 
         Args:
@@ -156,9 +156,7 @@ class UVit2D(MaskedTransformer):
         ids = torch.where(ids == self.vocab_size, self.config.mask_row, ids)
         return rearrange(self.grid_logits(ids, context, pooled, micro), "B K H W -> B (H W) 1 K")
 
-    def grid_logits(
-        self, ids: torch.Tensor, context: torch.Tensor, pooled: torch.Tensor, micro: torch.Tensor
-    ) -> torch.Tensor:
+    def grid_logits(self, ids: Tensor, context: Tensor, pooled: Tensor, micro: Tensor) -> Tensor:
         """The published forward: rows of the table ``[B, H, W]`` and the conditions in, logits ``[B, K, H, W]`` out."""
         text = self.encoder_proj_layer_norm(self.encoder_proj(context))
         numbers = frequency_features(micro, self.config.micro_width).flatten(1).to(pooled.dtype)
@@ -172,7 +170,7 @@ class UVit2D(MaskedTransformer):
         x = self.up_block(rearrange(x, "B (H W) C -> B C H W", H=height), modulation, text)
         return self.mlm_layer(x)
 
-    def _check_grid(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> None:
+    def _check_grid(self, tokens: Tensor, grid: tuple[int, ...]) -> None:
         if len(grid) != 2 or tokens.ndim != 3 or tokens.shape[1:] != (torch.Size(grid).numel(), 1):
             raise ValueError(
                 f"tokens: got {tuple(tokens.shape)} on a grid {grid}, expected [B, H * W, 1] on a grid (H, W); pass the "
@@ -183,7 +181,7 @@ class UVit2D(MaskedTransformer):
                 f"axes: got {grid}, expected even numbers: this model halves the grid and doubles it again"
             )
 
-    def _conditions(self, cond: Cond, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _conditions(self, cond: Cond, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Text features, pooled text and micro conditions, or everything that is wrong with them."""
         if cond.context_mask is not None:
             raise ValueError("context_mask: got one, but aMUSEd attends to the padding of its text too; leave it out")
@@ -215,7 +213,7 @@ class _Embed(nn.Module):
         self.layer_norm = nn.RMSNorm(config.embed_width, eps=NORM_EPS)
         self.conv = nn.Conv2d(config.embed_width, config.block_width, 1, bias=False)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: Tensor) -> Tensor:
         """``[B, H, W]`` -> ``[B, C, H, W]``."""
         return self.conv(channels_first(self.layer_norm(self.embeddings(ids))))
 
@@ -228,7 +226,7 @@ class _CondEmbed(nn.Module):
         self.linear_1 = nn.Linear(inputs, width, bias=False)
         self.linear_2 = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, P + M x features]`` -> ``[B, D]``."""
         return self.linear_2(nn.functional.silu(self.linear_1(x)))
 
@@ -242,14 +240,14 @@ class _Head(nn.Module):
         self.layer_norm = nn.RMSNorm(config.embed_width, eps=NORM_EPS)
         self.conv2 = nn.Conv2d(config.embed_width, config.codebook_size, 1, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, K, H, W]``."""
         return self.conv2(channels_first(self.layer_norm(channels_last(self.conv1(x)))))
 
 
 def micro_conditions(
     batch: int, width: float, height: float, *, crop: tuple[float, float] = (0.0, 0.0), aesthetic_score: float = 6.0
-) -> torch.Tensor:
+) -> Tensor:
     """``Cond.micro`` for pictures of that size in pixels: float ``[batch, 5]`` = width, height, crop, aesthetic score."""
     return torch.tensor([[width, height, *crop, aesthetic_score]], dtype=torch.float32).repeat(batch, 1)
 
@@ -262,7 +260,7 @@ _RENAMED = {
 }
 
 
-def convert(state: Mapping[str, torch.Tensor], config: UVit2DConfig) -> dict[str, torch.Tensor]:
+def convert(state: Mapping[str, Tensor], config: UVit2DConfig) -> dict[str, Tensor]:
     """Published weights as the state dict of ``UVit2D(config)``; tensors are passed on, not copied.
 
     Args:
@@ -280,7 +278,7 @@ def convert(state: Mapping[str, torch.Tensor], config: UVit2DConfig) -> dict[str
 
 
 def config_from(
-    state: Mapping[str, torch.Tensor],
+    state: Mapping[str, Tensor],
     *,
     heads: int = 16,
     block_heads: int = 12,
@@ -353,7 +351,7 @@ _ANCHORS = {
 }
 
 
-def _count(state: Mapping[str, torch.Tensor], prefix: str) -> int:
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
     """How many different numbers follow a prefix: a gap then shows as missing, a stray number as unexpected."""
     return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
 

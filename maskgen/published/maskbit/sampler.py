@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.noise import Noise
@@ -50,14 +51,14 @@ class MaskBitSampling:
 @torch.no_grad()
 def sample_maskbit(
     logits_fn: LogitsFn,
-    tokens: torch.Tensor,
-    mask: torch.Tensor,
+    tokens: Tensor,
+    mask: Tensor,
     settings: MaskBitSampling,
     *,
     seeds: Sequence[int] | None = None,
     noise: Noise | None = None,
     callback: Callable[[SampleStep], None] | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Decide all masked sub-tokens; arguments but ``settings``, result and errors as of ``maskgen.sampling.sample``.
 
     For each step t = 0 .. S - 1:
@@ -94,9 +95,7 @@ def sample_maskbit(
     return guess
 
 
-def maskbit_counts(
-    schedule: MaskBitSchedule, step: int, steps: int, total: torch.Tensor, masked: torch.Tensor
-) -> torch.Tensor:
+def maskbit_counts(schedule: MaskBitSchedule, step: int, steps: int, total: Tensor, masked: Tensor) -> Tensor:
     """How many sub-tokens are masked again after a step.
 
     Args:
@@ -113,7 +112,7 @@ def maskbit_counts(
     return torch.minimum(planned, masked - 1).clamp(min=1)
 
 
-def maskbit_ratio(schedule: str, progress: float) -> torch.Tensor:
+def maskbit_ratio(schedule: str, progress: float) -> Tensor:
     """Share of the sub-tokens that stays masked, a float32 scalar in [1e-6, 1].
 
     Args:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskgen.checkpoint import check_state
@@ -96,7 +96,7 @@ class PackedProjection(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""
         packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = rearrange(packed, "B S (three H D) -> three B H S D", three=3, H=self.heads)
@@ -119,7 +119,7 @@ class MaskBitAttention(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=_EPS)
         self.prenorm = config.prenorm
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""
         if self.prenorm:
             return self.dropout(self.mha(self.norm(x))) + x
@@ -144,7 +144,7 @@ class MaskBitMlp(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=_EPS)
         self.prenorm = config.prenorm
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""
         return self.net(self.norm(x)) + x if self.prenorm else self.norm(self.net(x) + x)
 
@@ -182,7 +182,7 @@ class MaskBitTransformer(MaskedTransformer):
         nn.init.trunc_normal_(self.pos_emb, std=0.02)
         self.apply(_init)
 
-    def forward(self, tokens: torch.Tensor, cond: Cond, axes: Sequence[int] | None = None) -> torch.Tensor:
+    def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``; ``axes`` must be the trained grid, for positions are learned.
 
         Raises:
@@ -203,7 +203,7 @@ class MaskBitTransformer(MaskedTransformer):
             x = self.norm_after_transformer(x)
         return self._logits(self.last_layer(x)[:, :-1])
 
-    def _embedded(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _embedded(self, tokens: Tensor) -> Tensor:
         """``[B, N, K]`` -> ``[B, N, D]``."""
         if self.config.tokens == "table":
             tables = zip(self.tok_emb_list, tokens.unbind(-1), strict=True)
@@ -213,7 +213,7 @@ class MaskBitTransformer(MaskedTransformer):
         bits = bits.masked_fill((tokens == self.vocab_size)[..., None], 0.0)
         return self.input_proj(rearrange(bits, "B N K b -> B N (K b)"))  # sub-token 0 first, its lowest bit first
 
-    def _class_row(self, cond: Cond, tokens: torch.Tensor) -> torch.Tensor:
+    def _class_row(self, cond: Cond, tokens: Tensor) -> Tensor:
         """``[B, 1, D]``."""
         cond.check_used(type(self).__name__, "labels")
         labels = cond.labels
@@ -221,7 +221,7 @@ class MaskBitTransformer(MaskedTransformer):
             labels = torch.full((len(tokens),), NO_LABEL, device=tokens.device)
         return self.class_emb(torch.where(labels == NO_LABEL, self.num_classes, labels))[:, None]
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+    def _logits(self, x: Tensor) -> Tensor:
         """``[B, N, D]`` -> ``[B, N, K, V]``."""
         if self.config.tokens == "bits":
             return rearrange(self.prediction_layer(x), "B N (K V) -> B N K V", K=self.config.splits)
@@ -239,7 +239,7 @@ def _init(module: nn.Module) -> None:
 
 
 def config_from(
-    state: Mapping[str, torch.Tensor], *, heads: int = 16, axes: Sequence[int] | None = None, splits: int | None = None
+    state: Mapping[str, Tensor], *, heads: int = 16, axes: Sequence[int] | None = None, splits: int | None = None
 ) -> MaskBitConfig:
     """Sizes of official weights, read from their names and shapes.
 
@@ -284,7 +284,7 @@ def config_from(
     )
 
 
-def convert(state: Mapping[str, torch.Tensor], config: MaskBitConfig) -> dict[str, torch.Tensor]:
+def convert(state: Mapping[str, Tensor], config: MaskBitConfig) -> dict[str, Tensor]:
     """Official weights as the state dict of ``MaskBitTransformer(config)``; older files' ``token_emb`` is ``input_proj``.
 
     Args:
@@ -306,11 +306,11 @@ def convert(state: Mapping[str, torch.Tensor], config: MaskBitConfig) -> dict[st
     return {name: found[name] for name in shapes}
 
 
-def _current(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _current(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"^token_emb\.", "input_proj.", name): weight for name, weight in state.items()}
 
 
-def _splits(state: Mapping[str, torch.Tensor]) -> int:
+def _splits(state: Mapping[str, Tensor]) -> int:
     """K from the length b of ``bits_to_indices``, else from K b inputs and K 2^b outputs (b = 1 and 2 look alike)."""
     inputs, outputs = state["input_proj.weight"].shape[1], state["prediction_layer.weight"].shape[0]
     fitting = [k for k in range(1, inputs + 1) if inputs % k == 0 and k * 2 ** (inputs // k) == outputs]

@@ -11,9 +11,9 @@ Shapes: B batch, M = N x K tokens of a row with the codebooks of a position side
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-CriticFn = Callable[[torch.Tensor, int], torch.Tensor]
+CriticFn = Callable[[Tensor, int], Tensor]
 """``critic(tokens, step)``: complete tokens ``[B, N, K]`` -> float ``[B, N, K]``, log-odds that each is real."""
 
 
@@ -45,21 +45,21 @@ class Selection:
 
     step: int
     steps: int
-    tokens: torch.Tensor
-    log_probs: torch.Tensor
-    settled: torch.Tensor
-    logits: torch.Tensor
-    mask: torch.Tensor
-    start: torch.Tensor
-    counts: torch.Tensor
-    shares: tuple[torch.Tensor, torch.Tensor]
-    noise: torch.Tensor
-    item_noise: torch.Tensor
+    tokens: Tensor
+    log_probs: Tensor
+    settled: Tensor
+    logits: Tensor
+    mask: Tensor
+    start: Tensor
+    counts: Tensor
+    shares: tuple[Tensor, Tensor]
+    noise: Tensor
+    item_noise: Tensor
     weight: float
-    scores: torch.Tensor | None = None
-    at: torch.Tensor | None = None
+    scores: Tensor | None = None
+    at: Tensor | None = None
 
-    def spread(self, values: torch.Tensor) -> torch.Tensor:
+    def spread(self, values: Tensor) -> Tensor:
         """Values of the tokens of ``logits``, ``[B, L]``, as ``[B, M]``; 0 at other tokens."""
         return values if self.at is None else values.new_zeros(self.mask.shape).scatter(1, self.at, values)
 
@@ -89,7 +89,7 @@ class Selector:
         critic: scores the sampled tokens at every step but the last.
     """
 
-    remask: Callable[[Selection], torch.Tensor]
+    remask: Callable[[Selection], Tensor]
     revises: bool = False
     adaptive: bool = False
     bounded: bool = False

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 _PRIMES = (2, 3, 5, 7, 11, 13)
 
 _CHUNK = 1 << 20
 
 
-def halton_cells(axes: Sequence[int]) -> torch.Tensor:
+def halton_cells(axes: Sequence[int]) -> Tensor:
     """All cells of a grid in the order in which points of the Halton sequence first fall into them.
 
     Exact in integers, and complete on every grid: with base p_i for axis i, a run of p_1^a_1 x p_2^a_2 x ... points falls
@@ -48,7 +49,7 @@ def halton_cells(axes: Sequence[int]) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def halton_turns(axes: tuple[int, ...], device: str) -> torch.Tensor:
+def halton_turns(axes: tuple[int, ...], device: str) -> Tensor:
     """When each cell has its turn in ``halton_cells``, long ``[N]`` on a device; kept, so do not write into it."""
     order = halton_cells(axes)
     turns = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
@@ -63,7 +64,7 @@ def _period(base: int, cells: int) -> int:
     return power
 
 
-def _cell(points: torch.Tensor, base: int, cells: int) -> torch.Tensor:
+def _cell(points: Tensor, base: int, cells: int) -> Tensor:
     """floor(cells x v): v in [0, 1) has the digits of the point in that base, mirrored at the radix point."""
     rest, mirrored, scale = points.clone(), torch.zeros_like(points), 1
     while bool((rest > 0).any()):

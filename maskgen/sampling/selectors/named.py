@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskgen.sampling.selectors.base import CriticFn, Selection, Selector
@@ -75,12 +76,12 @@ def _parsed(name: str) -> tuple[str, float | None]:
     raise ValueError(f"selector: got {name!r}, expected one of {', '.join(map(repr, SELECTORS))}")
 
 
-def select_confidence(seen: Selection) -> torch.Tensor:
+def select_confidence(seen: Selection) -> Tensor:
     """Mask the least confident: log p + weight x Gumbel (official MaskGIT, mask_by_random_topk)."""
     return mask_least_confident(seen.log_probs + seen.weight * seen.noise, seen.mask, seen.counts)
 
 
-def select_random(seen: Selection) -> torch.Tensor:
+def select_random(seen: Selection) -> Tensor:
     """Mask at random, whatever the model thinks: the baseline every order is measured against."""
     return mask_least_confident(seen.noise, seen.mask, seen.counts)
 
@@ -101,7 +102,7 @@ def halton_selector(axes: Sequence[int]) -> Selector:
     cells = torch.Size(grid).numel()
     halton_turns(grid, "cpu")
 
-    def remask(seen: Selection) -> torch.Tensor:
+    def remask(seen: Selection) -> Tensor:
         tokens = seen.mask.shape[1]
         if tokens % cells:
             raise ValueError(f"halton: got {tokens} tokens a row, which do not fill the grid {grid}")
@@ -115,7 +116,7 @@ def halton_selector(axes: Sequence[int]) -> Selector:
     return Selector(remask=remask, bounded=True, blind=True, ties=0)
 
 
-def select_moment(seen: Selection) -> torch.Tensor:
+def select_moment(seen: Selection) -> Tensor:
     """Mask where the moment of p is smallest: a log(sum of p^(1 + 1/a)) + a x Gumbel, a the weight.
 
     The moment sampler (Hayakawa et al. 2025, arXiv 2510.04525; formula from memory, and derived): where few of many tokens
@@ -155,7 +156,7 @@ def entropy_selector(bound: float) -> Selector:
     if not 0 <= bound < math.inf:
         raise ValueError(f"entropy: got a bound of {bound}, expected a finite number of nats, 0 or more")
 
-    def remask(seen: Selection) -> torch.Tensor:
+    def remask(seen: Selection) -> Tensor:
         entropy = seen.spread(torch.special.entr(seen.logits.softmax(-1)).sum(-1))
         score = (seen.weight * seen.noise - entropy).masked_fill(~seen.mask, -torch.inf)
         order = score.argsort(dim=1, descending=True, stable=True)
@@ -168,7 +169,7 @@ def entropy_selector(bound: float) -> Selector:
     return Selector(remask=remask, adaptive=True, bounded=True)
 
 
-def select_critic(seen: Selection) -> torch.Tensor:
+def select_critic(seen: Selection) -> Tensor:
     """Mask what the critic believes least: log P(real) + weight x Gumbel, decided tokens included.
 
     Token-Critic (Lezama et al. 2022, arXiv 2209.04439, from memory): the confidence of the generator is about each token by

@@ -4,9 +4,10 @@ Shapes: B batch, M tokens of a row.
 """
 
 import torch
+from torch import Tensor
 
 
-def mask_least_confident(confidence: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def mask_least_confident(confidence: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
     """Mask the ``counts`` lowest of the masked tokens again, strictly below the cut (official MaskGIT): ties mask fewer.
 
     Args:
@@ -22,7 +23,7 @@ def mask_least_confident(confidence: torch.Tensor, mask: torch.Tensor, counts: t
     return ranked < cut
 
 
-def mask_lowest(scores: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def mask_lowest(scores: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
     """Mask the ``counts`` lowest of the masked tokens again, and what ties with the last of them (official MAGVIT).
 
     Args:

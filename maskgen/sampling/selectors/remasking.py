@@ -14,6 +14,7 @@ Shapes: B batch, M = N x K tokens of a row.
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from maskgen.sampling.selectors.base import Selection, Selector
 
@@ -49,7 +50,7 @@ def remasking_selector(kind: Remasking, eta: float | None = None) -> Selector:
     if not 0 <= strength <= 1:
         raise ValueError(f"remdm-{kind}: got {strength}, expected a number in [0, 1]")
 
-    def remask(seen: Selection) -> torch.Tensor:
+    def remask(seen: Selection) -> Tensor:
         before, after = (share.double() for share in seen.shares)
         decided = seen.start & ~seen.mask
         most = (after / (1 - before)).clamp(max=1.0)  # inf before anything is decided, hence 1; then it does not matter

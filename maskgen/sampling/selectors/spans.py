@@ -4,6 +4,7 @@ Shapes: B batch, M tokens of a row, S spans.
 """
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskgen.sampling.selectors.base import Selection, Selector
@@ -31,7 +32,7 @@ def span_selector(length: int, *, overlap: bool = False, best: bool = True) -> S
     if length < 1:
         raise ValueError(f"span: got a length of {length}, expected at least 1")
 
-    def remask(seen: Selection) -> torch.Tensor:
+    def remask(seen: Selection) -> Tensor:
         mask, tokens = seen.mask, seen.mask.shape[1]
         width = min(length, tokens)
         step = 1 if overlap else width
@@ -49,9 +50,7 @@ def span_selector(length: int, *, overlap: bool = False, best: bool = True) -> S
     return Selector(remask=remask)
 
 
-def _in_first_spans(
-    score: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor, width: int, step: int
-) -> torch.Tensor:
+def _in_first_spans(score: Tensor, mask: Tensor, counts: Tensor, width: int, step: int) -> Tensor:
     """Tokens under the spans of lowest score ``[B, S]``, as many spans as hold ``counts`` masked tokens; bool ``[B, M]``."""
     rows, spans = score.shape
     turn = score.argsort(dim=1, stable=True).argsort(dim=1)

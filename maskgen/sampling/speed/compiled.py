@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.models.base import MaskedTransformer, PartialTransformer
 
@@ -43,7 +43,7 @@ def accelerated(model: MaskedTransformer, *, compiled: bool = False, bfloat16: b
     return kept[key]
 
 
-def _first(model: nn.Module) -> torch.Tensor:
+def _first(model: nn.Module) -> Tensor:
     return next(model.parameters(), torch.empty(0))
 
 

@@ -13,6 +13,7 @@ Shapes: B batch, N tokens, P of them, K codebooks, V vocabulary.
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.models.base import PartialTransformer
@@ -36,7 +37,7 @@ class ModelLogits(PartialLogits):
 
     def __init__(
         self,
-        model: Callable[[torch.Tensor, Cond, Sequence[int] | None], torch.Tensor],
+        model: Callable[[Tensor, Cond, Sequence[int] | None], Tensor],
         cond: Cond,
         axes: Sequence[int] | None = None,
     ) -> None:
@@ -57,7 +58,7 @@ class ModelLogits(PartialLogits):
                 f"reuse: got {every}, but {type(self._model).__name__} computes all positions or none; use 1 with this model"
             )
 
-    def answer(self, tokens: torch.Tensor, step: int, query: Query) -> torch.Tensor:
+    def answer(self, tokens: Tensor, step: int, query: Query) -> Tensor:
         """See ``PartialLogits``; all steps are alike."""
         model, memory = self._partial, query.memory
         if model is None:
@@ -82,11 +83,11 @@ class ModelLogits(PartialLogits):
     def _in_chunks(
         self,
         model: PartialTransformer,
-        tokens: torch.Tensor,
+        tokens: Tensor,
         prepared: Prepared,
-        positions: torch.Tensor | None,
+        positions: Tensor | None,
         memory: FeatureMemory | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """``PartialTransformer.logits_at``, on a CPU some rows at a time."""
         if tokens.device.type != "cpu" or memory is not None or model.is_static:
             return model.logits_at(tokens, prepared, positions, memory)

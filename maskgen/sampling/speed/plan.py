@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from maskgen.sampling.selectors.base import Selector
 from maskgen.schedules import Schedule, mask_counts, step_ratio
@@ -30,14 +31,14 @@ class Plan:
     """
 
     run: Sequence[int]
-    planned: list[torch.Tensor]
-    shares: list[torch.Tensor]
+    planned: list[Tensor]
+    shares: list[Tensor]
     masked: list[int]
     decided: list[int]
 
 
 def plan_steps(
-    mask: torch.Tensor, gamma: Schedule, selector: Selector, *, steps: int, start_step: int, every_step: bool
+    mask: Tensor, gamma: Schedule, selector: Selector, *, steps: int, start_step: int, every_step: bool
 ) -> Plan:
     """Plan a decoding.
 
@@ -87,7 +88,7 @@ def _needed(run: Sequence[int], largest: Sequence[int], selector: Selector, sing
 
 
 def _on_host(
-    mask: torch.Tensor, planned: Sequence[torch.Tensor], gamma: Schedule, steps: int
+    mask: Tensor, planned: Sequence[Tensor], gamma: Schedule, steps: int
 ) -> tuple[list[int], list[int], list[list[int]]]:
     """Of each row: masked tokens, positions with any, and for each step how many the schedule leaves masked after it."""
     if mask.is_meta:  # holds nothing: benchmarks count a decoding in which all is masked

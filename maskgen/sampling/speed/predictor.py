@@ -5,7 +5,7 @@ Shapes: B batch, N tokens, P of them, K codebooks, V vocabulary.
 
 from collections.abc import Callable
 
-import torch
+from torch import Tensor
 
 from maskgen.models.partial import first_positions
 from maskgen.sampling.selectors.base import Selector
@@ -27,7 +27,7 @@ class Predictor:
         ValueError: see ``check_selector_reuse``.
     """
 
-    def __init__(self, logits_fn: Callable[[torch.Tensor, int], torch.Tensor], selector: Selector, plan: Plan) -> None:
+    def __init__(self, logits_fn: Callable[[Tensor, int], Tensor], selector: Selector, plan: Plan) -> None:
         self._logits_fn, self._plan, self._bounded = logits_fn, plan, selector.bounded
         self._partial = logits_fn if isinstance(logits_fn, PartialLogits) and logits_fn.is_partial else None
         self._first = plan.run[0] if plan.run else 0
@@ -38,9 +38,7 @@ class Predictor:
         self.chooses_first = self._partial is not None and selector.blind
         """Whether positions are chosen before the forward, which then predicts only those."""
 
-    def __call__(
-        self, tokens: torch.Tensor, wanted: torch.Tensor, step: int, last: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def __call__(self, tokens: Tensor, wanted: Tensor, step: int, last: bool) -> tuple[Tensor, Tensor | None]:
         """Logits of the wanted positions, and maybe others.
 
         Args:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from maskgen.models.partial import FeatureMemory
 
@@ -28,11 +29,11 @@ class Query:
         within: long ``[B, P]``, indices of ``positions`` in ``changed``.
     """
 
-    positions: torch.Tensor | None = None
+    positions: Tensor | None = None
     may_repeat: bool = False
     memory: FeatureMemory | None = None
-    changed: torch.Tensor | None = None
-    within: torch.Tensor | None = None
+    changed: Tensor | None = None
+    within: Tensor | None = None
 
     def doubled(self) -> Query:
         """The same of two batches, one after the other."""
@@ -56,7 +57,7 @@ class PartialLogits(ABC):
         """Whether a query may name positions: the model is a ``PartialTransformer`` that can."""
 
     @abstractmethod
-    def answer(self, tokens: torch.Tensor, step: int, query: Query) -> torch.Tensor:
+    def answer(self, tokens: Tensor, step: int, query: Query) -> Tensor:
         """Logits ``[B, P, K, V]`` of what the query names.
 
         Args:
@@ -65,7 +66,7 @@ class PartialLogits(ABC):
             query: plain ``Query()`` where not ``is_partial``.
         """
 
-    def __call__(self, tokens: torch.Tensor, step: int) -> torch.Tensor:
+    def __call__(self, tokens: Tensor, step: int) -> Tensor:
         """Logits ``[B, N, K, V]`` of all positions."""
         return self.answer(tokens, step, Query())
 

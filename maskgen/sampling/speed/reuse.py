@@ -4,6 +4,7 @@ Shapes: B batch, N tokens, P and C some of them, K codebooks.
 """
 
 import torch
+from torch import Tensor
 
 from maskgen.models.partial import FeatureMemory, first_positions
 from maskgen.sampling.selectors.base import Selector
@@ -36,9 +37,9 @@ class Reuse:
     def __init__(self, every: int, first: int) -> None:
         self._every, self._first = every, first
         self._memory = FeatureMemory()
-        self._queried: list[torch.Tensor] = []  # positions of each query since the last whole step, that included
+        self._queried: list[Tensor] = []  # positions of each query since the last whole step, that included
 
-    def query(self, wanted: torch.Tensor, step: int, count: int, chooses_first: bool) -> Query:
+    def query(self, wanted: Tensor, step: int, count: int, chooses_first: bool) -> Query:
         """What a step asks of the model.
 
         Args:

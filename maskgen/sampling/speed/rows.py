@@ -9,6 +9,7 @@ Shapes: B batch, R unique rows.
 from dataclasses import dataclass, fields
 
 import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 
@@ -22,11 +23,11 @@ class UniqueRows:
         kind: long ``[B]``, which of the R kinds each row is.
     """
 
-    first: torch.Tensor
-    kind: torch.Tensor
+    first: Tensor
+    kind: Tensor
 
 
-def unique_rows(tokens: torch.Tensor, cond: Cond) -> UniqueRows | None:
+def unique_rows(tokens: Tensor, cond: Cond) -> UniqueRows | None:
     """Find equal rows, comparing tokens and all conditions byte for byte on the host.
 
     Args:
@@ -39,7 +40,7 @@ def unique_rows(tokens: torch.Tensor, cond: Cond) -> UniqueRows | None:
     if tokens.is_meta:
         return None
     conditions = (getattr(cond, item.name) for item in fields(cond))
-    parts = [tokens, *(part for part in conditions if isinstance(part, torch.Tensor))]
+    parts = [tokens, *(part for part in conditions if isinstance(part, Tensor))]
     kinds: dict[tuple[bytes, ...], int] = {}
     kind = [kinds.setdefault(row, len(kinds)) for row in zip(*map(_row_bytes, parts), strict=True)]
     if len(kinds) == len(tokens):
@@ -48,6 +49,6 @@ def unique_rows(tokens: torch.Tensor, cond: Cond) -> UniqueRows | None:
     return UniqueRows(*(torch.tensor(numbers, device=tokens.device) for numbers in (first, kind)))
 
 
-def _row_bytes(part: torch.Tensor) -> list[bytes]:
+def _row_bytes(part: Tensor) -> list[bytes]:
     rows = part.detach().reshape(len(part), -1).contiguous().cpu()
     return [row.tobytes() for row in rows.view(torch.uint8).numpy()]

@@ -10,6 +10,7 @@ Shapes: B rows of this process.
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 
 class RandomRows:
@@ -26,7 +27,7 @@ class RandomRows:
     def __init__(self, generator: torch.Generator | None = None, rank: int = 0, world: int = 1) -> None:
         self.generator, self.rank, self.world = generator, rank, world
 
-    def rand(self, shape: Sequence[int], device: torch.device | str) -> torch.Tensor:
+    def rand(self, shape: Sequence[int], device: torch.device | str) -> Tensor:
         """Uniform numbers in [0, 1), float32 of ``shape`` ``[B, ...]``."""
         rows = shape[0]
         whole = torch.rand(self.world * rows, *shape[1:], generator=self.generator, device=device)
@@ -39,9 +40,7 @@ class RandomRows:
         return found
 
 
-def uniform(
-    shape: Sequence[int], source: torch.Generator | RandomRows | None, device: torch.device | str
-) -> torch.Tensor:
+def uniform(shape: Sequence[int], source: torch.Generator | RandomRows | None, device: torch.device | str) -> Tensor:
     """Uniform numbers in [0, 1), float32 of ``shape`` ``[B, ...]``.
 
     Args:
@@ -56,6 +55,6 @@ def uniform(
 
 def shared_uniform(
     shape: Sequence[int], source: torch.Generator | RandomRows | None, device: torch.device | str
-) -> torch.Tensor:
+) -> Tensor:
     """Uniform numbers in [0, 1) that are the same on all processes, for what concerns the batch as a whole."""
     return uniform(shape, source.generator if isinstance(source, RandomRows) else source, device)

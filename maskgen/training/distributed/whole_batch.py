@@ -6,11 +6,10 @@ Gradients are averaged over processes. For a loss that is a mean over rows that 
 gradient is that of one process with the whole batch.
 """
 
-import torch
 from torch import Tensor, distributed
 
 
-def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+def mean_over_processes(value: Tensor) -> Tensor:
     """The mean of a tensor over all processes, without gradients; the tensor itself on one."""
     value = value.detach()
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:

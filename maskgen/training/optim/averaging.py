@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -13,7 +13,7 @@ def warm_average(decay: float) -> Any:
     """Averaging rule with warm-up, so that short runs do not average in their random start."""
 
     @torch.no_grad()
-    def update(averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count: torch.Tensor) -> None:
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
         done = int(count)
         weight = 1 - min(decay, (1 + done) / (10 + done))
         floats = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
@@ -80,17 +80,17 @@ class AveragedWeights(AveragedModel):
             plain.to("cpu")
 
 
-def local(tensor: torch.Tensor) -> torch.Tensor:
+def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds: all of it, unless it is sharded."""
-    part: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
 
 
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
+def _tensors(module: nn.Module) -> list[Tensor]:
     return [local(tensor.detach()) for tensor in (*module.parameters(), *module.buffers())]
 
 
 @torch.no_grad()
-def _set(module: nn.Module, name: str, value: torch.Tensor) -> None:
+def _set(module: nn.Module, name: str, value: Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     getattr(module.get_submodule(owner), leaf).copy_(value)

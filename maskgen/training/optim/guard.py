@@ -8,7 +8,7 @@ the same steps.
 from dataclasses import dataclass
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class Guard(nn.Module):
         settings: see ``GuardSettings``.
     """
 
-    norms: torch.Tensor
-    good: torch.Tensor
-    skipped: torch.Tensor
-    in_a_row: torch.Tensor
-    longest_streak: torch.Tensor
+    norms: Tensor
+    good: Tensor
+    skipped: Tensor
+    in_a_row: Tensor
+    longest_streak: Tensor
 
     def __init__(self, settings: GuardSettings) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Guard(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def check(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    def check(self, loss: Tensor, norm: Tensor) -> Tensor:
         """Whether to skip the step: float32 scalar, 1 = skip, the same on every process.
 
         Args:
@@ -77,7 +77,7 @@ class Guard(nn.Module):
         self._remember(norm, bad)
         return verdict
 
-    def _is_spike(self, norm: torch.Tensor) -> torch.Tensor:
+    def _is_spike(self, norm: Tensor) -> Tensor:
         """Above ``spike`` times the median of the last good norms, once there are half a window of them."""
         window = self.settings.window
         filled = self.good.clamp(max=window)
@@ -85,7 +85,7 @@ class Guard(nn.Module):
         median = self.norms.sort().values.gather(0, ((filled - 1) // 2).clamp(min=0)[None])[0]
         return (filled >= (window + 1) // 2) & (norm > self.settings.spike * median)
 
-    def _remember(self, norm: torch.Tensor, bad: torch.Tensor) -> None:
+    def _remember(self, norm: Tensor, bad: Tensor) -> None:
         # A gradient of exactly zero (a discriminator before its game begins) says nothing about the usual size.
         counts = ~bad & (norm > 0)
         if self.settings.spike:

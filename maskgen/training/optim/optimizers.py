@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class GuardedAdamW(torch.optim.AdamW):
 
     def __init__(self, groups: Any, *, lr: float, betas: tuple[float, float]) -> None:
         super().__init__(groups, lr=lr, betas=betas, fused=True)
-        self.skip: torch.Tensor | None = None
+        self.skip: Tensor | None = None
 
     def step(self, closure: Any = None) -> Any:
         """One step, unless skipped; under fp16 the gradient scaler has its own say."""
@@ -116,7 +116,7 @@ class GuardedMuon(GuardedAdamW):
 
     @torch.no_grad()
     def _step_matrix(
-        self, matrix: nn.Parameter, group: dict[str, Any], verdicts: Sequence[torch.Tensor], scale: torch.Tensor | None
+        self, matrix: nn.Parameter, group: dict[str, Any], verdicts: Sequence[Tensor], scale: Tensor | None
     ) -> None:
         if matrix.grad is None:
             return

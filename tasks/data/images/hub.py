@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from maskgen.data import item_seed
@@ -147,7 +148,7 @@ class StreamedPictures:
             found.append(self._window(number)[place])
         return found
 
-    def order(self, seed: int) -> torch.Tensor:
+    def order(self, seed: int) -> Tensor:
         """See ``maskgen.data.OrderedSource``: window after window, each mixed."""
         parts = []
         for first in range(0, self.count, self.window):

@@ -22,6 +22,7 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
 from maskgen.data import item_seed
@@ -110,7 +111,7 @@ class TarShards:
                 found[index] = Encoded(self.name(index), content, label)
         return [found[int(index)] for index in indices]
 
-    def order(self, seed: int) -> torch.Tensor:
+    def order(self, seed: int) -> Tensor:
         """See ``maskgen.data.OrderedSource``: shards in random order, ``window`` of them mixed at a time."""
         generator = torch.Generator().manual_seed(seed)
         if not self.window:
@@ -149,7 +150,7 @@ def _from_own_place(places: Sequence[ShardPlace]) -> list[ShardPlace]:
     return [*places[start:], *places[:start]]
 
 
-def _index(place: ShardPlace, label: str | None, folder: Path) -> tuple[str, dict[str, torch.Tensor]]:
+def _index(place: ShardPlace, label: str | None, folder: Path) -> tuple[str, dict[str, Tensor]]:
     """``offsets``, ``sizes``, ``labels`` long ``[M]``; the keys in one row of bytes with their ends."""
     wanted = {"version": f"{_VERSION} {place.version()}", "label": str(label)}
     digest = hashlib.sha256(f"{place.url} {label}".encode()).hexdigest()[:24]
@@ -172,7 +173,7 @@ def _index(place: ShardPlace, label: str | None, folder: Path) -> tuple[str, dic
     return place.url, made
 
 
-def _scan(stream: IO[bytes], url: str, label: str | None) -> dict[str, torch.Tensor]:
+def _scan(stream: IO[bytes], url: str, label: str | None) -> dict[str, Tensor]:
     rows: list[tuple[str, int, int, int]] = []  # key, offset, size, label
     key, offset, size, number = "", 0, _NO_PICTURE, -1
 

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from maskgen.checkpoint import atomic_file, fingerprint
@@ -28,13 +29,7 @@ _QUIET = 2  # seconds before the progress bar shows
 
 @torch.no_grad()
 def tokenize(
-    source: Source,
-    tokenizer: Tokenizer,
-    *,
-    key: str = "images",
-    views: int = 1,
-    seed: int = 0,
-    batch_size: int = 64,
+    source: Source, tokenizer: Tokenizer, *, key: str = "images", views: int = 1, seed: int = 0, batch_size: int = 64
 ) -> TensorSource:
     """All tokens of a source, in memory.
 
@@ -126,7 +121,7 @@ def first_codebooks(source: TensorSource, codebooks: int) -> TensorSource:
     return TensorSource(**{**source.tensors, "tokens": tokens[..., :codebooks].contiguous()})
 
 
-def write_tokens(tensors: Mapping[str, torch.Tensor], path: Path, *, vocab_size: int, metadata: dict[str, str]) -> None:
+def write_tokens(tensors: Mapping[str, Tensor], path: Path, *, vocab_size: int, metadata: dict[str, str]) -> None:
     """A file of tokens and labels, whole or not at all; all but ``labels`` are kept as small as V allows.
 
     Args:
@@ -147,7 +142,7 @@ def write_tokens(tensors: Mapping[str, torch.Tensor], path: Path, *, vocab_size:
             raise OSError(f"{path}: cannot be written ({error})") from None
 
 
-def read_tokens(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_tokens(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What ``write_tokens`` wrote: tensors in their small types, and the metadata.
 
     Raises:

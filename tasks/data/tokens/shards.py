@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from maskgen.checkpoint import read_json
 from maskgen.data import Batch
@@ -149,7 +150,7 @@ class TokenShardSource:
     def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray | None]:
         path = self.paths[shard]
 
-        def ask() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        def ask() -> tuple[dict[str, Tensor], dict[str, str]]:
             path.stat()  # a missing file may come back, a damaged one will not
             return read_tokens(path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskgen.data import TensorSource
@@ -27,12 +28,7 @@ _MASKED = (0.85, 0.45, 0.25)  # colour of what is masked
 
 
 def plot_digits(
-    pipe: Pipeline,
-    train: TensorSource,
-    test: TensorSource,
-    generated: torch.Tensor,
-    labels: torch.Tensor,
-    folder: Path,
+    pipe: Pipeline, train: TensorSource, test: TensorSource, generated: Tensor, labels: Tensor, folder: Path
 ) -> list[Figure]:
     """Plot and save all pictures of the report.
 
@@ -58,7 +54,7 @@ def plot_digits(
     ]
 
 
-def _classes(generated: torch.Tensor, labels: torch.Tensor, folder: Path) -> Figure:
+def _classes(generated: Tensor, labels: Tensor, folder: Path) -> Figure:
     rows = [generated[labels == label][:10] for label in range(10)]
     path = _save(to_images(torch.cat(rows)), 10, folder / "classes.png")
     return Figure("Generated, one row a class", path, "Ten images of each class, none of them selected.")
@@ -142,7 +138,7 @@ def _swaps(pipe: Pipeline, test: TensorSource, folder: Path) -> Figure:
     return Figure("Class swaps", path, caption)
 
 
-def _neighbours(generated: torch.Tensor, train: TensorSource, folder: Path) -> Figure:
+def _neighbours(generated: Tensor, train: TensorSource, folder: Path) -> Figure:
     chosen = generated[torch.linspace(0, len(generated) - 1, 10).long()]
     small, seen = (torch.from_numpy(pixel_features(images)) for images in (chosen, train.tensors["images"]))
     alike = train.tensors["images"][nearest(small, seen)[1]]
@@ -150,21 +146,21 @@ def _neighbours(generated: torch.Tensor, train: TensorSource, folder: Path) -> F
     return Figure("Does it copy?", path, "Above: generated images. Below: the training image nearest to each.")
 
 
-def _one_each(test: TensorSource) -> tuple[torch.Tensor, list[int]]:
+def _one_each(test: TensorSource) -> tuple[Tensor, list[int]]:
     """The first test image of each class."""
     labels = test.tensors["labels"]
     first = [int((labels == label).nonzero()[0]) for label in range(10)]
     return test.tensors["images"][first], list(range(10))
 
 
-def _paint(images: torch.Tensor, mask: torch.Tensor, pipe: Pipeline) -> torch.Tensor:
+def _paint(images: Tensor, mask: Tensor, pipe: Pipeline) -> Tensor:
     """Paint the cells of masked tokens, ``mask`` ``[B, N, K]``."""
     cells = mask.any(-1).view(-1, 1, *pipe.axes).float()
     masked = F.interpolate(cells, size=images.shape[-2:]).bool()
     return torch.where(masked, torch.tensor(_MASKED)[:, None, None], images)
 
 
-def _all(pipe: Pipeline, count: int) -> torch.Tensor:
+def _all(pipe: Pipeline, count: int) -> Tensor:
     return torch.ones(count, torch.Size(pipe.axes).numel(), 1, dtype=torch.bool)
 
 

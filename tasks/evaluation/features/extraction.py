@@ -243,9 +243,5 @@ def tolerance(samples: SampleSet, broken: float) -> Tolerance:
         broken: share of it.
     """
     return Tolerance(
-        place=samples.name,
-        total=len(samples),
-        share=broken,
-        fault="samples cannot be read",
-        option="settings.broken",
+        place=samples.name, total=len(samples), share=broken, fault="samples cannot be read", option="settings.broken"
     )

@@ -67,10 +67,7 @@ _ALL = (
         shuffle_seed=None,
     ),
     Protocol(
-        name="clean-fid",
-        source="Parmar et al. 2022, arXiv 2104.11222, mode clean",
-        resize="pil-bicubic",
-        most=10_000,
+        name="clean-fid", source="Parmar et al. 2022, arXiv 2104.11222, mode clean", resize="pil-bicubic", most=10_000
     ),
     Protocol(name="torch-fidelity", source="torch-fidelity 0.4 with its defaults", resize="tf1-bilinear"),
 )

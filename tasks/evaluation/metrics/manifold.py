@@ -47,12 +47,7 @@ class Overlap:
             seed: of the draws.
         """
         note = f"{self.k} neighbours, {len(self.precise)} samples, {len(self.covered)} real ones"
-        each = {
-            "precision": self.precise,
-            "recall": self.recalled,
-            "density": self.density,
-            "coverage": self.covered,
-        }
+        each = {"precision": self.precise, "recall": self.recalled, "density": self.density, "coverage": self.covered}
         return {name: bootstrap(values, draws=draws, seed=seed, note=note) for name, values in each.items()}
 
 

@@ -17,10 +17,11 @@ from accelerate import PartialState
 from accelerate.utils import InitProcessGroupKwargs
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from maskgen.checkpoint import atomic_file, read_json, write_json
 
-Part = tuple[dict[str, torch.Tensor], Any]
+Part = tuple[dict[str, Tensor], Any]
 """Tensors of one process, and what else it has to say (plain JSON)."""
 
 
@@ -72,7 +73,7 @@ class Processes:
         self.wait()
         return read_json(path)
 
-    def gather(self, name: str, tensors: Mapping[str, torch.Tensor], told: Any) -> list[Part]:
+    def gather(self, name: str, tensors: Mapping[str, Tensor], told: Any) -> list[Part]:
         """Parts of all processes in their order, for the first; none for the others.
 
         Args:

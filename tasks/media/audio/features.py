@@ -244,10 +244,7 @@ def _high_shelf(sample_rate: int, gain: float = 4.0, frequency: float = 1500.0) 
     cosine, slope = math.cos(turn), 2 * math.sqrt(a) * math.sin(turn) / math.sqrt(2)  # Q = 1 / sqrt 2
     up, down = (a + 1) + (a - 1) * cosine, (a + 1) - (a - 1) * cosine
     mixed_up, mixed_down = (a - 1) + (a + 1) * cosine, (a - 1) - (a + 1) * cosine
-    return (
-        [a * (up + slope), -2 * a * mixed_up, a * (up - slope)],
-        [down + slope, 2 * mixed_down, down - slope],
-    )
+    return ([a * (up + slope), -2 * a * mixed_up, a * (up - slope)], [down + slope, 2 * mixed_down, down - slope])
 
 
 def _high_pass(sample_rate: int, frequency: float = 38.0) -> tuple[list[float], list[float]]:

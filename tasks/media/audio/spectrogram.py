@@ -21,12 +21,7 @@ _BANDS = 96
 
 
 def spectrogram_image(
-    waveform: Tensor,
-    sample_rate: int,
-    *,
-    width: int = 640,
-    height: int = 160,
-    mark: tuple[float, float] | None = None,
+    waveform: Tensor, sample_rate: int, *, width: int = 640, height: int = 160, mark: tuple[float, float] | None = None
 ) -> Image.Image:
     """A log-mel spectrogram: -80 dB and less dark, full scale bright.
 

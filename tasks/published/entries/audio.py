@@ -63,11 +63,7 @@ AUDIO: tuple[Published, ...] = (
         # Its strides stand in no published settings: the file tells them.
         tokenizer=Weights(family="lac", sizes="", repository=_VAMPNET, file="codec.pth"),
         transformer=Weights(
-            family="vampnet",
-            sizes="vampnet_coarse",
-            repository=_VAMPNET,
-            file="coarse.pth",
-            parameters=335_893_664,
+            family="vampnet", sizes="vampnet_coarse", repository=_VAMPNET, file="coarse.pth", parameters=335_893_664
         ),
         fine=Weights(
             family="vampnet", sizes="vampnet_c2f", repository=_VAMPNET, file="c2f.pth", parameters=277_753_072

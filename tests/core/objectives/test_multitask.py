@@ -34,10 +34,7 @@ def test_a_draw_depends_on_its_seed_only() -> None:
 
 @pytest.mark.parametrize("weights", [[], [1, 0], [1, -1], [math.inf], [math.nan, 1]])
 def test_weights_are_positive_numbers(weights: list[float]) -> None:
-    for call in (
-        lambda: task_counts(weights),
-        lambda: draw_tasks(weights, [1]),
-    ):
+    for call in (lambda: task_counts(weights), lambda: draw_tasks(weights, [1])):
         with pytest.raises(ValueError, match=r"task weights: got \[.*\], expected at least one, all positive numbers"):
             call()
 

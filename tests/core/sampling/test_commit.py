@@ -10,13 +10,7 @@ from torch import Tensor
 
 from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.noise import SeededNoise
-from maskgen.sampling.commit import (
-    CommitInputs,
-    Prompt,
-    commit_guided_logits,
-    commit_logits,
-    sample_commit,
-)
+from maskgen.sampling.commit import CommitInputs, Prompt, commit_guided_logits, commit_logits, sample_commit
 from maskgen.sampling.filters import TokenFilter
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep

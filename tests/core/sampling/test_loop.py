@@ -121,10 +121,7 @@ def test_more_steps_than_tokens() -> None:
 
 def test_the_schedule_of_the_paper() -> None:
     """256 tokens in 8 and 12 steps: counts of the official program (docs: specification, section 5.1)."""
-    expected = {
-        8: [251, 236, 212, 181, 142, 97, 49, 1],
-        12: [253, 247, 236, 221, 203, 181, 155, 127, 97, 66, 33, 1],
-    }
+    expected = {8: [251, 236, 212, 181, 142, 97, 49, 1], 12: [253, 247, 236, 221, 203, 181, 155, 127, 97, 66, 33, 1]}
     tokens, mask = torch.full((1, 256, 1), 5), torch.ones(1, 256, 1, dtype=torch.bool)
     for steps, counts in expected.items():
         seen: list[SampleStep] = []

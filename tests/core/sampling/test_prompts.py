@@ -32,12 +32,7 @@ def test_inpaint(prefix: int, suffix: int, expected: list[int]) -> None:
     assert kept(prompts.inpaint_mask(SHAPE, prefix, suffix)) == expected
 
 
-@given(
-    frames=st.integers(1, 30),
-    period=st.integers(0, 9),
-    width=st.integers(1, 8),
-    shift=st.integers(-3, 12),
-)
+@given(frames=st.integers(1, 30), period=st.integers(0, 9), width=st.integers(1, 8), shift=st.integers(-3, 12))
 def test_periodic_one_frame_at_a_time(frames: int, period: int, width: int, shift: int) -> None:
     still: set[int] = set()
     for centre in range(0, frames, period) if period else ():

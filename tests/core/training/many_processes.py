@@ -49,13 +49,7 @@ def run_processes(
 
 
 def _child(
-    rank: int,
-    world: int,
-    port: int,
-    fsdp: bool,
-    said: Path | None,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
+    rank: int, world: int, port: int, fsdp: bool, said: Path | None, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     if said is not None:
         written = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

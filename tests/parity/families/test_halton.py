@@ -14,12 +14,7 @@ import torch
 from torch import Tensor
 
 from maskgen.conditioning import NO_LABEL, Cond
-from maskgen.published.halton.sampler import (
-    HaltonSampling,
-    halton_decided,
-    halton_order,
-    sample_halton,
-)
+from maskgen.published.halton.sampler import HaltonSampling, halton_decided, halton_order, sample_halton
 from maskgen.published.halton.transformer import HaltonTransformer, config_from, convert
 from maskgen.sampling.guidance import Guidance, guided_logits
 from maskgen.sampling.loop import SampleStep

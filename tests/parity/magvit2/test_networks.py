@@ -18,16 +18,7 @@ from maskgen.tokenizers.magvit2.layers import (
     depth_to_space,
 )
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2Video
-from tests.parity.magvit2.recordings import (
-    CLOSE,
-    activations,
-    places,
-    recording,
-    relative,
-    state,
-    tokenizer,
-    unit,
-)
+from tests.parity.magvit2.recordings import CLOSE, activations, places, recording, relative, state, tokenizer, unit
 
 IMAGES = ["image_g32", "image_g4_128", "image_g4_256"]
 VIDEOS = ["video_g32", "video_g4"]

@@ -128,8 +128,7 @@ def test_rows_of_a_batch_plan_alone() -> None:
     assert (official[0] == run.hidden.flatten(1).sum(1) - 1).all()
     # Other tokens come back than recorded, so the recorded logits are played whatever the tokens.
     _, seen = run.decide(
-        batch_counts=False,
-        logits_fn=lambda tokens, step: run.grid(run.data["steps.logits"][step].transpose(1, 2), 0.0),
+        batch_counts=False, logits_fn=lambda tokens, step: run.grid(run.data["steps.logits"][step].transpose(1, 2), 0.0)
     )
     total = run.hidden.flatten(1).sum(1)
     unknown = total

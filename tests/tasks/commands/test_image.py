@@ -275,12 +275,7 @@ def test_masks_that_cannot_be_used(
     ],
 )
 def test_edits_refuse(
-    task: str,
-    words: tuple[object, ...],
-    message: str,
-    model: Path,
-    place: Path,
-    capsys: pytest.CaptureFixture[str],
+    task: str, words: tuple[object, ...], message: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(capsys, *edits(model)[task], *words, "--out", "out")
     assert not Path("out").exists()

@@ -14,15 +14,7 @@ import torch
 
 import maskgen.training.state
 from maskgen.tokenizers.training.reconstruction import ReconstructionTraining
-from tests.tasks.commandline import (
-    TOKENIZER,
-    TRANSFORMER,
-    files,
-    pixels,
-    refused,
-    run,
-    write_yaml,
-)
+from tests.tasks.commandline import TOKENIZER, TRANSFORMER, files, pixels, refused, run, write_yaml
 
 
 def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,11 +23,7 @@ def same(first: Image.Image, second: Image.Image) -> bool:
     return np.array_equal(np.asarray(first), np.asarray(second))
 
 
-@given(
-    cells=st.tuples(st.integers(1, 20), st.integers(1, 20)),
-    step=st.integers(1, 16),
-    data=st.data(),
-)
+@given(cells=st.tuples(st.integers(1, 20), st.integers(1, 20)), step=st.integers(1, 16), data=st.data())
 def test_token_box(cells: tuple[int, int], step: int, data: st.DataObject) -> None:
     size = (cells[0] * step, cells[1] * step)
     top, left = data.draw(st.integers(0, size[0] - 1)), data.draw(st.integers(0, size[1] - 1))

@@ -100,8 +100,7 @@ def test_blend_is_exact_where_the_weight_is_0_or_1() -> None:
 
 
 @given(
-    steps=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=0, max_size=6),
-    fade=st.integers(0, 8),
+    steps=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=0, max_size=6), fade=st.integers(0, 8)
 )
 def test_stitched_blocks_of_one_sound_are_that_sound(steps: list[tuple[int, int]], fade: int) -> None:
     sound = torch.rand(2, 200, generator=torch.Generator().manual_seed(len(steps)))

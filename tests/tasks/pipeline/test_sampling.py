@@ -312,18 +312,12 @@ def test_the_commands_of_the_docs_parse() -> None:
         ),
         ({"guidance_interval": (0.5, 0.2)}, r"guidance.interval: got \(0.5, 0.2\), expected 0 <= first <= last <= 1"),
         ({"guidance_from": "noise"}, "guidance.against: got 'noise', expected 'unconditional', 'label' or 'self'"),
-        (
-            {"guidance_from": "label"},
-            "guidance.negative_label: got None with guidance.against 'label'",
-        ),
+        ({"guidance_from": "label"}, "guidance.negative_label: got None with guidance.against 'label'"),
         ({"negative_label": 3}, "guidance.negative_label: got 3 with guidance.against 'unconditional'"),
         ({"guidance_drop": 0.0}, "guidance.drop: got 0.0, expected a share over 0, at most 1"),
         ({"guidance_ramp": "steep"}, "guidance.ramp: got 'steep'"),
         ({"reuse": 0}, r"speed.reuse: got 0, expected at least 1 \(every step computes all positions\)"),
-        (
-            {"reuse": 2, "sampler": "halton"},
-            "speed.reuse: got 2 with the sampler 'halton', works with 'maskgit' only",
-        ),
+        ({"reuse": 2, "sampler": "halton"}, "speed.reuse: got 2 with the sampler 'halton', works with 'maskgit' only"),
     ],
 )
 def test_mistakes_are_explained(settings: dict[str, Any], message: str) -> None:

@@ -145,11 +145,7 @@ def test_halves_are_no_pipelines() -> None:
 
 @pytest.mark.parametrize("kind", ["a file in its place", "a system folder"])
 def test_a_cache_that_cannot_be_written(
-    kind: str,
-    served: Files,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kind: str, served: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "file"
     place.touch()

@@ -18,17 +18,7 @@ from maskgen.tasks.video.interpolation import interpolate
 from maskgen.tasks.video.outpainting import outpaint_video
 from maskgen.tasks.video.prediction import predict_frames
 from tests.support import toy_pipeline
-from tests.tasks.video.toys import (
-    CLASS_NAMES,
-    LENGTH,
-    SIDE,
-    Frames,
-    boxes,
-    noise,
-    pipeline,
-    spy_pipeline,
-    tensor,
-)
+from tests.tasks.video.toys import CLASS_NAMES, LENGTH, SIDE, Frames, boxes, noise, pipeline, spy_pipeline, tensor
 
 PIPE = pipeline()
 BY_CLASS = pipeline(classes=2)

@@ -123,10 +123,7 @@ def test_a_single_task_has_no_prompt() -> None:
     few = pipeline(num_tasks=2)
     with pytest.raises(ValueError, match=r"num_tasks 2, expected 5 or more: task 4 is asked of it \(inpainting\)"):
         complete(
-            pipeline(num_tasks=2, inpainting_prompt=True),
-            tensor(noise(LENGTH)),
-            VIDEO_TASKS["IPC"],
-            request(few, [1]),
+            pipeline(num_tasks=2, inpainting_prompt=True), tensor(noise(LENGTH)), VIDEO_TASKS["IPC"], request(few, [1])
         )
 
 

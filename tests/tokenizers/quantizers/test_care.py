@@ -118,12 +118,7 @@ def trained(out: Path) -> None:
     """All that looks at the whole batch: entropy, LeCam, an adaptive adversary, revival, usage."""
     torch.manual_seed(3)
     settings = losses(
-        gan_weight=0.5,
-        gan_adaptive=True,
-        lecam_weight=0.1,
-        entropy_boost=2.0,
-        entropy_boost_steps=5,
-        revive_every=3,
+        gan_weight=0.5, gan_adaptive=True, lecam_weight=0.1, entropy_boost=2.0, entropy_boost_steps=5, revive_every=3
     )
     # A rate at which rounding does not yet move a latent to another code.
     changes: dict[str, Any] = {"steps": 20, "batch_size": 8, "log_every": 1, "optimizer": {"lr": 3e-5}}

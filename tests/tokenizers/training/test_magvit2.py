@@ -75,12 +75,7 @@ def adversarial(**changes: Any) -> Magvit2LossSettings:
 def fit(objective: Magvit2Training, source: TensorSource, out: Path, **changes: Any) -> Trainer:
     # The original's Adam has no decay and no clipping.
     optimizer = OptimizerSettings(
-        lr=changes.pop("lr", 2e-3),
-        betas=(0.5, 0.9),
-        weight_decay=0.0,
-        grad_clip=0.0,
-        warmup_steps=0,
-        decay="constant",
+        lr=changes.pop("lr", 2e-3), betas=(0.5, 0.9), weight_decay=0.0, grad_clip=0.0, warmup_steps=0, decay="constant"
     )
     plain: dict[str, Any] = {"steps": 3, "batch_size": len(source), "log_every": 1, "tracker": None}
     never = {"validate_every": 0, "show_every": 0, "checkpoint_every": 0}

@@ -53,12 +53,7 @@ CASES: dict[str, Callable[[], VideoTokenizer]] = {
     "frames": lambda: FrameVQ(small(temporal_downsample=(False, False))),
     "magvit2": lambda: Magvit2Video(
         Magvit2VideoConfig(
-            channels=8,
-            multipliers=(1, 2, 2),
-            res_blocks=1,
-            groups=4,
-            token_bits=(3, 3),
-            strides=((2, 2, 2), (2, 2, 2)),
+            channels=8, multipliers=(1, 2, 2), res_blocks=1, groups=4, token_bits=(3, 3), strides=((2, 2, 2), (2, 2, 2))
         )
     ),
 }

@@ -19,10 +19,7 @@ from torch import Tensor
 from maskgen.weights.files import guess_container, read_weights
 
 # How both of torch's weight norms name the length and the direction.
-_WEIGHT_NORM = {
-    "weight_g": "weight_v",
-    "parametrizations.weight.original0": "parametrizations.weight.original1",
-}
+_WEIGHT_NORM = {"weight_g": "weight_v", "parametrizations.weight.original0": "parametrizations.weight.original1"}
 
 
 def fold_weight_norm(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -94,10 +94,7 @@ class BlurPatchDiscriminator(nn.Module):
         widths = [width, *(width * 2**stage for stage in range(stages))]
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(narrow, wide, 3, padding=1),
-                BlurPool(4),
-                nn.GroupNorm(_BLUR_GROUPS, wide),
-                nn.LeakyReLU(0.1),
+                nn.Conv2d(narrow, wide, 3, padding=1), BlurPool(4), nn.GroupNorm(_BLUR_GROUPS, wide), nn.LeakyReLU(0.1)
             )
             for narrow, wide in itertools.pairwise(widths)
         )

@@ -24,11 +24,7 @@ PerceptualNet = Literal["vgg", "alex", "squeeze"]
 PerceptualKind = Literal["vgg", "alex", "squeeze", "resnet50", "resnet50-logits"]
 
 # Torchvision's file of each backbone: what `lpips` asks the hub for.
-_BACKBONES = {
-    "vgg": "vgg16-397923af.pth",
-    "alex": "alexnet-owt-7be5be79.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
+_BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 
 _SIDE = 224
 

@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskgen.noise import SeededNoise
-from maskgen.published.halton.sampler import (
-    HaltonSampling,
-    halton_decided,
-    halton_order,
-    rolled_orders,
-    sample_halton,
-)
+from maskgen.published.halton.sampler import HaltonSampling, halton_decided, halton_order, rolled_orders, sample_halton
 from maskgen.sampling.loop import SampleStep
 from tests.selections import call
 

@@ -103,8 +103,7 @@ def test_published_settings_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("ctrl_dims", {"rms": 1}), ("flash_attn", True), ("r_cond_dim", 64), ("noise_mode", "random")],
+    ("name", "value"), [("ctrl_dims", {"rms": 1}), ("flash_attn", True), ("r_cond_dim", 64), ("noise_mode", "random")]
 )
 def test_other_networks_are_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"got {name} .*, expected .* as in every published model"):

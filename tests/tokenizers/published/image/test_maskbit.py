@@ -25,11 +25,7 @@ from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.layers.conv2d import ConvDownsample
 from maskgen.tokenizers.published.image import maskbit, maskgit_torch
-from maskgen.tokenizers.published.image.maskbit import (
-    PUBLISHED,
-    MaskBitTokenizer,
-    MaskBitTokenizerConfig,
-)
+from maskgen.tokenizers.published.image.maskbit import PUBLISHED, MaskBitTokenizer, MaskBitTokenizerConfig
 from maskgen.tokenizers.published.image.maskbit_codes import BitQuantizer, UnitQuantizer, merge_ids, split_ids
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from tests.parity.support import LAYOUTS
