@@ -7,6 +7,7 @@ in one line and status 2; an interrupted training, or data out of reach, in stat
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
@@ -72,6 +73,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script: one line for a user's mistake, a traceback for ours."""
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"maskgen: {one_line(str(message))}\n"
     try:
         run(argv)
     except Interrupted as stopped:
@@ -88,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"maskgen: error: {one_line(_reason(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    finally:
+        warnings.formatwarning = usual
 
 
 def _reason(error: Exception) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from maskgen.checkpoint import build_config, read_json
 from maskgen.sampling.settings import Sampling, current_sampling
 from maskgen.tasks.commands.parts import ProgressBar, Run, write_manifest, write_results
+from maskgen.tasks.conditions.classes import split_labels
 from maskgen.tasks.conditions.request import SamplingOptions
 from maskgen.tasks.evaluation.made.writing import write_evaluation_set
 from maskgen.tasks.evaluation.sets.processes import process_state
@@ -252,8 +253,5 @@ def _class_ids(pipe: Pipeline, labels: str | int, each: int) -> list[int]:
     if labels == "all":
         ids = list(range(pipe.transformer.num_classes)) or pipe.class_ids(None)
     else:
-        parts = [part.strip() for part in str(labels).split(",")]
-        if not all(parts):
-            raise ValueError(f"labels: got {labels!r}, expected class numbers or names separated by commas")
-        ids = pipe.class_ids(parts)
+        ids = pipe.class_ids(split_labels(str(labels), pipe.config.class_names))
     return [label for label in ids for _ in range(each)]

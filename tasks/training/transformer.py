@@ -32,7 +32,7 @@ from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_sounds, some_signals
 from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
-from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.base import OwnModality, Tokenizer
 from maskgen.training.objective import Objective, Show
 from maskgen.training.settings import TrainSettings
 
@@ -165,6 +165,8 @@ def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: Signa
 
 def _show(codes: Tokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show | None:
     """What a run writes now and then; nothing for sounds of which only the tokens are there."""
+    if isinstance(codes, OwnModality):
+        return _show_files(codes, config)
     if not isinstance(codes, AudioTokenizer):
         return _show_samples(codes, config)
     return None if isinstance(data, TokenShards) else _show_sounds(codes, config, data, visible)
@@ -179,6 +181,20 @@ def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
         labels = [index for _ in range(4) for index in range(columns)] if model.num_classes else None
         pictures = generate(pipe, labels, seeds=range(4 * columns))
         save_image(image_grid(pictures, columns), folder / f"samples-{step:08d}.png")
+
+    return show
+
+
+def _show_files(tokenizer: OwnModality, config: PipelineConfig) -> Show:
+    """Writes a file of each of the first classes."""
+
+    def show(model: nn.Module, folder: Path, step: int) -> None:
+        assert isinstance(model, MaskedTransformer)
+        pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device)
+        folder.mkdir(parents=True, exist_ok=True)
+        labels = list(range(min(10, model.num_classes))) or None
+        for number, signal in enumerate(pipe.generate(pipe.generation(labels, {}))):
+            tokenizer.write(signal, folder / f"sample-{number}-{step:08d}{tokenizer.suffix}")
 
     return show
 
