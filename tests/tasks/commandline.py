@@ -27,7 +27,7 @@ TOKENIZER: dict[str, Any] = {
             }
         },
     },
-    "data": {"class_path": "maskgen.tasks.data.images.digits.Folder", "init_args": {"size": 8}},
+    "data": {"class_path": "maskgen.tasks.data.Folder", "init_args": {"size": 8}},
     "loss": {"perceptual": None, "gan_weight": 0.0},
     "settings": {
         "steps": 4,

@@ -74,7 +74,7 @@ def main() -> None:
     config = "--tokenizer.config"
     sizes = f"--tokenizer=VQGAN {config}.channels=8 {config}.multipliers=[1,2] {config}.res_blocks=1 {config}.groups=4"
     code = f"{config}.quantizer.codebook_size=16 {config}.quantizer.dim=4 --loss.perceptual=null --loss.gan_weight=0"
-    data = f"--data=maskgen.tasks.data.images.digits.Folder --data.root={out / 'data'} --data.size=8 --data.broken=0.2"
+    data = f"--data=maskgen.tasks.data.Folder --data.root={out / 'data'} --data.size=8 --data.broken=0.2"
     often = "--settings.steps=100 --settings.batch_size=64 --settings.workers=1 --settings.tracker=null"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -120,7 +120,7 @@ def test_the_critics_validation_is_logged(folder: Path) -> None:
 def test_on_the_command_line(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("train", "tokenizer", "--config", "tokenizer.yaml", "--out", "model/tokenizer")
     run("train", "transformer", "--config", "transformer.yaml", "--tokenizer", "model/tokenizer", "--out", "model")
-    data = {"class_path": "maskgen.tasks.data.images.digits.Folder", "init_args": {"root": "data", "size": 8}}
+    data = {"class_path": "maskgen.tasks.data.Folder", "init_args": {"root": "data", "size": 8}}
     words = ("train", "critic", "--model", "model", "--out", "model", "--data", json.dumps(data))
     short = ("--settings.steps", 2, "--settings.batch_size", 2, "--settings.tracker", "null")
     run(*words, *short, "--critic_settings.temperature", 0.9, "--critic_settings.label_dropout", 0.0)
