@@ -67,9 +67,11 @@ def uses() -> Iterator[tuple[str, str]]:
 
 
 def door(name: str) -> str | None:
-    """``maskgen.sampling.sample`` comes through the door of ``maskgen.sampling``."""
-    head = name.rpartition(".")[0]
-    return f"{head}.__init__" if any(module.startswith(f"{head}.") for module in MODULES) and head.count(".") else None
+    """``maskgen.sampling.sample`` comes through the door of ``maskgen.sampling``, which may be imported itself."""
+    rooms = [
+        room for room in (name, name.rpartition(".")[0]) if any(module.startswith(f"{room}.") for module in MODULES)
+    ]
+    return f"{rooms[0]}.__init__" if rooms and rooms[0].count(".") else None
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str]:
