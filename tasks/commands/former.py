@@ -56,7 +56,11 @@ def former_options(kinds: Mapping[str, Any], mentioned: Mapping[str, Any]) -> di
     }
     # A group may have the name that a plain value had before.
     given = [name for name, value in mentioned.items() if name not in renamed or not isinstance(value, Mapping)]
-    return {former: now for former, now in (_FORMER_SETTINGS | renamed).items() if former in given}
+    return {
+        former: now
+        for former, now in (_FORMER_SETTINGS | renamed).items()
+        if former in given and former not in kinds and re.split(r"\W", now)[0] in kinds
+    }
 
 
 def mentioned_settings(words: Sequence[str]) -> dict[str, Any]:

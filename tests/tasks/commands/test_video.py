@@ -329,7 +329,7 @@ def test_mistakes_in_training(place: Path, capsys: pytest.CaptureFixture[str]) -
         assert message in refused(capsys, "train", "tokenizer", "--config", f"{name}.yaml", "--out", "out"), name
     save_module(tokenizer(), Path("toy"))
     for name, changes, message in (
-        ("task", {"tasks": {"XY": 1}}, "video task: got 'XY', expected one of FP"),
+        ("task", {"tasks": {"XY": 1}}, "task: got 'XY', expected one of FP"),
         ("weight", {"tasks": {"FP": "often"}}, "tasks"),
         ("fit", {}, "vocab_size is 16, expected 4"),
     ):
