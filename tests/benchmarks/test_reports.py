@@ -196,7 +196,8 @@ def test_compare_samplers_writes_table_json_and_plot(tmp_path: Path, capsys: pyt
             assert entry["peak_mb"] is not None
             assert entry["gflop_per_image"] == pytest.approx(found[name, 1]["gflop_per_image"])
             assert f"{name} " in text
-    assert found["maskgen, guided", 2]["flops"] == 2 * found["maskgen", 2]["flops"]
+    # The unconditional rows of the first step are equal, and run once.
+    assert 1.5 < found["maskgen, guided", 2]["flops"] / found["maskgen", 2]["flops"] < 2
     ratios = {(entry["ratio"], entry["batch"]) for entry in results["ratios"]}
     assert ("AR with KV cache over maskgen, the honest figure", 1) in ratios
     labels = [element.text for element in ET.parse(tmp_path / "compare_samplers.svg").iter(TEXT)]

@@ -25,6 +25,7 @@ FORMER = [
     *("tokenizers.published.amused.AmusedVQ", "tokenizers.published.maskbit.MaskBitTokenizer"),
     *("tokenizers.published.dac.DACTokenizer", "tokenizers.published.lac.LACTokenizer"),
     *("tokenizers.published.encodec.EncodecTokenizer", "tokenizers.published.encodec_package.EncodecPackageTokenizer"),
+    "tasks.data.images.digits.Folder",
     *("tasks.datasets.Digits", "tasks.datasets.Folder", "tasks.image_folders.Folder", "tasks.cifar10.Cifar10"),
     *("tasks.hub_images.HubImages", "tasks.image_shards.ShardImages", "tasks.token_shards.TokenShards"),
     *("tasks.audio_data.SoundFolder", "tasks.melodies.Melodies", "tasks.video_data.VideoFolder"),

@@ -60,7 +60,7 @@ def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) ->
             {"tokenizer__init_args__config__channels": 6},
             "channels: got level widths (6, 12), expected multiples of groups=4",
         ),
-        ({"tokenizer": 5}, "tokenizer: Not a valid subclass of Tokenizer, got 5"),
+        ({"tokenizer": 5}, "tokenizer: expected Tokenizer, got 5"),
         (
             {"tokenizer": {"channels": 8}},
             "tokenizer: got settings (tokenizer.channels) without a class; name one, as in",

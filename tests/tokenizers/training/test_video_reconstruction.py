@@ -233,7 +233,7 @@ def test_the_entropy_term_starts_stronger() -> None:
     ):
         with pytest.raises(ValueError, match="entropy_boost: the model's quantizer has no entropy term; set it to 0"):
             ReconstructionTraining(model, boosted)
-    with pytest.raises(ValueError, match="entropy_boost"):
+    with pytest.raises(ValueError, match="ToyVideoTokenizer has no forward to train"):
         ReconstructionTraining(ToyVideoTokenizer(ToyVideoTokenizerConfig()), boosted)
 
 
