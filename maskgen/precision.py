@@ -35,7 +35,8 @@ def fast_matmul(device: torch.device | str = "cpu") -> Iterator[None]:
     """
     global _fast, _medium  # noqa: PLW0603  process-wide switches, as the setting they go with
     before, was = torch.get_float32_matmul_precision(), (_fast, _medium)
-    if torch.device(device).type != "cpu" or before != "highest":
+    # Already on: a block inside, or another thread's, must not give back what that one has to give back.
+    if torch.device(device).type != "cpu" or before != "highest" or _fast:
         yield
         return
     _fast = _has_linear()

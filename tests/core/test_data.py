@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import maskgen.precision
+from maskgen import precision
 from maskgen.data import Batch, OrderedSource, TensorSource, item_seed, training_batches
 from maskgen.precision import Linear, fast_matmul, linear_gelu, linear_swiglu
 
@@ -142,6 +143,17 @@ def test_tensor_source() -> None:
 def test_tensor_source_needs_equal_lengths(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"TensorSource: got lengths \{.*\}, expected the same positive length"):
         TensorSource(**{name: torch.zeros(size) for name, size in sizes.items()})
+
+
+def test_fast_matmul_in_two_threads_leaves_nothing_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that came first may leave first."""
+    monkeypatch.setattr("maskgen.precision._medium_is_float32", lambda: False)
+    first, second = fast_matmul(), fast_matmul()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert not precision._fast
 
 
 @pytest.mark.parametrize("before", ["highest", "high", "medium"])
