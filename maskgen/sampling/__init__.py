@@ -1,4 +1,4 @@
-"""Hidden tokens become tokens: the loop, what it may choose, and what makes it fast."""
+"""Masked tokens become tokens: the loop, what it may choose, and what makes it fast."""
 
 from maskgen.sampling.codebooks import sample_by_codebook
 from maskgen.sampling.commit import sample_commit
