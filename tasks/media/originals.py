@@ -98,7 +98,10 @@ def load_original(source: ImageSource) -> Original:
         name, upright, lost = "image", ImageOps.exif_transpose(source), losses(source)
     else:
         name, (upright, lost) = str(source), open_image(Path(source))
-    rgb, profile = load_image(upright), profile_of(upright)
+    try:
+        rgb, profile = load_image(upright), profile_of(upright)
+    except ValueError as error:
+        raise ValueError(str(error).replace("image:", f"{name}:", 1)) from None
     if profile is not None and upright.mode in ("L", "LA"):
         lost.append("the grey profile comes back as sRGB")
     if lost:

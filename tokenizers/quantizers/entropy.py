@@ -13,7 +13,8 @@ from maskgen.training.distributed.whole_batch import whole_mean
 EntropyKind = Literal["softmax", "argmax"]
 
 
-def _unknown(kind: str, expected: str) -> ValueError:
+def unknown_kind(kind: str, expected: str) -> ValueError:
+    """The error for a choice that there is not."""
     return ValueError(f"kind: got {kind!r}, expected {expected}")
 
 
@@ -47,7 +48,7 @@ def entropy_loss(affinity: Tensor, kind: EntropyKind = "softmax", temperature: f
         hard = torch.zeros_like(probs).scatter_(1, rows.argmax(dim=-1, keepdim=True), 1.0)
         target = probs - (probs - hard).detach()
     else:
-        raise _unknown(kind, "'softmax' or 'argmax'")
+        raise unknown_kind(kind, "'softmax' or 'argmax'")
     mean = whole_mean(target.mean(dim=0))
     mean_entropy = -(mean * (mean + 1e-5).log()).sum()
     row_entropy = -(target * log_probs).sum(dim=-1).mean()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from maskgen.tokenizers.quantizers.entropy import _unknown
+from maskgen.tokenizers.quantizers.entropy import unknown_kind
 from maskgen.training.distributed.whole_batch import mean_over_processes
 
 GANKind = Literal["non-saturating", "hinge"]
@@ -68,7 +68,7 @@ def generator_loss(fake_logits: Tensor, kind: GANKind) -> Tensor:
         return F.softplus(-fake_logits).mean()
     if kind == "hinge":
         return -fake_logits.mean()
-    raise _unknown(kind, "'non-saturating' or 'hinge'")
+    raise unknown_kind(kind, "'non-saturating' or 'hinge'")
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: GANKind) -> Tensor:
@@ -84,7 +84,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: GANKind) 
         return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
     if kind == "hinge":
         return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
-    raise _unknown(kind, "'non-saturating' or 'hinge'")
+    raise unknown_kind(kind, "'non-saturating' or 'hinge'")
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Tensor], real_images: Tensor, weight: float = 10.0) -> Tensor:
