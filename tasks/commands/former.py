@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import yaml
 
-from maskgen.former import current_path
+from maskgen.checkpoint import current_path
 
 FORMER_COMMANDS = {
     "train codec": "train tokenizer --tokenizer AudioCodec",

@@ -23,8 +23,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from maskgen.checkpoint import known_classes
-from maskgen.former import current_path
+from maskgen.checkpoint import current_path, known_classes
 from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
 from maskgen.tasks.commands.messages import nearest_classes, one_line
 

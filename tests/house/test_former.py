@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from maskgen.checkpoint import class_path, load_module, save_module
-from maskgen.former import current_path
+from maskgen.checkpoint import class_path, current_path, load_module, save_module
 from maskgen.models import ModernTransformer
 from maskgen.tokenizers.image import ToyTokenizer, ToyTokenizerConfig
 from tests.core.toys import transformer

@@ -14,7 +14,7 @@ MOST_ENTRIES = 14
 
 # Packages of each floor from the lowest up: one imports from those of earlier rows, never from its own row or a later one.
 ORDER = (
-    ("conditioning", "data", "noise", "precision", "schedules", "former", "weights"),
+    ("conditioning", "data", "noise", "precision", "schedules", "weights"),
     ("checkpoint",),
     ("models", "training"),
     ("testing", "sampling"),
@@ -145,6 +145,6 @@ def folders_of_the_house() -> list[Path]:
 
 @pytest.mark.parametrize("folder", folders_of_the_house(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_folder_is_crowded(folder: Path) -> None:
-    hidden = ("__pycache__", "__init__.py", "__main__.py", "py.typed")
+    hidden = ("__pycache__", "__init__.py", "py.typed")
     entries = [path.name for path in folder.iterdir() if path.name not in hidden and not path.is_symlink()]
     assert len(entries) <= MOST_ENTRIES, f"{folder}: {sorted(entries)}"
