@@ -7,6 +7,7 @@ command runs, so that the commands for images need none of them.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from maskgen.tasks.commands.parts import EditRun, ProgressBar, describe_part
+from maskgen.tasks.conditions.preparation import Loudness, loudness_of
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 _BITS = {".wav": 32, ".flac": 24, ".aiff": 24}
 
 
-def infill_command(run: EditRun, *, source: Path, start: float, stop: float, crossfade: float = 0.01) -> None:
+def infill_command(
+    run: EditRun, *, source: Path, start: float, stop: float, crossfade: float = 0.01, loudness: Loudness = "model"
+) -> None:
     """Regenerate a span of a sound from its surroundings; the rest comes back untouched.
 
     Args:
@@ -36,6 +40,7 @@ def infill_command(run: EditRun, *, source: Path, start: float, stop: float, cro
         start: of the span, in seconds; for a modality of your own, in units of the signal's first axis.
         stop: end of the span, likewise.
         crossfade: seconds outside the span over which new and old mix.
+        loudness: LUFS the model hears, undone afterwards; null for as loud as the sound is, model for as it was trained.
     """
     pipe = run.load()
     if isinstance(pipe.tokenizer, OwnModality):
@@ -43,10 +48,12 @@ def infill_command(run: EditRun, *, source: Path, start: float, stop: float, cro
         return
     from maskgen.tasks.audio import infill
 
-    _edit(run, pipe, "infill", infill, source, start=start, stop=stop, crossfade=crossfade)
+    _edit(run, pipe, "infill", infill, source, start=start, stop=stop, crossfade=crossfade, loudness=loudness)
 
 
-def continue_command(run: EditRun, *, source: Path, seconds: float, crossfade: float = 0.01) -> None:
+def continue_command(
+    run: EditRun, *, source: Path, seconds: float, crossfade: float = 0.01, loudness: Loudness = "model"
+) -> None:
     """Go on with a sound for any length.
 
     Args:
@@ -54,14 +61,21 @@ def continue_command(run: EditRun, *, source: Path, seconds: float, crossfade: f
         source: sound file of any length, rate and number of channels up to two.
         seconds: how much to add.
         crossfade: seconds before the end of the input over which the new sound fades in.
+        loudness: LUFS the model hears, undone afterwards; null for as loud as the sound is, model for as it was trained.
     """
     from maskgen.tasks.audio import continue_audio
 
-    _edit(run, run.load(), "continue", continue_audio, source, seconds=seconds, crossfade=crossfade)
+    _edit(run, run.load(), "continue", continue_audio, source, seconds=seconds, crossfade=crossfade, loudness=loudness)
 
 
 def vary_command(
-    run: EditRun, *, source: Path, period: int = 7, keep_codebooks: int | None = None, onset_width: int = 0
+    run: EditRun,
+    *,
+    source: Path,
+    period: int = 7,
+    keep_codebooks: int | None = None,
+    onset_width: int = 0,
+    loudness: Loudness = "model",
 ) -> None:
     """Make variations of a sound: some of its tokens are kept, all others are decided anew (VampNet's "vamp").
 
@@ -71,14 +85,17 @@ def vary_command(
         period: frames between two that are kept; higher is freer, 0 keeps none, 1 all.
         keep_codebooks: how many codebooks of a kept frame are kept, from the coarsest; all of the model's if left out.
         onset_width: frames kept on each side of every onset; 0 for none.
+        loudness: LUFS the model hears, undone afterwards; null for as loud as the sound is, model for as it was trained.
     """
     from maskgen.tasks.audio import vary
 
     kept = {"period": period, "keep_codebooks": keep_codebooks, "onset_width": onset_width}
-    _edit(run, run.load(), "vary", vary, source, **kept)
+    _edit(run, run.load(), "vary", vary, source, **kept, loudness=loudness)
 
 
-def loop_command(run: EditRun, *, source: Path, seam: float = 0.5, crossfade: float = 0.01) -> None:
+def loop_command(
+    run: EditRun, *, source: Path, seam: float = 0.5, crossfade: float = 0.01, loudness: Loudness = "model"
+) -> None:
     """Make a sound that can be repeated without a break: what lies around the change from end to start is regenerated.
 
     Args:
@@ -86,10 +103,11 @@ def loop_command(run: EditRun, *, source: Path, seam: float = 0.5, crossfade: fl
         source: sound file of any length, rate and number of channels up to two.
         seam: seconds regenerated, half of them at the end and half at the start.
         crossfade: seconds beyond the seam over which new and old mix.
+        loudness: LUFS the model hears, undone afterwards; null for as loud as the sound is, model for as it was trained.
     """
     from maskgen.tasks.audio import loop
 
-    _edit(run, run.load(), "loop", loop, source, seam=seam, crossfade=crossfade)
+    _edit(run, run.load(), "loop", loop, source, seam=seam, crossfade=crossfade, loudness=loudness)
 
 
 def _edit(
@@ -97,7 +115,10 @@ def _edit(
 ) -> None:
     """A task on one file: a sound a seed, made and written one after the other, and the manifest."""
     pipe.require("audio", task)
-    sampling = run.settings(pipe)
+    sampling, trained = run.settings(pipe), loudness_of("model", pipe.config.prepared)
+    settings["loudness"] = loudness_of(settings["loudness"], pipe.config.prepared)
+    if settings["loudness"] != trained:
+        warnings.warn(f"loudness: {settings['loudness']} LUFS in place of the model's own {trained}", stacklevel=2)
     suffix = source.suffix.lower() if source.suffix.lower() in _BITS else ".wav"
 
     def write(path: Path, seed: int) -> int:
@@ -141,6 +162,7 @@ def describe_audio(pipe: Pipeline) -> dict[str, Any]:
         "channels": codec.channels,
         "frames_per_second": float(codec.frame_rate),
         "codebooks": {"tokenizer": codec.num_codebooks, "transformer": pipe.transformer.num_codebooks},
+        "loudness": loudness_of("model", pipe.config.prepared),
         "tokenizer_identity": pipe.config.tokenizer_identity,
     }
     if pipe.fine is not None:
