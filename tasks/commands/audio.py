@@ -24,9 +24,6 @@ from maskgen.tokenizers.base import OwnModality
 if TYPE_CHECKING:
     from maskgen.tasks.audio.edit import SoundEdit
 
-# Formats that can hold what is kept of a file as it is, and the bits for that: a wav file may hold 32-bit floats.
-_BITS = {".wav": 32, ".flac": 24, ".aiff": 24}
-
 
 def infill_command(
     run: EditRun, *, source: Path, start: float, stop: float, crossfade: float = 0.01, loudness: Loudness = "model"
@@ -35,8 +32,8 @@ def infill_command(
 
     Args:
         run: see ``EditRun``.
-        source: sound file of any length, rate and number of channels up to two. The results are wav (32-bit float samples),
-            flac or aiff like it (24 bits), or wav. For a modality of your own, a file that the model's tokenizer reads.
+        source: sound file of any length, rate and number of channels up to two, or a video with sound. The results are files
+            like it, or wav where its own coding is lossy. For a modality of your own, a file that its tokenizer reads.
         start: of the span, in seconds; for a modality of your own, in units of the signal's first axis.
         stop: end of the span, likewise.
         crossfade: seconds outside the span over which new and old mix.
@@ -119,17 +116,19 @@ def _edit(
     settings["loudness"] = loudness_of(settings["loudness"], pipe.config.prepared)
     if settings["loudness"] != trained:
         warnings.warn(f"loudness: {settings['loudness']} LUFS in place of the model's own {trained}", stacklevel=2)
-    suffix = source.suffix.lower() if source.suffix.lower() in _BITS else ".wav"
+    from maskgen.tasks.media.audio.files import SoundFile
+    from maskgen.tasks.media.audio.originals import describe
+
+    with SoundFile(source) as file:
+        suffix = describe(file).suffix
 
     def write(path: Path, seed: int) -> int:
         options = {**run.options(sampling, callback), "seeds": [seed]}
-        return function(pipe, source, **options, **settings).write(path, bits=_BITS[suffix])
+        return function(pipe, source, **options, **settings).write(path)
 
     with ProgressBar() as callback:
-        items, clipped = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
+        items, _ = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
     run.finish(task, items, sampling, {"source": str(source), **settings}, f"{len(items)} sound(s)")
-    if sum(clipped):
-        print(f"({sum(clipped)} samples beyond [-1, 1] had to be clipped)")  # noqa: T201
 
 
 def _infill_own(run: EditRun, pipe: Pipeline, tokenizer: OwnModality, source: Path, span: tuple[float, float]) -> None:
