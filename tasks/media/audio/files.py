@@ -197,14 +197,10 @@ class SoundFile:
         source: a path, or an open binary file.
         name: how errors call it; the path if left out.
 
-    Attributes:
-        sample_rate: samples a second.
-        channels: C of the file.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a folder; no sound; empty; shorter than its header says. A cut in the middle of a compressed file may
-            only show when ``frames`` is asked for, or that part is read.
+            only show when the file is asked for something, or that part is read.
         ImportError: neither soundfile nor PyAV.
     """
 
@@ -214,8 +210,18 @@ class SoundFile:
             check_file(Path(source), "a sound file")
         self.source = source
         self._decoder: Decoder | None = open_decoder(source, self.name)
+        self._settled = False
         self._frames: int | None = None
-        self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second."""
+        return self.decoder.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """C of the file."""
+        return self.decoder.channels
 
     @property
     def frames(self) -> int:
@@ -225,8 +231,7 @@ class SoundFile:
             ValueError: cut off or damaged.
         """
         if self._frames is None:
-            self._decoder = settle(self.decoder, self.source, self.name)
-            self._frames = self._decoder.frames
+            self._frames = self.decoder.frames
         return self._frames
 
     @property
@@ -236,11 +241,11 @@ class SoundFile:
 
     @property
     def decoder(self) -> Decoder:
-        """What reads the file."""
-        if self._decoder is None:
-            self._decoder = open_decoder(self.source, self.name)
-            if self._frames is not None:
-                self._decoder = settle(self._decoder, self.source, self.name)
+        """What reads the file: the one that knows how long it is."""
+        if not self._settled:
+            opened = self._decoder or open_decoder(self.source, self.name)
+            self._decoder, self._settled = settle(opened, self.source, self.name), True
+        assert self._decoder is not None, "it is settled"
         return self._decoder
 
     def read(self, start: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -277,7 +282,7 @@ class SoundFile:
         """Let go of the file; a later ``read`` opens it again."""
         if self._decoder is not None:
             self._decoder.close()
-        self._decoder = None
+        self._decoder, self._settled = None, False
 
     def __enter__(self) -> SoundFile:
         return self
