@@ -22,7 +22,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.audio.backends import Decoder, Encoder, open_decoder, open_encoder, settle
-from maskgen.tasks.media.audio.libsndfile import SoundKind
+from maskgen.tasks.media.audio.libsndfile import CODINGS, FORMATS, SoundKind
 from maskgen.tasks.media.checks import check_file
 
 SOUND_SUFFIXES = frozenset(
@@ -31,24 +31,9 @@ SOUND_SUFFIXES = frozenset(
 )
 """How the names of sound files end, in lower case; what ``maskgen.tasks.data.audio.folders`` looks for."""
 
-_HIGHEST_RATE = 192_000
+_HIGHEST_RATE, _MOST_CHANNELS = 192_000, 32  # of recordings; more rows than that are samples
 
 _BLOCK = 65_536  # samples a write: libsndfile's Vorbis encoder overflows its stack on one huge block
-
-FORMATS = {
-    **{".wav": ("WAV", ""), ".flac": ("FLAC", ""), ".w64": ("W64", ""), ".rf64": ("RF64", ""), ".caf": ("CAF", "")},
-    **{".aif": ("AIFF", ""), ".aiff": ("AIFF", ""), ".aifc": ("AIFF", ""), ".au": ("AU", ""), ".snd": ("AU", "")},
-    **{
-        ".ogg": ("OGG", "VORBIS"),
-        ".oga": ("OGG", "VORBIS"),
-        ".opus": ("OGG", "OPUS"),
-        ".mp3": ("MP3", "MPEG_LAYER_III"),
-    },
-}
-"""libsndfile's container and coding of the files that are written, by their suffix; no coding where there is a choice."""
-
-CODINGS = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
-"""How samples are stored where there is a choice, by their bits."""
 
 
 def load_sound(path: str | Path, *, start: float = 0.0, seconds: float | None = None) -> tuple[Tensor, int]:
@@ -126,6 +111,10 @@ def check_waveform(waveform: Tensor, sample_rate: int) -> None:
     channels, samples = waveform.shape
     if samples == 0 or channels == 0:
         raise ValueError(f"sound: got shape {tuple(waveform.shape)}, expected at least one sample in each channel")
+    if channels > _MOST_CHANNELS >= samples:
+        raise ValueError(
+            f"sound: got shape {tuple(waveform.shape)}, which looks like samples x channels; expected [C, S]: waveform.T"
+        )
     if channels > 2:
         raise ValueError(
             f"sound: got {channels} channels, expected 1 or 2; downmix to their mean with to_channels(waveform, 1)"
@@ -211,7 +200,6 @@ class SoundFile:
         self.source = source
         self._decoder: Decoder | None = open_decoder(source, self.name)
         self._settled = False
-        self._frames: int | None = None
 
     @property
     def sample_rate(self) -> int:
@@ -230,14 +218,12 @@ class SoundFile:
         Raises:
             ValueError: cut off or damaged.
         """
-        if self._frames is None:
-            self._frames = self.decoder.frames
-        return self._frames
+        return self.decoder.frames
 
     @property
     def dtype(self) -> torch.dtype:
         """Type that holds its samples exactly: float64 where they have more than 24 bits, else float32."""
-        return torch.float64 if self.decoder.kind.coding in ("PCM_32", "ALAC_32", "DOUBLE") else torch.float32
+        return torch.float64 if self.decoder.kind.coding in ("PCM_32", "DOUBLE") else torch.float32
 
     @property
     def decoder(self) -> Decoder:

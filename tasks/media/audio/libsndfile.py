@@ -23,7 +23,7 @@ _PREROLL = 16_384  # samples: two of Vorbis's longest blocks, and more than Opus
 
 _BITS = {
     **{"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "ULAW": 16, "ALAW": 16},
-    **{"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32},
+    **{"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24},  # libsndfile 1.2.2 does not read its own ALAC_32
 }
 
 EXACT = frozenset({*_BITS, "FLOAT", "DOUBLE"})
@@ -33,6 +33,21 @@ RAW = (
     "raw samples without a header, whose rate, channels and coding stand nowhere; expected a file that says what it holds, "
     "as wav or flac"
 )
+
+FORMATS = {
+    **{".wav": ("WAV", ""), ".flac": ("FLAC", ""), ".w64": ("W64", ""), ".rf64": ("RF64", ""), ".caf": ("CAF", "")},
+    **{".aif": ("AIFF", ""), ".aiff": ("AIFF", ""), ".aifc": ("AIFF", ""), ".au": ("AU", ""), ".snd": ("AU", "")},
+    **{
+        ".ogg": ("OGG", "VORBIS"),
+        ".oga": ("OGG", "VORBIS"),
+        ".opus": ("OGG", "OPUS"),
+        ".mp3": ("MP3", "MPEG_LAYER_III"),
+    },
+}
+"""libsndfile's container and coding of the files that are written, by their suffix; no coding where there is a choice."""
+
+CODINGS = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
+"""How samples are stored where there is a choice, by their bits."""
 
 _UNSURE = ("MPEG", "VORBIS", "OPUS")  # codings whose length libsndfile knows from a header alone; and FLAC
 
