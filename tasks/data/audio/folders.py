@@ -6,6 +6,7 @@ Shapes: B batch, C channels, S samples.
 import io
 import math
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class SoundFolder(FileData, AudioData):
 
     Only that part of the file is read, when it is needed (of an archive: that one file). Held-out examples never change.
     For files held out and files that cannot be read see ``maskgen.tasks.data.file_sets.FileData``.
+
+    Files of more than two channels give the mean of all of them, which is said; where stereo is wanted they are left out.
 
     Args:
         root: a folder with sound files at any depth, or a ``.zip`` of them.
@@ -71,7 +74,14 @@ class SoundFolder(FileData, AudioData):
         settled = FileRules(**rules)
         self._shelf = Shelf(Path(root), "sound files")
         names = self._shelf.names(SOUND_SUFFIXES)
-        self._arrange(self._shelf.root, names, lambda name: self._open(name).close(), settled)
+        many: list[str] = []
+        self._arrange(self._shelf.root, names, lambda name: self._try_out(name, many), settled)
+        if many:
+            warnings.warn(
+                f"{root}: {len(many)} of {len(names)} files have more than two channels, such as {many[0]}: of these the "
+                "mean of all channels is taken",
+                stacklevel=2,
+            )
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -93,6 +103,15 @@ class SoundFolder(FileData, AudioData):
         if self.loudness is not None:
             waveform = normalize_loudness(waveform, self.sample_rate, self.loudness)
         return F.pad(limit_peak(waveform), (0, self.size[0] - waveform.shape[1]))
+
+    def _try_out(self, name: str, many: list[str]) -> None:
+        """Refuse a file that cannot be used, as far as opening it shows; ``many`` takes in those of many channels."""
+        with self._open(name) as file:
+            if file.channels > 2 and self.channels == 2:
+                raise ValueError(
+                    f"{file.name}: got {file.channels} channels, expected 1 or 2 to make stereo; downmix it"
+                )
+            many += [f"{name} ({file.channels})"] * (file.channels > 2)
 
     def _open(self, name: str) -> SoundFile:
         """One file; inside an archive, all of it in memory."""

@@ -111,7 +111,9 @@ class FfmpegDecoder:
         self._kept, self.channels = first, first.shape[0]
         self._say_more()
         self.kind = self._kind()
-        self.tags, self.chunks = self._tags(), list[str]()
+        self.tags, codec = self._tags(), self._stream.codec_context.name
+        same = codec not in _LOSSLESS or (codec == "flac" and self.kind.container == "FLAC")
+        self.lost = [] if same else [f"the coding {codec}"]
         self._length: int | None = None
 
     @property
