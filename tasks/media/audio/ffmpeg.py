@@ -221,8 +221,8 @@ class FfmpegDecoder:
             samples = promised
         if promised is not None and promised - samples > (0 if self.kind.exact else _SLACK):
             raise ValueError(
-                f"{self._name}: damaged or cut off: got {samples} samples of the {promised} that its header promises; expected a "
-                "complete file"
+                f"{self._name}: damaged or cut off: got {samples} samples of the {promised} that its header promises; "
+                "expected a complete file"
             )
         return Found(samples, told)
 
