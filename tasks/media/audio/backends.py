@@ -127,8 +127,8 @@ def settle(decoder: Decoder, source: str | Path | BinaryIO, name: str) -> Decode
         return decoder
     if claims and not chained and found < claimed < 1 << 48:  # FLAC of unknown length claims 2^63
         raise ValueError(
-            f"{name}: damaged or cut off: its header promises {claimed} samples, there are {max(found, 0)}; expected a complete "
-            "file"
+            f"{name}: damaged or cut off: its header promises {claimed} samples, there are {max(found, 0)}; expected a "
+            "complete file"
         )
     decoder.close()
     return _by_ffmpeg(package, source, name)
