@@ -19,13 +19,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from maskgen.checkpoint import current_path, known_classes
 from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
-from maskgen.tasks.commands.messages import nearest_classes, one_line
+from maskgen.tasks.commands.messages import missing_words, nearest_classes, one_line
 
 _MODALITY = "modality"  # of the demo chosen
 _PLAIN = (int, float, str, bool)
@@ -99,8 +99,9 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:  # jsonargparse asks a copy of this parser about each class; the outer one reports
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        program = str(parser.prog).replace(" [options]", "")
-        self.exit(2, f"maskgen: error: {one_line(message)}; see `{program} --help`\n")
+        said, command = missing_words(message, [*parser._option_string_actions]) or (one_line(message), "")
+        program = f"{str(parser.prog).replace(' [options]', '')} {command}".strip()
+        self.exit(2, f"maskgen: error: {said}; see `{program} --help`\n")
 
 
 class Leaf(Parser):
@@ -118,14 +119,15 @@ class Leaf(Parser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
-        mentioned = mentioned_settings([_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()])
+        words = [_underscored(word) for word in (args[0] if args else kwargs.pop("args", None)) or ()]
+        mentioned = mentioned_settings(words)
         for former, now in former_options(self.kinds or {}, mentioned).items():
             self.error(f"{former}: this option is called {now} now")
         if self.by_class is not None:
             self.by_class.settle(self, mentioned)
             self.by_class = None
         try:
-            found: Namespace = super().parse_args(*args, **kwargs)
+            found: Namespace = super().parse_args(_bracketed(words, self.kinds or {}), *args[1:], **kwargs)
         except UnicodeDecodeError as error:
             self.error(f"config: got a file that is no text ({error}), expected YAML", error)
         try:
@@ -219,6 +221,27 @@ def _underscored(word: str) -> str:
     """Options are named like Python arguments; people also write them with dashes."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
+
+
+def _bracketed(words: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
+    """Lists as people type them, ``--box 16,16,32,32``, in the brackets that YAML wants."""
+    found = list(words)
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        at = place if equals else place + 1
+        value = value if equals else next(iter(words[at : at + 1]), "")
+        if name.startswith("--") and "," in value and value[0] not in "[({" and _is_list(kinds, name[2:].split(".")):
+            found[at] = f"{name}=[{value}]" if equals else f"[{value}]"
+    return found
+
+
+def _is_list(kinds: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether an option takes several values and no text; ``names`` are those between its dots."""
+    kind = kinds.get(names[0])
+    parts = (kind, *get_args(kind))
+    if len(names) == 1:
+        return str not in parts and any(get_origin(part) in (tuple, list, Sequence) for part in parts)
+    return any(_is_list(_kinds(part), names[1:]) for part in parts if dataclasses.is_dataclass(part))
 
 
 def _class_named(name: str, base: type) -> type | None:

@@ -128,9 +128,12 @@ def check_device(device: str | None) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: {device!r} cannot be used here ({reason}); leave it out") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        usable = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        usable += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(
+            f"device: got {device!r}, which cannot be used here; expected {' or '.join(usable)}, or leave it out"
+        ) from None
 
 
 def describe_part(module: torch.nn.Module) -> dict[str, Any]:
