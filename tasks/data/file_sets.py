@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch import Tensor
 from maskgen.data import Batch
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
+from maskgen.tasks.data.identity import Compare, arguments_of, files_identity, listing_identity
+from maskgen.tasks.media.shelf import Shelf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +31,13 @@ class FileRules:
         held_out: share of them for ``test``.
         labels: whether the folders directly below the root are classes.
         broken: share of them that may be unreadable.
+        compare: what tells whether the files are those of an earlier run, see ``maskgen.tasks.data.identity.Compare``.
     """
 
     held_out: float = 0.02
     labels: bool = False
     broken: float = 0.2
+    compare: Compare = "auto"
 
     def __post_init__(self) -> None:
         if not (0 <= self.held_out < 1 and 0 <= self.broken < 1):
@@ -53,6 +58,8 @@ class FileData(SignalData):
 
     rules = FileRules
     broken: BrokenExamples
+    _shelf: Shelf
+    _compare: Compare
 
     @abstractmethod
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
@@ -89,15 +96,23 @@ class FileData(SignalData):
         """See ``SignalData``."""
         self.broken.keep(path)
 
-    def _arrange(self, root: Path, listed: Sequence[str], try_out: Callable[[str], None], rules: FileRules) -> None:
+    def identity(self, names: Sequence[str]) -> dict[str, Any]:
+        """What some of the files are, see ``maskgen.tasks.data.identity.Identified``."""
+        labels = [self.class_names.index(_class_of(name)) for name in names] if self.class_names else None
+        if (table := self._shelf.table(names)) is not None:
+            return listing_identity(names, [size for size, _ in table], labels, [check for _, check in table])
+        return files_identity(self._shelf.root, names, labels, self._compare)
+
+    def _arrange(self, shelf: Shelf, listed: Sequence[str], try_out: Callable[[str], None], rules: FileRules) -> None:
         """Sort the files out.
 
         Args:
-            root: their folder or archive.
+            shelf: their folder or archive.
             listed: paths below it.
             try_out: raises a ``ValueError`` for a file that cannot be used.
             rules: what becomes of them.
         """
+        root, self._shelf, self._compare = shelf.root, shelf, rules.compare
         limit = Tolerance(place=str(root), total=len(listed), share=rules.broken, fault="files cannot be used")
         self.broken, names, found = BrokenExamples(limit), list[str](), list[Broken]()
         for name in listed:
@@ -132,6 +147,10 @@ class FileSource:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        return {"fixed": self.fixed, **arguments_of(self.data), **self.data.identity(self.names)}
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See ``maskgen.data.Source``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -77,6 +77,13 @@ class Shelf:
         """Where a file is on the disk; None inside an archive."""
         return self.root / name if self.root.is_dir() else None
 
+    def table(self, names: Sequence[str]) -> list[tuple[int, int]] | None:
+        """Size and checksum of files in an archive; None for a folder, which keeps no checksums."""
+        if self.root.is_dir():
+            return None
+        found = {info.filename: info for info in self._zip().infolist()}
+        return [(found[name].file_size, found[name].CRC) for name in names]
+
     def told(self, name: str) -> str:
         """How errors call a file."""
         return f"{self.root}/{name}"
@@ -85,9 +92,8 @@ class Shelf:
         """Hash of names and contents; of an archive, of the checksums in its table."""
         found = hashlib.sha256()
         if self.root.is_file():
-            table = {info.filename: info for info in self._zip().infolist()}
-            for name in names:
-                found.update(f"{name} {table[name].CRC} {table[name].file_size}\n".encode())
+            for name, (size, check) in zip(names, self.table(names) or (), strict=True):
+                found.update(f"{name} {check} {size}\n".encode())
             return found.hexdigest()[:16]
         for name in names:
             try:

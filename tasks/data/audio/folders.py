@@ -71,7 +71,7 @@ class SoundFolder(FileData, AudioData):
         settled = FileRules(**rules)
         self._shelf = Shelf(Path(root), "sound files")
         names = self._shelf.names(SOUND_SUFFIXES)
-        self._arrange(self._shelf.root, names, lambda name: self._open(name).close(), settled)
+        self._arrange(self._shelf, names, lambda name: self._open(name).close(), settled)
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.identity import Compare, files_identity
 from maskgen.tasks.data.images.labels import class_names, read_labels
 from maskgen.tasks.data.images.sources import Encoded, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
@@ -57,11 +58,11 @@ class Folder(PictureData):
             raise ValueError("label_file and test_label_file: got one of them, expected both or none with a test_root")
         usual, train = _labelled(Path(root), label_file, classes, None)
         self._names = class_names(names, usual)
-        test = None
+        test, told = None, {"labelled": classes, "compare": settled.compare}
         if test_root is not None:
             _, found = _labelled(Path(test_root), test_label_file, classes, usual)
-            test = (ImageFiles(found, labelled=classes), str(test_root))
-        self._hold(size, settled, (ImageFiles(train, labelled=classes), str(root)), test)
+            test = (ImageFiles(found, root=Path(test_root), **told), str(test_root))
+        self._hold(size, settled, (ImageFiles(train, root=Path(root), **told), str(root)), test)
 
 
 class ImageFiles:
@@ -69,15 +70,29 @@ class ImageFiles:
 
     Args:
         files: path and label of each.
+        root: a folder that they are below.
         labelled: whether the labels mean anything.
+        compare: see ``maskgen.tasks.data.identity.Compare``.
     """
 
-    def __init__(self, files: Sequence[tuple[Path | str, int]], *, labelled: bool = True) -> None:
-        self.paths = [str(path) for path, _ in files]
+    def __init__(
+        self,
+        files: Sequence[tuple[Path | str, int]],
+        *,
+        root: Path = Path(),
+        labelled: bool = True,
+        compare: Compare = "auto",
+    ) -> None:
+        self.paths, self.root, self.compare = [str(path) for path, _ in files], root, compare
         self.labels, self.labelled = [label for _, label in files], labelled
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        names = [path.removeprefix(f"{self.root}{os.sep}") for path in self.paths]
+        return files_identity(self.root, names, self.labels if self.labelled else None, self.compare)
 
     def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from maskgen.tasks.data.identity import Compare
 from maskgen.tasks.data.images.labels import class_names
 from maskgen.tasks.data.images.places import ShardPlace, expand
 from maskgen.tasks.data.images.sources import PictureData, PictureRules
@@ -60,8 +61,8 @@ class ShardImages(PictureData):
         if window is not None and window < 0:
             raise ValueError(f"window: got {window}, expected 0 (all shards) or how many are mixed at once")
         settled, folder = PictureRules(**rules), index_folder(index)
-        train = _open(shards, label, folder, window)
-        test = None if test_shards is None else _open(test_shards, label, folder, window)
+        train = _open(shards, label, folder, window, settled.compare)
+        test = None if test_shards is None else _open(test_shards, label, folder, window, settled.compare)
         self.min_scale, self.shards, self.label, self.window = settled.min_scale, shards, label or "", train.window
         counted = self._count_classes(num_classes, train, test) if label is not None else 0
         self._names = class_names(names, tuple(str(number) for number in range(counted)))
@@ -85,10 +86,11 @@ class ShardImages(PictureData):
         return given or most
 
 
-def _open(shards: str, label: str | None, folder: Path, window: int | None) -> TarShards:
+def _open(shards: str, label: str | None, folder: Path, window: int | None, compare: Compare) -> TarShards:
     urls: Sequence[str] = expand(shards)
     whole = any(ShardPlace(url, folder, 1).whole for url in urls)
     chosen = window if window is not None else (16 if whole else 0)
     # What is fetched whole must stay until its samples are used up, those of the next window beside them.
     most = 2 * (chosen or len(urls)) + 2
-    return TarShards([ShardPlace(url, folder, most) for url in urls], label=label, folder=folder, window=chosen)
+    places = [ShardPlace(url, folder, most) for url in urls]
+    return TarShards(places, label=label, folder=folder, window=chosen, compare=compare)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 from maskgen.checkpoint import atomic_file
 from maskgen.data import item_seed
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.identity import Compare, listing_identity, short_hash
 from maskgen.tasks.data.images.places import ShardPlace
 from maskgen.tasks.data.images.sources import Encoded
 
@@ -55,14 +56,23 @@ class TarShards:
         label: member with the label as text (``cls``), or ``json:field``; None for no labels.
         folder: for the index, one file a shard; those of unchanged shards are used again.
         window: how many shards are mixed at once by ``order``; 0 for all.
+        compare: see ``maskgen.tasks.data.identity.Compare``.
 
     Raises:
         ValueError: a file that is no tar, or no sample at all.
         maskgen.data.DataUnavailable: a shard cannot be read.
     """
 
-    def __init__(self, places: Sequence[ShardPlace], *, label: str | None, folder: Path, window: int = 0) -> None:
-        self.places, self.label, self.folder, self.window = list(places), label, folder, window
+    def __init__(
+        self,
+        places: Sequence[ShardPlace],
+        *,
+        label: str | None,
+        folder: Path,
+        window: int = 0,
+        compare: Compare = "auto",
+    ) -> None:
+        self.places, self.label, self.folder, self.window, self.compare = list(places), label, folder, window, compare
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of it is waiting for places far away
             by_url = dict(pool.map(lambda place: _index(place, label, folder), _from_own_place(self.places)))
         parts = [by_url[place.url] for place in self.places]
@@ -84,6 +94,17 @@ class TarShards:
     def labels(self) -> np.ndarray:
         """Class id of each sample, -1 for none."""
         return self._labels
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``; contents are compared only if they are to be."""
+        names = [Path(place.url).name if place.local else place.url for place in self.places]
+        labels = None if self.label is None else self._labels.tolist()
+        told = {"label": self.label, **listing_identity(names, self._sizes.clip(0).tolist(), labels)}
+        told["keys"] = f"{len(self)} samples ({short_hash([keys.hex() for keys in self._keys])})"
+        told["times"] = short_hash([place.version() for place in self.places])
+        if self.compare == "content":
+            told["content"] = short_hash([place.scan(_digest) for place in self.places])
+        return told
 
     def name(self, index: int) -> str:
         """Shard and key of a sample."""
@@ -153,7 +174,7 @@ def _from_own_place(places: Sequence[ShardPlace]) -> list[ShardPlace]:
 def _index(place: ShardPlace, label: str | None, folder: Path) -> tuple[str, dict[str, Tensor]]:
     """``offsets``, ``sizes``, ``labels`` long ``[M]``; the keys in one row of bytes with their ends."""
     wanted = {"version": f"{_VERSION} {place.version()}", "label": str(label)}
-    digest = hashlib.sha256(f"{place.url} {label}".encode()).hexdigest()[:24]
+    digest = hashlib.sha256(f"{place.address} {label}".encode()).hexdigest()[:24]
     path = folder / f"{digest}.index.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -224,3 +245,11 @@ def _number(content: bytes, label: str) -> int:
     except (ValueError, KeyError, TypeError):
         return -1
     return max(found, -1)
+
+
+def _digest(stream: IO[bytes]) -> str:
+    """Hash of an unpacked shard."""
+    found = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        found.update(block)
+    return found.hexdigest()
