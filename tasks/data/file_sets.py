@@ -22,6 +22,8 @@ from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
 from maskgen.tasks.data.identity import Compare, arguments_of, files_identity, listing_identity
 from maskgen.tasks.media.shelf import Shelf
 
+_PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "holdout"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileRules:
@@ -122,7 +124,7 @@ class FileData(SignalData):
             except ValueError as error:
                 found.append(Broken(name, str(error)))
         self.broken.begin(found, stacklevel=3)
-        self._classes = _class_folders(names, root) if rules.labels else ()
+        self._classes = class_folders(names, root) if rules.labels else ()
         kept = [name for name in names if not path_number(name) < rules.held_out * 2**63]
         if not kept:
             raise ValueError(
@@ -189,13 +191,21 @@ def _class_of(name: str) -> str:
     return PurePosixPath(name).parts[0]
 
 
-def _class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:
+def class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:
     """The folders directly below the root, sorted: one class each.
 
     Raises:
-        ValueError: a file outside of any.
+        ValueError: files outside of any, or folders that are parts of a data set, as ``train`` and ``val``.
     """
     loose = [name for name in names if "/" not in name]
+    found = tuple(sorted({_class_of(name) for name in names if "/" in name}))
     if loose:
-        raise ValueError(f"{root}: got {loose[0]} outside of any folder, expected one folder a class with labels=True")
-    return tuple(sorted({_class_of(name) for name in names}))
+        raise ValueError(
+            f"{root}: got {len(loose)} files such as {loose[0]} outside of any folder, expected one folder a class; move "
+            "them into one, or elsewhere, or say that there are no classes"
+        )
+    if len(found) > 1 and {name.lower() for name in found} <= _PARTS:
+        raise ValueError(
+            f"{root}: its folders {', '.join(found)} are parts of a data set and no classes; name one of them as root"
+        )
+    return found

@@ -81,7 +81,7 @@ class VideoFolder(FileData, VideoData):
         if not self._root.is_dir():
             raise FileNotFoundError(f"{root}: no such folder, expected one of video files")
         shelf = Shelf(self._root, "video files")
-        self._arrange(shelf, shelf.names(VIDEO_SUFFIXES), self._try_out, FileRules(**rules))
+        self._arrange(shelf, shelf.names("video", VIDEO_SUFFIXES), self._try_out, FileRules(**rules))
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
