@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ class FileData(SignalData):
                 found.append(Broken(name, str(error)))
         self.broken.begin(found, stacklevel=3)
         self._classes = class_folders(names, root) if rules.labels else ()
+        if not rules.labels:
+            warn_of_parts(names, root)
         kept = [name for name in names if not path_number(name) < rules.held_out * 2**63]
         if not kept:
             raise ValueError(
@@ -189,6 +192,16 @@ def path_number(name: str) -> int:
 def _class_of(name: str) -> str:
     """The folder directly below the root that a path lies in."""
     return PurePosixPath(name).parts[0]
+
+
+def warn_of_parts(names: Sequence[str], root: Path) -> None:
+    """Say so where the files of ``train`` and ``test`` become one data set, because folders mean nothing."""
+    found = sorted({_class_of(name) for name in names})
+    if len(found) > 1 and {name.lower() for name in found} <= _PARTS:
+        warnings.warn(
+            f"{root}: the files of {', '.join(found)} are all used; name one of these folders as root to keep them apart",
+            stacklevel=4,
+        )
 
 
 def class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskgen.tasks.data.broken import Broken
-from maskgen.tasks.data.file_sets import class_folders
+from maskgen.tasks.data.file_sets import class_folders, warn_of_parts
 from maskgen.tasks.data.identity import Compare, files_identity
 from maskgen.tasks.data.images.labels import class_names, read_labels
 from maskgen.tasks.data.images.sources import Encoded, PictureData, PictureRules
@@ -120,6 +120,7 @@ def _labelled(
     hint = "" if label_file is not None or not classes else " in one sub-folder a class"
     images = sorted(shelf.names("image", PICTURE_SUFFIXES, hint=hint), key=lambda name: name.split("/"))
     if not classes:
+        warn_of_parts(images, root)
         return (), [(os.path.join(root, name), 0) for name in images]
     if label_file is None:
         names, labels = _by_folder(root, images, known)

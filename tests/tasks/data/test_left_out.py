@@ -45,6 +45,11 @@ KINDS: list[Kind] = [
     (".wav", sound, lambda root: SoundFolder(root, 8000, 0.25, labels=True, held_out=0.0)),
     (".mp4", clip, lambda root: VideoFolder(root, frames=4, height=16, labels=True, held_out=0.0)),
 ]
+PLAIN: dict[str, Callable[[Path], SignalData]] = {
+    ".png": lambda root: Folder(root, 16, classes=False),
+    ".wav": lambda root: SoundFolder(root, 8000, 0.25, held_out=0.0),
+    ".mp4": lambda root: VideoFolder(root, frames=4, height=16, held_out=0.0),
+}
 each_kind = pytest.mark.parametrize(("end", "write", "data"), KINDS, ids=("image", "audio", "video"))
 
 
@@ -64,6 +69,10 @@ def test_loose_files_and_halves_are_no_classes(
     ):
         data(tmp_path / "split")
     assert data(tmp_path / "split" / "train").class_names == ("cat", "dog")
+    with pytest.warns(
+        UserWarning, match="split: the files of Val, train are all used; name one of these folders as root"
+    ):
+        PLAIN[end](tmp_path / "split")
 
 
 @each_kind
