@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -51,6 +51,10 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
             f"optimizer.muon_lr: got {settings.optimizer.muon_lr} under FSDP2, which spreads each matrix over processes; "
             "Muon needs it whole: set it to 0, or launch without FSDP"
         )
+    if AcceleratorState._shared_state.get("_mixed_precision", settings.mixed_precision) != settings.mixed_precision:
+        # Accelerate has one state a process and refuses another precision, though processes and device stay the same. A
+        # further training gets a state of its own; whoever holds the one before keeps it.
+        AcceleratorState._shared_state = {}
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.accumulation,

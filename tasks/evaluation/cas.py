@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor
 
 from maskgen.checkpoint import load_module, write_json
+from maskgen.tasks.data.identity import describe, short_hash
 from maskgen.tasks.evaluation.features.classifier import Classifier, predict
 from maskgen.tasks.evaluation.features.train_classifier import train_classifier
 from maskgen.tasks.evaluation.metrics.base import Metric
@@ -71,7 +72,9 @@ def cas_scores(samples: SampleSet, reference: SampleSet, held_out: SampleSet, ru
     test = _place(held_out, out)
     for what, one in (("generated", samples), ("real", reference)):
         run.say(f"CAS: training a classifier on {len(one)} {what} images")
-        folder = out / f"{what}-{one.digest()[:8]}"
+        # A training of other images, of either side, or with other settings is another one and has its own folder.
+        made_of = describe(of=[one.digest(), held_out.digest(), len(names)], cas=settings)
+        folder = out / f"{what}-{short_hash(made_of)[:8]}"
         _train(_place(one, out), test, folder, len(names), run)
         network = load_module(folder, Classifier).to(device)
         said[what] = predict(network, _batches(sources["test"]), device).numpy()

@@ -53,6 +53,7 @@ def train_transformer(
     views: int = 1,
     codebooks: int | None = None,
     stage: Stage = "coarse",
+    again: bool = False,
     say: Say = print,
 ) -> Path:
     """Stage 2: train a masked-token transformer on a tokenizer's codes.
@@ -71,6 +72,7 @@ def train_transformer(
         codebooks: for sound, train on the first so many codebooks only; all if left out.
         stage: ``coarse``, or ``fine`` for the second transformer of a sound model, which goes into ``fine/`` of the model
             folder that an earlier run made with ``codebooks``; ``masking.visible_codebooks`` must be that number.
+        again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
 
     Returns:
@@ -79,7 +81,7 @@ def train_transformer(
     Raises:
         FileNotFoundError: no tokenizer there, or for ``fine`` no model.
         ValueError: the transformer does not fit the tokenizer or the data, the tokens are another tokenizer's, or ``out``
-            holds a run with other settings.
+            holds another run.
     """
     folder = tokenizer_folder(tokenizer)
     codes = load_tokenizer(folder)
@@ -96,7 +98,7 @@ def train_transformer(
             model.set_code_tables(codes.code_tables())
         show = _show(codes, config, data, masking.visible_codebooks)
         objective = MaskedModeling(model, masking, show=show)
-        told = {"views": views, "seed": settings.seed, "title": title, "say": say}
+        told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say}
         source, objective.held_out = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
         if coarse is None:
             copy_files(folder, out / "tokenizer")
@@ -111,7 +113,7 @@ def train_transformer(
             Pipeline(codes, coarse.transformer, both, fine=trained).save_pretrained(out)
 
     parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking, "settings": settings}
-    run_stage(run, title, {**parts, "sampling": sampling, "views": views}, make, finish=finish, say=say)
+    run_stage(run, title, {**parts, "sampling": sampling, "views": views}, make, finish=finish, again=again, say=say)
     return out
 
 

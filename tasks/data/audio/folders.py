@@ -6,6 +6,7 @@ Shapes: B batch, C channels, S samples.
 import io
 import math
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,11 @@ class SoundFolder(FileData, AudioData):
         self.loudness, self.cutoff = loudness, cutoff
         settled = FileRules(**rules)
         self._shelf = Shelf(Path(root), "sound files")
-        names = self._shelf.names(SOUND_SUFFIXES)
-        self._arrange(self._shelf.root, names, lambda name: self._open(name).close(), settled)
+        self._mixed: list[str] = []
+        self._arrange(self._shelf, self._shelf.names("audio", SOUND_SUFFIXES), self._try_out, settled)
+        if self._mixed:
+            told = f"{len(self._mixed)} files of more than two channels are mixed down to one, such as {self._mixed[0]}"
+            warnings.warn(f"{root}: {told}", stacklevel=2)
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -93,6 +97,16 @@ class SoundFolder(FileData, AudioData):
         if self.loudness is not None:
             waveform = normalize_loudness(waveform, self.sample_rate, self.loudness)
         return F.pad(limit_peak(waveform), (0, self.size[0] - waveform.shape[1]))
+
+    def _try_out(self, name: str) -> None:
+        """Refuse a file that does not open, or whose channels make no stereo; note one that is mixed down."""
+        with self._open(name) as file:
+            if file.channels > 2 and self.channels == 2:
+                raise ValueError(
+                    f"{self._shelf.told(name)}: got {file.channels} channels, expected 1 or 2; mix it down first"
+                )
+            if file.channels > 2:
+                self._mixed.append(name)
 
     def _open(self, name: str) -> SoundFile:
         """One file; inside an archive, all of it in memory."""

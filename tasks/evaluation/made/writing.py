@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from maskgen.checkpoint import read_json, write_json
 from maskgen.sampling.settings import Sampling, with_current_sampling
+from maskgen.tasks.data.identity import refuse_others
 from maskgen.tasks.evaluation.made.making import Make, described, generating
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.media.audio.files import save_sound
@@ -161,12 +162,12 @@ def _check_same_set(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         return {}
     found = read_json(path)
     before = with_current_sampling(found) if isinstance(found, dict) else {}
-    changed = [name for name, value in manifest.items() if name != "batch_size" and before.get(name) != value]
-    if "complete" not in before or changed:
-        what = ", ".join(changed) or "its manifest"
-        raise ValueError(
-            f"{path.parent}: holds other samples ({what} differ); name another folder or give the same settings"
-        )
+    same = {**before, "batch_size": manifest["batch_size"]}  # which changes rounding at most
+    decisive = {name: value for name, value in same.items() if name in manifest or name == "class_names"}
+    remedy = "name another folder or give the same settings"
+    refuse_others(path.parent, decisive, manifest, "other samples", remedy)
+    if "complete" not in before:
+        raise ValueError(f"{path.parent}: holds other samples (its manifest is none of a set); {remedy}")
     return before
 
 

@@ -18,16 +18,12 @@ from maskgen.checkpoint import read_json
 from maskgen.tasks.data.base import Modality
 from maskgen.tasks.media.audio.files import SOUND_SUFFIXES, SoundFile
 from maskgen.tasks.media.images import load_image
-from maskgen.tasks.media.shelf import Shelf
+from maskgen.tasks.media.shelf import PICTURE_SUFFIXES, Shelf
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile
 
 _MANIFEST = "manifest.json"
 
-_SUFFIXES: dict[str, frozenset[str]] = {
-    "image": frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}),
-    "video": VIDEO_SUFFIXES,
-    "audio": SOUND_SUFFIXES,
-}
+_SUFFIXES: dict[str, frozenset[str]] = {"image": PICTURE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": SOUND_SUFFIXES}
 
 
 def sample_names(shelf: Shelf, modality: Modality) -> list[str]:
@@ -39,7 +35,7 @@ def sample_names(shelf: Shelf, modality: Modality) -> list[str]:
     ends = {PurePosixPath(name).suffix.lower() for name in shelf.every()}
     others = [other for other, suffixes in _SUFFIXES.items() if ends & suffixes]
     told = f" (it holds {' and '.join(others)}: name features of that kind)" if others else ""
-    return shelf.names(_SUFFIXES[modality], f"{modality} files found{told}")
+    return shelf.names(modality, _SUFFIXES[modality], f"{modality} files found{told}")
 
 
 def manifest_items(shelf: Shelf, modality: Modality) -> tuple[list[dict[str, Any]] | None, int]:

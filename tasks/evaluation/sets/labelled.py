@@ -6,6 +6,7 @@ Shapes: B batch, M samples, H W pixels.
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from maskgen.data import Batch, Source
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.identity import short_hash
 from maskgen.tasks.evaluation.sets.base import SampleSet, open_samples
 
 _IN_MEMORY = 1 << 30  # bytes of pixels that are kept once they were read
@@ -82,6 +84,10 @@ class LabelledSource:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        return {"content": self.samples.digest(), "labels": short_hash(self.labels.tolist()), "flip": self.flip}
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See ``maskgen.data.Source``.

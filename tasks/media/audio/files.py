@@ -24,7 +24,27 @@ from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.audio.backends import Decoder, Encoder, open_decoder, open_encoder
 from maskgen.tasks.media.checks import check_file
 
-SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aif", ".aiff", ".au", ".w64", ".m4a"})
+SOUND_SUFFIXES = frozenset(
+    {
+        *(
+            ".wav",
+            ".wave",
+            ".bwf",
+            ".flac",
+            ".ogg",
+            ".oga",
+            ".mp3",
+            ".mp2",
+            ".opus",
+            ".aif",
+            ".aiff",
+            ".aifc",
+            ".au",
+            ".snd",
+        ),
+        *(".w64", ".rf64", ".caf", ".voc", ".m4a"),
+    }
+)
 """How the names of sound files end, in lower case; what ``tasks.audio_data`` looks for."""
 
 _HIGHEST_RATE = 192_000

@@ -124,9 +124,10 @@ def test_the_command(places: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     run(*words)
     run(*words)
     assert f"classifier: finished before, reused from {tmp_path / 'run'}" in capsys.readouterr().out
-    line = refused(capsys, *words, "--settings.steps", 5)
+    line = refused(capsys, *words, "--settings.seed", 5)
     assert line == (
-        f"{tmp_path / 'run'}: holds a run with other settings (settings); choose another output folder or delete this one"
+        f"{tmp_path / 'run'}: holds another run (settings.seed: 42 before, 5 now); give --again to train anew (what is "
+        "there is set aside), or name another output folder"
     )
     line = refused(capsys, *words, "--classifier.num_classes", 3, "--out", tmp_path / "other")
     assert line == "classifier: got 3 classes of images (0, 0), but the data have 2 of (8, 8); leave both out"

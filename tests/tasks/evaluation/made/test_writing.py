@@ -117,8 +117,10 @@ def watched(asked: list[list[int]]) -> Callable[..., Any]:
 def test_another_set_in_the_same_folder(whole: Path, tmp_path: Path) -> None:
     write(tmp_path)
     before = contents(tmp_path)
-    for changes, what in (({"seed": 7}, "items"), ({"sampling": Sampling(steps=3)}, "sampling")):
-        with pytest.raises(ValueError, match=rf"holds other samples \({what} differ\); name another folder"):
+    for changes, what in (({"seed": 7}, r"items\[0\]\.file"), ({"sampling": Sampling(steps=3)}, r"sampling\.steps")):
+        with pytest.raises(
+            ValueError, match=rf"holds other samples \({what}: \S+ before, \S+ now.*\); name another folder"
+        ):
             write(tmp_path, **changes)
     assert write(tmp_path, batch_size=2) == 0
     assert contents(tmp_path) == before
