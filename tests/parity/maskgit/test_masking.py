@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maskgen.sampling.selectors.named import get_selector
-from tests.parity.support import files, load
+from tests.parity.support import check_count, files, load
 from tests.selections import selection
 
 CASES = [
@@ -18,7 +18,7 @@ CASES = [
 
 
 def test_cases_are_found() -> None:
-    assert len({case for _, case in CASES}) > 1
+    check_count("maskgit", {case for _, case in CASES}, 2)
 
 
 @pytest.mark.parametrize(("path", "case"), CASES, ids=lambda value: getattr(value, "stem", value))
