@@ -6,6 +6,7 @@ from typing import Any
 
 from maskgen.checkpoint import fingerprint
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.preparation import loudness_of
 from maskgen.tasks.conditions.trained import named_task
 from maskgen.tasks.data.base import SignalData, modality_named
 from maskgen.tasks.data.tokens.cache import tokenize
@@ -21,6 +22,7 @@ from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.training.checks import check_preparation
 from maskgen.tasks.video.completion import trained
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
@@ -150,8 +152,10 @@ def _generate(making: _Making, truth: SampleSet | None, count: int) -> dict[str,
     if truth is not None and task is not None:
         told |= {"completed": task, "truth": run.team.share("truth", truth.digest)}
         if pipe.modality == "audio":
-            make = filling(pipe, truth, settings.seed, sampling, settings.gap)
-            told |= {"gap": dataclasses.asdict(settings.gap)}
+            loudness = loudness_of(settings.gap.loudness, pipe.config.prepared)
+            gap = dataclasses.replace(settings.gap, loudness=loudness)
+            make = filling(pipe, truth, settings.seed, sampling, gap)
+            told |= {"gap": dataclasses.asdict(gap)}
         else:
             make = completing(pipe, truth, task, settings.seed, sampling, paste=settings.paste)
             told |= {"paste": settings.paste}
@@ -220,6 +224,8 @@ def _held_out(
         if settings.required("masked"):
             raise ValueError(f"{told}; leave masked out of settings.metrics, or give data of that size")
         warnings.append(f"masked tokens: left out ({told})")
+    if not told:
+        check_preparation("model", pipe.config.prepared, data)
     return None if told else data
 
 

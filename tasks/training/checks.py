@@ -1,12 +1,14 @@
-"""What must fit before a training begins: tokenizer, data and transformer.
+"""What must fit before a training or a measurement begins: tokenizer, data and transformer.
 
 Shapes: B batch, C channels.
 """
 
+import warnings
 from pathlib import Path
 
 from maskgen.checkpoint import load_module
 from maskgen.models.base import MaskedTransformer
+from maskgen.tasks.conditions.preparation import Preparation
 from maskgen.tasks.data.base import AudioData, SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tokenizers.audio.base import AudioTokenizer
@@ -65,6 +67,23 @@ def check_signals(tokenizer: Tokenizer, data: SignalData) -> None:
                 f"data: got {sound[0]} Hz and {sound[1]} channel(s), but the codec has {codec[0]} Hz and {codec[1]}; set "
                 "sample_rate and channels of one to those of the other"
             )
+
+
+def check_preparation(what: str, trained: Preparation | None, data: SignalData) -> None:
+    """Warn of data that are louder, or run at another rate, than what something was trained on.
+
+    Args:
+        what: was trained.
+        trained: on which data; None if nobody wrote it down.
+        data: at hand.
+    """
+    found = "" if trained is None else trained.differences(data.prepared)
+    if found:
+        warnings.warn(
+            f"data: not as those that the {what} was trained on ({found}, its own first; None: as they are); give "
+            f"{type(data).__name__} the same settings unless this is meant",
+            stacklevel=3,
+        )
 
 
 def check_shards(data: SignalData, identity: str, views: int) -> None:

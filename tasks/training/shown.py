@@ -71,5 +71,5 @@ def save_sounds(originals: Tensor, made: Tensor, sample_rate: int, folder: Path,
     for number, (original, sound) in enumerate(zip(originals, made, strict=True)):
         path = folder / f"sound-{number}-original.wav"
         if not path.exists():
-            save_sound(original, path, sample_rate)
-        save_sound(sound, folder / f"sound-{number}-{step:08d}.wav", sample_rate)
+            save_sound(original.clamp(-1, 1), path, sample_rate)
+        save_sound(sound.clamp(-1, 1), folder / f"sound-{number}-{step:08d}.wav", sample_rate)

@@ -25,9 +25,16 @@ from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import image_grid, save_image
-from maskgen.tasks.model_folder import PipelineConfig, check_codec
+from maskgen.tasks.model_folder import PipelineConfig, check_codec, trained_on
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.checks import check_shards, check_signals, load_tokenizer, misfits, tokenizer_folder
+from maskgen.tasks.training.checks import (
+    check_preparation,
+    check_shards,
+    check_signals,
+    load_tokenizer,
+    misfits,
+    tokenizer_folder,
+)
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_sounds, some_signals
 from maskgen.tasks.training.tokens import training_tokens
@@ -88,9 +95,14 @@ def train_transformer(
     identity = fingerprint(codes)
     check_shards(data, identity, views)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
+    check_preparation("tokenizer", trained_on(folder), data)
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
+    if coarse is not None:
+        check_preparation("coarse transformer", coarse.config.prepared, data)
     run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
-    config = PipelineConfig(signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling())
+    config = PipelineConfig(
+        signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling(), prepared=data.prepared
+    )
 
     def make() -> tuple[Objective, Source]:
         model = type(transformer)(transformer.config)
