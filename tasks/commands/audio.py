@@ -106,7 +106,7 @@ def _edit(
 
     with ProgressBar() as callback:
         items, clipped = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
-    run.finish(task, items, sampling, {"source": str(source), **settings}, f"{len(items)} sound(s)")
+    run.finish(pipe, task, items, sampling, {"source": str(source), **settings}, f"{len(items)} sound(s)")
     if sum(clipped):
         print(f"({sum(clipped)} samples beyond [-1, 1] had to be clipped)")  # noqa: T201
 
@@ -126,9 +126,8 @@ def _infill_own(run: EditRun, pipe: Pipeline, tokenizer: OwnModality, source: Pa
         made = pipe.edit(signal, region, pipe.request(run.options(sampling, callback)))
     run.out.mkdir(parents=True, exist_ok=True)
     items, _ = run.write("infill", tokenizer.suffix, [partial(tokenizer.write, one) for one in made])
-    run.finish(
-        "infill", items, sampling, {"source": str(source), "start": start, "stop": stop}, f"{len(items)} file(s)"
-    )
+    told = {"source": str(source), "start": start, "stop": stop}
+    run.finish(pipe, "infill", items, sampling, told, f"{len(items)} file(s)")
 
 
 def describe_audio(pipe: Pipeline) -> dict[str, Any]:
