@@ -24,6 +24,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from maskgen.checkpoint import current_path, known_classes
+from maskgen.sampling.layers import Layer
 from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
 from maskgen.tasks.commands.messages import missing_words, nearest_classes, one_line
 
@@ -178,7 +179,8 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Command]) -> None:
         argv: arguments without the program's name; ``sys.argv`` if None.
         commands: functions by their names.
     """
-    former = " ".join(list(sys.argv[1:] if argv is None else argv)[:2])
+    words = list(sys.argv[1:] if argv is None else argv)
+    former = " ".join(words[:2])
     if former in FORMER_COMMANDS:
         raise ValueError(f"{former}: is `maskgen {FORMER_COMMANDS[former]}` now")
     parser = build_parser(commands)
@@ -190,6 +192,10 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Command]) -> None:
     elif name == "demo" and chosen[_MODALITY]:
         name, chosen = f"demo {chosen[_MODALITY]}", chosen[chosen[_MODALITY]]
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
+    mentioned = mentioned_settings([_underscored(word) for word in words])
+    values = {
+        key: _layer(value, mentioned, key) if isinstance(value, Layer) else value for key, value in values.items()
+    }
     if values.get("out") is not None:
         _check_writable(values["out"])
     function = _function_of(commands[name])
@@ -215,6 +221,16 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     return {
         one.name: kinds[one.name] for one in parameters if one.default is not one.empty or kinds[one.name] not in _PLAIN
     }
+
+
+def _layer(settings: Layer, mentioned: Mapping[str, Any], prefix: str) -> Layer:
+    """Settings that lie over others, without the defaults that jsonargparse filled in: they name what the user named."""
+    named = {}
+    for field in dataclasses.fields(settings):
+        key, value = f"{prefix}.{field.name}", getattr(settings, field.name)
+        if any(one == key or one.startswith(f"{key}.") for one in mentioned):
+            named[field.name] = _layer(value, mentioned, key) if isinstance(value, Layer) else value
+    return type(settings)(**named)
 
 
 def _underscored(word: str) -> str:

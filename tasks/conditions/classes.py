@@ -14,7 +14,7 @@ Label = int | str
 def class_id(label: Label, count: int, names: Sequence[str] = ()) -> int:
     """Id of a class that is given by its number or name.
 
-    A text is, in this order: a name, letter by letter; a name but for case, accents' encoding and spaces around it; a
+    A text is, in this order: a name, letter by letter; a name but for case, accents' encoding, spaces and underscores; a
     number, where no name looks like one (of folders 01, 02, ... "1" is no name, and which class would be number 1 is
     anybody's guess); whole words of one name only, and then a warning says which class was taken.
 
@@ -32,8 +32,8 @@ def class_id(label: Label, count: int, names: Sequence[str] = ()) -> int:
     if not isinstance(label, str):
         return _in_range(_integer(label), count)
     exact = [number for number, name in enumerate(names) if name == label]
-    wanted = _folded(label)
-    close = exact or [number for number, name in enumerate(names) if _folded(name) == wanted]
+    wanted = folded(label)
+    close = exact or [number for number, name in enumerate(names) if folded(name) == wanted]
     if len(close) == 1:
         return close[0]
     numbered = any(re.fullmatch(r"[+-]?[0-9]+", name.strip()) for name in names)
@@ -41,11 +41,11 @@ def class_id(label: Label, count: int, names: Sequence[str] = ()) -> int:
         if not numbered:
             return _in_range(int(wanted), count)
         raise ValueError(
-            f"label: got {label!r}, which is no class; the names are numbers themselves ({_listed(names)}): give one of "
+            f"label: got {label!r}, which is no class; the names are numbers themselves ({listed(names)}): give one of "
             "them as it stands, or in Python an int for the class number"
         )
     words = wanted.split()
-    close = close or [number for number, name in enumerate(names) if words and _holds(_folded(name), words)]
+    close = close or [number for number, name in enumerate(names) if words and _holds(folded(name), words)]
     if len(close) == 1:
         warnings.warn(f"label: {label!r} is taken as class {close[0]}, {names[close[0]]!r}", stacklevel=3)
         return close[0]
@@ -75,17 +75,27 @@ def split_labels(text: Label | Sequence[Label], names: Sequence[str] = ()) -> li
     """
     if not isinstance(text, str):
         return label_list(text)
-    known, pieces = {_folded(name) for name in names}, text.split(",")
+    known, pieces = {folded(name) for name in names}, text.split(",")
     labels: list[Label] = []
     first = 0
     while first < len(pieces):
         runs = range(len(pieces), first, -1)
-        last = next((end for end in runs if _folded(",".join(pieces[first:end])) in known), first + 1)
+        last = next((end for end in runs if folded(",".join(pieces[first:end])) in known), first + 1)
         labels.append(",".join(pieces[first:last]).strip())
         first = last
     if not all(labels):
         raise ValueError(f"labels: got {text!r}, expected class numbers or names separated by commas")
     return labels
+
+
+def folded(text: str) -> str:
+    """A name without case, with accents in one encoding, and with one space for spaces and underscores."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().replace("_", " ").split())
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first dozen of some names."""
+    return f"{', '.join(names[:12])}{', ...' if names[12:] else ''}"
 
 
 @cache
@@ -117,19 +127,10 @@ def _in_range(label: int, count: int) -> int:
     return label
 
 
-def _folded(text: str) -> str:
-    """Without case, without spaces around, and accents in one encoding."""
-    return unicodedata.normalize("NFC", text).strip().casefold()
-
-
 def _holds(name: str, words: Sequence[str]) -> bool:
     """Whether the words stand in a name, whole and side by side."""
     found = re.findall(r"\w+", name)
     return any(found[at : at + len(words)] == list(words) for at in range(len(found)))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:12])}{', ...' if names[12:] else ''}"
 
 
 def _unknown(label: str, count: int, names: Sequence[str], close: Sequence[int]) -> str:
@@ -138,5 +139,5 @@ def _unknown(label: str, count: int, names: Sequence[str], close: Sequence[int])
     elif near := difflib.get_close_matches(label, names):
         hint = f"the nearest names are {', '.join(near)}"
     else:
-        hint = f"known: {_listed(names)}" if names else "this model has no names"
+        hint = f"known: {listed(names)}" if names else "this model has no names"
     return f"label: got {label!r}, expected a number from 0 to {count - 1} or a class name; {hint}"

@@ -15,7 +15,7 @@ from torch import nn
 
 from maskgen.checkpoint import fingerprint, load_module
 from maskgen.conditioning import Cond
-from maskgen.data import Source
+from maskgen.data import Source, draw_numbers
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
@@ -46,6 +46,7 @@ from maskgen.training.settings import TrainSettings
 Stage = Literal["coarse", "fine"]
 
 _SHOWN = 2  # sounds a run writes now and then
+_CLASSES = 10  # of which it generates samples
 
 
 def train_transformer(
@@ -191,8 +192,8 @@ def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
         assert isinstance(model, MaskedTransformer)
         device = next(model.parameters()).device
         pipe = Pipeline(tokenizer, model, config, device)
-        columns = min(10, model.num_classes) or 10
-        labels = [index for _ in range(4) for index in range(columns)] if model.num_classes else None
+        labels = draw_numbers(model.num_classes, _CLASSES) * 4 or None
+        columns = len(labels or ()) // 4 or _CLASSES
         pictures = generate(pipe, labels, seeds=range(4 * columns))
         save_image(image_grid(pictures, columns), folder / f"samples-{step:08d}.png")
 
@@ -200,13 +201,13 @@ def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
 
 
 def _show_files(tokenizer: OwnModality, config: PipelineConfig) -> Show:
-    """Writes a file of each of the first classes."""
+    """Writes a file of each of some classes."""
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
         pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device)
         folder.mkdir(parents=True, exist_ok=True)
-        labels = list(range(min(10, model.num_classes))) or None
+        labels = draw_numbers(model.num_classes, _CLASSES) or None
         for number, signal in enumerate(pipe.generate(pipe.generation(labels, {}))):
             tokenizer.write(signal, folder / f"sample-{number}-{step:08d}{tokenizer.suffix}")
 

@@ -127,7 +127,9 @@ def test_every_layer(name: str) -> None:
     inputs = sorted({key.split("/")[0].removeprefix("mid_") for key in io if key.startswith("mid_")})
     assert inputs
     for name in inputs:
-        stored = {key.removeprefix(f"mid_{name}/"): value for key, value in io.items() if key.startswith(f"mid_{name}/")}
+        stored = {
+            key.removeprefix(f"mid_{name}/"): value for key, value in io.items() if key.startswith(f"mid_{name}/")
+        }
         assert set(stored) == set(modules)
         with torch.no_grad():
             model.table_logits(rows(model, io[f"input_ids_{name}"], settings["mask_token_id"]))
