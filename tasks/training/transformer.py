@@ -34,6 +34,7 @@ from maskgen.tasks.training.checks import (
     load_tokenizer,
     misfits,
     tokenizer_folder,
+    with_classes,
 )
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_sounds, some_signals
@@ -70,7 +71,8 @@ def train_transformer(
 
     Args:
         tokenizer: folder of the tokenizer, of an earlier ``train_tokenizer`` for instance.
-        transformer: the model to train; its weights start anew from ``settings.seed``.
+        transformer: the model to train; its weights start anew from ``settings.seed``, and its number of classes is that
+            of the data.
         data: images or sounds to train on, or their tokens as ``maskgen tokenize`` wrote them.
         masking: what is masked and what it costs.
         settings: how long and how wide.
@@ -95,6 +97,7 @@ def train_transformer(
     codes = load_tokenizer(folder)
     identity = fingerprint(codes)
     check_shards(data, identity, views)
+    transformer = with_classes(transformer, len(data.class_names), say)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
     check_preparation("tokenizer", trained_on(folder), data)
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None

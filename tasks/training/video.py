@@ -18,7 +18,7 @@ from maskgen.tasks.conditions.trained import TrainedTasks, named_task
 from maskgen.tasks.data.video.folders import VideoData
 from maskgen.tasks.model_folder import PipelineConfig, trained_on
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.checks import check_preparation, load_tokenizer, misfits, tokenizer_folder
+from maskgen.tasks.training.checks import check_preparation, load_tokenizer, misfits, tokenizer_folder, with_classes
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_rows, some_signals
 from maskgen.tasks.training.video_tokens import commit_tokens
@@ -80,6 +80,7 @@ def train_video_transformer(
     if not isinstance(codes, VideoTokenizer):
         raise ValueError(f"tokenizer: got one of modality {codes.modality}, expected one of video")
     by_class = _check_tasks(tasks, data)
+    transformer = with_classes(transformer, len(data.class_names) if by_class else 0, say)
     _check_fit(codes, transformer, data, tasks, by_class)
     check_preparation("tokenizer", trained_on(folder), data)
     config = _model_config(data, tasks, masking, sampling, by_class, inpainting_prompt)
