@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
-from maskgen.data import Source, TensorSource
+from maskgen.data import TensorSource
 from maskgen.tasks.data.base import SignalData
 
 Compare = Literal["auto", "times", "content"]
@@ -63,18 +64,17 @@ def describe(**parts: Any) -> dict[str, Any]:
     return found
 
 
-def source_identity(source: Source | None) -> dict[str, Any]:
-    """What a source says it is made of; nothing for one that cannot say."""
+def source_identity(source: object) -> dict[str, Any]:
+    """What a source of examples says it is made of; nothing for one that cannot say."""
     if isinstance(source, Identified):
         return source.identity()
-    if isinstance(source, TensorSource):
-        digest = hashlib.sha256()
-        for name, tensor in sorted(source.tensors.items()):
-            digest.update(
-                f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes()
-            )
-        return {"content": digest.hexdigest()[:16]}
-    return {}
+    if not isinstance(source, TensorSource):
+        return {}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(source.tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return {"content": digest.hexdigest()[:16]}
 
 
 def arguments_of(data: object) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _differing(name: str, before: Any, now: Any) -> list[str]:
         pairs = [(f"{name}[{place}]", *pair) for place, pair in enumerate(zip(before, now, strict=True))]
     elif isinstance(before, Mapping) and isinstance(now, Mapping):
         unseen = _not_compared(before, now)
-        keys = [key for key in (before | now) if key not in unseen]
+        keys = [key for key in {**before, **now} if key not in unseen]
         pairs = [(f"{name}.{key}" if name else key, before.get(key), now.get(key)) for key in keys]
     else:
         return [f"{name}: {_shown(before)} before, {_shown(now)} now"]

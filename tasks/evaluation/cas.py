@@ -75,7 +75,7 @@ def cas_scores(samples: SampleSet, reference: SampleSet, held_out: SampleSet, ru
     for what, one in (("generated", samples), ("real", reference)):
         run.say(f"CAS: training a classifier on {len(one)} {what} images")
         # A training of other images, of either side, or with other settings is another one and has its own folder.
-        made_of = describe(of=[one.digest(), held_out.digest(), len(names)], cas=settings)
+        made_of = describe(of=[one.digest(), one.labels, held_out.digest(), held_out.labels, len(names)], cas=settings)
         folder = out / f"{what}-{short_hash(made_of)[:8]}"
         _train(_place(one, out), test, folder, reference, run)
         network = load_module(folder, Classifier).to(device)

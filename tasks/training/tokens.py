@@ -48,8 +48,8 @@ def training_tokens(
         if isinstance(source, TokenShardSource):
             return source.first_codebooks(codebooks)
         path = folder / f"{name}.safetensors"
-        how = {"views": views, "seed": seed, "again": again}
-        return first_codebooks(cached_tokens(source, tokenizer, path, key=data.key, say=say, **how), codebooks)
+        kept = cached_tokens(source, tokenizer, path, key=data.key, views=views, seed=seed, again=again, say=say)
+        return first_codebooks(kept, codebooks)
 
     test = data.test()
     held_out = None if test is None else tokens(test, "test", 1, 0)

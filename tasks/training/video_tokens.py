@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,7 +140,7 @@ def commit_tokens(
     seeds = range(seed, seed + views * len(source))
     chosen = draw_tasks(weights, seeds)
     make = partial(_encode, source, tokenizer, conditions, chosen, seeds)
-    told = {"vocab_size": tokenizer.vocab_size, "again": again, "say": say}
+    told: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "again": again, "say": say}
     tensors = make() if path is None else kept_tokens(path, wanted, make, **told)
     example = source.batch([0], [seed])["video"]
     cells = TokenCells.of(tokenizer, example.shape)

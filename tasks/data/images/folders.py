@@ -57,7 +57,8 @@ class Folder(PictureData):
             raise ValueError("label_file and test_label_file: got one of them, expected both or none with a test_root")
         usual, train = _labelled(Path(root), label_file, classes, None)
         self._names = class_names(names, usual)
-        test, told = None, {"labelled": classes, "compare": settled.compare}
+        test = None
+        told: dict[str, Any] = {"labelled": classes, "compare": settled.compare}
         if test_root is not None:
             _, found = _labelled(Path(test_root), test_label_file, classes, usual)
             test = (ImageFiles(found, root=Path(test_root), **told), str(test_root))

@@ -272,11 +272,13 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore")  # such as odd EXIF entries of good pictures
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as opened:
+                several = getattr(opened, "is_animated", False)
                 if opened.format == "PNG":
                     opened.verify()
                     with Image.open(io.BytesIO(content)) as again:
-                        return load_image(again)
-                return load_image(opened)
+                        picture = load_image(again)
+                else:
+                    picture = load_image(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = Image.MAX_IMAGE_PIXELS
         raise ValueError(f"{name}: got more than {most} pixels, expected fewer; resize it first") from None
@@ -287,3 +289,6 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name}: got a damaged image ({reason}), expected a complete file") from None
+    if several:  # in the same words for all of them, which are shown once
+        warnings.warn("some files of the data hold several pictures: the first of each is used", stacklevel=2)
+    return picture

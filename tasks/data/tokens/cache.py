@@ -109,7 +109,8 @@ def cached_tokens(
         def make() -> Mapping[str, Tensor]:
             return tokenize(source, tokenizer, key=key, views=views, seed=seed).tensors
 
-        tensors = kept_tokens(path, wanted, make, vocab_size=tokenizer.vocab_size, again=again, say=say)
+        fresh = again and os.environ.get("LOCAL_RANK", "0") == "0"  # once: the others take what the first makes
+        tensors = kept_tokens(path, wanted, make, vocab_size=tokenizer.vocab_size, again=fresh, say=say)
         return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
 
 

@@ -27,7 +27,8 @@ from maskgen.tasks.evaluation.metrics.frechet import Gaussian
 from maskgen.tasks.evaluation.sets.arrays import array_names, open_array, write_arrays
 from maskgen.tasks.evaluation.sets.base import SampleSet
 
-_FORMAT = "maskgen-reference-2"  # 1: before clean-fid's clipping, and without the frames of clips
+# 1: before clean-fid's clipping, and without the frames of clips; 2: before odd pictures, sounds and clips were read right.
+_FORMAT = "maskgen-reference-3"
 
 _INCEPTION = "inception-v3-2015-12-05-"  # what statistics that name no extractor were made by
 
