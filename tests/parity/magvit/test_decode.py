@@ -20,11 +20,11 @@ from maskgen.sampling.filters import TokenFilter
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from maskgen.schedules import get_schedule
-from tests.parity.support import check_count, check_kinds, files, load, metadata
+from tests.parity.support import check_count, check_kinds, files, load, metadata, recordings
 
 LOGITS: dict[str, float] = {"atol": 5e-5, "rtol": 1e-4}  # README
 (PARAMS,) = files("magvit", "decode_params.safetensors")
-TRACES = [path for path in files("magvit", "decode_*.safetensors") if path != PARAMS]
+TRACES = [path for path in recordings("magvit", "decode_*.safetensors") if path != PARAMS]
 
 
 @pytest.fixture(autouse=True)

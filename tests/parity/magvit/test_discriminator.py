@@ -16,11 +16,11 @@ from maskgen.tokenizers.training.discriminators.video import VideoDiscriminatorC
 from maskgen.tokenizers.training.losses import image as losses
 from tests.parity.magvit.models import NORMS, first, last, recording
 from tests.parity.magvit.weights import DISCRIMINATORS, discriminator_config, discriminator_state_dict
-from tests.parity.support import check_count, check_kinds, files, load
+from tests.parity.support import check_count, check_kinds, facts, load, recordings
 
-SETS = [path.stem for path in files("magvit", "disc*.safetensors")]
-FULL = files("magvit", "full_shapes_disc*.json")
-LOSSES = files("magvit", "losses*.safetensors")
+SETS = [path.stem for path in recordings("magvit", "disc*.safetensors")]
+FULL = facts("magvit", "full_shapes_disc*.json")
+LOSSES = recordings("magvit", "losses*.safetensors")
 CLOSE: dict[str, float] = {"atol": 1e-5, "rtol": 1e-5}
 
 

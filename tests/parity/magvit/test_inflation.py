@@ -6,9 +6,9 @@ from torch import Tensor
 
 from maskgen.tokenizers.video.inflation import inflate, inflate_kernel
 from tests.parity.magvit.models import group
-from tests.parity.support import check_kinds, files, load, own_set
+from tests.parity.support import check_kinds, load, own_set, recordings
 
-SETS = files("magvit", "inflation*.safetensors")
+SETS = recordings("magvit", "inflation*.safetensors")
 
 
 def ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:

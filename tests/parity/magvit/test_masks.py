@@ -20,9 +20,7 @@ from maskgen.sampling.selectors.ranking import mask_lowest
 from maskgen.schedules import get_schedule
 from tests.parity.support import check_count, check_kinds, files, load, metadata
 
-TRACES, CASES, SETTINGS = (
-    files("magvit", f"{name}.safetensors")[0] for name in ("mask_traces", "mask_cases", "tasks")
-)
+TRACES, CASES, SETTINGS = (files("magvit", f"{name}.safetensors")[0] for name in ("mask_traces", "mask_cases", "tasks"))
 MODES: dict[str | None, ConditionMode] = {
     "cond->input": "commit",
     "input->input": "keep",

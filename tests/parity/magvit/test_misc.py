@@ -12,9 +12,9 @@ from torch import Tensor
 
 from maskgen.tasks.media.video.frames import resize_tf1
 from maskgen.tasks.media.windows import linear_fade, stitch, windows
-from tests.parity.support import check_count, files, load
+from tests.parity.support import check_count, load, recordings
 
-FILES = [path for path in files("magvit", "misc*.safetensors") if "overlap/in" in load(path)]
+FILES = [path for path in recordings("magvit", "misc*.safetensors") if "overlap/in" in load(path)]
 OVERLAPS = [(path, key) for path in FILES for key in load(path) if key.startswith("overlap/out_")]
 WINDOWS = [(path, key) for path in FILES for key in load(path) if key.startswith("windows/out_")]
 

@@ -12,10 +12,11 @@ from maskgen.objectives.multitask import task_counts
 from maskgen.sampling.commit import sample_commit
 from maskgen.sampling.filters import TokenFilter, top_p
 from maskgen.schedules import get_schedule
-from tests.parity.support import check_count, check_kinds, files, load, own_set
+from tests.parity.support import check_count, check_kinds, load, own_set, recordings
 
 SCHEDULES, SAMPLING, MISC = (
-    load(files("magvit", f"{name}.safetensors")[0]) for name in ("schedule", "sampling", "misc")
+    {key: value for path in recordings("magvit", f"{name}.safetensors") for key, value in load(path).items()}
+    for name in ("schedule", "sampling", "misc")
 )
 FLOORS = [key for key in SCHEDULES if "num_masked_floor" in key]
 VALUES = [key for key in SCHEDULES if key not in (*FLOORS, "ratio")]

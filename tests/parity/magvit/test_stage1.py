@@ -17,9 +17,9 @@ from maskgen.tokenizers.video.vq3d import VQ3D
 from maskgen.training.optim.averaging import warm_average
 from tests.parity.magvit.models import first, group, tokenizer
 from tests.parity.magvit.weights import discriminator_config, discriminator_state_dict, tokenizer_state_dict
-from tests.parity.support import files, load, metadata
+from tests.parity.support import load, metadata, recordings
 
-SETS = files("magvit", "vqgan_train_step_*.safetensors")
+SETS = recordings("magvit", "vqgan_train_step_*.safetensors")
 
 
 def close(got: Tensor, expected: Tensor, what: str, **tolerance: float) -> None:

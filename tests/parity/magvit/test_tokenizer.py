@@ -16,10 +16,10 @@ from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.vq3d import VQ3D
 from tests.parity.magvit.models import first, last, read_config, recording, tokenizer, tokenizer_config
 from tests.parity.magvit.weights import FRAME_TOKENIZERS, tokenizer_state_dict
-from tests.parity.support import check_kinds, files
+from tests.parity.support import check_kinds, facts, files
 
 SETS = sorted({path.name.split(".")[0] for path in files("magvit", "tok_*.safetensors")})
-FULL = files("magvit", "full_shapes_vq*.json")
+FULL = facts("magvit", "full_shapes_vq*.json")
 
 
 def tolerance(name: str) -> dict[str, float]:

@@ -5,7 +5,6 @@ Shapes: B batch, S sequence with the prefix, R table rows.
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.bert import BertConfig, BertTransformer
 from maskgen.published.magvit import PUBLISHED, MagvitTransformer, config_from, convert
 from maskgen.sampling.commit import Prompt
-from tests.parity.support import check_count, check_kinds, files, load, metadata, own_set
+from tests.parity.support import check_count, check_kinds, facts, files, load, metadata, own_set, recordings
 
 LOGITS: dict[str, float] = {"atol": 5e-5, "rtol": 1e-4}  # README
-FORWARDS = files("magvit", "transformer_*.safetensors")
-TREES = files("magvit", "full_shapes_transformer_*.json")
+FORWARDS = recordings("magvit", "transformer_*.safetensors")
+TREES = facts("magvit", "full_shapes_transformer_*.json")
 
 
 @pytest.fixture(autouse=True)
@@ -232,9 +231,13 @@ def test_a_table_or_grid_that_does_not_fit_is_refused() -> None:
     path = MULTITASK[0]
     params, settings = parameters(path), metadata(path)
     positions, rows = settings["total_seq_length"], settings["vocab_size"]
-    with pytest.raises(ValueError, match=f"positions: got {positions}, expected 1 or 2 more than the 1024 tokens of the"):
+    with pytest.raises(
+        ValueError, match=f"positions: got {positions}, expected 1 or 2 more than the 1024 tokens of the"
+    ):
         config_from(params)
-    with pytest.raises(ValueError, match=f"table: got {rows} rows, expected 1024 codes, 1 row for no class, 16 special"):
+    with pytest.raises(
+        ValueError, match=f"table: got {rows} rows, expected 1024 codes, 1 row for no class, 16 special"
+    ):
         config_from(params, axes=grid(settings))
     config = config_from(params, vocab_size=settings["codebook"], axes=grid(settings))
     plain = BertConfig(  # neither prompts nor classes of this model

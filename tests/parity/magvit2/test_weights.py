@@ -15,9 +15,9 @@ from maskgen.tokenizers.published.video import open_magvit2 as magvit2
 from maskgen.tokenizers.training.discriminators.patch import build_discriminator
 from maskgen.tokenizers.training.losses.magvit2 import PUBLISHED_LOSSES
 from tests.parity.magvit2.recordings import CLOSE, config_of, names, recording, state
-from tests.parity.support import files
+from tests.parity.support import facts
 
-SHAPES = {path.stem.removeprefix("full_shapes_"): path for path in files("magvit2", "full_shapes_*.json")}
+SHAPES = {path.stem.removeprefix("full_shapes_"): path for path in facts("magvit2", "full_shapes_*.json")}
 INFLATIONS = names("inflation_*.safetensors")
 # Which published models a file of shapes describes.
 RELEASES = {

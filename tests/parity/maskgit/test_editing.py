@@ -21,6 +21,7 @@ from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from tests.parity.support import files, load, metadata
 
+
 @functools.cache
 def fixtures() -> dict[str, Tensor]:
     return {
