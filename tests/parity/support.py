@@ -60,6 +60,17 @@ def check_count(family: str, found: Collection[object], least: int) -> None:
     assert len(found) >= (least if own_set(family) else 1), found
 
 
+def recordings(family: str, pattern: str) -> list[Path]:
+    """As ``files``, but for a group of recordings that another set may lack; its tests then have nothing to compare."""
+    return files(family, pattern) if own_set(family) else sorted(parity_folder(family).glob(pattern))
+
+
+def facts(family: str, pattern: str) -> list[Path]:
+    """Files that are the same whatever a set is made with; where it has none, the repository's."""
+    found = sorted(parity_folder(family).glob(pattern))
+    return found or sorted((ROOT / "tests" / "fixtures" / family).glob(pattern))
+
+
 def load(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of one safetensors file."""
     with safe_open(path, framework="pt") as handle:

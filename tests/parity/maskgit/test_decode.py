@@ -27,9 +27,9 @@ from tests.parity.maskgit.weights import (
     transformer_config,
     transformer_state_dict,
 )
-from tests.parity.support import files, load, metadata
+from tests.parity.support import load, metadata, recordings
 
-TRACES = files("maskgit", "decode_*.safetensors")
+TRACES = recordings("maskgit", "decode_*.safetensors")
 WITH_RULE = [path for path in TRACES if "rule" in metadata(path)]
 END_TO_END = [path for path in TRACES if "image" in load(path)]
 
@@ -190,7 +190,7 @@ def test_trace_with_logits_computed_from_the_tokens(path: Path, monkeypatch: pyt
 
 
 def models_of(path: Path) -> list[str]:
-    """Names of the transformer and of the tokenizer that a trace was made with, from its note: ``NAME_params + NAME_params``."""
+    """Names of the transformer and the tokenizer that made a trace, from its note: ``NAME_params + NAME_params``."""
     names = re.findall(r"(\w+)_params", metadata(path)["note"])
     assert len(names) == 2
     return names

@@ -28,17 +28,17 @@ from tests.flax_files import nested, write_flax
 from tests.parity.maskgit import test_decode as decoding
 from tests.parity.maskgit import test_tokenizer as vqgan
 from tests.parity.maskgit import test_transformer as bert
-from tests.parity.support import check_count, files, load, metadata
+from tests.parity.support import check_count, facts, files, load, metadata, recordings
 
 full_precision = decoding.full_precision  # a fixture: float32 products, not faster ones
 
-FILES = files("maskgit", "*.msgpack")
+FILES = recordings("maskgit", "*.msgpack")
 KINDS = {path: looks_like(read_weights(path)) for path in FILES}
 TRANSFORMERS = [path for path, kind in KINDS.items() if kind == "maskgit-transformer"]
 TOKENIZERS = [path for path, kind in KINDS.items() if kind == "maskgit-tokenizer"]
 TREES = [
     (path, name)
-    for path in files("maskgit", "full_shapes_*.json")
+    for path in facts("maskgit", "full_shapes_*.json")
     for name in json.loads(path.read_text(encoding="utf-8"))
 ]
 

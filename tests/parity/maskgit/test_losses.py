@@ -20,10 +20,10 @@ from maskgen.tokenizers.training.discriminators.image import (
 )
 from maskgen.tokenizers.training.losses import image as losses
 from tests.parity.maskgit.weights import discriminator_state_dict
-from tests.parity.support import files, load, metadata
+from tests.parity.support import load, metadata, recordings
 
-PARTS = files("maskgit", "losses_and_disc_parts*.safetensors")
-FULL = files("maskgit", "discriminator_full*.safetensors")
+PARTS = recordings("maskgit", "losses_and_disc_parts*.safetensors")
+FULL = recordings("maskgit", "discriminator_full*.safetensors")
 CLOSE: dict[str, float] = {"atol": 1e-5, "rtol": 1e-5}
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from maskgen.sampling.selectors.named import get_selector
-from tests.parity.support import check_count, files, load
+from tests.parity.support import check_count, load, recordings
 from tests.selections import selection
 
 CASES = [
     (path, key.split("/")[0])
-    for path in files("maskgit", "mask_by_random_topk*.safetensors")
+    for path in recordings("maskgit", "mask_by_random_topk*.safetensors")
     for key in load(path)
     if key.endswith("/masking")
 ]

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from maskgen.schedules import get_schedule, mask_counts
-from tests.parity.support import check_count, files, load
+from tests.parity.support import check_count, facts, load, recordings
 
-SCHEDULES = files("maskgit", "schedules*.safetensors")
-LENGTHS = files("maskgit", "mask_len_*.safetensors")
-COUNTS = files("maskgit", "mask_counts*.safetensors")
+SCHEDULES = recordings("maskgit", "schedules*.safetensors")
+LENGTHS = recordings("maskgit", "mask_len_*.safetensors")
+COUNTS = facts("maskgit", "mask_counts*.safetensors")
 
 
 def cases(paths: list[Path], last: str) -> list[tuple[Path, str]]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, build_quantizer
 from tests.parity.maskgit.weights import recorded_params, tokenizer_config, tokenizer_state_dict
-from tests.parity.support import check_kinds, files, load, metadata
+from tests.parity.support import check_kinds, facts, files, load, metadata, recordings
 
-SETS = sorted(path.name.removesuffix("_io.safetensors") for path in files("maskgit", "vqgan*_io.safetensors"))
+SETS = sorted(path.name.removesuffix("_io.safetensors") for path in recordings("maskgit", "vqgan*_io.safetensors"))
 CLOSE: dict[str, float] = {"atol": 5e-5, "rtol": 1e-5}  # README: encoder and decoder
 
 
@@ -210,7 +210,7 @@ def test_names_without_the_prefix_and_broken_weights() -> None:
 
 def test_full_size_parameters() -> None:
     """Every array of the released models has a place of its shape; their number of weights is the published one."""
-    found: list[Path] = files("maskgit", "full_shapes_imagenet*.json")
+    found: list[Path] = facts("maskgit", "full_shapes_imagenet*.json")
     for path in found:
         (official,) = (group for name, group in json.loads(path.read_text()).items() if "tokenizer" in name)
         empty = {key: torch.empty(value["shape"], device="meta") for key, value in official["params"].items()}

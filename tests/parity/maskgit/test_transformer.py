@@ -16,7 +16,7 @@ from maskgen.conditioning import Cond
 from maskgen.models.bert import BertTransformer
 from maskgen.objectives.loss import masked_cross_entropy
 from tests.parity.maskgit.weights import recorded_params, transformer_config, transformer_state_dict
-from tests.parity.support import check_count, files, load, metadata
+from tests.parity.support import check_count, facts, files, load, metadata
 
 LOGITS: dict[str, float] = {"atol": 1e-4, "rtol": 1e-5}  # README; intermediates are no larger
 GRADIENTS: dict[str, float] = {"atol": 5e-5, "rtol": 1e-5}
@@ -25,7 +25,7 @@ GRADIENTS: dict[str, float] = {"atol": 5e-5, "rtol": 1e-5}
 SETS = sorted({path.name.partition("_params")[0] for path in files("maskgit", "transformer*_params*.safetensors")})
 TREES = [
     (path, name)
-    for path in files("maskgit", "full_shapes_*.json")
+    for path in facts("maskgit", "full_shapes_*.json")
     for name in json.loads(path.read_text(encoding="utf-8"))
     if name.startswith("transformer")
 ]

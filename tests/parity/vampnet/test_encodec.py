@@ -14,11 +14,11 @@ from torch import Tensor
 from maskgen.tokenizers.published.audio.encodec import EncodecBase, EncodecTokenizer, EncodecTokenizerConfig
 from maskgen.tokenizers.published.audio.encodec_files import config_from, convert
 from maskgen.tokenizers.published.audio.encodec_package import EncodecPackageTokenizer
-from tests.parity.support import files, load, metadata, own_set
+from tests.parity.support import load, metadata, own_set, recordings
 
 RECORDED = [
     (path, name)
-    for path in files("vampnet", "encodec_*.safetensors")
+    for path in recordings("vampnet", "encodec_*.safetensors")
     for name, told in metadata(path).items()
     if "hf_config" in told
 ]

@@ -15,10 +15,10 @@ from torch import Tensor
 from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet, vampnet_counts
 from maskgen.sampling.filters import TokenFilter, filtered_logits
 from maskgen.sampling.loop import SampleStep
-from tests.parity.support import files, load, metadata, own_set
+from tests.parity.support import load, metadata, own_set, recordings
 from tests.selections import call
 
-RUNS = files("vampnet", "generate_*.safetensors")
+RUNS = recordings("vampnet", "generate_*.safetensors")
 BATCHES = [path for path in RUNS if len(load(path)["final_tokens"]) > 1]
 each_run = pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 

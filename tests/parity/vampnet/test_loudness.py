@@ -11,9 +11,9 @@ from torch import Tensor
 
 from maskgen.tasks.media.audio.features import loudness, normalize_loudness
 from maskgen.tasks.media.audio.files import to_channels
-from tests.parity.support import files, load, metadata, own_set
+from tests.parity.support import load, metadata, own_set, recordings
 
-CASES = [(path, case) for path in files("vampnet", "loudness*.safetensors") for case in metadata(path)["cases"]]
+CASES = [(path, case) for path in recordings("vampnet", "loudness*.safetensors") for case in metadata(path)["cases"]]
 each_case = pytest.mark.parametrize(("path", "case"), CASES, ids=lambda value: str(getattr(value, "name", value)))
 WITHIN = 0.01  # dB, from the README of the recordings
 

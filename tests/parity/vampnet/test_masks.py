@@ -15,10 +15,10 @@ from torch import Tensor
 
 from maskgen.published.vampnet.prompt import PromptNoise, VampPrompt
 from maskgen.sampling import prompts
-from tests.parity.support import check_kinds, files, load, metadata, own_set
+from tests.parity.support import check_kinds, load, metadata, own_set, recordings
 
-MASKS = files("vampnet", "masks*.safetensors")
-INTERFACE = files("vampnet", "interface*.safetensors")
+MASKS = recordings("vampnet", "masks*.safetensors")
+INTERFACE = recordings("vampnet", "interface*.safetensors")
 CASES = [(path, name) for path in MASKS for name in metadata(path)["cases"]]
 BUILT = [(path, name) for path in INTERFACE for name in metadata(path)["cases"] if name.startswith("build_mask")]
 BEATS = [(path, name) for path in INTERFACE for name in metadata(path)["cases"] if name.startswith("beat_mask")]

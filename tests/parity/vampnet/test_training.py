@@ -18,9 +18,11 @@ from maskgen.objectives.masking import mask_independently, random_mask, sobol_ra
 from maskgen.published.vampnet.transformer import VampNetTransformer, config_from, convert, with_code_tables
 from maskgen.schedules import get_schedule
 from maskgen.training.optim.optimizers import OptimizerSettings, learning_rate
-from tests.parity.support import check_count, check_kinds, files, load, metadata, own_set
+from tests.parity.support import check_count, check_kinds, files, load, metadata, own_set, recordings
 
-RECORDED = {name: tensor for path in files("vampnet", "training*.safetensors") for name, tensor in load(path).items()}
+RECORDED = {
+    name: tensor for path in recordings("vampnet", "training*.safetensors") for name, tensor in load(path).items()
+}
 CODEBOOKS = load(files("vampnet", "forward*.safetensors")[0])["codebooks"]
 RATES = [name for name in RECORDED if name.startswith("noam.lr_")]
 SOBOL = [name for name in RECORDED if name.startswith("sobol.")]
