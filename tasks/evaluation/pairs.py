@@ -141,7 +141,7 @@ class ClipScores(PairScores):
     """
 
     def __init__(self, whole: PixelScores) -> None:
-        super().__init__("clips", whole.notes | (_NEW if "psnr" in whole.notes else {}))
+        super().__init__("clips", whole.notes | (_NEW if "psnr" in whole.notes else {}), ["psnr", *_NEW])
         self._whole = whole
 
     def update(self, truth: Tensor, made: Tensor, padded: Tensor, rebuilt: Tensor, given: Tensor) -> None:

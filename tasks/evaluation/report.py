@@ -151,7 +151,9 @@ def write_evaluation(
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(metric).items() if value not in (None, "")}
+    return {
+        name: value for name, value in dataclasses.asdict(metric).items() if value not in (None, "") and value == value
+    }
 
 
 def _note(name: str, metric: Metric, floor: Metric | None) -> str:

@@ -119,7 +119,7 @@ class GapScores(PairScores):
             for name, sound in self._sounds.items()
             for measure, note in sound.notes.items()
         }
-        super().__init__("sound", notes | {_KEPT: ""})
+        super().__init__("sound", notes | {_KEPT: ""}, [name for name in notes if name.startswith("gap_si_sdr")])
 
     def update(self, original: Tensor, filled: Tensor, rebuilt: Tensor, gap: Gap) -> None:
         """Compare one sound.

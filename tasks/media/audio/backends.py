@@ -77,8 +77,10 @@ def open_decoder(source: str | Path | BinaryIO, name: str) -> Decoder:
     if package is not None:
         try:
             return SoundfileDecoder(package, source, name)
-        except (package.LibsndfileError, OverflowError) as error:
+        except package.LibsndfileError as error:
             reason = _reason(error)
+        except TypeError:  # soundfile wants to know the rate of what is called .raw
+            reason = libsndfile.RAW
         _refuse_joined(source, name)
     elif other is None:
         raise ImportError(_MISSING)
@@ -112,15 +114,20 @@ def settle(decoder: Decoder, source: str | Path | BinaryIO, name: str) -> Decode
         return decoder
     with libsndfile.opened(source) as stream:
         chained = headers.is_chained_ogg(stream) if decoder.kind.container == "OGG" else None
-        claims = decoder.kind.container != "MP3" or headers.says_its_length(stream)
-    # libsndfile reads the first of several Ogg streams; FFmpeg counts the end of a single one too long.
-    found = claimed if chained is False else ffmpeg.packet_samples(package, source, name)
-    if found is None:
+        if decoder.kind.container == "FLAC" and (place := headers.second_flac(stream)):
+            raise joined(name, place)
+        # Elsewhere than in its own container, nothing says where MPEG audio ends.
+        mpeg, own = decoder.kind.coding.startswith("MPEG"), decoder.kind.container == "MP3"
+        claims = not mpeg or (own and headers.says_its_length(stream))
+        # libsndfile reads the first of several Ogg streams; FFmpeg counts the end of a single one too long.
+        found = claimed if chained is False else ffmpeg.packet_samples(package, source, name)
+    if found is None and not chained:
         return decoder
-    padding = _PADDING if decoder.kind.coding.startswith("MPEG") else 0
+    padding = _PADDING if mpeg else 0
+    found = -1 if found is None or chained else found
     if claims and 0 <= found - claimed <= padding:
         return decoder
-    if claims and found < claimed < 1 << 48:  # FLAC of unknown length claims 2^63
+    if claims and not chained and found < claimed < 1 << 48:  # FLAC of unknown length claims 2^63
         raise ValueError(
             f"{name}: cut off: its header promises {claimed} samples, there are {max(found, 0)}; expected a complete file"
         )

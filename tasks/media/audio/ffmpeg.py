@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgen.tasks.media.audio.libsndfile import SoundKind
+from maskgen.tasks.media.audio.libsndfile import RAW, SoundKind
 
 # What says itself how it is to be read; FFmpeg would take any bytes for samples, were the file so named.
 _CONTAINERS = {
@@ -45,6 +45,10 @@ _CONTAINERS = {
     *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"),
 }
 
+_STREAMS = {"mp3", "aac", "ac3", "eac3", "mpegts"}  # which are cut anywhere, as broadcasts are
+
+_PROMISING = {"flac", "aiff", "au", "tta", "w64", "wav", "wv", "ape", "tak"}
+
 _WRITABLE = {"flac": "FLAC", "wav": "WAV", "aiff": "AIFF", "caf": "CAF", "au": "AU", "w64": "W64"}
 
 _CODINGS = {
@@ -58,6 +62,8 @@ _LOSSLESS = ("flac", "alac", "wavpack", "tta", "ape", "tak", "truehd", "mlp")
 _LATE = 0.02  # seconds that sound may begin after its picture without a word
 
 _FRAME = 8192  # samples: no frame of a codec has more
+
+_SLACK = 2048  # samples: a frame, which containers of lossy codecs may count or not
 
 _KEPT_LENGTHS = 1 << 16  # files whose lengths are remembered
 
@@ -103,6 +109,7 @@ class FfmpegDecoder:
             self.close()
             raise
         self._kept, self.channels = first, first.shape[0]
+        self._say_more()
         self.kind = self._kind()
         self.tags, self.chunks = self._tags(), list[str]()
         self._length: int | None = None
@@ -142,12 +149,25 @@ class FfmpegDecoder:
         if self._container is not None:
             self._container.close()
 
+    def _say_more(self) -> None:
+        """Warn of further sound tracks, and of sound that begins after its picture."""
+        streams = self._container.streams
+        if (tracks := len(streams.audio)) > 1:
+            number = [one.index for one in streams.audio].index(self._stream.index) + 1
+            warnings.warn(f"{self._name}: has {tracks} sound tracks; number {number} is read", stacklevel=5)
+        begins = [float(one.start_time * one.time_base) for one in streams.video if one.start_time is not None]
+        if begins and self._starts is not None and (late := self._starts - begins[0]) > _LATE:
+            warnings.warn(
+                f"{self._name}: its sound begins {late:.3f} s after its picture; read from there", stacklevel=5
+            )
+
     def _begin(self) -> None:
         """Go to the start of the file."""
         self.close()
         self._container, self._stream = open_stream(self._package, self._source, self._name)
         self.sample_rate = int(self._stream.codec_context.sample_rate or 0)
         self._position, self._kept, self._told = 0, None, ""
+        self._starts: float | None = None
         self._blocks: Iterator[Tensor] = self._decode()
 
     def _decode(self) -> Iterator[Tensor]:
@@ -165,9 +185,12 @@ class FfmpegDecoder:
                 error = error or found
                 continue
             for frame in frames:
-                if error is not None and done:
-                    raise RuntimeError(f"{_reason(error)} at {done / self.sample_rate:.2f} s")
+                if error is not None:
+                    if done or self._container.format.name not in _STREAMS:
+                        raise RuntimeError(f"{_reason(error)} at {done / self.sample_rate:.2f} s")
+                    self._told = f"its first frame is damaged or cut off ({_reason(error)}); left out"
                 block = _samples(frame)
+                self._starts = frame.time if like is None else self._starts
                 like = like or (frame.sample_rate, len(block))
                 if (frame.sample_rate, len(block)) != like:
                     raise ValueError(
@@ -192,9 +215,9 @@ class FfmpegDecoder:
         told, promised = self._told, self._promised()
         self._begin()
         # The last frame of MPEG-4 is filled up with silence, and only the container says from where on.
-        if promised is not None and 0 < samples - promised < _FRAME:
+        if promised is not None and 0 < samples - promised < _FRAME and "mp4" in self._container.format.name:
             samples = promised
-        if promised is not None and promised - samples > self.sample_rate // 4:
+        if promised is not None and promised - samples > (0 if self.kind.exact else _SLACK):
             raise ValueError(
                 f"{self._name}: cut off: got {samples} samples of the {promised} that its header promises; expected a "
                 "complete file"
@@ -203,7 +226,10 @@ class FfmpegDecoder:
 
     def _promised(self) -> int | None:
         """Samples that a header of a kind to be trusted says there are."""
-        if self._container.format.name in ("mov,mp4,m4a,3gp,3g2,mj2", "flac") and self._stream.duration:
+        container = self._container.format.name
+        if container == "caf" and self._stream.codec_context.name.startswith("pcm"):
+            return int(self._stream.frames)
+        if self._stream.duration and ("mp4" in container or (container in _PROMISING and self.kind.exact)):
             return round(self._stream.duration * self._stream.time_base * self.sample_rate)
         return None
 
@@ -231,7 +257,7 @@ def packet_samples(package: Any, source: str | Path | BinaryIO, name: str) -> in
 def other_tags(package: Any, source: str | Path | BinaryIO, name: str) -> tuple[dict[str, str], bool]:
     """All tags of a file by FFmpeg's names, and whether it has a picture on its cover."""
     try:
-        container, stream = open_stream(package, source, name, quiet=True)
+        container, stream = open_stream(package, source, name)
     except (ValueError, RuntimeError):
         return {}, False
     with container:
@@ -244,7 +270,7 @@ def read_tags(container: Any, stream: Any) -> dict[str, str]:
     return {key.lower(): str(value) for key, value in found.items() if value}
 
 
-def open_stream(package: Any, source: str | Path | BinaryIO, name: str, *, quiet: bool = False) -> tuple[Any, Any]:
+def open_stream(package: Any, source: str | Path | BinaryIO, name: str) -> tuple[Any, Any]:
     """A container and the sound in it.
 
     Raises:
@@ -259,34 +285,17 @@ def open_stream(package: Any, source: str | Path | BinaryIO, name: str, *, quiet
         raise RuntimeError(_reason(error)) from None
     kind, stream = container.format.name, container.streams.best("audio")
     if kind in _CONTAINERS and stream is not None and stream.codec_context is not None:
-        if not quiet:
-            _say_more(container, stream, name)
         return container, stream
-    has_pictures = len(container.streams.video) > 0
+    has_pictures = len(container.streams.video) > 0 and kind != "image2"  # which goes by names such as .raw
     container.close()
     if has_pictures:
         raise ValueError(f"{name}: holds pictures but no sound ({kind}); expected a sound file, or a video with sound")
-    raise ValueError(
-        f"{name}: no sound file that says what it holds ({kind}); expected one with a header, as wav or flac: the rate and "
-        "channels of a raw stream stand nowhere"
-    )
-
-
-def _say_more(container: Any, stream: Any, name: str) -> None:
-    """Warn of further sound tracks, and of sound that begins after its picture."""
-    if (tracks := len(container.streams.audio)) > 1:
-        number = [one.index for one in container.streams.audio].index(stream.index) + 1
-        warnings.warn(f"{name}: has {tracks} sound tracks; number {number} is read", stacklevel=4)
-    for video in container.streams.video:
-        starts = [float(one.start_time * one.time_base) for one in (stream, video) if one.start_time is not None]
-        if len(starts) == 2 and starts[0] - starts[1] > _LATE:
-            late = starts[0] - starts[1]
-            warnings.warn(f"{name}: its sound begins {late:.3f} s after its picture; read from there", stacklevel=4)
+    raise ValueError(f"{name}: no sound ({kind}), or {RAW}")
 
 
 def _walk(package: Any, source: str | Path | BinaryIO, name: str) -> int | None:
     try:
-        container, stream = open_stream(package, source, name, quiet=True)
+        container, stream = open_stream(package, source, name)
     except (ValueError, RuntimeError):
         return None
     with container:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.audio.backends import Decoder, Encoder, open_decoder, open_encoder, settle
-from maskgen.tasks.media.audio.libsndfile import SoundKind
+from maskgen.tasks.media.audio.libsndfile import CODINGS, FORMATS, SoundKind
 from maskgen.tasks.media.checks import check_file
 
 SOUND_SUFFIXES = frozenset(
@@ -31,24 +31,9 @@ SOUND_SUFFIXES = frozenset(
 )
 """How the names of sound files end, in lower case; what ``maskgen.tasks.data.audio.folders`` looks for."""
 
-_HIGHEST_RATE = 192_000
+_HIGHEST_RATE, _MOST_CHANNELS = 192_000, 32  # of recordings; more rows than that are samples
 
 _BLOCK = 65_536  # samples a write: libsndfile's Vorbis encoder overflows its stack on one huge block
-
-FORMATS = {
-    **{".wav": ("WAV", ""), ".flac": ("FLAC", ""), ".w64": ("W64", ""), ".rf64": ("RF64", ""), ".caf": ("CAF", "")},
-    **{".aif": ("AIFF", ""), ".aiff": ("AIFF", ""), ".aifc": ("AIFF", ""), ".au": ("AU", ""), ".snd": ("AU", "")},
-    **{
-        ".ogg": ("OGG", "VORBIS"),
-        ".oga": ("OGG", "VORBIS"),
-        ".opus": ("OGG", "OPUS"),
-        ".mp3": ("MP3", "MPEG_LAYER_III"),
-    },
-}
-"""libsndfile's container and coding of the files that are written, by their suffix; no coding where there is a choice."""
-
-CODINGS = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
-"""How samples are stored where there is a choice, by their bits."""
 
 
 def load_sound(path: str | Path, *, start: float = 0.0, seconds: float | None = None) -> tuple[Tensor, int]:
@@ -126,6 +111,10 @@ def check_waveform(waveform: Tensor, sample_rate: int) -> None:
     channels, samples = waveform.shape
     if samples == 0 or channels == 0:
         raise ValueError(f"sound: got shape {tuple(waveform.shape)}, expected at least one sample in each channel")
+    if channels > _MOST_CHANNELS >= samples:
+        raise ValueError(
+            f"sound: got shape {tuple(waveform.shape)}, which looks like samples x channels; expected [C, S]: waveform.T"
+        )
     if channels > 2:
         raise ValueError(
             f"sound: got {channels} channels, expected 1 or 2; downmix to their mean with to_channels(waveform, 1)"
@@ -197,14 +186,10 @@ class SoundFile:
         source: a path, or an open binary file.
         name: how errors call it; the path if left out.
 
-    Attributes:
-        sample_rate: samples a second.
-        channels: C of the file.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a folder; no sound; empty; shorter than its header says. A cut in the middle of a compressed file may
-            only show when ``frames`` is asked for, or that part is read.
+            only show when the file is asked for something, or that part is read.
         ImportError: neither soundfile nor PyAV.
     """
 
@@ -214,8 +199,17 @@ class SoundFile:
             check_file(Path(source), "a sound file")
         self.source = source
         self._decoder: Decoder | None = open_decoder(source, self.name)
-        self._frames: int | None = None
-        self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
+        self._settled = False
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second."""
+        return self.decoder.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """C of the file."""
+        return self.decoder.channels
 
     @property
     def frames(self) -> int:
@@ -224,23 +218,20 @@ class SoundFile:
         Raises:
             ValueError: cut off or damaged.
         """
-        if self._frames is None:
-            self._decoder = settle(self.decoder, self.source, self.name)
-            self._frames = self._decoder.frames
-        return self._frames
+        return self.decoder.frames
 
     @property
     def dtype(self) -> torch.dtype:
         """Type that holds its samples exactly: float64 where they have more than 24 bits, else float32."""
-        return torch.float64 if self.decoder.kind.coding in ("PCM_32", "ALAC_32", "DOUBLE") else torch.float32
+        return torch.float64 if self.decoder.kind.coding in ("PCM_32", "DOUBLE") else torch.float32
 
     @property
     def decoder(self) -> Decoder:
-        """What reads the file."""
-        if self._decoder is None:
-            self._decoder = open_decoder(self.source, self.name)
-            if self._frames is not None:
-                self._decoder = settle(self._decoder, self.source, self.name)
+        """What reads the file: the one that knows how long it is."""
+        if not self._settled:
+            opened = self._decoder or open_decoder(self.source, self.name)
+            self._decoder, self._settled = settle(opened, self.source, self.name), True
+        assert self._decoder is not None, "it is settled"
         return self._decoder
 
     def read(self, start: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -277,7 +268,7 @@ class SoundFile:
         """Let go of the file; a later ``read`` opens it again."""
         if self._decoder is not None:
             self._decoder.close()
-        self._decoder = None
+        self._decoder, self._settled = None, False
 
     def __enter__(self) -> SoundFile:
         return self

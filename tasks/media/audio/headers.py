@@ -60,15 +60,30 @@ def second_file(stream: BinaryIO, after: int) -> int:
         after: a byte in or behind the samples of the first.
     """
     stream.seek(0)
-    head = stream.read(12)
+    head = stream.read(24)
     if head[:4] not in _MAGIC:
         return 0
+    if head[:4] == b"riff":  # W64, whose samples libsndfile takes to go on to the end
+        after = min(after, int.from_bytes(head[16:], "little"))
     stream.seek(max(after, 12))
     tail, found = stream.read(_TAIL), -1
     while (found := tail.find(head[:4], found + 1)) >= 0:
         # The form ("WAVE", "AIFF") is the same, or in other containers where the samples begin.
-        if head[8:] == tail[found + 8 : found + 12] or head[4:8] == tail[found + 4 : found + 8]:
+        if head[8:12] == tail[found + 8 : found + 12] or head[4:8] == tail[found + 4 : found + 8]:
             return max(after, 12) + found
+    return 0
+
+
+def second_flac(stream: BinaryIO) -> int:
+    """Where another FLAC file begins behind the first; 0 if none does."""
+    stream.seek(0)
+    first = stream.read(1 << 20).find(b"fLaC")
+    stream.seek(first + 4)
+    place, overlap = first + 4, b""
+    while block := stream.read(1 << 20):
+        if (found := (overlap + block).find(b"fLaC\0\0\0\x22")) >= 0:
+            return place - len(overlap) + found
+        place, overlap = place + len(block), block[-7:]
     return 0
 
 
@@ -87,18 +102,46 @@ def wav_samples(stream: BinaryIO) -> tuple[int, int]:
     return 0, 0
 
 
-def is_empty_wav(stream: BinaryIO) -> bool:
-    """Whether the outermost size of a WAV file agrees with the file, so that a size of 0 inside means no samples."""
-    stream.seek(4)
-    return abs(8 + int.from_bytes(stream.read(4), "little") - file_size(stream)) <= 1
+def holds_chunks(stream: BinaryIO, place: int) -> bool:
+    """Whether chunks of a WAV file follow from a byte on to its end, or nothing; samples look otherwise."""
+    size = file_size(stream)
+    while place + 8 <= size:
+        stream.seek(place)
+        chunk = stream.read(8)
+        length = int.from_bytes(chunk[4:], "little")
+        if not all(32 <= byte < 127 for byte in chunk[:4]) or place + 8 + length > size:
+            return False
+        place += 8 + length + length % 2
+    return place >= size - 1
 
 
-def broken_promise(log: str) -> str:
-    """What libsndfile noted about a wav or aiff file shorter than its header says; empty if nothing."""
-    for chunk, promised, there in re.findall(r"^ *(data|SSND) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE):
-        if int(there) < int(promised) < UNKNOWN_SIZE:
-            return f"its {chunk} chunk has {there} of {promised} bytes"
-    return ""
+def broken_promise(log: str, frames: int) -> str:
+    """What libsndfile noted about a file shorter than its header says; empty if nothing.
+
+    Args:
+        log: its notes.
+        frames: samples of each channel that it found.
+    """
+    for part, promised, there in re.findall(
+        r"^ *(data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE
+    ):
+        if int(there) < int(promised) and (int(promised) < UNKNOWN_SIZE or part in ("riff", "Riff size")):
+            return f"its part {part!r} has {there} of {promised} bytes"
+    told = re.search(r"^ *Frames *: (\d+)", log, re.MULTILINE)
+    if told and frames < int(told[1]) < UNKNOWN_SIZE and "Samples/Block" not in log:  # SDS counts whole blocks
+        return f"it has {frames} of {told[1]} samples"
+    return (
+        "it ends too early"
+        if re.search(r"a truncated file|File seems to be truncated|Data length \d+ should be", log)
+        else ""
+    )
+
+
+def nist_samples(stream: BinaryIO) -> int:
+    """Samples of each channel that the header of a NIST (SPHERE) file promises; 0 for another file."""
+    stream.seek(0)
+    found = re.match(rb"NIST_1A.*?sample_count -i (\d+)", stream.read(1024), re.DOTALL)
+    return int(found[1]) if found else 0
 
 
 def unread_from(log: str) -> int:

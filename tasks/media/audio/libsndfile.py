@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,11 +23,31 @@ _PREROLL = 16_384  # samples: two of Vorbis's longest blocks, and more than Opus
 
 _BITS = {
     **{"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "ULAW": 16, "ALAW": 16},
-    **{"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32},
+    **{"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24},  # libsndfile 1.2.2 does not read its own ALAC_32
 }
 
 EXACT = frozenset({*_BITS, "FLOAT", "DOUBLE"})
 """Codings that give back what was written into them, so that a sound may be written again and again."""
+
+RAW = (
+    "raw samples without a header, whose rate, channels and coding stand nowhere; expected a file that says what it holds, "
+    "as wav or flac"
+)
+
+FORMATS = {
+    **{".wav": ("WAV", ""), ".flac": ("FLAC", ""), ".w64": ("W64", ""), ".rf64": ("RF64", ""), ".caf": ("CAF", "")},
+    **{".aif": ("AIFF", ""), ".aiff": ("AIFF", ""), ".aifc": ("AIFF", ""), ".au": ("AU", ""), ".snd": ("AU", "")},
+    **{
+        ".ogg": ("OGG", "VORBIS"),
+        ".oga": ("OGG", "VORBIS"),
+        ".opus": ("OGG", "OPUS"),
+        ".mp3": ("MP3", "MPEG_LAYER_III"),
+    },
+}
+"""libsndfile's container and coding of the files that are written, by their suffix; no coding where there is a choice."""
+
+CODINGS = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
+"""How samples are stored where there is a choice, by their bits."""
 
 _UNSURE = ("MPEG", "VORBIS", "OPUS")  # codings whose length libsndfile knows from a header alone; and FLAC
 
@@ -70,20 +91,26 @@ class SoundfileDecoder:
     """
 
     def __init__(self, package: ModuleType, source: str | Path | BinaryIO, name: str) -> None:
-        self._name, self._window = name, None
-        with opened(source) as stream:
-            whole, size = headers.ends_as_ogg(stream), headers.file_size(stream)
-            stream.seek(0)
-            self._file = package.SoundFile(source)
-            file = self._file
-            self.sample_rate, self.channels, self.frames = file.samplerate, file.channels, file.frames
-            self.kind = SoundKind(file.format, file.subtype, _endian(file))
-            self.tags, self.chunks = dict(file.copy_metadata()), headers.chunks(file.extra_info)
-            try:
-                self._hold_against(stream, size, whole, package, source)
-            except ValueError:
-                self.close()
-                raise
+        self._name, self._own, self._position = name, None, 0
+
+        def reopen() -> Any:
+            if not isinstance(source, str | Path):
+                source.seek(0)
+            return package.SoundFile(source)
+
+        self._reopen = reopen
+        file = self._file = reopen()
+        self.sample_rate, self.channels, self.frames = file.samplerate, file.channels, file.frames
+        self.kind = SoundKind(file.format, file.subtype, _endian(file))
+        self.tags, self.chunks = dict(file.copy_metadata()), headers.chunks(file.extra_info)
+        try:
+            if self.kind.container == "RAW":  # which libsndfile guesses from names such as .gsm and .vox
+                raise ValueError(f"{name}: {RAW}")
+            with opened(source) as stream:
+                self._hold_against(stream, package, source)
+        except ValueError:
+            self.close()
+            raise
 
     @property
     def is_unsure(self) -> bool:
@@ -92,33 +119,45 @@ class SoundfileDecoder:
 
     def read(self, start: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See ``maskgen.tasks.media.audio.backends.Decoder``."""
-        # After a jump, blocks that overlap with what was not decoded come out wrong: begin earlier and throw that away.
-        early = min(start, _PREROLL if self.kind.container in ("OGG", "MP3") else 0)
-        if self._file.tell() == start:
-            early = 0
-        else:
-            self._file.seek(start - early)
+        early = 0
+        if self._position != start:
+            # After a jump, blocks that overlap with what was not decoded come out wrong: begin earlier, throw that away.
+            early = min(start, _PREROLL if self.kind.container in ("OGG", "MP3") else 0)
+            self._jump(start - early)
         found = self._file.read(early + count, dtype=str(dtype).removeprefix("torch."), always_2d=True)
+        self._position = start - early + len(found)
         samples: Tensor = torch.from_numpy(found)
         return samples[early:].T.contiguous()
+
+    def _jump(self, place: int) -> None:
+        """Go to a sample; some codings can only be read from the start on."""
+        if self._file.seekable():
+            self._file.seek(place)
+            return
+        if self._position > place:
+            self._file.close()
+            self._file, self._position = self._reopen(), 0
+        self._file.read(place - self._position)
 
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
-        if self._window is not None:
-            self._window.close()
+        if self._own is not None:
+            self._own.close()
 
-    def _hold_against(
-        self, stream: BinaryIO, size: int, whole: bool, package: ModuleType, source: str | Path | BinaryIO
-    ) -> None:
+    def _hold_against(self, stream: BinaryIO, package: ModuleType, source: str | Path | BinaryIO) -> None:
         """Compare what the header says with the file; a WAV file that does not know its size is read to the end.
 
         Raises:
             ValueError: cut off, without samples, two files joined, or longer than the header can say.
         """
+        if headers.nist_samples(stream) > self.frames:
+            raise ValueError(
+                f"{self._name}: cut off: {self.frames} of {headers.nist_samples(stream)} samples are there"
+            )
         log, first, promised = self._file.extra_info, *headers.wav_samples(stream)
-        told = headers.broken_promise(log)
-        unknown = promised >= headers.UNKNOWN_SIZE or (promised == 0 and not headers.is_empty_wav(stream))
+        size, told = headers.file_size(stream), headers.broken_promise(log, self.frames)
+        unknown = promised >= headers.UNKNOWN_SIZE or (promised == 0 and not headers.holds_chunks(stream, first))
         width = self.kind.bits // 8 or {"FLOAT": 4, "DOUBLE": 8}.get(self.kind.coding, 0)
         width = 1 if self.kind.coding in ("ULAW", "ALAW") else width
         if self.kind.container in ("WAV", "WAVEX") and first and unknown and width and first < size:
@@ -128,12 +167,12 @@ class SoundfileDecoder:
                 f"{self._name}: longer than the 4 GiB that a WAV header can say (it says {promised} bytes); write it again "
                 "as RF64, W64 or FLAC"
             )
-        elif place := headers.unread_from(log):
+        elif first and (place := headers.unread_from(log)):
             warnings.warn(
                 f"{self._name}: the last {size - place} of its {size} bytes belong to nothing by its header; left out",
                 stacklevel=2,
             )
-        if not whole or told or self.frames < 1:
+        if not headers.ends_as_ogg(stream) or told or self.frames < 1:
             raise ValueError(
                 f"{self._name}: cut off or without samples{': ' if told else ''}{told}; expected a complete sound file"
             )
@@ -145,10 +184,11 @@ class SoundfileDecoder:
         if frames == self.frames:
             return
         self._file.close()
-        whole = Path(source).open("rb") if isinstance(source, str | Path) else source  # noqa: SIM115 (closed with the file)
-        self._window = _Window(whole, first)
+        if isinstance(source, str | Path):
+            self._own = Path(source).open("rb")  # noqa: SIM115 (closed with the file)
+        window = _Window(self._own or source, first)
         self._file = package.SoundFile(
-            self._window, "r", self.sample_rate, self.channels, self.kind.coding, endian="LITTLE", format="RAW"
+            window, "r", self.sample_rate, self.channels, self.kind.coding, endian="LITTLE", format="RAW"
         )
         self.frames = self._file.frames
 
@@ -181,9 +221,18 @@ def joined(name: str, place: int) -> ValueError:
     )
 
 
-def opened(source: str | Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
-    """The file open for a look at its bytes; what was given open stays open."""
-    return Path(source).open("rb") if isinstance(source, str | Path) else contextlib.nullcontext(source)
+@contextlib.contextmanager
+def opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+    """The file open for a look at its bytes; what was given open stays open, and where it was."""
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as stream:
+            yield stream
+        return
+    place = source.tell()
+    try:
+        yield source
+    finally:
+        source.seek(place)
 
 
 def _endian(file: Any) -> str:
@@ -215,7 +264,3 @@ class _Window(io.RawIOBase):
         found = self._whole.read(len(buffer))
         buffer[: len(found)] = found
         return len(found)
-
-    def close(self) -> None:
-        self._whole.close()
-        super().close()

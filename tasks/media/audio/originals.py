@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskgen.tasks.media.audio import ffmpeg
-from maskgen.tasks.media.audio.files import CODINGS, FORMATS, SoundFile
-from maskgen.tasks.media.audio.libsndfile import SoundKind, library
+from maskgen.tasks.media.audio.files import SoundFile
+from maskgen.tasks.media.audio.libsndfile import CODINGS, FORMATS, SoundKind, library
 
 _SUFFIXES = {  # of containers that an edit keeps, the usual one first
     **{"WAV": (".wav",), "WAVEX": (".wav",), "RF64": (".rf64", ".wav"), "FLAC": (".flac",), "W64": (".w64",)},
@@ -23,7 +23,7 @@ _SUFFIXES = {  # of containers that an edit keeps, the usual one first
 
 _INSTEAD = {  # the next best coding: without a loss as far as there is one
     **{"PCM_U8": "PCM_S8", "PCM_S8": "PCM_U8", "ULAW": "PCM_16", "ALAW": "PCM_16", "ALAC_16": "PCM_16"},
-    **{"ALAC_20": "PCM_24", "ALAC_24": "PCM_24", "ALAC_32": "PCM_32", "PCM_32": "PCM_24", "DOUBLE": "FLOAT"},
+    **{"ALAC_20": "PCM_24", "ALAC_24": "PCM_24", "PCM_32": "PCM_24", "DOUBLE": "FLOAT"},
     **{"FLOAT": "PCM_24"},
 }
 
@@ -47,7 +47,7 @@ _TECHNICAL = {
 
 _USUAL_CHUNKS = {
     *("File", "RIFF", "RIFX", "RF64", "FORM", "WAVE", "fmt", "data", "fact", "PEAK", "ds64", "JUNK", "junk", "PAD"),
-    *("COMM", "SSND", "FVER", "desc", "chan", "free"),
+    *("COMM", "SSND", "FVER", "desc", "chan", "free", "pakt", "kuki", "peak", "riff", "wave"),
     *("LIST", "NAME", "AUTH", "ANNO", "APPL", "id3", "ID3", "info"),  # what they hold is told as tags
 }
 
