@@ -119,14 +119,16 @@ class Leaf(Parser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
-        mentioned = mentioned_settings([_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()])
+        words = list((args[0] if args else kwargs.pop("args", None)) or ())
+        words = words if self._subcommands_action else _configs_first(words)
+        mentioned = mentioned_settings([_underscored(word) for word in words])
         for former, now in former_options(self.kinds or {}, mentioned).items():
             self.error(f"{former}: this option is called {now} now")
         if self.by_class is not None:
             self.by_class.settle(self, mentioned)
             self.by_class = None
         try:
-            found: Namespace = super().parse_args(*args, **kwargs)
+            found: Namespace = super().parse_args(words, *args[1:], **kwargs)
         except UnicodeDecodeError as error:
             self.error(f"config: got a file that is no text ({error}), expected YAML", error)
         try:
@@ -219,6 +221,13 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     return {
         one.name: kinds[one.name] for one in parameters if one.default is not one.empty or kinds[one.name] not in _PLAIN
     }
+
+
+def _configs_first(words: Sequence[str]) -> list[str]:
+    """Words with the config files in front: options lie over them, wherever they stand."""
+    configs = {place for place, word in enumerate(words) if re.match(r"--config(=|$)", word)}
+    configs |= {place + 1 for place in configs if words[place] == "--config"}
+    return [words[place] for place in sorted(range(len(words)), key=lambda place: place not in configs)]
 
 
 def _layer(settings: Layer, mentioned: Mapping[str, Any], prefix: str) -> Layer:

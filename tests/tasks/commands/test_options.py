@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.filters import TokenFilter
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.settings import Sampling
@@ -15,7 +16,7 @@ from maskgen.tasks.image import generate
 from maskgen.tasks.media.audio.files import save_sound
 from maskgen.tasks.media.video.files import save_video
 from maskgen.tasks.pipeline import Pipeline
-from tests.support import tiny_audio_pipeline, tiny_pipeline
+from tests.support import tiny_audio_pipeline, tiny_pipeline, toy_pipeline
 from tests.tasks.commandline import edits, files, refused, run
 from tests.tasks.commands.test_audio import RATE, wave
 from tests.tasks.commands.test_audio import edits as sound_edits
@@ -127,7 +128,8 @@ def test_results_of_earlier_runs(own: Path, place: Path, capsys: pytest.CaptureF
     (said,) = [str(one.message) for one in caught]
     assert said == (
         "out: out holds 2 results of earlier runs beside these (label-0002_seed-00000001.png, "
-        "label-0003_seed-00000002.png); manifest-1.json keeps what their manifest said; name another folder to keep runs apart"
+        "label-0003_seed-00000002.png); manifest-1.json keeps what their manifest said; name another folder to keep runs "
+        "apart"
     )
     kept = json.loads(Path("out/manifest-1.json").read_text(encoding="utf-8"))
     assert kept == {**before, "items": before["items"][1:]}
@@ -145,3 +147,66 @@ def test_results_of_earlier_runs(own: Path, place: Path, capsys: pytest.CaptureF
         line = refused(capsys, *words, "--out", "set")
         assert line == "out: set holds an evaluation set, which other results would spoil; name another folder"
     assert content == {name: Path("set", name).read_bytes() for name in files(Path("set"))}
+
+
+def test_a_handful_of_many_classes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody means a thousand pictures by naming no class; an evaluation set is of all."""
+    pipe = toy_pipeline()
+    sizes = ModernConfig(vocab_size=8, num_classes=25, axes=(8, 8), width=16, layers=1, heads=2)
+    config = dataclasses.replace(pipe.config, class_names=(), sampling=Sampling(steps=1))
+    Pipeline(pipe.tokenizer, ModernTransformer(sizes), config, "cpu").save_pretrained("many")
+    some = [0, 2, 5, 7, 10, 12, 15, 17, 20, 22]
+    with pytest.warns(UserWarning, match="none given") as caught:
+        run("generate", "--model", "many", "--count", 2, "--out", "few")
+    assert [str(one.message) for one in caught] == [
+        f"labels: none given, so 10 of 25 classes ({', '.join(map(str, some))}); --labels all for every one"
+    ]
+    assert [item["label"] for item in manifest("few")["items"]] == [label for label in some for _ in range(2)]
+    assert capsys.readouterr().out == "20 images, grid.png and manifest.json in few\n"
+    run("generate", "--model", "many", "--labels", "all", "--out", "all")
+    run("generate", "--model", "many", "--per-class", 1, "--out", "set")
+    assert len(manifest("all")["items"]) == len(manifest("set")["items"]) == 25
+
+
+def test_a_manifest_of_another_order(own: Path, place: Path) -> None:
+    """The model was trained anew and numbers its classes otherwise: what is made again has the same names."""
+    run("generate", "--model", own, "--labels", "one,two", "--out", "first")
+    told = manifest("first")
+    told["model"] = str(Path("turned"))
+    Path("first/manifest.json").write_text(json.dumps(told), encoding="utf-8")
+    pipe = Pipeline.from_pretrained(own, device="cpu")
+    pipe.config = dataclasses.replace(pipe.config, class_names=tuple(reversed(pipe.config.class_names)))
+    pipe.save_pretrained("turned")
+    run("generate", "--manifest", "first/manifest.json", "--out", "second")
+    assert [item["label"] for item in manifest("second")["items"]] == [8, 7]
+    assert manifest("second")["classes"] == {"7": "two", "8": "one"}
+
+
+@pytest.mark.parametrize("names", [[str(n) for n in range(12)], ["2019", "2020", "2021"], ["01", "02", "03"]])
+def test_classes_named_by_numbers(names: list[str], place: Path) -> None:
+    """The case: ``--labels 2`` of folders 0 to 11 gave the class 10; the edits' ``--label`` did, too."""
+    listed = tuple(sorted(names))
+    pipe = toy_pipeline((32, 32), patch=4)
+    sizes = ModernConfig(vocab_size=8, num_classes=len(listed), axes=(8, 8), width=16, layers=1, heads=2)
+    config = dataclasses.replace(pipe.config, class_names=listed, sampling=Sampling(steps=1))
+    Pipeline(pipe.tokenizer, ModernTransformer(sizes), config, "cpu").save_pretrained("m")
+    run("generate", "--model", "m", "--labels", ",".join(names[:3]), "--out", "g")
+    assert [listed[item["label"]] for item in manifest("g")["items"]] == names[:3]
+    for task, words in edits(Path("m")).items():
+        run(*words, "--label", names[2], "--out", task)
+        assert list(manifest(task)["classes"].values()) == [names[2]]
+    Path("label.yaml").write_text(f"label: {names[2]!r}\n", encoding="utf-8")
+    words = [word for word in edits(Path("m"))["inpaint"] if word not in ("--label", "four")]
+    run(*words, "--config", "label.yaml", "--out", "yaml")
+    assert list(manifest("yaml")["classes"].values()) == [names[2]]
+
+
+def test_options_lie_over_config_files(own: Path, place: Path) -> None:
+    """Also those that stand before them."""
+    Path("s.yaml").write_text("labels: three\nsampling: {steps: 4}\ncount: 2\n", encoding="utf-8")
+    run(
+        "generate", "--model", own, "--labels", "six", "--config", "s.yaml", "--sampling.temperature", 0.5, "--out", "o"
+    )
+    told = manifest("o")
+    assert [item["label"] for item in told["items"]] == [6, 6]
+    assert told["sampling"] == used(dataclasses.replace(OWN, steps=4, temperature=0.5))
