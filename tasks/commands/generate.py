@@ -18,10 +18,9 @@ from torch import Tensor
 from maskgen.checkpoint import build_config, read_json
 from maskgen.sampling.settings import Sampling, current_sampling
 from maskgen.tasks.commands.parts import ProgressBar, Run, sampling_told, write_manifest, write_results
-from maskgen.tasks.conditions.classes import split_labels
+from maskgen.tasks.conditions.classes import class_places, split_labels
 from maskgen.tasks.conditions.request import SamplingOptions
 from maskgen.tasks.evaluation.made.writing import write_evaluation_set
-from maskgen.tasks.evaluation.sets.classes import class_places
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import image_grid, save_image

@@ -121,6 +121,7 @@ class Leaf(Parser):
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
         words = [_underscored(word) for word in (args[0] if args else kwargs.pop("args", None)) or ()]
+        words = words if self._subcommands_action else _configs_first(words)
         mentioned = mentioned_settings(words)
         for former, now in former_options(self.kinds or {}, mentioned).items():
             self.error(f"{former}: this option is called {now} now")
@@ -221,6 +222,13 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     return {
         one.name: kinds[one.name] for one in parameters if one.default is not one.empty or kinds[one.name] not in _PLAIN
     }
+
+
+def _configs_first(words: Sequence[str]) -> list[str]:
+    """Words with the config files in front: options lie over them, wherever they stand."""
+    configs = {place for place, word in enumerate(words) if re.match(r"--config(=|$)", word)}
+    configs |= {place + 1 for place in configs if words[place] == "--config"}
+    return [words[place] for place in sorted(range(len(words)), key=lambda place: place not in configs)]
 
 
 def _layer(settings: Layer, mentioned: Mapping[str, Any], prefix: str) -> Layer:

@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor
 
 from maskgen.checkpoint import load_module, write_json
+from maskgen.tasks.conditions.classes import class_places, listed
 from maskgen.tasks.data.identity import describe, short_hash
 from maskgen.tasks.evaluation.features.classifier import Classifier, predict
 from maskgen.tasks.evaluation.features.train_classifier import train_classifier
@@ -28,7 +29,7 @@ from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.scores import accuracy, check_classes, per_class_accuracy
 from maskgen.tasks.evaluation.sets.arrays import write_batch
 from maskgen.tasks.evaluation.sets.base import ArraySamples, FileSamples, SampleSet
-from maskgen.tasks.evaluation.sets.classes import MatchedSamples, class_places
+from maskgen.tasks.evaluation.sets.classes import MatchedSamples
 from maskgen.tasks.evaluation.sets.labelled import LabelledSource, SampleImages, class_names
 from maskgen.tasks.evaluation.settings import CasScores, EvaluationRun
 from maskgen.training.run import Interrupted
@@ -109,8 +110,8 @@ class Labels:
     class_names: tuple[str, ...] = ()
 
 
-def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out: SampleSet | None) -> None:
-    """Refuse what no such score can be taken of, as far as labels show it.
+def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out: SampleSet | None) -> str:
+    """Refuse what no such score can be taken of, as far as labels show it; names classes that no samples were made of.
 
     Args:
         made: the samples, or what will be known of them.
@@ -128,6 +129,7 @@ def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out
             f"for {', '.join(missing)}"
         )
     classes = len(class_names(reference))
+    lost: set[int] = set()
     for side in sides.values():
         assert side is not None
         assert side.labels is not None
@@ -137,6 +139,9 @@ def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out
             raise ValueError(
                 f"CAS: {side.name} has the class {max(places.values())}, but {reference.name} only 0 to {classes - 1}"
             )
+        if side is made:
+            lost = set(reference.labels or ()) - set(places.values())
+    return listed([class_names(reference)[number] for number in sorted(lost)])
 
 
 def _check_sizes(sources: dict[str, LabelledSource]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import fingerprint
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.classes import class_places
 from maskgen.tasks.conditions.preparation import loudness_of
 from maskgen.tasks.conditions.trained import named_task
 from maskgen.tasks.data.base import SignalData, modality_named
@@ -22,7 +23,7 @@ from maskgen.tasks.evaluation.metrics.scores import MaskedScore, masked_scores
 from maskgen.tasks.evaluation.pairs import compare_clips, compare_gaps, pixel_measures, readable
 from maskgen.tasks.evaluation.samples import Target, can_classify, evaluate_samples, find_reference
 from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet, drawn
-from maskgen.tasks.evaluation.sets.classes import MatchedSamples, class_places
+from maskgen.tasks.evaluation.sets.classes import MatchedSamples
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.pipeline import Pipeline

@@ -10,6 +10,7 @@ from maskgen.objectives.critic import CriticModeling, CriticSettings, SelfCritic
 from maskgen.objectives.masked import MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.critics import check_critic
+from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.checks import check_preparation, check_shards, check_signals
@@ -137,3 +138,4 @@ def _check(
     expected = {"size": tuple(pipe.config.signal_size), "classes": pipe.transformer.num_classes}
     if got != expected:
         raise ValueError(f"data: got {got}, expected {expected}, what the model was trained on")
+    check_class_order(data.class_names, pipe.config.class_names, "the data", "the model")

@@ -20,6 +20,7 @@ from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
@@ -104,6 +105,8 @@ def train_transformer(
     if coarse is not None:
         check_preparation("coarse transformer", coarse.config.prepared, data)
     run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
+    if coarse is not None and transformer.num_classes and coarse.transformer.num_classes:
+        check_class_order(data.class_names, coarse.config.class_names, "the data", "the coarse model")
     config = PipelineConfig(
         signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling(), prepared=data.prepared
     )

@@ -132,7 +132,9 @@ def test_a_folder_of_images_that_vanishes(
 def test_empty_folders(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree("data")
     Path("data/cat").mkdir(parents=True)
-    assert refused(capsys, *WORDS, "out").startswith(f"{configs}/data: no images found; expected names that end in .apng")
+    assert refused(capsys, *WORDS, "out").startswith(
+        f"{configs}/data: no images found; expected names that end in .apng"
+    )
     Path("shards").mkdir()
     shard_config(configs, configs / "shards")
     assert refused(capsys, *WORDS, "out") == f"shards: got '{configs}/shards', where there are no tar files"
