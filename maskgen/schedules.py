@@ -114,8 +114,10 @@ def mask_counts(gamma: Tensor, total: Tensor, masked: Tensor) -> Tensor:
 def _power(exponent: float) -> Schedule:
     def compiled(number: int, part: Tensor, total: Tensor) -> Tensor:
         # The compiler takes (k c)^3 as (k k k) (c c c): two rounded powers, whose product leaves 1 in one rounding.
-        powers = [math.prod([factor] * int(exponent)).double() for factor in (torch.tensor(float(number)), part)]
-        return 1 - powers[0] * powers[1]
+        first, second = (
+            torch.stack([factor] * int(exponent)).prod(0) for factor in (torch.tensor(float(number)), part)
+        )
+        return 1 - first.double() * second.double()
 
     def curve(ratio: Tensor, total: Tensor) -> Tensor:
         return 1 - ratio.double() ** exponent

@@ -265,7 +265,8 @@ def _is_list(kinds: Mapping[str, Any], names: Sequence[str]) -> bool:
     parts = (kind, *get_args(kind))
     if len(names) == 1:
         return str not in parts and any(get_origin(part) in (tuple, list, Sequence) for part in parts)
-    return any(_is_list(_kinds(part), names[1:]) for part in parts if dataclasses.is_dataclass(part))
+    groups = [part for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)]
+    return any(_is_list(_kinds(part), names[1:]) for part in groups)
 
 
 def _class_named(name: str, base: type) -> type | None:
