@@ -128,7 +128,7 @@ def _edit(
 
     with ProgressBar() as callback:
         items, _ = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
-    run.finish(task, items, sampling, {"source": str(source), **settings}, f"{len(items)} sound(s)")
+    run.finish(pipe, task, items, sampling, {"source": str(source), **settings}, f"{len(items)} sound(s)")
 
 
 def _infill_own(run: EditRun, pipe: Pipeline, tokenizer: OwnModality, source: Path, span: tuple[float, float]) -> None:
@@ -146,9 +146,8 @@ def _infill_own(run: EditRun, pipe: Pipeline, tokenizer: OwnModality, source: Pa
         made = pipe.edit(signal, region, pipe.request(run.options(sampling, callback)))
     run.out.mkdir(parents=True, exist_ok=True)
     items, _ = run.write("infill", tokenizer.suffix, [partial(tokenizer.write, one) for one in made])
-    run.finish(
-        "infill", items, sampling, {"source": str(source), "start": start, "stop": stop}, f"{len(items)} file(s)"
-    )
+    told = {"source": str(source), "start": start, "stop": stop}
+    run.finish(pipe, "infill", items, sampling, told, f"{len(items)} file(s)")
 
 
 def describe_audio(pipe: Pipeline) -> dict[str, Any]:

@@ -9,8 +9,6 @@ Shapes: M examples of the data, N tokens, K codebooks.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +24,13 @@ from maskgen.data import Batch, Source
 from maskgen.precision import fast_matmul
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import count_broken
+from maskgen.tasks.data.identity import describe, refuse_others, short_hash
 from maskgen.tasks.data.images.hub import StreamedPictures
 from maskgen.tasks.data.tokens.cache import probe, read_tokens, write_tokens
-from maskgen.tasks.data.tokens.shards import TokenShards, shard_path, shard_stamp
+from maskgen.tasks.data.tokens.shards import UNDECISIVE, TokenShards, made_by, shard_path, shard_stamp
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.training.checks import check_signals, load_tokenizer, token_grid
-from maskgen.tasks.training.runs import Say, describe
+from maskgen.tasks.training.runs import Say
 from maskgen.tokenizers.base import Tokenizer
 
 _Shard = tuple[str, int, range]  # split, number, its examples
@@ -69,6 +68,7 @@ def tokenize_data(
     batch_size: int = 64,
     workers: int = 0,
     device: str | None = None,
+    again: bool = False,
     say: Say = print,
 ) -> Path:
     """Turn images or sounds into token shards, which a transformer trains on without the tokenizer.
@@ -83,6 +83,7 @@ def tokenize_data(
         batch_size: examples that are encoded together.
         workers: processes that decode pictures, for each process that encodes.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
+        again: make them anew even if ``out`` holds other tokens, which are lost.
         say: told what happens.
 
     Returns:
@@ -102,9 +103,12 @@ def tokenize_data(
     train, test = data.train(), data.test()
     description = _describe(codes, data, shards)
     counts = {"train": views * len(train), "test": 0 if test is None else len(test)}
-    _check_same(out / "tokens.json", description)
+    description["made"] = _made(out, description, again)
+    if again and state.is_main_process:
+        (out / "skipped.jsonl").unlink(missing_ok=True)
+    state.wait_for_everyone()
     data.log_skipped(out / "skipped.jsonl")
-    stamp = shard_stamp(description["tokenizer"], _hash(description))
+    stamp = shard_stamp(description["tokenizer"], description["made"])
     planned = [
         (split, first // size, range(first, min(first + size, count)))
         for split, count in counts.items()
@@ -115,6 +119,8 @@ def tokenize_data(
     if state.is_main_process:
         for left in out.glob(".*.safetensors"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
+        for old in set(out.glob("t*-*.safetensors")) - {shard_path(out, *shard[:2]) for shard in planned}:
+            old.unlink(missing_ok=True)  # of other tokens, or of more of them
         write_json(out / "tokens.json", description | counts | {"complete": False})
         say(f"tokenize: {len(missing)} of {len(planned)} shards to make, {views} view(s) of {len(train)} examples")
     state.wait_for_everyone()
@@ -160,27 +166,26 @@ def _describe(codes: Tokenizer, data: SignalData, shards: ShardSettings) -> dict
         **dataclasses.asdict(shards),
         # Three examples stand for all, unless looking at the last one means reading them all.
         "probe": "" if _is_stream(data) else probe(data.train(), data.key),
-        **describe(data=data),
+        "data": data,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(content))  # as the file gives it back
-    return plain
+    return describe(**content)
 
 
-def _check_same(path: Path, description: dict[str, Any]) -> None:
-    """Refuse to mix tokens of two kinds in one folder."""
-    if not path.is_file():
-        return
-    found = read_json(path)
+def _made(out: Path, description: dict[str, Any], again: bool) -> str:
+    """What all shards of the folder bear: those that are there go on being right while what decides them is the same.
+
+    Raises:
+        ValueError: tokens of two kinds would be mixed in one folder.
+    """
+    place = out / "tokens.json"
+    if again or not place.is_file():
+        return short_hash(description)
+    found = read_json(place)
     before = found if isinstance(found, dict) else {}
-    changed = [name for name, value in description.items() if before.get(name) != value]
-    if changed:
-        raise ValueError(
-            f"{path.parent}: holds other tokens ({', '.join(changed)} differ); choose another folder or delete this one"
-        )
-
-
-def _hash(description: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    decisive = {name: value for name, value in before.items() if name not in UNDECISIVE}
+    remedy = "give --again to make them anew, or name another folder"
+    refuse_others(out, decisive, description, "other tokens", remedy)
+    return made_by(before)
 
 
 def _is_whole(path: Path, stamp: dict[str, str], count: int) -> bool:

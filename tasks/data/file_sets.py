@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,10 @@ from torch import Tensor
 from maskgen.data import Batch
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
+from maskgen.tasks.data.identity import Compare, arguments_of, files_identity, listing_identity
+from maskgen.tasks.media.shelf import Shelf
+
+_PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "holdout"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +34,13 @@ class FileRules:
         held_out: share of them for ``test``.
         labels: whether the folders directly below the root are classes.
         broken: share of them that may be unreadable.
+        compare: what tells whether the files are those of an earlier run, see ``maskgen.tasks.data.identity.Compare``.
     """
 
     held_out: float = 0.02
     labels: bool = False
     broken: float = 0.2
+    compare: Compare = "auto"
 
     def __post_init__(self) -> None:
         if not (0 <= self.held_out < 1 and 0 <= self.broken < 1):
@@ -53,6 +61,8 @@ class FileData(SignalData):
 
     rules = FileRules
     broken: BrokenExamples
+    _shelf: Shelf
+    _compare: Compare
 
     @abstractmethod
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
@@ -89,15 +99,23 @@ class FileData(SignalData):
         """See ``SignalData``."""
         self.broken.keep(path)
 
-    def _arrange(self, root: Path, listed: Sequence[str], try_out: Callable[[str], None], rules: FileRules) -> None:
+    def identity(self, names: Sequence[str]) -> dict[str, Any]:
+        """What some of the files are, see ``maskgen.tasks.data.identity.Identified``."""
+        labels = [self.class_names.index(_class_of(name)) for name in names] if self.class_names else None
+        if (table := self._shelf.table(names)) is not None:
+            return listing_identity(names, [size for size, _ in table], labels, [check for _, check in table])
+        return files_identity(self._shelf.root, names, labels, self._compare)
+
+    def _arrange(self, shelf: Shelf, listed: Sequence[str], try_out: Callable[[str], None], rules: FileRules) -> None:
         """Sort the files out.
 
         Args:
-            root: their folder or archive.
+            shelf: their folder or archive.
             listed: paths below it.
             try_out: raises a ``ValueError`` for a file that cannot be used.
             rules: what becomes of them.
         """
+        root, self._shelf, self._compare = shelf.root, shelf, rules.compare
         limit = Tolerance(place=str(root), total=len(listed), share=rules.broken, fault="files cannot be used")
         self.broken, names, found = BrokenExamples(limit), list[str](), list[Broken]()
         for name in listed:
@@ -107,7 +125,9 @@ class FileData(SignalData):
             except ValueError as error:
                 found.append(Broken(name, str(error)))
         self.broken.begin(found, stacklevel=3)
-        self._classes = _class_folders(names, root) if rules.labels else ()
+        self._classes = class_folders(names, root) if rules.labels else ()
+        if not rules.labels:
+            warn_of_parts(names, root)
         kept = [name for name in names if not path_number(name) < rules.held_out * 2**63]
         if not kept:
             raise ValueError(
@@ -132,6 +152,10 @@ class FileSource:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        return {"fixed": self.fixed, **arguments_of(self.data), **self.data.identity(self.names)}
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See ``maskgen.data.Source``.
@@ -170,13 +194,31 @@ def _class_of(name: str) -> str:
     return PurePosixPath(name).parts[0]
 
 
-def _class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:
+def warn_of_parts(names: Sequence[str], root: Path) -> None:
+    """Say so where the files of ``train`` and ``test`` become one data set, because folders mean nothing."""
+    found = sorted({_class_of(name) for name in names})
+    if len(found) > 1 and {name.lower() for name in found} <= _PARTS:
+        warnings.warn(
+            f"{root}: the files of {', '.join(found)} are all used; name one of these folders as root to keep them apart",
+            stacklevel=4,
+        )
+
+
+def class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:
     """The folders directly below the root, sorted: one class each.
 
     Raises:
-        ValueError: a file outside of any.
+        ValueError: files outside of any, or folders that are parts of a data set, as ``train`` and ``val``.
     """
     loose = [name for name in names if "/" not in name]
+    found = tuple(sorted({_class_of(name) for name in names if "/" in name}))
     if loose:
-        raise ValueError(f"{root}: got {loose[0]} outside of any folder, expected one folder a class with labels=True")
-    return tuple(sorted({_class_of(name) for name in names}))
+        raise ValueError(
+            f"{root}: got {len(loose)} files such as {loose[0]} outside of any folder, expected one folder a class; move "
+            "them into one, or elsewhere, or say that there are no classes"
+        )
+    if len(found) > 1 and {name.lower() for name in found} <= _PARTS:
+        raise ValueError(
+            f"{root}: its folders {', '.join(found)} are parts of a data set and no classes; name one of them as root"
+        )
+    return found

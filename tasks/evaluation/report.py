@@ -14,8 +14,8 @@ from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.pictures import plot_evaluation
 from maskgen.tasks.evaluation.sets.base import SampleSet
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationSettings
-from maskgen.tasks.media.environment import environment
 from maskgen.tasks.media.report import write_report
+from maskgen.tasks.media.results import environment
 
 _FORMAT = "maskgen-evaluation"
 

@@ -29,7 +29,7 @@ def profile_of(picture: Image.Image) -> bytes | None:
         warnings.warn(f"the picture's colour profile is damaged ({error}) and is ignored", stacklevel=2)
         return None
     if picture.mode not in spaces.get(space, ()):
-        if space in spaces and not picture.mode.startswith(("I", "F")):
+        if space.upper() != picture.mode and not picture.mode.startswith(("I", "F")):
             warnings.warn(
                 f"the colour profile is for {space}, but the picture is {picture.mode}: ignored", stacklevel=2
             )

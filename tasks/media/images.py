@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
@@ -212,7 +212,10 @@ def _load(source: ImageSource, background: str) -> Image.Image:
     if isinstance(source, str | Path):
         name = str(source)
         with reading(Path(source)):
-            picture = _flatten(open_image(Path(source))[0], background)
+            opened, lost = open_image(Path(source))
+            picture = _flatten(opened, background)
+        if several := [one for one in lost if one.startswith("the first of")]:
+            warnings.warn(f"{name}: {several[0].replace('edited', 'used')}", stacklevel=3)
     elif isinstance(source, Image.Image):
         picture, name = _flatten(ImageOps.exif_transpose(source), background), "image"
     elif isinstance(source, np.ndarray):
@@ -232,9 +235,10 @@ def open_image(path: Path) -> tuple[Image.Image, list[str]]:
     Raises:
         FileNotFoundError, ValueError: see ``load_image``.
     """
-    with reading(path), Image.open(path) as opened:
-        lost = losses(opened)
-        return ImageOps.exif_transpose(opened), lost
+    # Of the file's name Pillow maps some TIFF files into memory, and then takes the rows of turned ones for columns.
+    with reading(path), path.open("rb") as file, Image.open(file) as opened:
+        lost, upright = losses(opened), ImageOps.exif_transpose(opened)
+    return upright, lost or losses(upright)  # of icons the mode is known once they are read
 
 
 def losses(picture: Image.Image) -> list[str]:
@@ -249,6 +253,8 @@ def losses(picture: Image.Image) -> list[str]:
         told.append("16 bits a channel come back as 8")
     elif picture.mode == "F":
         told.append("32-bit grey comes back as 8 bits")
+    if picture.mode.startswith("I") and "transparency" in picture.info:
+        told.append("the transparency of 16-bit grey comes back as white")
     if picture.mode == "CMYK":
         told.append("CMYK comes back as RGB")
     if (frames := getattr(picture, "n_frames", 1)) > 1:
@@ -274,20 +280,22 @@ def reading(path: Path) -> Iterator[None]:
         ) from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, ValueError) and reason.startswith(("image: ", f"{path}: ")):  # our own
+            raise ValueError(f"{path}: {reason.removeprefix('image: ').removeprefix(f'{path}: ')}") from None
         raise ValueError(f"{path}: got a damaged image ({reason}), expected a complete file") from None
 
 
 def _flatten(picture: Image.Image, background: str) -> Image.Image:
     """Any mode to opaque 8-bit RGB."""
-    if picture.mode == "F":
-        return _from_array(np.asarray(picture))
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        values = np.asarray(picture).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(
-                f"mode {picture.mode} holds {values.min()} to {values.max()}, expected 16 bits: 0 to 65535"
-            )
-        return _from_array(((values + 128) // 257).astype(np.uint8))
+    if picture.mode.startswith(("F", "I")):
+        values = np.asarray(picture).astype(np.float64)
+        most, told = (1, "0 to 1") if picture.mode == "F" else (65535, "16 bits: 0 to 65535")
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= most):
+            raise ValueError(f"image: mode {picture.mode} holds {values.min():g} to {values.max():g}, expected {told}")
+        grey = np.rint(values * (255 / most)).astype(np.uint8)
+        if (clear := picture.info.get("transparency")) is not None:
+            grey = np.where(values == clear, ImageColor.getrgb(background)[0], grey).astype(np.uint8)
+        return _from_array(grey)
     profile = profile_of(picture)
     if not picture.has_transparency_data:
         return picture.convert("RGB") if profile is None else to_srgb(picture, profile)

@@ -3,7 +3,9 @@
 Shapes: B batch, C channels.
 """
 
+import dataclasses
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from maskgen.checkpoint import load_module
@@ -104,6 +106,21 @@ def check_shards(data: SignalData, identity: str, views: int) -> None:
     data.check(identity)
     if views != 1:
         raise ValueError(f"views: got {views}, but the token shards hold {data.views} view(s) already; leave it out")
+
+
+def with_classes(transformer: MaskedTransformer, classes: int, say: Callable[[str], None]) -> MaskedTransformer:
+    """The transformer, untrained, for as many classes as the data have.
+
+    Args:
+        transformer: as its settings say; one without classes stays so, and ``misfits`` tells where that is wrong.
+        classes: of the data; 0 changes nothing either.
+        say: told of another number.
+    """
+    found = transformer.num_classes
+    if not (found and classes) or found == classes:
+        return transformer
+    say(f"transformer: num_classes {classes}, as many as the data have; its settings say {found}")
+    return type(transformer)(dataclasses.replace(transformer.config, num_classes=classes))
 
 
 def misfits(

@@ -10,6 +10,7 @@ from maskgen.objectives.critic import CriticModeling, CriticSettings, SelfCritic
 from maskgen.objectives.masked import MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.critics import check_critic
+from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.checks import check_preparation, check_shards, check_signals
@@ -33,6 +34,7 @@ def train_critic(
     critic_settings: CriticSettings | None = None,
     masking: MaskingSettings | None = None,
     views: int = 1,
+    again: bool = False,
     say: Say = print,
 ) -> Path:
     """Train a critic for a model, or the model to be its own critic.
@@ -52,6 +54,7 @@ def train_critic(
         critic_settings: what the critic is shown and what it costs.
         masking: what is masked while the model goes on learning. Only for ``self``.
         views: how many differently augmented views of each example are tokenized before training.
+        again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
 
     Returns:
@@ -60,7 +63,7 @@ def train_critic(
     Raises:
         FileNotFoundError: no model there.
         ValueError: data or a critic that do not fit the model, settings of the other kind, ``self`` into the model's own
-            folder, or ``out`` holds a run with other settings.
+            folder, or ``out`` holds another run.
     """
     pipe = Pipeline.from_pretrained(model, device="cpu")
     _check(pipe, data, kind, critic, masking, model.resolve() == out.resolve())
@@ -70,7 +73,7 @@ def train_critic(
     run, title = (out / "critic", "critic") if kind == "separate" else (out / "transformer", "self-critic")
 
     def make() -> tuple[Objective, Source]:
-        told = {"views": views, "seed": settings.seed, "title": title, "say": say}
+        told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say}
         tokens, held_out = training_tokens(pipe.tokenizer, data, out / "tokens", generator.num_codebooks, **told)  # type: ignore[arg-type]
         trained = _begun(start, generator, pipe)
         if kind == "separate":
@@ -82,7 +85,7 @@ def train_critic(
 
     parts = {"generator": fingerprint(generator), "tokenizer": identity, "critic": start, "data": data, "kind": kind}
     rest = {"critic_settings": scored, "masking": masking, "settings": settings, "views": views}
-    run_stage(run, title, {**parts, **rest}, make, finish=finish, say=say)
+    run_stage(run, title, {**parts, **rest}, make, finish=finish, again=again, say=say)
     return out
 
 
@@ -135,3 +138,4 @@ def _check(
     expected = {"size": tuple(pipe.config.signal_size), "classes": pipe.transformer.num_classes}
     if got != expected:
         raise ValueError(f"data: got {got}, expected {expected}, what the model was trained on")
+    check_class_order(data.class_names, pipe.config.class_names, "the data", "the model")

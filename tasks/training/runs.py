@@ -1,23 +1,31 @@
 """Folders of training runs: what decided a run's outcome, whether it is finished, and what may go on in it."""
 
-import dataclasses
+import itertools
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from maskgen.checkpoint import read_json, write_json
 from maskgen.data import Source
 from maskgen.sampling.settings import with_current_sampling
-from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import count_broken
+from maskgen.tasks.data.identity import describe, refuse_others
+from maskgen.training.accelerator import check_launch
 from maskgen.training.objective import Objective
 from maskgen.training.trainer import Trainer
 
 Say = Callable[[str], None]
+
+_REMEDY = "give --again to train anew (what is there is set aside), or name another output folder"
+
+# What a run writes, how often, and who reads its data: none of it changes what is learnt.
+_HARMLESS = ("log_every", "validate_every", "show_every", "checkpoint_every", "keep_last", "workers", "tracker")
+
+_OWN = ("best", "checkpoints", "samples", "logs", "log.jsonl", "skipped.jsonl", "run.json", "model.safetensors")
 
 
 def run_stage(
@@ -27,6 +35,7 @@ def run_stage(
     make: Callable[[], tuple[Objective, Source]],
     *,
     finish: Callable[[], object] = lambda: None,
+    again: bool = False,
     say: Say = print,
 ) -> None:
     """One stage of a training, from its seed to its last file; an interrupted one goes on, a finished one is reused.
@@ -34,17 +43,22 @@ def run_stage(
     Args:
         run: folder of the run.
         title: of the stage, for ``say`` and the progress bar.
-        parts: everything that decides the outcome, see ``describe``; among them ``data`` and ``settings``.
+        parts: everything that decides the outcome, see ``maskgen.tasks.data.identity.describe``; ``data`` and ``settings``
+            are among them.
         make: builds what is trained and gives its training examples, once torch is seeded.
         finish: called after the training, before the run counts as finished.
+        again: train anew; an earlier run in the folder is set aside.
         say: told what happens.
 
     Raises:
-        ValueError: the folder holds a run with other settings, and what ``make`` refuses.
+        ValueError: the folder holds another run, what ``make`` refuses, and a launch that ``check_launch`` refuses.
     """
     description, data, settings = describe(**parts), parts["data"], parts["settings"]
-    if finished_before(run, description, title, say):
+    if again:
+        set_aside(run, title, say)
+    elif finished_before(run, description, title, say):
         return
+    check_launch(settings)  # before anything is tokenized
     torch.manual_seed(settings.seed)
     skipped = run / "skipped.jsonl"
     data.log_skipped(skipped)
@@ -57,31 +71,6 @@ def run_stage(
         say(f"{title}: {count} broken examples were skipped, see {skipped}")
     finish()
     write_json(run / "run.json", {**description, "finished": True})
-
-
-def describe(**parts: Any) -> dict[str, Any]:
-    """Everything that decides a run's outcome, as plain values.
-
-    Args:
-        **parts: settings (dataclasses), modules built from a config, data sets, and plain values.
-    """
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dataclasses.asdict(value)
-        if isinstance(value, nn.Module):
-            return {"class": type(value).__name__, "config": dataclasses.asdict(value.config)}  # type: ignore[call-overload]
-        if isinstance(value, SignalData):
-            examples = {"train": len(value.train()), "test": len(value.test() or ())}
-            arguments = {
-                name: found
-                for name, found in vars(value).items()
-                if not name.startswith("_") and isinstance(found, bool | int | float | str | tuple)
-            }
-            return {"class": type(value).__name__, "class_names": value.class_names, **arguments, **examples}
-        return value
-
-    return {name: plain(value) for name, value in parts.items()}
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -97,6 +86,8 @@ def copy_files(source: Path, target: Path) -> None:
 def finished_before(run: Path, description: dict[str, Any], title: str, say: Say) -> bool:
     """Compare with what the folder holds; True if that run is finished and can be used as it is.
 
+    What a run writes and how often, and its loader processes, may change. It may grow, too: with more steps it goes on.
+
     Args:
         run: folder of the run, which need not exist.
         description: from ``describe``.
@@ -104,7 +95,7 @@ def finished_before(run: Path, description: dict[str, Any], title: str, say: Say
         say: told of a run that is reused.
 
     Raises:
-        ValueError: the folder holds a run with other settings.
+        ValueError: the folder holds another run, or one that cannot grow.
     """
     path = run / "run.json"
     if not path.is_file():
@@ -112,18 +103,54 @@ def finished_before(run: Path, description: dict[str, Any], title: str, say: Say
     found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not written by maskgen; choose another output folder or delete this one")
-    finished = bool(found.pop("finished", False))
-    if not finished and not any((run / "checkpoints").glob("step-*")):
-        return False  # it stopped before anything was kept, so other settings do no harm
-    found, expected = with_current_sampling(_in_todays_words(found)), _plain_json(description)
-    changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if changed:
-        raise ValueError(
-            f"{run}: holds a run with other settings ({', '.join(changed)}); choose another output folder or delete this one"
-        )
-    if finished:
+    finished, kept = bool(found.pop("finished", False)), any((run / "checkpoints").glob("step-*"))
+    if not finished and not kept:
+        # It stopped before anything was kept, so another run does no harm; what it skipped was of its own data.
+        (run / "skipped.jsonl").unlink(missing_ok=True)
+        return False
+    before = with_current_sampling(_in_todays_words(found))
+    ended, wanted = (which.get("settings", {}).get("steps", 0) for which in (before, description))
+    refuse_others(run, _decisive(before, wanted), _decisive(description, wanted), "another run", _REMEDY)
+    if "files" in description.get("data", {}) and "files" not in before["data"]:
+        say(f"{title}: {run} does not say which files it was trained on (an earlier maskgen); taken for these")
+    if wanted > ended:
+        if not kept:
+            raise ValueError(
+                f"{run}: ended after {ended} steps and has no checkpoint to go on from to {wanted}; {_REMEDY}"
+            )
+        say(f"{title}: goes on from {ended} to {wanted} steps, its learning rate as in a run of {wanted}")
+    elif finished:
         say(f"{title}: finished before, reused from {run}")
-    return finished
+    return finished and wanted <= ended
+
+
+def set_aside(run: Path, title: str, say: Say) -> None:
+    """Move an earlier run in a folder into ``earlier-<n>`` there; what else the folder holds stays.
+
+    Of several processes of a launch the first does it, and the others find it done when training begins.
+
+    Args:
+        run: folder of the run, which need not exist.
+        title: of the stage, for ``say``.
+        say: told of it.
+    """
+    present = [name for name in _OWN if (run / name).exists()]
+    if not present or os.environ.get("RANK", "0") != "0":
+        return
+    number = next(number for number in itertools.count(1) if not (run / f"earlier-{number}").exists())
+    (run / f"earlier-{number}").mkdir()
+    for name in present:
+        (run / name).rename(run / f"earlier-{number}" / name)
+    say(f"{title}: the run of before is in {run / f'earlier-{number}'}")
+
+
+def _decisive(description: dict[str, Any], steps: int) -> dict[str, Any]:
+    """A description without what does not change the outcome; a run that is to grow has the ``steps`` wanted now."""
+    settings = description.get("settings")
+    if not isinstance(settings, dict):
+        return description
+    kept = {name: value for name, value in settings.items() if name not in _HARMLESS}
+    return {**description, "settings": kept | {"steps": max(kept.get("steps", 0), steps)}}
 
 
 def _in_todays_words(found: dict[str, Any]) -> dict[str, Any]:
@@ -150,12 +177,3 @@ def _in_todays_words(found: dict[str, Any]) -> dict[str, Any]:
     if isinstance(masking, dict) and masking.get("loss_on") == "hidden":
         found["masking"] = {**masking, "loss_on": "masked"}
     return found
-
-
-def _plain_json(value: Any) -> Any:
-    """What a value looks like after a trip through JSON: tuples become lists."""
-    if isinstance(value, dict):
-        return {str(key): _plain_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain_json(item) for item in value]
-    return value

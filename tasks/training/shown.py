@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from maskgen.data import Batch
+from maskgen.data import Batch, draw_numbers
 from maskgen.tasks.data.base import AudioData, SignalData
 from maskgen.tasks.data.video.folders import VideoData
 from maskgen.tasks.media.images import image_grid, save_gif, save_image, to_images
@@ -23,9 +23,9 @@ _FRAME_RATE = 8.0  # of clips, where the data do not say
 
 
 def some_signals(data: SignalData, count: int) -> Batch:
-    """The first examples, of the held-out ones where there are any."""
+    """Some examples, the same ones every time, of the held-out ones where there are any."""
     source = data.test() or data.train()
-    numbers = range(min(count, len(source)))
+    numbers = draw_numbers(len(source), count)
     return source.batch(numbers, numbers)
 
 

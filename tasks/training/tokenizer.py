@@ -29,6 +29,7 @@ def train_tokenizer(
     settings: TrainSettings,
     out: Path,
     inflate: Path | None = None,
+    again: bool = False,
     say: Say = print,
 ) -> Path:
     """Stage 1: train a tokenizer, of images, video, sound or a modality of your own.
@@ -43,6 +44,7 @@ def train_tokenizer(
         out: folder of the run, which becomes the tokenizer's folder; an interrupted run goes on, a finished one is reused.
         inflate: for video, folder of an image tokenizer with the same levels and blocks; the weights start from its own
             (MAGVIT's central inflation for ``VQ3D``, Open-MAGVIT2's for ``Magvit2Video``).
+        again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
 
     Returns:
@@ -51,7 +53,7 @@ def train_tokenizer(
     Raises:
         FileNotFoundError: no image tokenizer there.
         TypeError: a tokenizer that lacks a member of the contract, which is named.
-        ValueError: ``out`` holds a run with other settings; data of another modality, rate or size; settings that do not fit
+        ValueError: ``out`` holds another run; data of another modality, rate or size; settings that do not fit
             the tokenizer; or an image tokenizer that does not fit.
     """
     check_contract(tokenizer)
@@ -71,7 +73,7 @@ def train_tokenizer(
         show = show_reconstructions(data)
         return loss.objective(model, tuple(data.size), held_out=data.test(), show=show), data.train()
 
-    run_stage(out, "tokenizer", parts, make, say=say)
+    run_stage(out, "tokenizer", parts, make, again=again, say=say)
     return out
 
 

@@ -13,7 +13,16 @@ from maskgen.tokenizers.base import Tokenizer
 
 
 def training_tokens(
-    tokenizer: Tokenizer, data: SignalData, folder: Path, codebooks: int, *, views: int, seed: int, title: str, say: Say
+    tokenizer: Tokenizer,
+    data: SignalData,
+    folder: Path,
+    codebooks: int,
+    *,
+    views: int,
+    seed: int,
+    title: str,
+    again: bool,
+    say: Say,
 ) -> tuple[Source, Source | None]:
     """Tokens of the training examples and, where there are any, of the held-out ones.
 
@@ -25,6 +34,7 @@ def training_tokens(
         views: passes over the training examples, each with seeds of its own; shards have theirs already.
         seed: of the augmentation.
         title: of the stage, for ``say``.
+        again: make them anew, whatever is kept.
         say: told what begins.
     """
     tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,7 +48,8 @@ def training_tokens(
         if isinstance(source, TokenShardSource):
             return source.first_codebooks(codebooks)
         path = folder / f"{name}.safetensors"
-        return first_codebooks(cached_tokens(source, tokenizer, path, key=data.key, views=views, seed=seed), codebooks)
+        kept = cached_tokens(source, tokenizer, path, key=data.key, views=views, seed=seed, again=again, say=say)
+        return first_codebooks(kept, codebooks)
 
     test = data.test()
     held_out = None if test is None else tokens(test, "test", 1, 0)

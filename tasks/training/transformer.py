@@ -15,11 +15,12 @@ from torch import nn
 
 from maskgen.checkpoint import fingerprint, load_module
 from maskgen.conditioning import Cond
-from maskgen.data import Source
+from maskgen.data import Source, draw_numbers
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
@@ -34,6 +35,7 @@ from maskgen.tasks.training.checks import (
     load_tokenizer,
     misfits,
     tokenizer_folder,
+    with_classes,
 )
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_sounds, some_signals
@@ -46,6 +48,7 @@ from maskgen.training.settings import TrainSettings
 Stage = Literal["coarse", "fine"]
 
 _SHOWN = 2  # sounds a run writes now and then
+_CLASSES = 10  # of which it generates samples
 
 
 def train_transformer(
@@ -60,6 +63,7 @@ def train_transformer(
     views: int = 1,
     codebooks: int | None = None,
     stage: Stage = "coarse",
+    again: bool = False,
     say: Say = print,
 ) -> Path:
     """Stage 2: train a masked-token transformer on a tokenizer's codes.
@@ -68,7 +72,8 @@ def train_transformer(
 
     Args:
         tokenizer: folder of the tokenizer, of an earlier ``train_tokenizer`` for instance.
-        transformer: the model to train; its weights start anew from ``settings.seed``.
+        transformer: the model to train; its weights start anew from ``settings.seed``, and its number of classes is that
+            of the data.
         data: images or sounds to train on, or their tokens as ``maskgen tokenize`` wrote them.
         masking: what is masked and what it costs.
         settings: how long and how wide.
@@ -78,6 +83,7 @@ def train_transformer(
         codebooks: for sound, train on the first so many codebooks only; all if left out.
         stage: ``coarse``, or ``fine`` for the second transformer of a sound model, which goes into ``fine/`` of the model
             folder that an earlier run made with ``codebooks``; ``masking.visible_codebooks`` must be that number.
+        again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
 
     Returns:
@@ -86,18 +92,21 @@ def train_transformer(
     Raises:
         FileNotFoundError: no tokenizer there, or for ``fine`` no model.
         ValueError: the transformer does not fit the tokenizer or the data, the tokens are another tokenizer's, or ``out``
-            holds a run with other settings.
+            holds another run.
     """
     folder = tokenizer_folder(tokenizer)
     codes = load_tokenizer(folder)
     identity = fingerprint(codes)
     check_shards(data, identity, views)
+    transformer = with_classes(transformer, len(data.class_names), say)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
     check_preparation("tokenizer", trained_on(folder), data)
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
     if coarse is not None:
         check_preparation("coarse transformer", coarse.config.prepared, data)
     run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
+    if coarse is not None and transformer.num_classes and coarse.transformer.num_classes:
+        check_class_order(data.class_names, coarse.config.class_names, "the data", "the coarse model")
     config = PipelineConfig(
         signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling(), prepared=data.prepared
     )
@@ -108,7 +117,7 @@ def train_transformer(
             model.set_code_tables(codes.code_tables())
         show = _show(codes, config, data, masking.visible_codebooks)
         objective = MaskedModeling(model, masking, show=show)
-        told = {"views": views, "seed": settings.seed, "title": title, "say": say}
+        told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say}
         source, objective.held_out = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
         if coarse is None:
             copy_files(folder, out / "tokenizer")
@@ -123,7 +132,7 @@ def train_transformer(
             Pipeline(codes, coarse.transformer, both, fine=trained).save_pretrained(out)
 
     parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking, "settings": settings}
-    run_stage(run, title, {**parts, "sampling": sampling, "views": views}, make, finish=finish, say=say)
+    run_stage(run, title, {**parts, "sampling": sampling, "views": views}, make, finish=finish, again=again, say=say)
     return out
 
 
@@ -189,8 +198,8 @@ def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
         assert isinstance(model, MaskedTransformer)
         device = next(model.parameters()).device
         pipe = Pipeline(tokenizer, model, config, device)
-        columns = min(10, model.num_classes) or 10
-        labels = [index for _ in range(4) for index in range(columns)] if model.num_classes else None
+        labels = draw_numbers(model.num_classes, _CLASSES) * 4 or None
+        columns = len(labels or ()) // 4 or _CLASSES
         pictures = generate(pipe, labels, seeds=range(4 * columns))
         save_image(image_grid(pictures, columns), folder / f"samples-{step:08d}.png")
 
@@ -198,13 +207,13 @@ def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
 
 
 def _show_files(tokenizer: OwnModality, config: PipelineConfig) -> Show:
-    """Writes a file of each of the first classes."""
+    """Writes a file of each of some classes."""
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
         pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device)
         folder.mkdir(parents=True, exist_ok=True)
-        labels = list(range(min(10, model.num_classes))) or None
+        labels = draw_numbers(model.num_classes, _CLASSES) or None
         for number, signal in enumerate(pipe.generate(pipe.generation(labels, {}))):
             tokenizer.write(signal, folder / f"sample-{number}-{step:08d}{tokenizer.suffix}")
 

@@ -18,7 +18,7 @@ from maskgen.tasks.conditions.trained import TrainedTasks, named_task
 from maskgen.tasks.data.video.folders import VideoData
 from maskgen.tasks.model_folder import PipelineConfig, trained_on
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.checks import check_preparation, load_tokenizer, misfits, tokenizer_folder
+from maskgen.tasks.training.checks import check_preparation, load_tokenizer, misfits, tokenizer_folder, with_classes
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_rows, some_signals
 from maskgen.tasks.training.video_tokens import commit_tokens
@@ -42,6 +42,7 @@ def train_video_transformer(
     sampling: Sampling | None = None,
     views: int = 1,
     inpainting_prompt: bool = True,
+    again: bool = False,
     say: Say = print,
 ) -> Path:
     """Stage 2 for video: train one transformer for several tasks on a tokenizer's codes (COMMIT).
@@ -63,6 +64,7 @@ def train_video_transformer(
         views: how many differently augmented views of each clip are tokenized before training.
         inpainting_prompt: whether inpainting has a prompt of its own; False has it use outpainting's, as the official code
             does by mistake.
+        again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
 
     Returns:
@@ -70,14 +72,15 @@ def train_video_transformer(
 
     Raises:
         FileNotFoundError: no tokenizer there.
-        ValueError: the transformer does not fit the tokenizer, the data or the tasks; no such tasks; or ``out`` holds a run
-            with other settings.
+        ValueError: the transformer does not fit the tokenizer, the data or the tasks; no such tasks; or ``out``
+            holds another run.
     """
     folder = tokenizer_folder(tokenizer)
     codes = load_tokenizer(folder)
     if not isinstance(codes, VideoTokenizer):
         raise ValueError(f"tokenizer: got one of modality {codes.modality}, expected one of video")
     by_class = _check_tasks(tasks, data)
+    transformer = with_classes(transformer, len(data.class_names) if by_class else 0, say)
     _check_fit(codes, transformer, data, tasks, by_class)
     check_preparation("tokenizer", trained_on(folder), data)
     config = _model_config(data, tasks, masking, sampling, by_class, inpainting_prompt)
@@ -88,7 +91,9 @@ def train_video_transformer(
         say(f"{title}: tokenizing {len(data.train())} clips for {len(tasks)} task(s), {views} view(s) each")
         model = type(transformer)(transformer.config)
         objective = CommitModeling(model, masking, show=_show_tasks(codes, config, data, by_class))
-        encode = partial(commit_tokens, tokenizer=codes, tasks=tasks, inpainting_prompt=inpainting_prompt)
+        encode = partial(
+            commit_tokens, tokenizer=codes, tasks=tasks, inpainting_prompt=inpainting_prompt, again=again, say=say
+        )
         if (test := data.test()) is not None:
             objective.held_out = encode(test, path=out / "tokens" / "test.safetensors")
         source = encode(data.train(), path=out / "tokens" / "train.safetensors", views=views, seed=settings.seed)
@@ -100,7 +105,7 @@ def train_video_transformer(
 
     parts = {"tokenizer": fingerprint(codes), "transformer": transformer, "data": data, "masking": masking}
     choices = {"tasks": tasks, "views": views, "inpainting_prompt": inpainting_prompt, "sampling": config.sampling}
-    run_stage(run, title, {**parts, **choices, "settings": settings}, make, finish=finish, say=say)
+    run_stage(run, title, {**parts, **choices, "settings": settings}, make, finish=finish, again=again, say=say)
     return out
 
 

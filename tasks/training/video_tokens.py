@@ -8,14 +8,15 @@ Shapes: B batch, M examples (views x clips), N tokens, K codebooks, V vocabulary
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from maskgen.checkpoint import fingerprint
 from maskgen.conditioning import NO_LABEL
 from maskgen.data import Batch, Source
 from maskgen.objectives.multitask import draw_tasks
@@ -23,7 +24,7 @@ from maskgen.precision import fast_matmul
 from maskgen.sampling.commit import Prompt
 from maskgen.tasks.conditions.trained import named_task
 from maskgen.tasks.conditions.video import TokenCells, VideoTask
-from maskgen.tasks.data.tokens.cache import probe, read_tokens, write_tokens
+from maskgen.tasks.data.tokens.cache import kept_tokens, token_record
 from maskgen.tokenizers.video.base import VideoTokenizer
 
 _PIXELS, _MOST = 1 << 20, 64  # of clips that are encoded together, and how many at most
@@ -107,6 +108,8 @@ def commit_tokens(
     views: int = 1,
     seed: int = 0,
     path: Path | None = None,
+    again: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> CommitSource:
     """All clips of a source as tokens, and the condition of one task for each.
 
@@ -120,6 +123,8 @@ def commit_tokens(
         seed: of the augmentation and of the tasks.
         path: a file that keeps the tokens, so that a run that goes on does not encode everything again; one of another
             tokenizer, other data, tasks, views or seed is made anew. None keeps them in memory only.
+        again: make them anew, whatever the file holds.
+        say: told why a file is made anew.
 
     Raises:
         ValueError: an unknown task, a weight that is not positive, fewer than one view, clips too short for a task, classes
@@ -130,19 +135,13 @@ def commit_tokens(
         raise ValueError(f"views: got {views}, expected at least 1")
     named = {name: named_task(name) for name in tasks}
     conditions, weights = [_padding_of(task) for task in named.values()], list(tasks.values())
-    wanted = {
-        "weights": fingerprint(tokenizer),
-        "data": probe(source, "video"),
-        "conditions": ", ".join(f"{task!r} x {weight}" for task, weight in zip(conditions, weights, strict=True)),
-        "views": str(views),
-        "seed": str(seed),
-    }
+    weighted = ", ".join(f"{task!r} x {weight}" for task, weight in zip(conditions, weights, strict=True))
+    wanted = {**token_record(source, tokenizer, "video", views, seed), "conditions": weighted}
     seeds = range(seed, seed + views * len(source))
     chosen = draw_tasks(weights, seeds)
-    found = read_tokens(path) if path is not None and path.is_file() else ({}, {})
-    tensors = found[0] if found[1] == wanted else _encode(source, tokenizer, conditions, chosen, seeds)
-    if path is not None and found[1] != wanted:
-        write_tokens(tensors, path, vocab_size=tokenizer.vocab_size, metadata=wanted)
+    make = partial(_encode, source, tokenizer, conditions, chosen, seeds)
+    told: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "again": again, "say": say}
+    tensors = make() if path is None else kept_tokens(path, wanted, make, **told)
     example = source.batch([0], [seed])["video"]
     cells = TokenCells.of(tokenizer, example.shape)
     classes = "labels" in tensors

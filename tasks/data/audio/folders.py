@@ -35,8 +35,6 @@ class SoundFolder(FileData, AudioData):
     Only that part of the file is read, when it is needed (of an archive: that one file). Held-out examples never change.
     For files held out and files that cannot be read see ``maskgen.tasks.data.file_sets.FileData``.
 
-    Files of more than two channels give the mean of all of them, which is said; where stereo is wanted they are left out.
-
     Args:
         root: a folder with sound files at any depth, or a ``.zip`` of them.
         sample_rate: samples a second of the examples.
@@ -73,15 +71,11 @@ class SoundFolder(FileData, AudioData):
         self.loudness, self.cutoff = loudness, cutoff
         settled = FileRules(**rules)
         self._shelf = Shelf(Path(root), "sound files")
-        names = self._shelf.names(SOUND_SUFFIXES)
-        many: list[str] = []
-        self._arrange(self._shelf.root, names, lambda name: self._try_out(name, many), settled)
-        if many:
-            warnings.warn(
-                f"{root}: {len(many)} of {len(names)} files have more than two channels, such as {many[0]}: of these the "
-                "mean of all channels is taken",
-                stacklevel=2,
-            )
+        self._mixed: list[str] = []
+        self._arrange(self._shelf, self._shelf.names("audio", SOUND_SUFFIXES), self._try_out, settled)
+        if self._mixed:
+            told = f"{len(self._mixed)} files of more than two channels are mixed down to one, such as {self._mixed[0]}"
+            warnings.warn(f"{root}: {told}", stacklevel=2)
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -104,14 +98,15 @@ class SoundFolder(FileData, AudioData):
             waveform = normalize_loudness(waveform, self.sample_rate, self.loudness)
         return F.pad(limit_peak(waveform), (0, self.size[0] - waveform.shape[1]))
 
-    def _try_out(self, name: str, many: list[str]) -> None:
-        """Refuse a file that cannot be used, as far as opening it shows; ``many`` takes in those of many channels."""
+    def _try_out(self, name: str) -> None:
+        """Refuse a file that does not open, or whose channels make no stereo; note one that is mixed down."""
         with self._open(name) as file:
             if file.channels > 2 and self.channels == 2:
                 raise ValueError(
-                    f"{file.name}: got {file.channels} channels, expected 1 or 2 to make stereo; downmix it"
+                    f"{self._shelf.told(name)}: got {file.channels} channels, expected 1 or 2; mix it down first"
                 )
-            many += [f"{name} ({file.channels})"] * (file.channels > 2)
+            if file.channels > 2:
+                self._mixed.append(name)
 
     def _open(self, name: str) -> SoundFile:
         """One file; inside an archive, all of it in memory."""

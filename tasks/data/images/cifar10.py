@@ -3,11 +3,13 @@
 Shapes: M images, H W pixels.
 """
 
+import hashlib
 import random
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from maskgen.data import Batch, Source
 from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.identity import short_hash
 from maskgen.tasks.data.images.digits import shifted
 from maskgen.tasks.data.images.sources import decode_picture
 
@@ -83,6 +86,14 @@ class PixelSource:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        return {
+            "augmentation": [self.flip, self.max_shift],
+            "content": hashlib.sha256(self.pixels.numpy().tobytes()).hexdigest()[:16],
+            "labels": short_hash(self.labels.tolist()),
+        }
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See ``maskgen.data.Source``."""

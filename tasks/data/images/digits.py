@@ -5,6 +5,7 @@ Shapes: B batch, H W pixels.
 
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.tasks.data.base import ImageData
+from maskgen.tasks.data.identity import source_identity
 
 
 class Digits(ImageData):
@@ -77,6 +79,10 @@ class ShiftedSource:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        return {"max_shift": self.max_shift, **source_identity(self.source)}
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See ``maskgen.data.Source``."""

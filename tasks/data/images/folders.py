@@ -6,20 +6,20 @@ Shapes: B batch, H W pixels.
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.file_sets import class_folders, warn_of_parts
+from maskgen.tasks.data.identity import Compare, files_identity
 from maskgen.tasks.data.images.labels import class_names, read_labels
 from maskgen.tasks.data.images.sources import Encoded, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
-from maskgen.tasks.media.shelf import files_below
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+from maskgen.tasks.media.shelf import PICTURE_SUFFIXES, Shelf, is_hidden
 
 
 class Folder(PictureData):
-    """A folder of images, one sub-folder a class (any depth below); images directly inside form one class.
+    """A folder of images, one sub-folder a class (any depth below); where there are none, all are of one class.
 
     Args:
         root: training images.
@@ -58,10 +58,11 @@ class Folder(PictureData):
         usual, train = _labelled(Path(root), label_file, classes, None)
         self._names = class_names(names, usual)
         test = None
+        told: dict[str, Any] = {"labelled": classes, "compare": settled.compare}
         if test_root is not None:
             _, found = _labelled(Path(test_root), test_label_file, classes, usual)
-            test = (ImageFiles(found, labelled=classes), str(test_root))
-        self._hold(size, settled, (ImageFiles(train, labelled=classes), str(root)), test)
+            test = (ImageFiles(found, root=Path(test_root), **told), str(test_root))
+        self._hold(size, settled, (ImageFiles(train, root=Path(root), **told), str(root)), test)
 
 
 class ImageFiles:
@@ -69,15 +70,29 @@ class ImageFiles:
 
     Args:
         files: path and label of each.
+        root: a folder that they are below.
         labelled: whether the labels mean anything.
+        compare: see ``maskgen.tasks.data.identity.Compare``.
     """
 
-    def __init__(self, files: Sequence[tuple[Path | str, int]], *, labelled: bool = True) -> None:
-        self.paths = [str(path) for path, _ in files]
+    def __init__(
+        self,
+        files: Sequence[tuple[Path | str, int]],
+        *,
+        root: Path = Path(),
+        labelled: bool = True,
+        compare: Compare = "auto",
+    ) -> None:
+        self.paths, self.root, self.compare = [str(path) for path, _ in files], root, compare
         self.labels, self.labelled = [label for _, label in files], labelled
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        names = [path.removeprefix(f"{self.root}{os.sep}") for path in self.paths]
+        return files_identity(self.root, names, self.labels if self.labelled else None, self.compare)
 
     def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``."""
@@ -100,53 +115,37 @@ def _labelled(
     root: Path, label_file: Path | None, classes: bool, known: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
     """Class names, and the images with their class; ``known`` are the classes of the training images."""
-    if label_file is not None or not classes:
-        files = _images(root)
-        if not files:
-            raise ValueError(f"{root}: no images found; expected {', '.join(sorted(_SUFFIXES))}")
-        if label_file is None:
-            return (), [(path, 0) for path in files]
-        labels, names = read_labels(label_file, [Path(path).relative_to(root).as_posix() for path in files])
+    if not root.is_dir():
+        raise FileNotFoundError(f"data folder: got {root}, expected a folder of images, one sub-folder a class")
+    shelf = Shelf(root, "images")
+    hint = "" if label_file is not None or not classes else " in one sub-folder a class"
+    images = sorted(shelf.names("image", PICTURE_SUFFIXES, hint=hint), key=lambda name: name.split("/"))
+    if not classes:
+        warn_of_parts(images, root)
+        return (), [(os.path.join(root, name), 0) for name in images]
+    if label_file is None:
+        names, labels = _by_folder(root, images, known)
+    else:
+        labels, names = read_labels(label_file, images)
         if known is not None:
             strange = sorted(set(names) - set(known))
             if strange:
                 raise ValueError(f"{label_file}: has classes {strange[:5]} that the training images lack")
             labels = [known.index(names[label]) for label in labels]
-        return known or names, list(zip(files, labels, strict=True))
-    names = known or tuple(_sub_folders(root)) or (root.name,)
-    return names, _list_images(root, names)
+    return known or names, [(os.path.join(root, name), label) for name, label in zip(images, labels, strict=True)]
 
 
-def _sub_folders(root: Path) -> list[str]:
-    if not root.is_dir():
-        raise FileNotFoundError(f"data folder: got {root}, expected a folder of images, one sub-folder a class")
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(root: Path) -> list[str]:
-    """All image files below a folder, sorted; hidden ones are none, links to folders are followed once."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"data folder: got {root}, expected a folder of images")
-    found = (path for path in files_below(root) if os.path.splitext(path)[1].lower() in _SUFFIXES)
-    return sorted(found, key=lambda path: path.split(os.sep))
-
-
-def _list_images(root: Path, names: tuple[str, ...]) -> list[tuple[str, int]]:
-    own = _sub_folders(root)
-    if not set(own) <= set(names):
-        raise ValueError(f"{root}: has classes {sorted(set(own) - set(names))[:5]} that the training folder lacks")
-    if not own and len(names) > 1:
+def _by_folder(root: Path, images: Sequence[str], known: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int]]:
+    """Class names and the class of each image: its folder below the root, or all are one class."""
+    flat = not any("/" in name for name in images)
+    folders = () if flat else class_folders(images, root)
+    empty = {path.name for path in root.iterdir() if path.is_dir() and not is_hidden(PurePosixPath(path.name))}
+    names = known or tuple(sorted({*folders, *(() if flat else empty)})) or (root.name,)
+    if not set(folders) <= set(names):
+        raise ValueError(f"{root}: has classes {sorted(set(folders) - set(names))[:5]} that the training folder lacks")
+    if flat and len(names) > 1:
         raise ValueError(f"{root}: got no sub-folders, expected one for each class, as in the training folder")
-    files: list[tuple[str, int]] = []
-    empty = []
-    for label, name in enumerate(names):
-        folder = root / name if own else root
-        found = _images(folder) if folder.is_dir() else []
-        files += [(path, label) for path in found]
-        if not found:
-            empty.append(name)
-    if not files:
-        raise ValueError(f"{root}: no images found; expected {', '.join(sorted(_SUFFIXES))} in one sub-folder a class")
-    if empty:
-        warnings.warn(f"{root}: no images for {len(empty)} classes: {', '.join(empty[:5])}", stacklevel=4)
-    return files
+    if missing := [] if flat else [name for name in names if name not in folders]:
+        warnings.warn(f"{root}: no images for {len(missing)} classes: {', '.join(missing[:5])}", stacklevel=5)
+    places = {name: number for number, name in enumerate(names)}
+    return names, [0 if flat else places[name.partition("/")[0]] for name in images]

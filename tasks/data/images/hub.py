@@ -3,6 +3,7 @@
 Shapes: B batch, H W pixels.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import get_worker_info
 
 from maskgen.data import item_seed
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.identity import AUTO_BYTES, Compare, listing_identity
 from maskgen.tasks.data.images.sources import Encoded, Encodings, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
 
@@ -78,11 +80,11 @@ class HubImages(PictureData):
 
             train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}")
         else:
-            train = StoredPictures(table, columns, f"{path} {split}")
+            train = StoredPictures(table, columns, f"{path} {split}", settled.compare)
         test = None
         if test_split is not None:
             held_out = _load(path, test_split, data_files, columns, False)
-            test = (StoredPictures(held_out, columns, f"{path} {test_split}"), path)
+            test = (StoredPictures(held_out, columns, f"{path} {test_split}", settled.compare), path)
         self._hold(size, settled, (train, path), test)
 
 
@@ -93,15 +95,26 @@ class StoredPictures:
         table: any row by its number.
         columns: of picture and label.
         name: how errors call it.
+        compare: see ``maskgen.tasks.data.identity.Compare``.
     """
 
-    def __init__(self, table: Any, columns: tuple[str, str | None], name: str) -> None:
+    def __init__(self, table: Any, columns: tuple[str, str | None], name: str, compare: Compare = "auto") -> None:
         if not len(table):
             raise ValueError(f"{name}: no images in it")
-        self.table, self.columns, self.name = table, columns, name
+        self.table, self.columns, self.name, self.compare = table, columns, name, compare
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``: of much, the sizes stand for the contents."""
+        label, size = self.columns[1], int(self.table.data.nbytes)
+        labels = None if label is None else [-1 if one is None else int(one) for one in self.table[label]]
+        content = None
+        if self.compare == "content" or (self.compare == "auto" and size <= AUTO_BYTES):
+            found = self.read(range(len(self)))
+            content = [hashlib.sha256(one.content if isinstance(one, Encoded) else b"").hexdigest() for one in found]
+        return listing_identity([self.name, str(len(self))], [size], labels, content)
 
     def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``."""

@@ -1,14 +1,23 @@
 """Files that say which class an image has, and names of classes."""
 
 import csv
-from collections.abc import Sequence
-from pathlib import Path
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from maskgen.tasks.conditions.classes import imagenet_classes
 
+_IMAGE, _LABEL = (
+    ("image", "file", "filename", "file_name", "path", "name"),
+    ("label", "class", "category", "class_name"),
+)
+
 
 def read_labels(path: Path, images: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-    """Labels of images from a text file with a line ``image,label`` for each: comma, tab or white space between the two.
+    """Labels of images from a text file with a line ``image,label`` for each: comma, semicolon, tab or white space between.
+
+    Paths may be spelt with backslashes, ``./`` and accents of either kind. A heading that names the columns (image, file,
+    filename, path; label, class, category, in any case) tells which they are, whatever stands beside them.
 
     Labels are all numbers, 0 to K - 1, or all names; the classes of names are their sorted set. A first line of which the
     left part is no image is a heading.
@@ -28,7 +37,7 @@ def read_labels(path: Path, images: Sequence[str]) -> tuple[list[int], tuple[str
         raise FileNotFoundError(
             f"label_file: got {path}, expected a text file with a line `image,label` for each image"
         )
-    found = _read_lines(path, set(images))
+    found = _read_lines(path, _by_spelling(path, images))
     bare = [name for name in images if name not in found]
     if bare:
         raise ValueError(
@@ -82,26 +91,60 @@ def class_names(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _read_lines(path: Path, images: set[str]) -> dict[str, str]:
-    lines = [line for line in _text(path).splitlines() if line.strip()]
+def _by_spelling(path: Path, images: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for number, line in enumerate(lines):
-        separator = next((mark for mark in ("\t", ",") if mark in line), None)
-        parts = next(csv.reader([line], delimiter=separator)) if separator else line.rsplit(maxsplit=1)
-        if len(parts) != 2 or not all(part.strip() for part in parts):
-            raise ValueError(f"{path}: line {number + 1}: got {line[:80]!r}, expected `image,label`")
-        name, label = (part.strip() for part in parts)
-        if number == 0 and name not in images and len(lines) > len(images):
-            continue
-        if name in found:
-            raise ValueError(f"{path}: line {number + 1}: got a second label for {name}, expected one line an image")
-        found[name] = label
+    for name in images:
+        if (other := found.setdefault(_spelling(name), name)) != name:
+            raise ValueError(f"{path}: {other} and {name} are spelt the same but for accents; rename one of them")
     return found
 
 
+def _read_lines(path: Path, images: Mapping[str, str]) -> dict[str, str]:
+    """Label of each image; ``images`` are their names by the spelling that all spellings are brought to."""
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    found: dict[str, str] = {}
+    left, right, wide = 0, 1, 2  # columns of image and label, and how many there are
+    for number, line in enumerate(lines):
+        parts = _split(line, left, images)
+        if number == 0 and (columns := _columns(parts)) is not None and _spelling(parts[columns[0]]) not in images:
+            (left, right), wide = columns, len(parts)
+            continue
+        if len(parts) != wide or not parts[left].strip() or not parts[right].strip():
+            raise ValueError(f"{path}: line {number + 1}: got {line[:80]!r}, expected `image,label`")
+        name, label = images.get(_spelling(parts[left]), parts[left].strip()), parts[right].strip()
+        if number == 0 and _spelling(name) not in images and len(lines) > len(images):
+            continue
+        if name in found:
+            raise ValueError(f"{path}: line {number + 1}: got a second label for {name}, expected one line an image")
+        found[name] = unicodedata.normalize("NFC", label)
+    return found
+
+
+def _split(line: str, column: int, images: Mapping[str, str]) -> list[str]:
+    """The columns of a line; of several marks between them, the one that gives the name of an image."""
+    options = [next(csv.reader([line], delimiter=mark)) for mark in "\t,;" if mark in line]
+    options.append(line.rsplit(maxsplit=1))
+    fitting = (parts for parts in options if column < len(parts) and _spelling(parts[column]) in images)
+    return next(fitting, options[0])
+
+
+def _columns(heading: Sequence[str]) -> tuple[int, int] | None:
+    """Which columns of a heading are the image's and the label's; None for what is no heading."""
+    words = [word.strip().lower() for word in heading]
+    image, label = (next((word for word in known if word in words), None) for known in (_IMAGE, _LABEL))
+    return None if image is None or label is None else (words.index(image), words.index(label))
+
+
+def _spelling(name: str) -> str:
+    """A path as all its spellings are compared: with slashes, without ``./``, accents composed."""
+    return PurePosixPath(unicodedata.normalize("NFC", name.strip().replace("\\", "/"))).as_posix()
+
+
 def _text(path: Path) -> str:
+    """The text of a file; spreadsheets write UTF-16, too, with a mark at its beginning."""
+    content = path.read_bytes()
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: got a file that is no text ({error}), expected UTF-8") from None
 

@@ -77,21 +77,27 @@ class ShardPlace:
         self.local = not url.startswith("pipe:") and "://" not in url
         self.packed = url.endswith((".gz", ".tgz"))
         self.whole = self.packed or url.startswith("pipe:")
+        self.address = str(Path(url).resolve()) if self.local else url
+        self._seen = ""  # the version that this data set is of
         self._handle: tuple[int, int, bool] | None = None  # file, process, whether it is a fetched one
 
     def version(self) -> str:
-        """Changes when the shard does, as far as can be found out without reading it."""
+        """Changes when the shard does, as far as can be found out without reading it: of a pipe, nothing can."""
+        self._seen = self._seen or self._version()
+        return self._seen
+
+    def _version(self) -> str:
         if self.url.startswith("pipe:"):
             return self.url
 
         def ask() -> str:
             if self.local:
                 found = os.stat(self.url)
-                return f"{Path(self.url).resolve()} {found.st_size} {found.st_mtime_ns}"
+                return f"{found.st_size} {found.st_mtime_ns}"
             system, path = _fsspec(self.url)
             info = system.info(path)
             stamp = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
-            return f"{self.url} {info.get('size')} {stamp}"
+            return f"{info.get('size')} {stamp}"
 
         return patiently(self.url, ask)
 
@@ -146,13 +152,20 @@ class ShardPlace:
         return self._handle[0]
 
     def _fetched(self) -> Path:
-        """The whole shard on this machine."""
-        path = self.cache / f"{hashlib.sha256(self.url.encode()).hexdigest()[:24]}.tar"
+        """The whole shard on this machine, in the version that was indexed.
+
+        Raises:
+            ValueError: it has changed since.
+        """
+        key = f"{self.address} {self.version()}"
+        path = self.cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.tar"
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if path.is_file():
                 os.utime(path)
                 return path
+            if self._version() != self.version():
+                raise ValueError(f"{self.url}: has changed since this run looked at it; start the command again")
             with atomic_file(path) as temporary, temporary.open("wb") as target, self._stream() as stream:
                 shutil.copyfileobj(stream, target, _BLOCK)
         kept = sorted(self.cache.glob("*.tar"), key=_time_of)

@@ -28,6 +28,7 @@ class ShardImages(PictureData):
         num_classes: how many classes there are; 0 for what the labels show, and for data without.
         size: side of the images in pixels.
         test_shards: held-out ones.
+        picture: which member is the picture, as ``jpg`` or ``seg.png``; needed where samples hold several.
         label: which member holds the class id: ``cls``, or ``json:field`` for a field of ``.json``; null for no classes.
         names: names of the classes, ``imagenet`` or a text file with one a line; numbers if left out.
         window: how many shards are mixed at once; 0 for all. If left out, all where ranges are read, else 16: twice as many
@@ -37,7 +38,7 @@ class ShardImages(PictureData):
 
     Raises:
         FileNotFoundError: a shard that is not there.
-        ValueError: no samples, labels beyond ``num_classes``, settings out of range.
+        ValueError: no samples, samples with several pictures, labels beyond ``num_classes``, settings out of range.
         maskgen.data.DataUnavailable: a place that cannot be reached.
         ImportError: fsspec lacks what the address needs.
     """
@@ -49,6 +50,7 @@ class ShardImages(PictureData):
         size: int = 256,
         test_shards: str | None = None,
         *,
+        picture: str | None = None,
         label: str | None = "cls",
         names: str | None = None,
         window: int | None = None,
@@ -60,9 +62,12 @@ class ShardImages(PictureData):
         if window is not None and window < 0:
             raise ValueError(f"window: got {window}, expected 0 (all shards) or how many are mixed at once")
         settled, folder = PictureRules(**rules), index_folder(index)
-        train = _open(shards, label, folder, window)
-        test = None if test_shards is None else _open(test_shards, label, folder, window)
+        picture = picture and picture.lower().removeprefix(".")
+        told: dict[str, Any] = {"label": label, "picture": picture, "compare": settled.compare}
+        train = _open(shards, folder, window, **told)
+        test = None if test_shards is None else _open(test_shards, folder, window, **told)
         self.min_scale, self.shards, self.label, self.window = settled.min_scale, shards, label or "", train.window
+        self.picture = picture or ""
         counted = self._count_classes(num_classes, train, test) if label is not None else 0
         self._names = class_names(names, tuple(str(number) for number in range(counted)))
         self._hold(size, settled, (train, shards), None if test is None else (test, test_shards or ""))
@@ -85,10 +90,11 @@ class ShardImages(PictureData):
         return given or most
 
 
-def _open(shards: str, label: str | None, folder: Path, window: int | None) -> TarShards:
+def _open(shards: str, folder: Path, window: int | None, **told: Any) -> TarShards:
     urls: Sequence[str] = expand(shards)
     whole = any(ShardPlace(url, folder, 1).whole for url in urls)
     chosen = window if window is not None else (16 if whole else 0)
     # What is fetched whole must stay until its samples are used up, those of the next window beside them.
     most = 2 * (chosen or len(urls)) + 2
-    return TarShards([ShardPlace(url, folder, most) for url in urls], label=label, folder=folder, window=chosen)
+    places = [ShardPlace(url, folder, most) for url in urls]
+    return TarShards(places, folder=folder, window=chosen, **told)

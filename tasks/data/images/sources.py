@@ -3,12 +3,13 @@
 Shapes: B batch, H W pixels.
 """
 
+import dataclasses
 import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -17,6 +18,7 @@ from torch import Tensor
 from maskgen.data import Batch
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
+from maskgen.tasks.data.identity import Compare, Identified
 from maskgen.tasks.media.images import load_image, to_tensor
 
 CropKind = Literal["random", "resized", "centre"]
@@ -136,6 +138,11 @@ class PictureSource:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        known = self.pictures.identity() if isinstance(self.pictures, Identified) else {}
+        return {"crop": dataclasses.asdict(self.crop), **known}
+
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See ``maskgen.data.Source``.
 
@@ -183,12 +190,14 @@ class PictureRules:
         crop: how training images are cropped, see ``Crop.kind``.
         min_scale: see ``Crop``.
         broken: share of the images that may be unusable.
+        compare: what tells whether the files are those of an earlier run, see ``maskgen.tasks.data.identity.Compare``.
     """
 
     flip: bool = True
     crop: CropKind = "random"
     min_scale: float = 0.8
     broken: float = 0.05
+    compare: Compare = "auto"
 
 
 class PictureData(ImageData):
@@ -263,11 +272,13 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore")  # such as odd EXIF entries of good pictures
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as opened:
+                several = getattr(opened, "is_animated", False)
                 if opened.format == "PNG":
                     opened.verify()
                     with Image.open(io.BytesIO(content)) as again:
-                        return load_image(again)
-                return load_image(opened)
+                        picture = load_image(again)
+                else:
+                    picture = load_image(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = Image.MAX_IMAGE_PIXELS
         raise ValueError(f"{name}: got more than {most} pixels, expected fewer; resize it first") from None
@@ -278,3 +289,6 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name}: got a damaged image ({reason}), expected a complete file") from None
+    if several:  # in the same words for all of them, which are shown once
+        warnings.warn("some files of the data hold several pictures: the first of each is used", stacklevel=2)
+    return picture

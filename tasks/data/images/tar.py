@@ -14,8 +14,8 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import IO
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,17 +27,17 @@ from torch import Tensor
 from maskgen.checkpoint import atomic_file
 from maskgen.data import item_seed
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.identity import Compare, listing_identity, short_hash
 from maskgen.tasks.data.images.places import ShardPlace
 from maskgen.tasks.data.images.sources import Encoded
+from maskgen.tasks.media.shelf import PICTURE_SUFFIXES, is_hidden
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
-
-_VERSION = "1"
+_VERSION = "2"
 
 _NO_PICTURE, _NO_LABEL, _CUT_OFF = -1, -2, -3
 
 _REASONS = {
-    _NO_PICTURE: f"no picture in the sample, expected one of {', '.join(PICTURES)}",
+    _NO_PICTURE: "no picture in the sample, expected a member such as .jpg, .png or .webp",
     _NO_LABEL: "no label in the sample, or one that is no number from 0 up",
     _CUT_OFF: "the shard is cut off in this sample",
 }
@@ -55,16 +55,28 @@ class TarShards:
         label: member with the label as text (``cls``), or ``json:field``; None for no labels.
         folder: for the index, one file a shard; those of unchanged shards are used again.
         window: how many shards are mixed at once by ``order``; 0 for all.
+        compare: see ``maskgen.tasks.data.identity.Compare``.
+        picture: member that is the picture, such as ``jpg``; None where samples have a single one.
 
     Raises:
         ValueError: a file that is no tar, or no sample at all.
         maskgen.data.DataUnavailable: a shard cannot be read.
     """
 
-    def __init__(self, places: Sequence[ShardPlace], *, label: str | None, folder: Path, window: int = 0) -> None:
-        self.places, self.label, self.folder, self.window = list(places), label, folder, window
+    def __init__(
+        self,
+        places: Sequence[ShardPlace],
+        *,
+        label: str | None,
+        folder: Path,
+        window: int = 0,
+        compare: Compare = "auto",
+        picture: str | None = None,
+    ) -> None:
+        self.places, self.label, self.folder, self.window, self.compare = list(places), label, folder, window, compare
+        self.picture = picture
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of it is waiting for places far away
-            by_url = dict(pool.map(lambda place: _index(place, label, folder), _from_own_place(self.places)))
+            by_url = dict(pool.map(lambda place: _index(place, label, picture, folder), _from_own_place(self.places)))
         parts = [by_url[place.url] for place in self.places]
         self.counts = [len(part["sizes"]) for part in parts]
         self._ends = np.cumsum(self.counts)
@@ -84,6 +96,17 @@ class TarShards:
     def labels(self) -> np.ndarray:
         """Class id of each sample, -1 for none."""
         return self._labels
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``; contents are compared only if they are to be."""
+        names = [Path(place.url).name if place.local else place.url for place in self.places]
+        labels = None if self.label is None else self._labels.tolist()
+        told = {"label": self.label, **listing_identity(names, self._sizes.clip(0).tolist(), labels)}
+        told["keys"] = f"{len(self)} samples ({short_hash([keys.hex() for keys in self._keys])})"
+        told["times"] = short_hash([place.version() for place in self.places])
+        if self.compare == "content":
+            told["content"] = short_hash([place.scan(_digest) for place in self.places])
+        return told
 
     def name(self, index: int) -> str:
         """Shard and key of a sample."""
@@ -150,10 +173,10 @@ def _from_own_place(places: Sequence[ShardPlace]) -> list[ShardPlace]:
     return [*places[start:], *places[:start]]
 
 
-def _index(place: ShardPlace, label: str | None, folder: Path) -> tuple[str, dict[str, Tensor]]:
+def _index(place: ShardPlace, label: str | None, picture: str | None, folder: Path) -> tuple[str, dict[str, Tensor]]:
     """``offsets``, ``sizes``, ``labels`` long ``[M]``; the keys in one row of bytes with their ends."""
-    wanted = {"version": f"{_VERSION} {place.version()}", "label": str(label)}
-    digest = hashlib.sha256(f"{place.url} {label}".encode()).hexdigest()[:24]
+    wanted = {"version": f"{_VERSION} {place.version()}", "label": str(label), "picture": str(picture)}
+    digest = hashlib.sha256(f"{place.address} {label} {picture}".encode()).hexdigest()[:24]
     path = folder / f"{digest}.index.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -164,7 +187,7 @@ def _index(place: ShardPlace, label: str | None, folder: Path) -> tuple[str, dic
                         return place.url, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
             except (SafetensorError, OSError):
                 pass  # damaged: it is made anew
-        made = place.scan(lambda stream: _scan(stream, place.url, label))
+        made = place.scan(lambda stream: _scan(stream, place.url, label, picture))
         with atomic_file(path) as temporary:
             try:
                 save_file(made, temporary, metadata=wanted)
@@ -173,8 +196,14 @@ def _index(place: ShardPlace, label: str | None, folder: Path) -> tuple[str, dic
     return place.url, made
 
 
-def _scan(stream: IO[bytes], url: str, label: str | None) -> dict[str, Tensor]:
+def _scan(stream: IO[bytes], url: str, label: str | None, picture: str | None) -> dict[str, Tensor]:
+    """What is in a shard.
+
+    Raises:
+        ValueError: no tar archive, or samples with several pictures of which none was chosen.
+    """
     rows: list[tuple[str, int, int, int]] = []  # key, offset, size, label
+    several: dict[str, list[str]] = {}  # pictures of a sample
     key, offset, size, number = "", 0, _NO_PICTURE, -1
 
     def finish() -> None:
@@ -185,7 +214,8 @@ def _scan(stream: IO[bytes], url: str, label: str | None) -> dict[str, Tensor]:
     try:
         with tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
-                if not member.isfile() or os.path.basename(member.name).startswith((".", "__")):
+                hidden = is_hidden(PurePosixPath(member.name)) or os.path.basename(member.name).startswith("__")
+                if not member.isfile() or hidden:
                     continue
                 head, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
@@ -193,7 +223,8 @@ def _scan(stream: IO[bytes], url: str, label: str | None) -> dict[str, Tensor]:
                 if own != key:
                     finish()
                     key, offset, size, number = own, 0, _NO_PICTURE, -1
-                if suffix.lower() in PICTURES:
+                if suffix.lower() == picture or (picture is None and f".{suffix.lower()}" in PICTURE_SUFFIXES):
+                    several.setdefault(key, []).append(suffix)
                     offset, size = member.offset_data, member.size
                 elif label is not None and suffix.lower() == label.partition(":")[0]:
                     content = tar.extractfile(member)
@@ -205,6 +236,12 @@ def _scan(stream: IO[bytes], url: str, label: str | None) -> dict[str, Tensor]:
             ) from None
         size = _CUT_OFF
     finish()
+    if odd := {name: found for name, found in several.items() if len(found) > 1}:
+        name, found = next(iter(odd.items()))
+        raise ValueError(
+            f"{url}: {len(odd)} of {len(rows)} samples hold several pictures, such as {name} ({', '.join(found)}); say "
+            f"which is meant: picture: {found[0]}"
+        )
     keys = [row[0].encode() for row in rows]
     return {
         **{
@@ -224,3 +261,11 @@ def _number(content: bytes, label: str) -> int:
     except (ValueError, KeyError, TypeError):
         return -1
     return max(found, -1)
+
+
+def _digest(stream: IO[bytes]) -> str:
+    """Hash of an unpacked shard."""
+    found = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        found.update(block)
+    return found.hexdigest()

@@ -8,8 +8,9 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 from maskgen.checkpoint import atomic_file, fingerprint
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.precision import fast_matmul
+from maskgen.tasks.data.identity import differences, in_words, source_identity
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
@@ -61,7 +63,15 @@ def tokenize(
 
 
 def cached_tokens(
-    source: Source, tokenizer: Tokenizer, path: Path, *, key: str, views: int = 1, seed: int = 0
+    source: Source,
+    tokenizer: Tokenizer,
+    path: Path,
+    *,
+    key: str,
+    views: int = 1,
+    seed: int = 0,
+    again: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> TensorSource:
     """``tokenize`` with all codebooks, kept in a file, so that a run that goes on does not encode everything again.
 
@@ -74,6 +84,8 @@ def cached_tokens(
         key: see ``tokenize``.
         views: see ``tokenize``.
         seed: see ``tokenize``.
+        again: make them anew, whatever the file holds.
+        say: told why a file is made anew.
 
     Returns:
         See ``tokenize``.
@@ -83,29 +95,73 @@ def cached_tokens(
     """
     weights = fingerprint(tokenizer)
     named = tokenizer.identity() if isinstance(tokenizer, AudioTokenizer) else f"{type(tokenizer).__name__}-{weights}"
-    wanted = {
-        "tokenizer": named,
-        "weights": weights,
-        "data": probe(source, key),
-        "views": str(views),
-        "seed": str(seed),
-    }
+    wanted = {"tokenizer": named, **token_record(source, tokenizer, key, views, seed)}
     path.parent.mkdir(parents=True, exist_ok=True)
     alone = os.environ.get("LOCAL_WORLD_SIZE", "1") == "1"
     with contextlib.nullcontext() if alone else FileLock(path.with_name(f".{path.name}.lock")):
-        found = read_tokens(path) if path.is_file() else None
-        if found is not None:
-            tensors, written = found
-            if written.get("tokenizer") != wanted["tokenizer"]:
-                raise ValueError(
-                    f"{path}: holds tokens of {written.get('tokenizer', 'an unknown tokenizer')}, but this one is "
-                    f"{wanted['tokenizer']}; choose another output folder or delete this file"
-                )
-            if written == wanted:
-                return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
-        made = tokenize(source, tokenizer, key=key, views=views, seed=seed)
-        write_tokens(made.tensors, path, vocab_size=tokenizer.vocab_size, metadata=wanted)
-        return made
+        written = None if again or not path.is_file() else read_tokens(path)[1]
+        if written is not None and written.get("tokenizer") != wanted["tokenizer"]:
+            raise ValueError(
+                f"{path}: holds tokens of {written.get('tokenizer', 'an unknown tokenizer')}, but this one is "
+                f"{wanted['tokenizer']}; choose another output folder, or give --again to make them anew"
+            )
+
+        def make() -> Mapping[str, Tensor]:
+            return tokenize(source, tokenizer, key=key, views=views, seed=seed).tensors
+
+        fresh = again and os.environ.get("LOCAL_RANK", "0") == "0"  # once: the others take what the first makes
+        tensors = kept_tokens(path, wanted, make, vocab_size=tokenizer.vocab_size, again=fresh, say=say)
+        return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
+
+
+def token_record(source: Source, tokenizer: Tokenizer, key: str, views: int, seed: int) -> dict[str, Any]:
+    """What decides tokens: see ``maskgen.tasks.data.identity``; sources that cannot say what they are show three examples.
+
+    Args:
+        source: of the signals.
+        tokenizer: that encodes them.
+        key: name of the signal in a batch.
+        views: passes over the source.
+        seed: of the augmentation.
+    """
+    asked = {"weights": fingerprint(tokenizer), "data": probe(source, key), "views": str(views), "seed": str(seed)}
+    known = source_identity(source)
+    return asked | ({"source": known} if known else {})
+
+
+def kept_tokens(
+    path: Path,
+    wanted: Mapping[str, Any],
+    make: Callable[[], Mapping[str, Tensor]],
+    *,
+    vocab_size: int,
+    again: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Mapping[str, Tensor]:
+    """The tokens of a file if they are the wanted ones; else they are made, and written there.
+
+    Args:
+        path: the file.
+        wanted: record of what decides them.
+        make: makes them.
+        vocab_size: see ``write_tokens``.
+        again: make them anew, whatever the file holds.
+        say: told why a file is made anew.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    if path.is_file() and not again:
+        tensors, metadata = read_tokens(path)
+        before = {name: json.loads(value) if name == "source" else value for name, value in metadata.items()}
+        changed = differences(before, wanted)
+        if not changed:
+            return tensors
+        say(f"{path}: tokens are made anew, the kept ones are of other data or settings ({in_words(changed)})")
+    made = make()
+    metadata = {name: json.dumps(value) if name == "source" else str(value) for name, value in wanted.items()}
+    write_tokens(made, path, vocab_size=vocab_size, metadata=metadata)
+    return made
 
 
 def first_codebooks(source: TensorSource, codebooks: int) -> TensorSource:

@@ -22,10 +22,14 @@ from maskgen.checkpoint import read_json
 from maskgen.data import Batch
 from maskgen.tasks.conditions.preparation import Preparation
 from maskgen.tasks.data.base import SignalData
+from maskgen.tasks.data.identity import short_hash
 from maskgen.tasks.data.patience import patiently
 from maskgen.tasks.data.tokens.cache import read_tokens
 
 _NEEDED = {"tokenizer", "modality", "signal_size", "class_names", "shard_size", "train", "test", "views", "complete"}
+
+UNDECISIVE = {"train", "test", "complete", "made"}
+"""What ``tokens.json`` says beside what decides the tokens."""
 
 
 class TokenShards(SignalData):
@@ -105,9 +109,8 @@ class TokenShards(SignalData):
         return [shard_path(Path(self.root), split, number) for number in range(-(-count // size))]
 
     def _source(self, split: str) -> TokenShardSource:
-        return TokenShardSource(
-            self._paths(split), int(self._found[split]), int(self._found["shard_size"]), self.tokenizer
-        )
+        stamp = shard_stamp(self.tokenizer, made_by(self._found))
+        return TokenShardSource(self._paths(split), int(self._found[split]), int(self._found["shard_size"]), stamp)
 
 
 class TokenShardSource:
@@ -117,13 +120,13 @@ class TokenShardSource:
         paths: the shards, all of ``size`` examples but the last.
         count: how many examples there are.
         size: examples of a shard.
-        tokenizer: fingerprint that each shard must bear.
+        stamp: that each shard must bear, see ``shard_stamp``.
         codebooks: how many codebooks to read; 0 for all.
     """
 
-    def __init__(self, paths: Sequence[Path], count: int, size: int, tokenizer: str, codebooks: int = 0) -> None:
+    def __init__(self, paths: Sequence[Path], count: int, size: int, stamp: dict[str, str], codebooks: int = 0) -> None:
         self.paths, self.count, self.size = list(paths), count, size
-        self.tokenizer, self.codebooks = tokenizer, codebooks
+        self.stamp, self.codebooks = stamp, codebooks
         self._shards: list[tuple[np.ndarray, np.ndarray | None] | None] = [None] * len(self.paths)
 
     def __len__(self) -> int:
@@ -131,7 +134,11 @@ class TokenShardSource:
 
     def first_codebooks(self, codebooks: int) -> TokenShardSource:
         """The same examples with their first codebooks only."""
-        return TokenShardSource(self.paths, self.count, self.size, self.tokenizer, codebooks)
+        return TokenShardSource(self.paths, self.count, self.size, self.stamp, codebooks)
+
+    def identity(self) -> dict[str, Any]:
+        """See ``maskgen.tasks.data.identity.Identified``."""
+        return {**json.loads(self.stamp["maskgen"]), "half": self.paths[0].name if self.paths else ""}
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See ``maskgen.data.Source``; uses no randomness.
@@ -162,11 +169,16 @@ class TokenShardSource:
 
         tensors, metadata = patiently(str(path), ask)
         expected = min(self.size, self.count - shard * self.size)
-        tokenizer = json.loads(metadata.get("maskgen", "{}")).get("tokenizer")
-        if tokenizer != self.tokenizer:
+        found, wanted = (json.loads(told.get("maskgen", "{}")) for told in (metadata, self.stamp))
+        if found.get("tokenizer") != wanted["tokenizer"]:
             raise ValueError(
-                f"{path}: its tokens were made by the tokenizer {tokenizer}, expected {self.tokenizer}; "
+                f"{path}: its tokens were made by the tokenizer {found.get('tokenizer')}, expected {wanted['tokenizer']}; "
                 "delete it and run maskgen tokenize again"
+            )
+        if found != wanted:
+            raise ValueError(
+                f"{path}: made of other data or settings ({found.get('made')}) than tokens.json tells "
+                f"({wanted['made']}); delete it and run maskgen tokenize again"
             )
         if "tokens" not in tensors or len(tensors["tokens"]) != expected:
             raise ValueError(f"{path}: expected {expected} examples; delete it and run maskgen tokenize again")
@@ -198,3 +210,14 @@ def shard_path(folder: Path, split: str, number: int) -> Path:
         number: from 0.
     """
     return folder / f"{split}-{number:05d}.safetensors"
+
+
+def made_by(found: dict[str, Any]) -> str:
+    """Hash of all that decided the tokens when the first shard was made; earlier versions did not write it down.
+
+    Args:
+        found: content of ``tokens.json``.
+    """
+    return str(
+        found.get("made") or short_hash({name: value for name, value in found.items() if name not in UNDECISIVE})
+    )

@@ -78,7 +78,10 @@ class VideoFolder(FileData, VideoData):
             )
         self.size, self.stride, self.frame_rate, self.flip = (frames, height, width), stride, frame_rate, flip
         self._root, self._reader = Path(root), reader
-        self._arrange(self._root, _list_videos(self._root), self._try_out, FileRules(**rules))
+        if not self._root.is_dir():
+            raise FileNotFoundError(f"{root}: no such folder, expected one of video files")
+        shelf = Shelf(self._root, "video files")
+        self._arrange(shelf, shelf.names("video", VIDEO_SUFFIXES), self._try_out, FileRules(**rules))
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -143,10 +146,3 @@ class VideoFolder(FileData, VideoData):
 def _draw(spare: int, draw: random.Random | None) -> int:
     """A place from 0 to ``spare``; the middle without randomness."""
     return spare // 2 if draw is None else draw.randint(0, spare)
-
-
-def _list_videos(root: Path) -> list[str]:
-    """Paths below the root by their names' endings, sorted."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder, expected one of video files")
-    return Shelf(root, "video files").names(VIDEO_SUFFIXES)

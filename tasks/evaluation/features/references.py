@@ -27,7 +27,8 @@ from maskgen.tasks.evaluation.metrics.frechet import Gaussian
 from maskgen.tasks.evaluation.sets.arrays import array_names, open_array, write_arrays
 from maskgen.tasks.evaluation.sets.base import SampleSet
 
-_FORMAT = "maskgen-reference-2"  # 1: before clean-fid's clipping, and without the frames of clips
+# 1: before clean-fid's clipping, and without the frames of clips; 2: before odd pictures, sounds and clips were read right.
+_FORMAT = "maskgen-reference-3"
 
 _INCEPTION = "inception-v3-2015-12-05-"  # what statistics that name no extractor were made by
 
@@ -157,6 +158,12 @@ def read_statistics(path: Path, extractor: FeatureExtractor, resize: Resize) -> 
         shape=() if shape is None else tuple(int(size) for size in shape),
         samples=gaussian.count,
     )
+
+
+def read_count(path: Path) -> int:
+    """How many samples the statistics of an ``.npz`` are of; 0 if it does not say."""
+    count = open_array(path, "count")
+    return 0 if count is None else int(count)
 
 
 def write_statistics(path: Path, reference: Reference) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.data import Batch, Source
+from maskgen.data import Batch, Source, draw_numbers
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.evaluation.features.classifier import Classifier, ClassifierConfig
 from maskgen.tasks.training.runs import Say, run_stage
@@ -66,14 +66,14 @@ class ClassifierTraining(Objective):
         """Held-out loss without smoothing (``score``) and accuracy."""
         if self.held_out is None:
             return {}
-        count, totals = min(len(self.held_out), _HELD_OUT), torch.zeros(2)
-        for first in range(0, count, 256):
-            indices = range(first, min(first + 256, count))
+        numbers, totals = draw_numbers(len(self.held_out), _HELD_OUT), torch.zeros(2)
+        for first in range(0, len(numbers), 256):
+            indices = numbers[first : first + 256]
             batch = self.held_out.batch(indices, indices)
             logits, labels = model(batch["images"].to(device)).float().cpu(), batch["labels"]
             right = (logits.argmax(1) == labels).sum()
             totals += torch.stack((F.cross_entropy(logits, labels, reduction="sum"), right.float()))
-        return {"score": float(totals[0]) / count, "accuracy": float(totals[1]) / count}
+        return {"score": float(totals[0]) / len(numbers), "accuracy": float(totals[1]) / len(numbers)}
 
 
 def train_classifier(
@@ -82,6 +82,7 @@ def train_classifier(
     out: Path,
     classifier: ClassifierConfig = _SIZES,
     settings: TrainSettings = CLASSIFIER_SETTINGS,
+    again: bool = False,
     say: Say = print,
 ) -> Path:
     """Train an image classifier, for features of your own data and for the classification accuracy score.
@@ -91,13 +92,14 @@ def train_classifier(
         out: folder of the run, which becomes the classifier's folder; an interrupted run goes on, a finished one is reused.
         classifier: its sizes; classes and image size are those of the data.
         settings: how long and how wide.
+        again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
 
     Returns:
         ``out``.
 
     Raises:
-        ValueError: fewer than two classes, sizes that are not the data's, or ``out`` holds a run with other settings.
+        ValueError: fewer than two classes, sizes that are not the data's, or ``out`` holds another run.
     """
     classes, size = len(data.class_names), (data.size[0], data.size[1])
     if classes < 2:
@@ -115,5 +117,5 @@ def train_classifier(
     def make() -> tuple[Objective, Source]:
         return ClassifierTraining(Classifier(config), data.test()), data.train()
 
-    run_stage(out, "classifier", {"classifier": config, "data": data, "settings": settings}, make, say=say)
+    run_stage(out, "classifier", {"classifier": config, "data": data, "settings": settings}, make, again=again, say=say)
     return out

@@ -26,8 +26,8 @@ from maskgen.tasks.media.audio.libsndfile import CODINGS, FORMATS, SoundKind
 from maskgen.tasks.media.checks import check_file
 
 SOUND_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"}
-    | {".m4a", ".m4b", ".aac", ".mp2", ".mka", ".wma", ".wv"}
+    {".wav", ".wave", ".bwf", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"}
+    | {".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".m4a", ".m4b", ".aac", ".mka", ".wma", ".wv"}
 )
 """How the names of sound files end, in lower case; what ``maskgen.tasks.data.audio.folders`` looks for."""
 

@@ -25,7 +25,27 @@ from maskgen.tasks.media.video.backends import Decoder, Frames, Reader, open_dec
 from maskgen.tasks.media.video.index import scan
 from maskgen.tasks.media.video.writer import VideoWriter, check_frame_rate, check_frames
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(
+            ".mp4",
+            ".m4v",
+            ".mov",
+            ".mkv",
+            ".webm",
+            ".avi",
+            ".mpg",
+            ".mpeg",
+            ".ts",
+            ".mts",
+            ".m2ts",
+            ".flv",
+            ".f4v",
+            ".gif",
+        ),
+        *(".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".vob", ".m2v", ".mxf"),
+    }
+)
 """How the names of video files end, in lower case; what ``tasks.video_data`` looks for."""
 
 _MOST_BYTES = 4 << 30  # of frames in one piece; a person who asks for more has forgotten how large videos are

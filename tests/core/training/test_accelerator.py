@@ -9,7 +9,7 @@ import torch
 import maskgen.training.accelerator
 from maskgen.training.accelerator import make_accelerator
 from maskgen.training.distributed.whole_batch import mean_over_processes
-from tests.core.toys import Line, LineConfig, LineObjective, fit, points, settings
+from tests.core.toys import Line, LineConfig, LineObjective, fit, points, settings, weights
 from tests.core.training.many_processes import run_processes
 
 
@@ -123,3 +123,20 @@ def test_means_over_processes() -> None:
     assert run_processes(2, summed) == [0, 0]
     value = torch.tensor(3.0, requires_grad=True)
     assert not mean_over_processes(value).requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_two_precisions_in_one_process(tmp_path: Path) -> None:
+    """Each training of a notebook has its own, and one from before goes on in its own."""
+    before = make_accelerator(settings(), tmp_path / "before")
+    trained = [
+        fit(LineObjective(), points(), tmp_path / name, mixed_precision=name.split("-")[0]) for name in PRECISIONS
+    ]
+    first, other, again = (torch.cat([weight.flatten() for weight in weights(one).values()]) for one in trained)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.allclose(first, other, atol=0.05)
+    assert (before.mixed_precision, before.state.mixed_precision) == ("no", "no")
+
+
+PRECISIONS = ("no", "bf16", "no-again")

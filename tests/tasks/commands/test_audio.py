@@ -166,7 +166,7 @@ def test_mistakes(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) 
         ((*vary, "--period", -1), "period"),
         ((*vary, "--keep_codebooks", 9), "9"),
         ((*loop, "--seam", 0.6), "seam: got 0.6 s, expected less than the 0.5 s of the sound"),
-        ((*infill, "--device", "cuda:77"), "device: 'cuda:77' cannot be used here"),
+        ((*infill, "--device", "cuda:77"), "device: got 'cuda:77', which cannot be used here; expected cpu"),
     ):
         assert message in refused(capsys, *words, "--out", "out"), words
     assert not Path("out").exists() or files(Path("out")) == []

@@ -30,8 +30,10 @@ def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().out
     assert "tokenizer: finished before, reused from m/tokenizer" in said
     assert "transformer: finished before, reused from m/transformer" in said
-    line = refused(capsys, "train", "tokenizer", "--config", "tokenizer.yaml", "--out", "m/tokenizer")
-    assert line.startswith("m/tokenizer: holds a run with other settings (settings)")
+    line = refused(
+        capsys, "train", "tokenizer", "--config", "tokenizer.yaml", "--out", "m/tokenizer", "--settings.steps", 2
+    )
+    assert line.startswith("m/tokenizer: holds another run (settings.steps: 3 before, 2 now")
 
 
 @pytest.mark.parametrize(

@@ -173,8 +173,8 @@ def test_a_codec_for_other_sounds_is_refused(tmp_path: Path) -> None:
 def test_an_interrupted_codec_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage1(tmp_path / "whole", settings=settings(steps=5))
     _interrupt(monkeypatch, CodecTraining, 2, lambda: stage1(tmp_path / "parts", settings=settings(steps=5)))
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(settings\)"):
-        stage1(tmp_path / "parts", settings=settings(steps=6))
+    with pytest.raises(ValueError, match=r"holds another run \(settings\.steps: 5 before, 4 now\); give --again"):
+        stage1(tmp_path / "parts", settings=settings(steps=4))
     stage1(tmp_path / "parts", settings=settings(steps=5))
     whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts

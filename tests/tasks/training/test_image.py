@@ -161,17 +161,20 @@ def test_a_finished_run_is_reused_and_untouched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"settings": settings(steps=5)}, "settings"),
-        ({"data": Squares(copies=5)}, "data"),
-        ({"data": Squares(shift=1)}, "data"),
-        ({"loss": ReconstructionSettings(perceptual=None, gan_weight=0.0, pixel="l1")}, "loss"),
-        ({"settings": settings(seed=1), "data": Untested()}, "data, settings"),
+        ({"settings": settings(steps=3)}, "settings.steps: 4 before, 3 now"),
+        ({"data": Squares(copies=5)}, r"data.\w+: \d+ before, \d+ now.*"),
+        ({"data": Squares(shift=1)}, r"data.\w+: 0 before, 1 now.*"),
+        (
+            {"loss": ReconstructionSettings(perceptual=None, gan_weight=0.0, pixel="l1")},
+            "loss.pixel: l2 before, l1 now",
+        ),
+        ({"settings": settings(seed=1), "data": Untested()}, r"data\..*settings.seed: \d+ before, 1 now"),
     ],
 )
 def test_other_settings_in_the_same_folder(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
     stage1(tmp_path)
     before = state(tmp_path)
-    with pytest.raises(ValueError, match=rf"holds a run with other settings \({named}\); choose another output folder"):
+    with pytest.raises(ValueError, match=rf"holds another run \({named}\); give --again"):
         stage1(tmp_path, **changes)
     assert state(tmp_path) == before
 
@@ -179,11 +182,14 @@ def test_other_settings_in_the_same_folder(changes: dict[str, Any], named: str, 
 def test_other_settings_of_the_second_stage(tmp_path: Path) -> None:
     stage2(toy(tmp_path / "toy"), tmp_path, transformer=model(vocab_size=4))
     for changes, named in (
-        ({"views": 2}, "views"),
-        ({"sampling": Sampling(steps=3)}, "sampling"),
-        ({"transformer": model(vocab_size=4, layers=2), "masking": MaskingSettings()}, "masking, transformer"),
+        ({"views": 2}, "views: 1 before, 2 now"),
+        ({"sampling": Sampling(steps=3)}, r"sampling.*"),
+        (
+            {"transformer": model(vocab_size=4, layers=2), "masking": MaskingSettings()},
+            r"transformer\.config\.layers: 1 before, 2 now; masking.*",
+        ),
     ):
-        with pytest.raises(ValueError, match=rf"holds a run with other settings \({named}\)"):
+        with pytest.raises(ValueError, match=rf"holds another run \({named}\)"):
             stage2(tmp_path / "toy", tmp_path, **{"transformer": model(vocab_size=4), **changes})
 
 
@@ -192,7 +198,7 @@ def test_a_new_tokenizer_needs_a_new_transformer(tmp_path: Path) -> None:
     stage2(stage1(tmp_path / "tokenizer"), tmp_path)
     shutil.rmtree(tmp_path / "tokenizer")
     stage1(tmp_path / "tokenizer", settings=settings(seed=1))
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(tokenizer\)"):
+    with pytest.raises(ValueError, match=r"holds another run \(tokenizer: \w{16} before, \w{16} now\)"):
         stage2(tmp_path / "tokenizer", tmp_path)
 
 
@@ -248,12 +254,12 @@ def test_interrupted_and_gone_on(stage: str, tmp_path: Path, monkeypatch: pytest
         with pytest.raises(Interrupted, match=f"{stage}: stopped after step 3 and saved; run it again to go on"):
             train(tmp_path / "parts")
     assert json.loads((tmp_path / "parts" / folder / "run.json").read_text(encoding="utf-8"))["finished"] is False
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(settings\)"):
-        stage1(tmp_path / "parts", settings=settings(steps=7)) if stage == "tokenizer" else stage2(
+    with pytest.raises(ValueError, match=r"holds another run \(settings\.steps: 6 before, 5 now; settings.seed"):
+        stage1(tmp_path / "parts", settings=settings(steps=5)) if stage == "tokenizer" else stage2(
             tmp_path / "toy",
             tmp_path / "parts",
             transformer=model(vocab_size=4, dropout=0.1),
-            settings=settings(steps=7),
+            settings=settings(steps=5),
         )
     torch.manual_seed(77)
     train(tmp_path / "parts")
@@ -269,14 +275,28 @@ def test_every_misfit_is_listed(tmp_path: Path) -> None:
     wrong = model(vocab_size=7, num_classes=2, axes=(3, 4), num_codebooks=2)
     with pytest.raises(ValueError, match="does not fit the tokenizer and the data") as caught:
         stage2(tmp_path / "toy", tmp_path / "out", transformer=wrong)
-    for part in (
-        "vocab_size is 7, expected 5",
-        "num_codebooks is 2, expected 1",
-        "axes is (3, 4), expected (4, 4)",
-        "num_classes is 2, expected 3",
-    ):
+    for part in ("vocab_size is 7, expected 5", "num_codebooks is 2, expected 1", "axes is (3, 4), expected (4, 4)"):
         assert part in str(caught.value)
+    with pytest.raises(ValueError, match="num_classes is 0, expected 3"):
+        stage2(tmp_path / "toy", tmp_path / "out", transformer=model(vocab_size=5, num_classes=0))
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_those_of_the_data(tmp_path: Path) -> None:
+    said: list[str] = []
+    stage2(toy(tmp_path / "toy", levels=16), tmp_path / "out", transformer=model(num_classes=7), say=said.append)
+    assert "transformer: num_classes 3, as many as the data have; its settings say 7" in said
+    pipe = Pipeline.from_pretrained(tmp_path / "out")
+    assert (pipe.transformer.num_classes, len(pipe.config.class_names)) == (3, 3)
+
+
+def test_a_launch_that_cannot_work_is_refused_before_anything_is_tokenized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as ``accelerate launch`` with such a file does
+    with pytest.raises(ValueError, match="mixed_precision: the launcher says bf16, the run's settings say no"):
+        stage2(toy(tmp_path / "toy", levels=16), tmp_path / "out")
+    assert not (tmp_path / "out" / "tokens").exists()
 
 
 def test_a_tokenizer_from_elsewhere_is_copied(tmp_path: Path) -> None:

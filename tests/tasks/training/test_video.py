@@ -191,8 +191,8 @@ def test_it_learns_one_clip_by_heart(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage1(tmp_path / "whole", settings=settings(steps=5))
     _interrupt(monkeypatch, ReconstructionTraining, 2, lambda: stage1(tmp_path / "parts", settings=settings(steps=5)))
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(settings\)"):
-        stage1(tmp_path / "parts", settings=settings(steps=6))
+    with pytest.raises(ValueError, match=r"holds another run \(settings\.steps: 5 before, 4 now\)"):
+        stage1(tmp_path / "parts", settings=settings(steps=4))
     stage1(tmp_path / "parts", settings=settings(steps=5))
     assert _weights(tmp_path / "whole") == _weights(tmp_path / "parts")
 
@@ -207,7 +207,7 @@ def test_an_interrupted_run_does_not_tokenize_again(tmp_path: Path, monkeypatch:
     stage2(codes, tmp_path / "parts", **chosen)
     assert data.asked <= 2 * once + 4  # only what tells whether the tokens are still theirs
     assert _weights(tmp_path / "whole/transformer") == _weights(tmp_path / "parts/transformer")
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(tasks\)"):
+    with pytest.raises(ValueError, match=r"holds another run \(tasks\.FI: \d\.0 before, 3\.0 now\)"):
         stage2(codes, tmp_path / "parts", **chosen, tasks={**TASKS, "FI": 3.0})
 
 
@@ -241,7 +241,7 @@ def test_inflation(tmp_path: Path) -> None:
     video = load_module(tmp_path / "out", VQ3D)
     assert torch.allclose(video.quantizer.codebook, images.quantizer.codebook, atol=1e-6)
     assert "inflate" in json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(inflate\)"):
+    with pytest.raises(ValueError, match=r"holds another run \(inflate: \w{16} before, nothing now\)"):
         stage1(tmp_path / "out", settings=slow)
     with pytest.raises(FileNotFoundError, match="inflate: got .* which holds none"):
         stage1(tmp_path / "other", inflate=tmp_path / "nowhere")

@@ -6,9 +6,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
@@ -278,17 +276,3 @@ if DIGITS.is_file():
         batch = data.train().batch([0, 1500], [0, 1])
         assert batch["audio"].shape == (2, 1, 4000)
         assert batch["labels"][0] == 0
-
-
-def test_many_channels_are_said(tmp_path: Path) -> None:
-    """Six channels give their mean; to make stereo of them is refused with that very reason."""
-    for name, channels in (("a.wav", 1), ("b.wav", 6), ("c.wav", 2)):
-        soundfile.write(tmp_path / name, 0.3 * np.random.default_rng(0).standard_normal((900, channels)), 800)
-    with pytest.warns(
-        UserWarning, match=r"1 of 3 files have more than two channels, such as b.wav \(6\): of these the mean"
-    ):
-        data = SoundFolder(tmp_path, 800, 0.5, loudness=None, held_out=0.0)
-    assert data.train().batch([1], [0])["audio"].shape == (1, 1, 400)
-    with pytest.warns(UserWarning, match="b.wav"):
-        data = SoundFolder(tmp_path, 800, 0.5, channels=2, loudness=None, held_out=0.0, broken=0.5)
-    assert "got 6 channels, expected 1 or 2 to make stereo; downmix it" in dict(data.skipped)["b.wav"]
