@@ -58,7 +58,7 @@ def read_description(folder: Path) -> PipelineConfig:
     values = description.get("config")
     current = with_current_sampling(values) if isinstance(values, Mapping) else values
     config: PipelineConfig = build_config(PipelineConfig, current, str(path))
-    if "prepared" in current:
+    if isinstance(values, Mapping) and "prepared" in values:
         return config
     found = trained_on(folder / "transformer")
     if found is None and description.get("modality") == "audio":

@@ -100,6 +100,7 @@ class FfmpegDecoder:
     def __init__(self, package: Any, source: str | Path | BinaryIO, name: str) -> None:
         self._package, self._source, self._name = package, source, name
         self._container: Any = None
+        self._kept: Tensor | None = None
         self._begin()
         try:
             first = next(self._blocks, None)
@@ -111,7 +112,8 @@ class FfmpegDecoder:
         except (ValueError, RuntimeError):
             self.close()
             raise
-        self._kept, self.channels = first, first.shape[0]
+        self._kept = first
+        self.channels = len(first)
         self._say_more()
         self.kind = self._kind()
         self.tags, codec = read_tags(self._container, self._stream), self._stream.codec_context.name
@@ -172,7 +174,7 @@ class FfmpegDecoder:
         self.close()
         self._container, self._stream = open_stream(self._package, self._source, self._name)
         self.sample_rate = int(self._stream.codec_context.sample_rate or 0)
-        self._position, self._kept, self._told = 0, None, ""
+        self._position, self._told, self._kept = 0, "", None
         self._starts: float | None = None
         self._blocks: Iterator[Tensor] = self._decode()
 

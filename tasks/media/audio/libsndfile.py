@@ -89,7 +89,8 @@ class SoundfileDecoder:
     """
 
     def __init__(self, package: ModuleType, source: str | Path | BinaryIO, name: str) -> None:
-        self._name, self._own, self._position = name, None, 0
+        self._name, self._position = name, 0
+        self._own: BinaryIO | None = None
 
         def reopen() -> Any:
             if not isinstance(source, str | Path):
@@ -182,9 +183,9 @@ class SoundfileDecoder:
         if frames == self.frames:
             return
         self._file.close()
-        if isinstance(source, str | Path):
-            self._own = Path(source).open("rb")  # noqa: SIM115 (closed with the file)
-        window = _Window(self._own or source, first)
+        whole = Path(source).open("rb") if isinstance(source, str | Path) else source  # noqa: SIM115 (closed with the file)
+        self._own = whole if isinstance(source, str | Path) else None
+        window = _Window(whole, first)
         self._file = package.SoundFile(
             window, "r", self.sample_rate, self.channels, self.kind.coding, endian="LITTLE", format="RAW"
         )
