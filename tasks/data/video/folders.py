@@ -4,6 +4,8 @@ Shapes: B batch, T frames, H W pixels.
 """
 
 import random
+import re
+import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,7 +69,7 @@ class VideoFolder(FileData, VideoData):
         stride: int = 1,
         frame_rate: float | None = None,
         flip: bool = True,
-        reader: Reader = "decord",
+        reader: Reader = "pyav",
         **rules: Any,
     ) -> None:
         width = height if width is None else width
@@ -78,7 +80,10 @@ class VideoFolder(FileData, VideoData):
             )
         self.size, self.stride, self.frame_rate, self.flip = (frames, height, width), stride, frame_rate, flip
         self._root, self._reader = Path(root), reader
-        self._arrange(self._root, _list_videos(self._root), self._try_out, FileRules(**rules))
+        listed, self._remarks = _list_videos(self._root), dict[str, list[str]]()
+        self._arrange(self._root, listed, self._try_out, FileRules(**rules))
+        for remark, names in self._remarks.items():
+            warnings.warn(f"{root}: {len(names)} of {len(listed)} files, such as {names[0]}: {remark}", stacklevel=2)
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -96,7 +101,7 @@ class VideoFolder(FileData, VideoData):
         """
         draw = None if fixed else random.Random(seed)
         length, height, width = self.size
-        with VideoFile(self._root / name, threads=1, reader=self._reader) as file:
+        with VideoFile(self._root / name, threads=1, reader=self._reader, quiet=True) as file:
             places = self._places(file, draw)
             scale = max(Fraction(height, file.height), Fraction(width, file.width))
             covering = max(height, round(file.height * scale)), max(width, round(file.width * scale))
@@ -136,8 +141,10 @@ class VideoFolder(FileData, VideoData):
 
     def _try_out(self, name: str) -> None:
         """Refuse a file that cannot be used, as far as opening it shows."""
-        with VideoFile(self._root / name, threads=1, reader=self._reader) as file:
+        with VideoFile(self._root / name, threads=1, reader=self._reader, quiet=True) as file:
             self._spare(file)
+        for remark in file.remarks:
+            self._remarks.setdefault(re.sub(r"\d+", "some", remark), []).append(name)
 
 
 def _draw(spare: int, draw: random.Random | None) -> int:
