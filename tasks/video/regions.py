@@ -69,9 +69,9 @@ class MemoryMask(Region):
     """Which pixels of a clip are painted anew, at the model's size: a pixel is, if it shows any part of one that is marked.
 
     Args:
-        mask: bool or uint8, array or tensor: ``[h, w]`` for all frames alike or ``[T, h, w]``, for those that are taken of the
-            clip or for all that its file has. True, and of uint8 half grey and lighter, is painted anew; uint8 of nothing
-            but 0 and 1 counts as bool.
+        mask: bool or uint8, array or tensor: ``[h, w]`` for all frames alike or ``[T, h, w]``, for those that are taken of
+            the clip or for all that its file has. True, and of uint8 half grey and lighter, is painted anew; uint8 of
+            nothing but 0 and 1 counts as bool.
         source: the clip it belongs to.
         size: (H, W).
 
@@ -104,8 +104,8 @@ class FileMask(Region):
     """A mask that is a video of the clip's size: what is half grey and lighter is painted anew, frame by frame.
 
     Args:
-        file: the mask. If it has as many frames as the clip's file, or as are taken of it, each belongs to one of these; else
-            they are taken by time, from that of the first frame taken of the clip.
+        file: the mask. If it has as many frames as the clip's file, or as are taken of it, each belongs to one of these;
+            else they are taken by time, from that of the first frame taken of the clip.
         source: the clip.
         size: (H, W).
 

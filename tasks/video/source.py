@@ -190,8 +190,8 @@ class MemoryFrames:
 class FileFrames:
     """A video file, or a part of it, as a ``FrameSource``: only what is asked for is decoded.
 
-    Frames are taken by the time at which they are shown, which is right for unevenly spaced ones, too. What edits cannot keep
-    of them is warned of.
+    Frames are taken by the time at which they are shown, which is right for unevenly spaced ones, too. What edits cannot
+    keep of them is warned of.
 
     Args:
         excerpt: the file and the part.
@@ -235,7 +235,7 @@ class FileFrames:
     def numbers(self, count: int) -> Sequence[int] | None:
         """Which of ``count`` pictures that were made for this clip belong to its frames, one each.
 
-        As many as the file has frames were made frame for frame of it; as many as are taken of it, of these. None for others.
+        As many as the file has frames were made of these, as many as are taken of it, of those. None for others.
         """
         own = self._excerpt.frame_rate is not None and count == self.frames
         if count == self._file.frames and not own:
@@ -250,8 +250,8 @@ class FileFrames:
         lost = [f"{self._file.bits} bits a channel come back as 8"] if self._file.bits > 8 else []
         if self._file.variable_rate and self._excerpt.frame_rate is None:
             lost.append(
-                f"frames are not evenly spaced: taken by time, {float(self.frame_rate):.3g} a second, so that some come twice "
-                "or not at all; frame_rate says another number"
+                f"frames are not evenly spaced: taken by time, {float(self.frame_rate):.3g} a second, so that some come "
+                "twice or not at all; frame_rate says another number"
             )
         return lost
 

@@ -3,9 +3,10 @@
 decord 0.6.0 counts on from a key frame without the frames that are shown before it and come after it (open groups of
 pictures, as x265 makes them), opens damaged files without complaint, fails at frames that are fine because a thread of its
 ran ahead into the damage, repeats other frames in place of those it cannot decode, and finds wrong ones in AVI and MPEG-TS.
-So it reads what ``index`` found to be regular, is told to repeat nothing, and what it returns is compared with the index;
-wherever it fails, PyAV reads the same frames once more, by their time stamps, or says which of them is damaged. What is left:
-a frame whose container is whole and whose contents are not is concealed by the decoder, which tells PyAV but not decord.
+So it reads what ``index`` found to be regular, is told to repeat nothing, and what it returns is compared with the index.
+Wherever it fails, PyAV reads the same frames once more, by their time stamps, or says which of them is damaged. What is
+left: a frame whose container is whole and whose contents are not is concealed by the decoder, which tells PyAV but not
+decord.
 
 Shapes: T frames, H W pixels; pixels are uint8.
 """
@@ -35,6 +36,8 @@ Reader = Literal["decord", "pyav"]
 
 MOST_THREADS = 4
 """Of a decoder or encoder; more only hold more frames in memory."""
+
+_ONE_THREAD = ("mpeg4", "vp8")  # with several, their decoders make other pictures of what is damaged each time, unsaid
 
 _NO_REPEATS = 1e-6  # share of frames that decord may replace by others before it raises: none
 
@@ -182,15 +185,20 @@ class _PyavDecoder:
         if self._container is None or self._stream is None:
             self._container = self._stack.enter_context(opened(self._path, self._name))
             self._stream = choose_stream(self._container, self._name)
-            self._stream.thread_type = "AUTO" if self._threads > 1 else "NONE"
-            self._stream.codec_context.thread_count = self._threads
+            single = self._threads == 1 or self._stream.codec_context.name in _ONE_THREAD
+            self._stream.thread_type = "NONE" if single else "AUTO"
+            self._stream.codec_context.thread_count = 1 if single else self._threads
         return self._container, self._stream
 
     def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, VideoFrame]]:
         """Places and frames from where the file stands; whatever cannot be decoded is left out."""
         stamps, counted = self._index.stamps, 0
-        for packet in container.demux(stream):
-            with contextlib.suppress(self._av.error.InvalidDataError):
+        packets = container.demux(stream)
+        while True:
+            with contextlib.suppress(self._av.error.FFmpegError):
+                packet = next(packets, None)
+                if packet is None:
+                    return
                 for frame in packet.decode():
                     number = counted if not len(stamps) else int(np.searchsorted(stamps, frame.pts or 0))
                     counted += 1

@@ -145,13 +145,15 @@ def opened(path: Path, name: str) -> Iterator[InputContainer]:
     """
     av = import_av()
     try:
+        path.open("rb").close()
+    except OSError as error:  # below, decoders and demuxers use the system's numbers for errors of their own
+        raise OSError(f"{name}: cannot be read ({error.strerror})") from None
+    try:
         # Absolute: FFmpeg would take "a:b.mp4" for a protocol.
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
             yield container
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
-        if isinstance(error, OSError):
-            raise OSError(f"{name}: cannot be read ({reason})") from None
         raise ValueError(f"{name}: no video file, cut off or damaged ({reason}); expected mp4, mkv or webm") from None
 
 
@@ -242,7 +244,7 @@ def _first_frame(path: Path, name: str) -> VideoFrame:
     with opened(path, name) as container:
         stream = choose_stream(container, name)
         for packet in container.demux(stream):
-            with contextlib.suppress(av.error.InvalidDataError):
+            with contextlib.suppress(av.error.FFmpegError):
                 for frame in packet.decode():
                     found: VideoFrame = frame
                     if not found.is_corrupt:

@@ -1,7 +1,7 @@
 """What an edited clip keeps of its file beside the pictures: sound, subtitles, chapters, tags and what colours mean.
 
-Sound and subtitles are copied packet by packet, those of the part that was edited; sound that the new container does not take
-is encoded as AAC. Said when lost: whatever does not fit into the new file, and tags that tell where it was filmed.
+Sound and subtitles are copied packet by packet, those of the part that was edited; sound that the new container does not
+take is encoded as AAC. Said when lost: whatever does not fit into the new file, and tags that tell where it was filmed.
 """
 
 from __future__ import annotations
@@ -30,34 +30,13 @@ _LONGEST = 0.15  # seconds of a packet of sound that is not cut; in longer ones 
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # of AAC
 
 _MP4_TAGS = frozenset(
-    {
-        "title",
-        "artist",
-        "album_artist",
-        "composer",
-        "album",
-        "date",
-        "comment",
-        "genre",
-        "copyright",
-        "grouping",
-        "lyrics",
-    }
-    | {"description", "synopsis", "show", "episode_id", "network", "keywords", "creation_time"}
+    "title artist album_artist composer album date comment genre copyright grouping lyrics description synopsis show "
+    "episode_id network keywords creation_time".split()
 )
 
-_TECHNICAL = frozenset(
-    {
-        "major_brand",
-        "minor_version",
-        "compatible_brands",
-        "encoder",
-        "encoded_by",
-        "duration",
-        "handler_name",
-        "vendor_id",
-    }
-)  # tags of a container and not of what is in it
+_TECHNICAL = frozenset(  # tags of a container and not of what is in it
+    "major_brand minor_version compatible_brands encoder encoded_by duration handler_name vendor_id software".split()
+)
 
 _PLACES = ("location", "gps", "xyz", "geo")  # in the names of tags that say where
 
@@ -152,15 +131,23 @@ class Companions:
         if not self._original.in_time:
             self._lost.append(f"{_told(stream)} left out: the result has another pace")
         elif stream.type == "audio" and stream.codec_context is not None:
-            if _takes(self._output, stream) and (self._whole() or _longest(self._original.path, stream) <= _LONGEST):
+            packet = self._first(stream)
+            short = packet is not None and float(packet.duration * packet.time_base) <= _LONGEST
+            if (short or self._whole()) and _takes(self._output, stream, packet):
                 self._tracks[stream.index] = _Copied(self._output, stream)
             else:
                 track = self._tracks[stream.index] = _Encoded(self._output, stream)
                 self._lost.append(f"{_told(stream)} encoded anew as {track.what}")
-        elif stream.type == "subtitle" and _takes(self._output, stream):
+        elif stream.type == "subtitle" and _takes(self._output, stream, self._first(stream)):
             self._tracks[stream.index] = _Copied(self._output, stream)
         else:
             self._lost.append(f"{_told(stream)} left out, which {self._path.suffix} does not take from another file")
+
+    def _first(self, stream: Stream) -> Packet | None:
+        """A stream's first packet that says how long it is."""
+        with opened(self._original.path, str(self._original.path)) as source:
+            packets = source.demux(source.streams[stream.index])
+            return next((packet for packet in packets if packet.size and packet.duration), None)
 
     def _whole(self) -> bool:
         """Whether the part begins where the file's sound begins, so that nothing is cut."""
@@ -188,9 +175,11 @@ class Companions:
         """Packets of the tracks that are heard in the part, with their time in the result."""
         original, over = self._original, set[int]()
         try:
-            for packet in self._source.demux(*(track.stream for track in self._tracks.values())):
-                track = self._tracks[packet.stream_index]
-                if not packet.size or packet.time_base is None:
+            for packet in (
+                self._source.demux(*(track.stream for track in self._tracks.values())) if self._tracks else ()
+            ):
+                track = self._tracks.get(packet.stream_index)
+                if track is None or not packet.size or packet.time_base is None:
                     continue
                 if packet.pts is None:
                     packet.pts = track.end if packet.dts is None else packet.dts
@@ -200,7 +189,7 @@ class Companions:
                     over.add(packet.stream_index)
                     if over == self._tracks.keys():
                         return
-                elif end > 0:
+                elif end > -track.before or begin >= 0 or not packet.duration:
                     yield begin + original.at, packet, track
         except import_av().error.FFmpegError as error:
             self._lost.append(f"the file is damaged, its sound may be incomplete ({error.strerror})")
@@ -208,6 +197,8 @@ class Companions:
 
 class _Copied:
     """A stream whose packets go into the result as they are."""
+
+    before = 0.0  # seconds before the part at which packets are of use
 
     def __init__(self, output: OutputContainer, stream: Stream) -> None:
         self.stream, self.end, self._last = stream, 0, -math.inf
@@ -227,6 +218,8 @@ class _Copied:
 
 class _Encoded:
     """A stream of sound as AAC, cut to the sample."""
+
+    before = 2.0
 
     def __init__(self, output: OutputContainer, stream: Any) -> None:
         self.stream, self.end, self._av = stream, 0, import_av()
@@ -266,23 +259,19 @@ def _told(stream: Stream) -> str:
     return f"{kind} ({stream.codec_context.name})" if stream.codec_context is not None else kind
 
 
-def _takes(output: OutputContainer, stream: Stream) -> bool:
-    """Whether a container takes a stream as it is: some refuse only when the header is written."""
+def _takes(output: OutputContainer, stream: Stream, packet: Packet | None) -> bool:
+    """Whether a container takes a stream as it is: some refuse only when they write their table of contents."""
     av = import_av()
     try:
         with av.open(io.BytesIO(), "w", format=output.format.name) as trial:
-            trial.add_stream_from_template(stream)
+            target = trial.add_stream_from_template(stream)
             trial.start_encoding()
+            if packet is not None:
+                packet.stream = target
+                trial.mux(packet)
     except (av.error.FFmpegError, ValueError):
         return False
     return True
-
-
-def _longest(path: Path, stream: Stream) -> float:
-    """Seconds of one of a stream's packets; the first will do."""
-    with opened(path, str(path)) as source:
-        first = next((packet for packet in source.demux(source.streams[stream.index]) if packet.duration), None)
-        return math.inf if first is None else float(first.duration * first.time_base)
 
 
 def _label(source: Stream, target: Stream) -> None:

@@ -35,7 +35,7 @@ class VideoWriter:
 
     Args:
         path: ends in .mp4, .m4v, .mov or .mkv (H.264, even height and width), or in .gif.
-        frame_rate: frames a second, above 0 to 1000; of a GIF at most 50, and each frame then ends at a hundredth of a second.
+        frame_rate: frames a second, above 0 to 1000; at most 50 in a GIF, where frames end at hundredths of a second.
         quality: of H.264, 0 (lossless but for colour at half the resolution) to 51.
         original: the file that the frames were made of: its sound, subtitles, chapters, tags and colours go into the result,
             and what of them is lost is warned of. None for frames that come from nowhere.
