@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,13 +30,13 @@ _LONGEST = 0.15  # seconds of a packet of sound that is not cut; in longer ones 
 
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # of AAC
 
-_MP4_TAGS = frozenset(
-    "title artist album_artist composer album date comment genre copyright grouping lyrics description synopsis show "
-    "episode_id network keywords creation_time".split()
+_MP4_TAGS = re.compile(
+    "title|artist|album_artist|composer|album|date|comment|genre|copyright|grouping|lyrics|description|synopsis|show|"
+    "episode_id|network|keywords|creation_time"
 )
 
-_TECHNICAL = frozenset(  # tags of a container and not of what is in it
-    "major_brand minor_version compatible_brands encoder encoded_by duration handler_name vendor_id software".split()
+_TECHNICAL = re.compile(  # tags of a container and not of what is in it
+    "major_brand|minor_version|compatible_brands|encoder|encoded_by|duration|handler_name|vendor_id|software"
 )
 
 _PLACES = ("location", "gps", "xyz", "geo")  # in the names of tags that say where
@@ -71,7 +72,7 @@ class VideoOriginal:
     def losses(self) -> list[str]:
         """All that a file of nothing but pictures does not keep, in words."""
         with opened(self.path, str(self.path)) as source:
-            lost = [_told(stream) for stream in source.streams if stream.type != "video"]
+            lost = [_told(stream) for stream in _beside(source)]
             lost += ["chapters"] if source.chapters() else []
             kept, places = _tags(source)
             return lost + (["tags"] if kept or places else [])
@@ -92,9 +93,8 @@ class Companions:
         self._source = self._stack.enter_context(opened(original.path, str(original.path)))
         self._tracks: dict[int, _Copied | _Encoded] = {}
         self._lost: list[str] = []
-        for stream in self._source.streams:
-            if stream.type != "video":
-                self._add(stream)
+        for stream in _beside(self._source):
+            self._add(stream)
         self._describe()
         self._packets = self._in_order()
         self._next = next(self._packets, None)
@@ -157,10 +157,10 @@ class Companions:
         """Chapters and tags."""
         kept, places = _tags(self._source)
         if self._output.format.name in ("mp4", "mov", "ipod"):
-            foreign = sorted(kept.keys() - _MP4_TAGS)
+            foreign = sorted(name for name in kept if not _MP4_TAGS.fullmatch(name))
             if foreign:
                 self._lost.append(f"tags left out, which {self._path.suffix} does not take: {', '.join(foreign)}")
-            kept = {name: text for name, text in kept.items() if name in _MP4_TAGS}
+            kept = {name: text for name, text in kept.items() if name not in foreign}
         if places:
             self._lost.append(f"tags left out, which say where it was filmed: {', '.join(places)}")
         self._output.metadata.update(kept)
@@ -208,6 +208,9 @@ class _Copied:
     def follow(self, packet: Packet, original: VideoOriginal) -> Iterator[Packet]:
         shift = round((original.at - original.begin) / float(packet.time_base))
         packet.pts, packet.dts = packet.pts + shift, (packet.pts if packet.dts is None else packet.dts) + shift
+        early = math.ceil(original.at / packet.time_base) - packet.pts
+        if self.stream.type == "subtitle" and early > 0:  # a line that stands already when the part begins
+            packet.pts, packet.dts, packet.duration = packet.pts + early, packet.pts + early, packet.duration - early
         if packet.dts > self._last:  # whatever steps back in time, no container takes
             self._last, packet.stream = packet.dts, self._target
             yield packet
@@ -253,8 +256,18 @@ class _Encoded:
         yield from self._target.encode()
 
 
+def _beside(source: InputContainer) -> list[Stream]:
+    """All streams but moving pictures and the titles of chapters, which MP4 keeps as a track."""
+    cover = import_av().stream.Disposition.attached_pic
+    found = [stream for stream in source.streams if stream.type != "video" or stream.disposition & cover]
+    titles = next((stream for stream in found if stream.type == "data" and source.chapters()), None)
+    return [stream for stream in found if stream is not titles]
+
+
 def _told(stream: Stream) -> str:
     """How a stream is called."""
+    if stream.type == "video":
+        return "cover picture"
     kind = {"audio": "sound", "subtitle": "subtitles"}.get(stream.type, f"{stream.type} track")
     return f"{kind} ({stream.codec_context.name})" if stream.codec_context is not None else kind
 
@@ -282,7 +295,7 @@ def _label(source: Stream, target: Stream) -> None:
 
 def _tags(source: InputContainer) -> tuple[dict[str, str], list[str]]:
     """What is said of the content, and the names of tags that say where it was filmed."""
-    said = {name: text for name, text in source.metadata.items() if name.lower() not in _TECHNICAL}
+    said = {name: text for name, text in source.metadata.items() if not _TECHNICAL.fullmatch(name.lower())}
     places = sorted(name for name in said if any(word in name.lower() for word in _PLACES))
     return {name.lower(): text for name, text in said.items() if name not in places}, places
 
