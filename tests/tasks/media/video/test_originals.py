@@ -136,7 +136,7 @@ def test_subtitles(tmp_path: Path) -> None:
         lines = [packet for packet in file.demux(subtitles=0) if b"hello" in bytes(packet)]
         assert [float(line.pts * line.time_base) for line in lines if line.pts is not None] == [pytest.approx(0.2)]
     path = write_heard(tmp_path / "b.mkv", FRAMES, subtitles="subrip")
-    with pytest.warns(UserWarning, match=r"subtitles \(subrip\) left out, which \.mp4 does not take"):
+    with pytest.warns(UserWarning, match=r"subtitles \(srt\) left out, which \.mp4 does not take"):
         rewrite(path, tmp_path / "out.mp4")
 
 
