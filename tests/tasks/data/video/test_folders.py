@@ -228,3 +228,17 @@ def test_what_is_refused(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "one", ignore=shutil.ignore_patterns(*NAMES[1:]))
     with pytest.raises(ValueError, match="all 1 files are held out"):
         VideoFolder(tmp_path / "one", 4, 16, held_out=0.999999)
+
+
+def test_what_is_odd_of_files_is_said_once(tmp_path: Path) -> None:
+    """Of all files together, and not at each example."""
+    for number in range(3):
+        path = write(tmp_path / f"{number}.ts", moving(40), rate=25)
+        data = path.read_bytes()
+        path.write_bytes(data[len(data) // 188 // 4 * 188 :])
+    write(tmp_path / "whole.mp4", moving(40))
+    with pytest.warns(UserWarning, match=r"3 of 4 files, such as 0\.ts: begins between key frames") as told:
+        data = VideoFolder(tmp_path, frames=8, height=16, held_out=0.0)
+    assert len(told) == 1
+    assert data.skipped == []
+    data.train().batch(range(4), range(4))
