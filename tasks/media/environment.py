@@ -10,7 +10,17 @@ import torch
 def environment() -> dict[str, Any]:
     """Versions and devices, as manifests and ``maskgen info`` give them."""
     versions = {}
-    for name in ("maskgen", "torch", "torchvision", "accelerate", "xformers", "decord", "torchaudio", "soundfile"):
+    for name in (
+        "maskgen",
+        "torch",
+        "torchvision",
+        "accelerate",
+        "xformers",
+        "av",
+        "decord",
+        "torchaudio",
+        "soundfile",
+    ):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

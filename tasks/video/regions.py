@@ -115,10 +115,8 @@ class FileMask(Region):
 
     def __init__(self, file: VideoFile, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> None:
         numbers = source.numbers(file.frames)
-        if numbers is None and source.frame_rate is None:
-            numbers = range(file.frames)
-        elif numbers is None and source.frame_rate is not None:
-            numbers = file.at_rate(source.frame_rate)
+        if numbers is None:
+            numbers = range(file.frames) if source.frame_rate is None else file.at_rate(source.frame_rate)
         if (file.height, file.width) != source.given or len(numbers) < source.frames:
             height, width = source.given
             raise ValueError(

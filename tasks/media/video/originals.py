@@ -23,8 +23,9 @@ from maskgen.tasks.media.video.shown import Colours
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
     from av.stream import Stream
+
+Packet = Any  # of PyAV; its stamps are optional until they are filled in here
 
 _LONGEST = 0.15  # seconds of a packet of sound that is not cut; in longer ones the cut would be heard
 
@@ -104,8 +105,7 @@ class Companions:
         """Write what is heard before a moment of the result."""
         while self._next is not None and self._next[0] < seconds:
             _, packet, track = self._next
-            for made in track.follow(packet, self._original):
-                self._output.mux(made)
+            self._mux(track, track.follow(packet, self._original))
             self._next = next(self._packets, None)
 
     def finish(self, seconds: float) -> None:
@@ -116,16 +116,25 @@ class Companions:
         """
         self.write_until(math.inf)
         for track in self._tracks.values():
-            for made in track.finish():
-                self._output.mux(made)
+            self._mux(track, track.finish())
         if self.has_sound and seconds > self._original.at + self._original.seconds + 0.1:
             self._lost.append("what was added in time has no sound")
         if self._lost:
-            warnings.warn(f"{self._path}: of {self._original.path}: {'; '.join(self._lost)}", stacklevel=6)
+            warnings.warn(f"{self._original.path}: {'; '.join(self._lost)}", stacklevel=6)
 
     def close(self) -> None:
         """Let go of the source."""
         self._stack.close()
+
+    def _mux(self, track: _Copied | _Encoded, packets: Iterator[Packet]) -> None:
+        """Write packets; those that the container finds damaged are left out: the pictures are what was asked for."""
+        error = import_av().error
+        try:
+            for packet in packets:
+                self._output.mux(packet)
+        except (error.InvalidDataError, error.ArgumentError):
+            damaged = f"{_told(track.stream)} is damaged, and not complete"
+            self._lost += [damaged] if damaged not in self._lost else []
 
     def _add(self, stream: Stream) -> None:
         if not self._original.in_time:
@@ -189,7 +198,7 @@ class Companions:
                     over.add(packet.stream_index)
                     if over == self._tracks.keys():
                         return
-                elif end > -track.before or begin >= 0 or not packet.duration:
+                elif end > -track.before or begin >= 0 or (track.before and not packet.duration):
                     yield begin + original.at, packet, track
         except import_av().error.FFmpegError as error:
             self._lost.append(f"the file is damaged, its sound may be incomplete ({error.strerror})")

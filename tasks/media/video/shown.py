@@ -103,8 +103,9 @@ def inspect_stream(stream: VideoStream, frame: VideoFrame, name: str) -> Shown:
         )
     transposed, mirrored, oblique = _orientation(frame)
     # As players do it: whichever side is too short is drawn out, so that nothing is lost.
-    height, width = (round(frame.height / min(aspect, 1)), round(frame.width * max(aspect, 1)))
-    remarks = _remarks(frame) + (["turned by no whole quarter: taken at the nearest one"] if oblique else [])
+    one = Fraction(1)
+    height, width = round(frame.height / min(aspect, one)), round(frame.width * max(aspect, one))
+    remarks = _remarks(stream, frame) + (["turned by no whole quarter: taken at the nearest one"] if oblique else [])
     return Shown(
         height=width if transposed else height,
         width=height if transposed else width,
@@ -122,25 +123,25 @@ def _orientation(frame: VideoFrame) -> tuple[bool, tuple[bool, bool], bool]:
 
     A stored point (x, y) is shown at (a x + c y, b x + d y).
     """
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
-            straight, across = min(abs(a), abs(d)), min(abs(b), abs(c))
-            oblique = min(straight, across) > 0.02 * max(straight, across)
-            return (True, (b < 0, c < 0), oblique) if across > straight else (False, (d < 0, a < 0), oblique)
-    return False, (False, False), False
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, (False, False), False
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    straight, across = min(abs(a), abs(d)), min(abs(b), abs(c))
+    oblique = min(straight, across) > 0.02 * max(straight, across)
+    return (True, (b < 0, c < 0), oblique) if across > straight else (False, (d < 0, a < 0), oblique)
 
 
-def _remarks(frame: VideoFrame) -> list[str]:
+def _remarks(stream: VideoStream, frame: VideoFrame) -> list[str]:
     found = []
     if (wide := _WIDE.get(int(frame.color_trc))) or int(frame.color_primaries) == 9:
         found.append(f"colours are {wide or 'those of BT.2020'} and come as stored, not mapped to a usual screen's")
     if frame.interlaced_frame:
         found.append("interlaced: the two fields of a frame are taken as one picture")
+    clear = stream.metadata.get("alpha_mode") == "1"  # of VP8 and VP9, whose decoders do not read it
     if any(component.is_alpha for component in frame.format.components):
-        alpha = frame.reformat(format="rgba").to_ndarray()[..., 3]
-        found += ["transparency is left out"] if np.any(alpha < 255) else []
-    return found
+        clear = bool(np.any(frame.reformat(format="rgba").to_ndarray()[..., 3] < 255))
+    return [*found, "transparency is left out"] if clear else found
 
 
 def _colours(frame: VideoFrame) -> Colours | None:

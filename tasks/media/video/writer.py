@@ -112,9 +112,8 @@ class VideoWriter:
 
     def _begin(self, size: tuple[int, int]) -> Encoder | _Gif:
         if self.path.suffix.lower() == ".gif":
-            lost = [] if self._original is None else self._original.losses()
-            if lost:
-                warnings.warn(f"{self.path}: a GIF has no {', '.join(lost)}: left out", stacklevel=5)
+            if self._original is not None and (lost := self._original.losses()):
+                warnings.warn(f"{self._original.path}: a GIF has no {', '.join(lost)}: left out", stacklevel=5)
             return self._stack.enter_context(_Gif(self.path, float(1 / self.frame_rate)))
         if size[0] % 2 or size[1] % 2:
             raise ValueError(

@@ -152,6 +152,7 @@ CLIPS: tuple[Odd, ...] = (
     Odd("av1.mp4", "libsvtav1", size=(64, 64), options={"preset": "12", "svtav1-params": "lp=1"}),
     Odd("hevc.mp4", "libx265", options={"preset": "ultrafast", "x265-params": "log-level=none:keyint=6:bframes=2"}),
     Odd("clip.gif", "gif", "rgb8", rate=15),
+    Odd("alpha.webm", "libvpx-vp9", "yuva420p", options={"cpu-used": "8"}, remark="transparency is left out"),
     # pixel formats and colours
     Odd("grey.mkv", "ffv1", "gray"),
     Odd("grey16.mkv", "ffv1", "gray16le"),

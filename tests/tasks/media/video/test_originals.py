@@ -34,6 +34,8 @@ SOURCES = {
     "e.webm": {"sound": "libopus", "codec": "libvpx"},
     "f.flv": {"sound": "libmp3lame", "codec": "flv", "rate": 44100},
     "g.mov": {"sound": "pcm_s24le"},
+    "h.avi": {"sound": "aac", "codec": "mpeg4"},
+    "i.mkv": {"sound": "tta", "layout": "5.1"},
 }
 
 
@@ -173,7 +175,7 @@ def test_another_pace(tmp_path: Path) -> None:
 
 def test_gif_keeps_nothing(tmp_path: Path) -> None:
     path = write_heard(tmp_path / "a.mp4", FRAMES, chapters=CHAPTERS, tags={"title": "My clip"})
-    with pytest.warns(UserWarning, match=r"out\.gif: a GIF has no sound \(aac\), chapters, tags: left out"):
+    with pytest.warns(UserWarning, match=r"a\.mp4: a GIF has no sound \(aac\), chapters, tags: left out"):
         rewrite(path, tmp_path / "out.gif")
     rewrite(write(tmp_path / "mute.mp4", FRAMES), tmp_path / "out.gif")
 
