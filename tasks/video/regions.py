@@ -3,6 +3,7 @@
 Shapes: T frames, H W pixels of the model, h w of the video itself.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,6 +123,11 @@ class FileMask(Region):
             raise ValueError(
                 f"mask: got {file.frames} frames of {file.width} x {file.height}, expected {source.frames} or more of "
                 f"{width} x {height}, as the video"
+            )
+        if source.uneven and not file.variable_rate and source.numbers(file.frames) is not None:
+            warnings.warn(
+                f"{file.name}: evenly spaced, but the clip's frames are not: taken for a mask of each of them, one by one",
+                stacklevel=5,
             )
         self._file, self._numbers, self._fit = file, numbers, Fit.cover(source.given, size)
 

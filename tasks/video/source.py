@@ -156,6 +156,7 @@ class MemoryFrames:
         fit: how frames come to the model's size; their middle, as large as it covers, unless set otherwise.
         frame_rate: None; a clip in memory does not say.
         original: None; likewise.
+        uneven: whether its frames are not evenly spaced in time.
         lazy: whether what is made of it is computed when it is read or written, and not at once.
 
     Raises:
@@ -164,6 +165,7 @@ class MemoryFrames:
 
     frame_rate: Fraction | None = None
     original: VideoOriginal | None = None
+    uneven = False
     lazy = False
 
     def __init__(self, clip: Clip, size: tuple[int, int]) -> None:
@@ -203,6 +205,7 @@ class FileFrames:
         fit: see ``MemoryFrames``.
         frame_rate: frames a second.
         original: what the file has beside its pictures, for the result.
+        uneven: see ``MemoryFrames``.
         lazy: see ``MemoryFrames``.
 
     Raises:
@@ -214,6 +217,7 @@ class FileFrames:
 
     def __init__(self, excerpt: Excerpt, size: tuple[int, int]) -> None:
         self._file, self._excerpt = VideoFile(excerpt.path), excerpt
+        self.uneven = self._file.variable_rate
         rate, wanted = self._file.frame_rate, excerpt.frame_rate
         self.frame_rate = rate if wanted is None else check_frame_rate(wanted, "frame_rate")
         self._indices = self._file.at_rate(self.frame_rate, start=excerpt.start, count=excerpt.frames)
@@ -248,7 +252,7 @@ class FileFrames:
 
     def _losses(self) -> list[str]:
         lost = [f"{self._file.bits} bits a channel come back as 8"] if self._file.bits > 8 else []
-        if self._file.variable_rate and self._excerpt.frame_rate is None:
+        if self.uneven and self._excerpt.frame_rate is None:
             lost.append(
                 f"frames are not evenly spaced: taken by time, {float(self.frame_rate):.3g} a second, so that some come "
                 "twice or not at all; frame_rate says another number"

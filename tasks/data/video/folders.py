@@ -143,7 +143,8 @@ class VideoFolder(FileData, VideoData):
         """Refuse a file that cannot be used, as far as opening it shows."""
         with VideoFile(self._root / name, threads=1, reader=self._reader, quiet=True) as file:
             self._spare(file)
-        for remark in file.remarks:
+        uneven = ["frames are not evenly spaced in time and are taken as stored; give frame_rate to take them by time"]
+        for remark in (*file.remarks, *(uneven if file.variable_rate and self.frame_rate is None else [])):
             self._remarks.setdefault(re.sub(r"\d+", "some", remark), []).append(name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import re
 import warnings
@@ -141,7 +142,10 @@ class Companions:
             self._lost.append(f"{_told(stream)} left out: the result has another pace")
         elif stream.type == "audio" and stream.codec_context is not None:
             packet = self._first(stream)
-            short = packet is not None and float(packet.duration * packet.time_base) <= _LONGEST
+            if packet is None:
+                self._lost.append(f"{_told(stream)} is empty")
+                return
+            short = 0 < float((packet.duration or 0) * packet.time_base) <= _LONGEST
             if (short or self._whole()) and _takes(self._output, stream, packet):
                 self._tracks[stream.index] = _Copied(self._output, stream)
             else:
@@ -153,10 +157,11 @@ class Companions:
             self._lost.append(f"{_told(stream)} left out, which {self._path.suffix} does not take from another file")
 
     def _first(self, stream: Stream) -> Packet | None:
-        """A stream's first packet that says how long it is."""
+        """One of a stream's first packets, if possible one that says how long it is."""
         with opened(self._original.path, str(self._original.path)) as source:
             packets = source.demux(source.streams[stream.index])
-            return next((packet for packet in packets if packet.size and packet.duration), None)
+            few = [packet for packet in itertools.islice(packets, 4) if packet.size]
+            return max(few, key=lambda packet: packet.duration or 0, default=None)
 
     def _whole(self) -> bool:
         """Whether the part begins where the file's sound begins, so that nothing is cut."""

@@ -62,10 +62,13 @@ def test_a_mask_with_the_stamps_of_its_clip(tmp_path: Path, clip: Path) -> None:
         assert uncovered(clip, mask, **part) == 0, part
 
 
-def test_a_mask_made_frame_for_frame_but_evenly_spaced(tmp_path: Path, clip: Path) -> None:
+def test_a_mask_made_frame_for_frame_but_evenly_spaced(
+    tmp_path: Path, clip: Path, told: list[warnings.WarningMessage]
+) -> None:
     """As programs write it that know frames only by their numbers."""
     save_video(squares(24, grow=2), tmp_path / "mask.mp4", 30, quality=0)
     assert uncovered(clip, tmp_path / "mask.mp4") == 0
+    assert any("mask.mp4: evenly spaced, but the clip's frames are not" in str(one.message) for one in told)
     assert uncovered(clip, squares(24, grow=2)[..., 0]) == 0, "an array of them likewise"
 
 

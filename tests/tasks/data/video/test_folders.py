@@ -242,3 +242,10 @@ def test_what_is_odd_of_files_is_said_once(tmp_path: Path) -> None:
     assert len(told) == 1
     assert data.skipped == []
     data.train().batch(range(4), range(4))
+
+
+def test_frames_that_are_not_evenly_spaced(tmp_path: Path) -> None:
+    write(tmp_path / "phone.mp4", moving(8), times=[0, 100, 200, 300, 900, 1000, 1100, 1200])
+    with pytest.warns(UserWarning, match=r"1 of 1 files, such as phone\.mp4: frames are not evenly spaced in time"):
+        VideoFolder(tmp_path, frames=4, height=16, held_out=0.0)
+    VideoFolder(tmp_path, frames=4, height=16, held_out=0.0, frame_rate=10)  # by time: nothing to say

@@ -224,3 +224,14 @@ def test_a_source_whose_sound_is_damaged(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="encoded anew"):
         rewrite(path, tmp_path / "out.mov")
     assert len(decoded(tmp_path / "out.mov")) == 40
+
+
+def test_a_track_without_anything_in_it(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        video, _ = file.add_stream("libx264", rate=10), file.add_stream("aac", rate=16000, layout="mono")
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        for frame in moving(10):
+            file.mux(video.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        file.mux(video.encode())
+    with pytest.warns(UserWarning, match=r"sound \(aac\) is empty"):
+        rewrite(tmp_path / "a.mkv", tmp_path / "out.mp4", 0, 10)
