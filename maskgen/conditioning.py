@@ -69,6 +69,12 @@ class Cond:
         empty = {name: getattr(self.null, name) for name in ("context", "context_mask", "pooled")}
         return replace(self, labels=labels, null=None, **empty)
 
+    def class_ids(self, tokens: Tensor, null: int) -> Tensor:
+        """Class of every row of ``tokens`` ``[B, ...]``, long ``[B]``: ``null`` where it has none."""
+        if self.labels is None:
+            return torch.full((len(tokens),), null, device=tokens.device)
+        return torch.where(self.labels == NO_LABEL, null, self.labels)
+
     def check_used(self, model: str, *used: str) -> None:
         """Refuse conditions that a model would ignore in silence.
 

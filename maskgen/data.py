@@ -67,6 +67,16 @@ class TensorSource:
         return {name: tensor[chosen] for name, tensor in self.tensors.items()}
 
 
+def draw_numbers(total: int, most: int) -> list[int]:
+    """Numbers of at most ``most`` of ``total`` examples, ascending: the same ones every time, drawn over all of them.
+
+    Data come in an order, most often by class: the first so many are one class, and what is measured on them is its.
+    """
+    if total <= most:
+        return list(range(total))
+    return sorted(torch.randperm(total, generator=torch.Generator().manual_seed(0))[:most].tolist())
+
+
 def item_seed(seed: int, position: int) -> int:
     """A seed in [0, 2^63) for one position of the stream; different positions get unrelated seeds (SplitMix64)."""
     word = (seed * 0x9E3779B97F4A7C15 + position + 1) * 0xBF58476D1CE4E5B9 % (1 << 64)

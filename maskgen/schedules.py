@@ -5,19 +5,58 @@ clamped to [1e-6, 1] as in official MaskGIT (Chang et al. 2022, arXiv 2202.04200
 Besnier and Chen 2023, arXiv 2310.14400).
 
 Counts are floors of float32 products, so a last bit decides a token: cos(pi/3) in float32 is a hair under 1/2, and
-the official count at (k+1)/T = 2/3 is N/2 - 1. Hence cosine is computed in float32; the polynomial ones take the ratio
-in float64 and round once, which is what the compiled official loop does (fused multiply-add on a float32 1/T).
+the official count at (k+1)/T = 2/3 is N/2 - 1. ``Schedule.at_step`` therefore rounds as the compiled official loop does
+(XLA on a CPU): (k+1)/T is a product with c = float32(1/T), powers of that product are powers of its factors, and
+1 - x y is a fused multiply-add, rounded once.
 """
 
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Schedule = Callable[[Tensor, Tensor], Tensor]
-"""``schedule(ratio, total)``: ratio in [0, 1], total = number of tokens (same shape or broadcastable) -> float32 gamma."""
+Curve = Callable[[Tensor, Tensor], Tensor]
+"""``curve(ratio, total)`` -> gamma, float32, not yet clamped; see ``Schedule``."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A masking schedule.
+
+    Attributes:
+        curve: what ``__call__`` clamps.
+        compiled: what ``at_step`` clamps, of the number of the step counted from 1, float32(1 / steps) and the total; by
+            default the curve at the float32 product of the first two.
+    """
+
+    curve: Curve
+    compiled: Callable[[int, Tensor, Tensor], Tensor] | None = None
+
+    def __call__(self, ratio: Tensor, total: Tensor) -> Tensor:
+        """Share that is masked, float32 in [1e-6, 1].
+
+        Args:
+            ratio: share of the work done, in [0, 1].
+            total: number of tokens, of the same shape or one that broadcasts.
+        """
+        return self.curve(ratio, total).float().clamp(1e-6, 1.0)
+
+    def at_step(self, step: int, steps: int, total: Tensor) -> Tensor:
+        """Share that stays masked after ``step`` (from 0) of ``steps``, to the last bit that of the official loop.
+
+        Args:
+            step: 0 to ``steps - 1``.
+            steps: of the decoding.
+            total: number of tokens ``[B]``, on the CPU: other devices round their logarithms differently.
+        """
+        part = torch.tensor(1.0) / steps
+        if self.compiled is None:
+            return self(part * (step + 1), total)
+        return self.compiled(step + 1, part, total).float().clamp(1e-6, 1.0)
+
 
 _POWERS = {"uniform": 1.0, "linear": 1.0, "square": 2.0, "cubic": 3.0, "sqrt": 0.5}
 
@@ -41,48 +80,54 @@ def get_schedule(name: str) -> Schedule:
         ValueError: for any other name.
     """
     if name in _POWERS:
-        return _clamped(_power(_POWERS[name]))
+        return _power(_POWERS[name])
     if re.fullmatch(r"pow\d+(\.\d+)?", name) and float(name[3:]) > 0:
-        return _clamped(_power(float(name[3:])))
+        return _power(float(name[3:]))
     if re.fullmatch(rf"poly:{_NUMBER}(,{_NUMBER})*", name):
-        return _clamped(_polynomial([float(number) for number in name[5:].split(",")]))
-    named = {"cosine": _cosine, "arccos": _arccos, "log": _log, "exp": _exp}
+        return _polynomial([float(number) for number in name[5:].split(",")])
+    named = {
+        "cosine": Schedule(_cosine),
+        "arccos": Schedule(_arccos),
+        "log": Schedule(_log),
+        "exp": Schedule(_exp, _exp_at),
+    }
     if name not in named:
         raise ValueError(f"schedule: got {name!r}, expected {_EXPECTED}")
-    return _clamped(named[name])
+    return named[name]
 
 
-def step_ratio(step: int, steps: int) -> Tensor:
-    """Share of the work done after ``step`` (from 0) of ``steps``: float64 holding (step + 1) x float32(1 / steps)."""
-    return (torch.tensor(1.0) / steps).double() * (step + 1)
-
-
-def mask_counts(schedule: Schedule, ratio: Tensor, total: Tensor, masked: Tensor) -> Tensor:
+def mask_counts(gamma: Tensor, total: Tensor, masked: Tensor) -> Tensor:
     """How many tokens are masked again after a step (official rule).
 
     Args:
-        schedule: see ``get_schedule``.
-        ratio: share of the work done, scalar.
+        gamma: share that stays masked, ``[B]`` or scalar, see ``Schedule``.
         total: masked tokens of each row when decoding began, ``[B]``.
         masked: masked tokens of each row now, ``[B]``.
 
     Returns:
         long ``[B]``: max(1, min(masked - 1, floor(total x gamma))).
     """
-    gamma = schedule(ratio.to(total.device), total)
     planned = torch.floor(total.float() * gamma)
     return torch.clamp(torch.minimum(masked.float() - 1, planned), min=1).long()
 
 
-def _clamped(schedule: Schedule) -> Schedule:
-    def clamped(ratio: Tensor, total: Tensor) -> Tensor:
-        return schedule(ratio, total).float().clamp(1e-6, 1.0)
-
-    return clamped
-
-
 def _power(exponent: float) -> Schedule:
-    return lambda ratio, total: (1 - ratio.double() ** exponent).float()
+    def compiled(number: int, part: Tensor, total: Tensor) -> Tensor:
+        # The compiler takes (k c)^3 as (k k k) (c c c): two rounded powers, whose product leaves 1 in one rounding.
+        first, second = (
+            torch.stack([factor] * int(exponent)).prod(0) for factor in (torch.tensor(float(number)), part)
+        )
+        return 1 - first.double() * second.double()
+
+    def curve(ratio: Tensor, total: Tensor) -> Tensor:
+        return 1 - ratio.double() ** exponent
+
+    def rounded(ratio: Tensor, total: Tensor) -> Tensor:
+        return 1 - (ratio.double() ** exponent).float()
+
+    if exponent in (1, 2, 3):
+        return Schedule(curve, compiled)
+    return Schedule(rounded)
 
 
 def _polynomial(coefficients: list[float]) -> Schedule:
@@ -90,9 +135,12 @@ def _polynomial(coefficients: list[float]) -> Schedule:
         value = torch.zeros_like(ratio, dtype=torch.float64)
         for coefficient in coefficients:
             value = value * ratio.double() + coefficient
-        return value.float()
+        return value
 
-    return polynomial
+    def compiled(number: int, part: Tensor, total: Tensor) -> Tensor:
+        return polynomial(part.double() * number, total)
+
+    return Schedule(polynomial, compiled)
 
 
 def _cosine(ratio: Tensor, total: Tensor) -> Tensor:
@@ -103,10 +151,24 @@ def _arccos(ratio: Tensor, total: Tensor) -> Tensor:
     return torch.acos(ratio.float().clamp(0, 1)) / (math.pi / 2)
 
 
+def _log2(value: Tensor) -> Tensor:
+    """The official log2: a float32 logarithm times float32(1 / ln 2)."""
+    return torch.log(value.float()) * (1 / math.log(2))
+
+
 def _log(ratio: Tensor, total: Tensor) -> Tensor:
     # One masked token gives 0/0 at ratio 1; the official NaN there is harmless, a plain 0 is kinder.
-    return torch.nan_to_num(-torch.log2(ratio.float()) / torch.log2(total.float()), nan=0.0)
+    return torch.nan_to_num(-_log2(ratio) / _log2(total), nan=0.0)
 
 
 def _exp(ratio: Tensor, total: Tensor) -> Tensor:
-    return 1 - torch.exp2(-torch.log2(total.float()) * (1 - ratio.double()).float())
+    return _exp_of((1 - ratio.double()).float(), total)
+
+
+def _exp_at(number: int, part: Tensor, total: Tensor) -> Tensor:
+    return _exp_of((1 - part.double() * number).float(), total)
+
+
+def _exp_of(left: Tensor, total: Tensor) -> Tensor:
+    """1 - 2^(-log2(total) left), the power as the official one: a float32 exponential."""
+    return 1 - torch.exp(-_log2(total) * left * math.log(2))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,7 @@ from maskgen.checkpoint import build_config, load_module, read_json, save_module
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.sampling.settings import Sampling, with_current_sampling
+from maskgen.tasks.conditions.preparation import USUAL_LOUDNESS, Preparation
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
@@ -30,6 +32,7 @@ class PipelineConfig:
         fine_sampling: the same for the fine transformer of sound; None where there is none.
         tokenizer_identity: ``AudioTokenizer.identity()`` of the codec the transformers were trained with; else "".
         video: what a model of video was trained to do, if it is known.
+        prepared: what its training examples were brought to, if it is known.
     """
 
     signal_size: tuple[int, ...]
@@ -38,6 +41,7 @@ class PipelineConfig:
     fine_sampling: Sampling | None = None
     tokenizer_identity: str = ""
     video: TrainedTasks | None = None
+    prepared: Preparation | None = None
 
 
 def read_description(folder: Path) -> PipelineConfig:
@@ -54,7 +58,26 @@ def read_description(folder: Path) -> PipelineConfig:
     values = description.get("config")
     current = with_current_sampling(values) if isinstance(values, Mapping) else values
     config: PipelineConfig = build_config(PipelineConfig, current, str(path))
-    return config
+    if "prepared" in current:
+        return config
+    found = trained_on(folder / "transformer")
+    if found is None and description.get("modality") == "audio":
+        warnings.warn(
+            f"{folder}: does not say how loud its training sounds were (saved by an earlier version); edits bring sounds to "
+            f"{USUAL_LOUDNESS:g} LUFS unless loudness says otherwise",
+            stacklevel=3,
+        )
+    return dataclasses.replace(config, prepared=found)
+
+
+def trained_on(run: Path) -> Preparation | None:
+    """What the examples of a training run were brought to; None where its ``run.json`` does not say, or there is none."""
+    path = run / "run.json"
+    found = read_json(path) if path.is_file() else None
+    data = found.get("data") if isinstance(found, dict) else None
+    if not isinstance(data, Mapping) or data.get("class") == "TokenShards":
+        return None
+    return Preparation.of(data)
 
 
 def write_description(folder: Path, modality: str, config: PipelineConfig) -> None:

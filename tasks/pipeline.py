@@ -191,12 +191,13 @@ class Pipeline:
         return [class_id(label, count, names) for label in label_list(labels)]
 
     def sampling(self, settings: Sampling | None, steps: int | None = None, guidance: float | None = None) -> Sampling:
-        """The settings of a call: its own or the model's, with the two usual overrides.
+        """The settings of a call: what it names over the model's own, with the two usual overrides.
 
         Raises:
             ValueError: see ``maskgen.published.loops.check_guidance``.
         """
-        chosen = (settings or self.config.sampling).override(steps=steps, guidance=guidance)
+        own = self.config.sampling
+        chosen = (own if settings is None else settings.over(own)).override(steps=steps, guidance=guidance)
         check_guidance(self.transformer, chosen)
         return chosen
 

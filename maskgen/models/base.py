@@ -72,6 +72,38 @@ class PartialTransformer(MaskedTransformer):
         """
 
 
+def check_grid(
+    tokens: Tensor, axes: Sequence[int] | None, trained: Sequence[int], codebooks: int = 1, remedy: str = ""
+) -> None:
+    """Refuse tokens that do not lie on the grid whose positions were learned.
+
+    Args:
+        tokens: ``[B, N, K]``.
+        axes: grid of the call, the trained one if None.
+        trained: grid of the model.
+        codebooks: K of the model.
+        remedy: added to the error.
+
+    Raises:
+        ValueError: another number of tokens or codebooks, or another grid.
+    """
+    expected = torch.Size(trained).numel()
+    if tokens.shape[1:] != (expected, codebooks) or (axes is not None and tuple(axes) != tuple(trained)):
+        count = "one codebook" if codebooks == 1 else f"{codebooks} codebooks"
+        raise ValueError(
+            f"tokens: got {tuple(tokens.shape)} on a grid {axes}, expected [B, {expected}, {codebooks}] on "
+            f"{tuple(trained)}; this family has learned positions and {count}{remedy}"
+        )
+
+
+def init_layer(module: nn.Module) -> None:
+    """Normal of std 0.02 cut at two sigma, not corrected for the cut (real std 0.0176), biases 0: BERT's official init."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
 def task_ids(model: MaskedTransformer, cond: Cond, tokens: Tensor) -> Tensor | None:
     """The task of every row, long ``[B]``: 0 where ``cond`` names none, None for a model without tasks.
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, attend, check_backend
-from maskgen.models.base import PartialTransformer, task_ids
+from maskgen.models.base import PartialTransformer, check_grid, init_layer, task_ids
 from maskgen.models.partial import FeatureMemory, LayerMemory, Prepared, take
 from maskgen.precision import Linear, linear_float32, linear_gelu
 
@@ -92,7 +92,7 @@ class BertTransformer(PartialTransformer):
         self.head = Linear(config.width, config.width)
         self.head_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.head_bias = nn.Parameter(torch.zeros(rows))
-        self.apply(_init)
+        self.apply(init_layer)
 
     @property
     def mask_row(self) -> int:
@@ -134,12 +134,7 @@ class BertTransformer(PartialTransformer):
         return torch.cat((self._prefix_ids(cond, tokens), self._grid_ids(tokens)), dim=1)
 
     def _check_grid(self, tokens: Tensor, axes: Sequence[int] | None) -> None:
-        expected = torch.Size(self.config.axes).numel()
-        if tokens.shape[1:] != (expected, 1) or (axes is not None and tuple(axes) != tuple(self.config.axes)):
-            raise ValueError(
-                f"tokens: got {tuple(tokens.shape)} on a grid {axes}, expected [B, {expected}, 1] on {self.config.axes}; "
-                "this family has learned positions and one codebook (use maskgen.models.modern for others)"
-            )
+        check_grid(tokens, axes, self.config.axes, remedy=" (use maskgen.models.modern for others)")
 
     def _grid_ids(self, tokens: Tensor) -> Tensor:
         ids = tokens.squeeze(-1)
@@ -152,7 +147,7 @@ class BertTransformer(PartialTransformer):
         if task is not None:
             parts.append(self.mask_row - _FIRST_PROMPT - task)
         if self._has_class:
-            parts.append(self._class_rows(cond, len(tokens), tokens.device))
+            parts.append(self._class_rows(cond, tokens))
         return torch.stack(parts, dim=1) if parts else tokens.new_zeros(len(tokens), 0)
 
     def table_logits(self, ids: Tensor, columns: int | None = None) -> Tensor:
@@ -193,15 +188,11 @@ class BertTransformer(PartialTransformer):
             x = block(x)
         return x
 
-    def _class_rows(self, cond: Cond, batch: int, device: torch.device) -> Tensor:
-        if cond.labels is None:
-            if not self.null_class:
-                raise ValueError("labels: got none, but this model has no null class; give one label an item")
-            labels = torch.full((batch,), NO_LABEL, device=device)
-        else:
-            labels = cond.labels
+    def _class_rows(self, cond: Cond, tokens: Tensor) -> Tensor:
+        if cond.labels is None and not self.null_class:
+            raise ValueError("labels: got none, but this model has no null class; give one label an item")
         # Without a null class a dropped label would silently read the mask row; the trainer refuses label dropout there.
-        return torch.where(labels == NO_LABEL, self.num_classes, labels) + self.vocab_size
+        return cond.class_ids(tokens, self.num_classes) + self.vocab_size
 
 
 class BertBlock(nn.Module):
@@ -250,11 +241,3 @@ class BertBlock(nn.Module):
             k, v = memory.merge(k, v)
         dropout = self.dropout_p if self.training else 0.0
         return self.out(attend(q, k, v, backend=self.backend, dropout=dropout).transpose(1, 2).flatten(2))
-
-
-def _init(module: nn.Module) -> None:
-    """Normal of std 0.02 cut at two sigma, not corrected for the cut (real std 0.0176), biases 0: the official init."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

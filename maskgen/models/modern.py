@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, attend, check_backend
-from maskgen.models.base import PartialTransformer, task_ids
+from maskgen.models.base import PartialTransformer, init_layer, task_ids
 from maskgen.models.partial import FeatureMemory, LayerMemory, Prepared, take
 from maskgen.models.positions import apply_rotary, coordinates, rotary_angles
 from maskgen.precision import Linear, linear, linear_float32, linear_swiglu
@@ -124,7 +124,7 @@ class ModernTransformer(PartialTransformer):
                 f"tokens: got {tuple(tokens.shape)}, expected [B, {torch.Size(grid).numel()}, {self.num_codebooks}] "
                 f"for the grid {grid}"
             )
-        label = self.label_embedding(self._label_rows(cond, tokens))
+        label = self.label_embedding(cond.class_ids(tokens, self.num_classes))
         task = task_ids(self, cond, tokens)
         if self.task_embedding is not None:
             label = label + self.task_embedding(task)
@@ -166,18 +166,9 @@ class ModernTransformer(PartialTransformer):
             x = block(x, modulation, cos, sin)
         return x
 
-    def _label_rows(self, cond: Cond, tokens: Tensor) -> Tensor:
-        if cond.labels is None:
-            return torch.full((len(tokens),), self.num_classes, device=tokens.device)
-        return torch.where(cond.labels == NO_LABEL, self.num_classes, cond.labels)
-
     def _init(self) -> None:
         """Normal 0.02 everywhere; modulations and the head zero, so that training starts at the identity and ln V."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.apply(init_layer)
         for block in self.blocks:
             assert isinstance(block, ModernBlock)
             nn.init.zeros_(block.modulation.weight)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskgen.conditioning import NO_LABEL
-from maskgen.data import Batch, Source
+from maskgen.data import Batch, Source, draw_numbers
 from maskgen.models.base import MaskedTransformer
 from maskgen.training.distributed.rows import RandomRows
 
@@ -23,22 +23,22 @@ def fixed_validation(
     mask: Callable[[Batch, torch.Generator], Tensor],
     forward: Callable[[Batch, Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[float, float]:
-    """Mean loss and accuracy of up to 512 held-out examples.
+    """Mean loss and accuracy of up to 512 held-out examples, the same ones every time, see ``draw_numbers``.
 
     Args:
         held_out: the examples.
         device: where ``forward`` computes.
         mask: bool ``[B, N, K]`` of all of them, from a generator whose seed never changes.
-        forward: loss and accuracy, scalars, of some of them, their mask, and their numbers long ``[b]``.
+        forward: loss and accuracy, scalars, of some of them, their mask, and their places among all of them, long ``[b]``.
     """
-    count = min(len(held_out), _MOST)
-    batch = held_out.batch(range(count), range(count))
+    numbers = draw_numbers(len(held_out), _MOST)
+    count, batch = len(numbers), held_out.batch(numbers, numbers)
     masked = mask(batch, torch.Generator().manual_seed(0))
     totals = torch.zeros(2)
     for rows in torch.arange(count).split(_AT_A_TIME):
         part = {name: tensor[rows].to(device) for name, tensor in batch.items()}
-        numbers = forward(part, masked[rows].to(device), rows)
-        totals += torch.stack(numbers).cpu() * len(rows) / count
+        found = forward(part, masked[rows].to(device), rows)
+        totals += torch.stack(found).cpu() * len(rows) / count
     return float(totals[0]), float(totals[1])
 
 

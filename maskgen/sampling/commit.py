@@ -182,7 +182,7 @@ def sample_commit(
         log_probs = log_probs.masked_fill(~mask, 0.0)
         guess = torch.where(mask, ids, tokens)
         # Official: a float32 quotient, where the sampler of MaskGIT multiplies by a float32 1 / steps.
-        counts = mask_counts(gamma, torch.tensor(step + 1.0) / steps, total, mask.flatten(1).sum(1))
+        counts = mask_counts(gamma(torch.tensor(step + 1.0) / steps, total), total, mask.flatten(1).sum(1))
         weight = choice_temperature * (1 - (step + 1) / steps)
         mask = mask_lowest(source.choice(step, given.shape).mul_(weight).add_(log_probs), mask, counts)
         if callback is not None:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskgen.sampling.layers import Layer
 from maskgen.sampling.loop import LogitsFn
 from maskgen.sampling.speed.query import PartialLogits, Query
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenFilter:
+class TokenFilter(Layer):
     """The filters of a sample, applied in VampNet's order: typical, top-k, top-p; None leaves one out.
 
     Attributes:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.noise import SeededNoise
+from maskgen.sampling.layers import Layer
 from maskgen.sampling.speed.forward import ModelLogits
 from maskgen.sampling.speed.query import PartialLogits, Query
 
@@ -33,7 +34,7 @@ _WEAKER = 4  # stream of the noise that masks visible tokens; the samplers use 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guidance:
+class Guidance(Layer):
     """How strongly, when, and away from what the prediction is pushed.
 
     The weight w of step t of T, at the progress r = t / (T - 1) (a single step has r = 1), is ``scale`` times the ramp:

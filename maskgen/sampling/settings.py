@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 from maskgen.sampling.checks import check_numbers
 from maskgen.sampling.filters import TokenFilter
 from maskgen.sampling.guidance import Guidance
+from maskgen.sampling.layers import Layer
 from maskgen.sampling.selectors.named import NEEDS_CRITIC, check_selector
 from maskgen.sampling.temperatures import Temperature, choice_weights, temperatures
 from maskgen.schedules import get_schedule
@@ -18,7 +18,7 @@ Loop = Literal["maskgit", "halton", "onedtok", "maskbit", "vampnet", "codebook",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class Speed(Layer):
     """What makes sampling faster and changes samples, see docs/samplers.md; what changes none is always on.
 
     Attributes:
@@ -39,7 +39,7 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VampNetChoices:
+class VampNetChoices(Layer):
     """What only the sampler ``vampnet`` has.
 
     Attributes:
@@ -55,7 +55,7 @@ class VampNetChoices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Layer):
     """How tokens are decided; see ``maskgen.sampling.sample`` and docs/samplers.md.
 
     Attributes:
@@ -154,8 +154,8 @@ class Sampling:
         """A copy with every change that is not None; ``guidance`` is its scale."""
         changes = {name: value for name, value in changes.items() if value is not None}
         if guidance is not None:
-            changes["guidance"] = dataclasses.replace(self.guidance, scale=guidance)
-        return dataclasses.replace(self, **changes)
+            changes["guidance"] = Guidance(scale=guidance)
+        return Sampling(**changes).over(self)
 
 
 def current_sampling(values: Any) -> Any:

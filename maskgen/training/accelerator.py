@@ -41,16 +41,7 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
             FSDP2, or an unknown tracker.
         ImportError: the tracker's package is not installed.
     """
-    _check_devices()
-    _check_precision(settings.mixed_precision)
-    plugin = FullyShardedDataParallelPlugin() if parse_flag_from_env("ACCELERATE_USE_FSDP") else None
-    if plugin is not None and plugin.fsdp_version != 2:
-        raise ValueError(f"fsdp_version: got {plugin.fsdp_version}, expected 2; set it in the Accelerate config")
-    if plugin is not None and settings.optimizer.muon_lr:
-        raise ValueError(
-            f"optimizer.muon_lr: got {settings.optimizer.muon_lr} under FSDP2, which spreads each matrix over processes; "
-            "Muon needs it whole: set it to 0, or launch without FSDP"
-        )
+    plugin = check_launch(settings)
     if AcceleratorState._shared_state.get("_mixed_precision", settings.mixed_precision) != settings.mixed_precision:
         # Accelerate has one state a process and refuses another precision, though processes and device stay the same. A
         # further training gets a state of its own; whoever holds the one before keeps it.
@@ -73,6 +64,32 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
         accelerator.state.fsdp_plugin = plugin
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     return accelerator
+
+
+def check_launch(settings: TrainSettings) -> FullyShardedDataParallelPlugin | None:
+    """Refuse a run that was launched in a way it cannot work, before its work.
+
+    Args:
+        settings: of the run.
+
+    Returns:
+        The plug-in of a launch with FSDP2; None for any other.
+
+    Raises:
+        ValueError, ImportError: see ``make_accelerator``.
+    """
+    _check_devices()
+    _check_precision(settings.mixed_precision)
+    _check_tracker(settings.tracker)
+    plugin = FullyShardedDataParallelPlugin() if parse_flag_from_env("ACCELERATE_USE_FSDP") else None
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise ValueError(f"fsdp_version: got {plugin.fsdp_version}, expected 2; set it in the Accelerate config")
+    if plugin is not None and settings.optimizer.muon_lr:
+        raise ValueError(
+            f"optimizer.muon_lr: got {settings.optimizer.muon_lr} under FSDP2, which spreads each matrix over processes; "
+            "Muon needs it whole: set it to 0, or launch without FSDP"
+        )
+    return plugin
 
 
 def _check_devices() -> None:

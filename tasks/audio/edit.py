@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskgen.tasks.audio.source import MemorySound
 from maskgen.tasks.media.audio.files import SoundFile, SoundWriter
+from maskgen.tasks.media.audio.originals import describe
 from maskgen.tasks.media.edit import Edit
 from maskgen.tasks.media.windows import Piece
 
@@ -30,21 +31,32 @@ class SoundEdit(Edit[Tensor]):
         sample_rate: samples a second.
         channels: C.
         at_once: compute now.
+        source: file that the edit is made from, if there is one.
     """
 
     def __init__(
-        self, results: int, pieces: Callable[[], Iterator[Tensor]], sample_rate: int, channels: int, *, at_once: bool
+        self,
+        results: int,
+        pieces: Callable[[], Iterator[Tensor]],
+        sample_rate: int,
+        channels: int,
+        *,
+        at_once: bool,
+        source: SoundFile | None = None,
     ) -> None:
-        self.sample_rate, self.channels = sample_rate, channels
+        self.sample_rate, self.channels, self._source = sample_rate, channels, source
         super().__init__(results, pieces, at_once=at_once)
 
-    def write(self, path: str | Path | Sequence[str | Path], *, bits: int = 16) -> int:
+    def write(self, path: str | Path | Sequence[str | Path], *, bits: int | None = None) -> int:
         """Write each sound to a file, whole or not at all; the suffix chooses the format.
+
+        In a file like the source, samples that were kept are the source's, bit for bit, and so are its tags; what gets lost
+        is warned of, see ``maskgen.tasks.media.audio.originals``.
 
         Args:
             path: of the result, or one for each; it may be the file that the edit was made from.
-            bits: of wav, flac and aiff: 16, 24, or 32 for float. With the source's own bits, or more, kept samples are
-                the source's, bit for bit.
+            bits: where samples are stored as they are: 16, 24, or 32 for float; if left out, those of the source file, or
+                16.
 
         Returns:
             How many samples lay beyond [-1, 1] and had to be clipped to fit into the format.
@@ -53,7 +65,15 @@ class SoundEdit(Edit[Tensor]):
             ValueError: another number of paths than results, or a format that cannot be written.
             OSError: the place cannot be written to.
         """
-        open_writer = partial(SoundWriter, sample_rate=self.sample_rate, channels=self.channels, bits=bits)
+        original = None
+        if self._source is not None:
+            with self._source as source:
+                original = describe(source)
+
+        def open_writer(one: Path) -> SoundWriter:
+            kind, tags = (None, {}) if original is None else original.written(one, bits)
+            return SoundWriter(one, self.sample_rate, self.channels, bits=bits or 16, kind=kind, tags=tags)
+
         return sum(writer.clipped for writer in self._write(path, open_writer))
 
     def _split(self, piece: Tensor) -> Sequence[Tensor]:
@@ -74,19 +94,22 @@ def edited(sound: MemorySound | SoundFile, results: int, changed: Callable[[], I
 
     def pieces() -> Iterator[Tensor]:
         with contextlib.closing(sound):
-            like, done = sound.read(0, 1), 0
+            read: Callable[[int, int], Tensor] = sound.read
+            if isinstance(sound, SoundFile) and sound.dtype == torch.float64:
+                read = partial(sound.read, dtype=torch.float64)
+            like, done = read(0, 1), 0
             for begin, piece in changed():
-                yield from _copied(sound, done, begin, results)
+                yield from _copied(read, done, begin, results)
                 if piece.shape[-1]:
                     yield piece.to(like)
                 done = begin + piece.shape[-1]
-            yield from _copied(sound, done, sound.frames, results)
+            yield from _copied(read, done, sound.frames, results)
 
-    in_memory = isinstance(sound, MemorySound)
-    return SoundEdit(results, pieces, sound.sample_rate, sound.channels, at_once=in_memory)
+    source = sound if isinstance(sound, SoundFile) else None
+    return SoundEdit(results, pieces, sound.sample_rate, sound.channels, at_once=source is None, source=source)
 
 
-def _copied(sound: MemorySound | SoundFile, start: int, stop: int, results: int) -> Iterator[Tensor]:
+def _copied(read: Callable[[int, int], Tensor], start: int, stop: int, results: int) -> Iterator[Tensor]:
     """The source's own samples."""
     for first in range(start, stop, _BLOCK):
-        yield sound.read(first, min(_BLOCK, stop - first)).expand(results, -1, -1)
+        yield read(first, min(_BLOCK, stop - first)).expand(results, -1, -1)

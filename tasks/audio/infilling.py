@@ -4,7 +4,7 @@ The steps, with choices that no official code makes (VampNet re-synthesises the 
 
 1. the frame grid is laid so that the gap begins with a frame; a frame that touches the gap is masked, the others are given;
 2. the gap is filled with mirror images of its surroundings before the codec hears it (``maskgen.tasks.audio.fades``), so
-   that the result cannot depend on what stood there, and each window is brought to -24 LUFS, as VampNet's training data;
+   that the result cannot depend on what stood there, and each window is brought to the loudness the model was trained at;
 3. decide the masked tokens, decode, undo the loudness, resample the regenerated part back;
 4. the result fades into the kept sound over ``crossfade`` seconds just *outside* the gap, where the codec's own version of
    the kept sound is at hand. Everything farther away is the input, whatever the codec's rate and channels.
@@ -16,7 +16,6 @@ leaves the finer codebooks out in all it decodes. Both channels of a stereo soun
 Shapes: C channels, S samples.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Unpack
 
@@ -25,8 +24,9 @@ import torch
 from maskgen.published.vampnet.prompt import VampPrompt
 from maskgen.tasks.audio.edit import SoundEdit, edited
 from maskgen.tasks.audio.source import MemorySound, Sound, Turned, open_sound
-from maskgen.tasks.audio.windows import LOUDNESS, codebooks, gap_pieces, seconds_to_gap, seconds_to_samples, vary_pieces
-from maskgen.tasks.conditions.request import Options, Request
+from maskgen.tasks.audio.windows import codebooks, gap_pieces, seconds_to_gap, seconds_to_samples, vary_pieces
+from maskgen.tasks.conditions.preparation import Loudness, loudness_of
+from maskgen.tasks.conditions.request import Options
 from maskgen.tasks.media.audio.files import SoundFile
 from maskgen.tasks.media.windows import Piece
 from maskgen.tasks.pipeline import Pipeline
@@ -43,7 +43,7 @@ def infill(
     stop: float,
     crossfade: float = _CROSSFADE,
     context: float | None = None,
-    loudness: float | None = LOUDNESS,
+    loudness: Loudness = "model",
     **options: Unpack[Options],
 ) -> SoundEdit:
     """Regenerate a span of a sound from its surroundings.
@@ -56,7 +56,8 @@ def infill(
         stop: end of the span, in seconds. Shorter than a frame fills one frame's worth; of any length above.
         crossfade: seconds outside the span, on each side, over which new and old mix; 0 changes the span alone.
         context: most seconds of surroundings the model hears on each side; None for as many as it can.
-        loudness: LUFS the codec hears, undone afterwards; None leaves the sound as loud as it is.
+        loudness: LUFS the codec hears, undone afterwards; by default what the model was trained at, see
+            ``maskgen.tasks.conditions.preparation.Loudness``.
         options: seeds, label and settings, see ``maskgen.tasks.conditions.request.Options``.
 
     Returns:
@@ -83,7 +84,7 @@ def continue_audio(
     seconds: float,
     crossfade: float = _CROSSFADE,
     context: float | None = None,
-    loudness: float | None = LOUDNESS,
+    loudness: Loudness = "model",
     **options: Unpack[Options],
 ) -> SoundEdit:
     """Go on with a sound for any length, in windows that each hear the end of the one before.
@@ -119,7 +120,7 @@ def loop(
     seam: float = 0.5,
     crossfade: float = _CROSSFADE,
     context: float | None = None,
-    loudness: float | None = LOUDNESS,
+    loudness: Loudness = "model",
     **options: Unpack[Options],
 ) -> SoundEdit:
     """Make a sound that can be repeated without a break: what lies around the change from end to start is regenerated.
@@ -162,7 +163,7 @@ def vary(
     period: int = 7,
     keep_codebooks: int | None = None,
     onset_width: int = 0,
-    loudness: float | None = LOUDNESS,
+    loudness: Loudness = "model",
     **options: Unpack[Options],
 ) -> SoundEdit:
     """Make variations of a sound: some frames and codebooks are kept as a prompt, all others are decided anew.
@@ -195,10 +196,10 @@ def vary(
     if not 0 <= kept <= books:
         raise ValueError(f"keep_codebooks: got {kept}, expected 0 to {books}, the model's codebooks")
     prompt = VampPrompt(period=period, onset_width=onset_width, mask_from=kept)
-    request = _request(pipe, options, loudness)
+    heard, request = loudness_of(loudness, pipe.config.prepared), pipe.request(options)
     fade = seconds_to_samples("crossfade", _CROSSFADE, sound.sample_rate, least=0)
     return edited(
-        sound, len(request.seeds), lambda: vary_pieces(pipe, sound, prompt, request, fade=fade, loudness=loudness)
+        sound, len(request.seeds), lambda: vary_pieces(pipe, sound, prompt, request, fade=fade, loudness=heard)
     )
 
 
@@ -210,18 +211,18 @@ def _filled(
     *,
     crossfade: float,
     context: float | None,
-    loudness: float | None,
+    loudness: Loudness,
     turn: int = 0,
 ) -> SoundEdit:
     """The sound with a gap filled; the gap may be one of the sound turned by some samples, see ``Turned``."""
     rate = sound.sample_rate
-    request = _request(pipe, options, loudness)
+    level, request = loudness_of(loudness, pipe.config.prepared), pipe.request(options)
     fade = seconds_to_samples("crossfade", crossfade, rate, least=0)
     reach = None if context is None else seconds_to_samples("context", context, rate, least=0)
     heard = Turned(sound, turn) if turn else sound
 
     def changed() -> Iterator[Piece]:
-        pieces = gap_pieces(pipe, heard, gap, request, fade=fade, context=reach, loudness=loudness)
+        pieces = gap_pieces(pipe, heard, gap, request, fade=fade, context=reach, loudness=level)
         return _turned_back(pieces, turn, sound.frames) if turn else pieces
 
     return edited(sound, len(request.seeds), changed)
@@ -233,9 +234,3 @@ def _turned_back(pieces: Iterator[Piece], turn: int, frames: int) -> Iterator[Pi
     before, seam = turn - begins[0], torch.cat(parts, dim=-1)
     yield 0, seam[..., before:]
     yield frames - before, seam[..., :before]
-
-
-def _request(pipe: Pipeline, options: Options, loudness: float | None) -> Request:
-    if loudness is not None and not math.isfinite(loudness):
-        raise ValueError(f"loudness: got {loudness}, expected a number of LUFS such as {LOUDNESS}, or None")
-    return pipe.request(options)

@@ -192,7 +192,7 @@ class VampNet:
         Args:
             tokens: long ``[B, T, K']``, K' at least k.
             mask: bool of that shape. In a chunk with any token given, all of its first and last frame are given as well.
-            sampling: settings.
+            sampling: settings that lie over the usual ones.
             seeds: one integer an item; 0, 1, .. if left out.
             noise: the source of randomness itself, instead of ``seeds``.
 
@@ -203,7 +203,7 @@ class VampNet:
         Raises:
             ValueError: shapes that do not fit, settings out of range.
         """
-        return self._coarse(tokens, mask, sampling, _Runs(len(tokens), seeds, noise))
+        return self._coarse(tokens, mask, sampling.over(COARSE), _Runs(len(tokens), seeds, noise))
 
     def coarse_to_fine(
         self,
@@ -219,7 +219,7 @@ class VampNet:
         Args:
             tokens: long ``[B, T, K']``, K' from k to K; missing codebooks are masked.
             mask: bool of that shape; None decides all fine codebooks. The coarse codebooks are never decided here.
-            sampling: settings.
+            sampling: settings that lie over the usual ones.
             seeds: one integer an item; 0, 1, .. if left out.
             noise: the source of randomness itself, instead of ``seeds``.
 
@@ -229,7 +229,7 @@ class VampNet:
         Raises:
             ValueError: there is no fine model, shapes that do not fit, settings out of range.
         """
-        return self._fine(tokens, mask, sampling, _Runs(len(tokens), seeds, noise))
+        return self._fine(tokens, mask, sampling.over(FINE), _Runs(len(tokens), seeds, noise))
 
     def vamp(
         self,
@@ -250,8 +250,8 @@ class VampNet:
             mask: bool ``[B, T, K]``.
             time_stretch: f, makes the result f times as long: frames are repeated, the new ones masked.
             feedback_steps: how often the coarse model runs, each time on its own result with the same mask.
-            sampling: settings of the coarse model.
-            fine_sampling: settings of the fine model.
+            sampling: settings of the coarse model, over the usual ones.
+            fine_sampling: the same of the fine model.
             seeds: one integer a variation; 0, 1, .. if left out.
             noise: the source of randomness itself, instead of ``seeds``.
 
@@ -269,10 +269,10 @@ class VampNet:
         tokens, mask = repeat(tokens, "B T K -> B (T f) K", f=time_stretch), stretch_mask(mask, time_stretch)
         shown = tokens
         for _ in range(feedback_steps):
-            tokens, shown = self._coarse(tokens, mask, sampling, runs)
+            tokens, shown = self._coarse(tokens, mask, sampling.over(COARSE), runs)
         if self.fine is None:
             return tokens[..., : self.coarse.num_codebooks], shown
-        tokens, finer = self._fine(tokens, mask, fine_sampling, runs)
+        tokens, finer = self._fine(tokens, mask, fine_sampling.over(FINE), runs)
         return tokens, torch.cat((shown, finer[..., shown.shape[2] :]), dim=2)
 
     @property

@@ -24,9 +24,6 @@ from maskgen.tasks.media.windows import Piece, blend, stitch, windows
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
-LOUDNESS = -24.0
-"""LUFS of VampNet's training data, and of ours."""
-
 _ONSET_FRAMES = 4096  # frames whose onsets are looked for at a time
 
 _SILENCE = -70.0  # LUFS: the absolute gate of ITU-R BS.1770-4, below which nothing counts as sound
@@ -232,6 +229,25 @@ def regenerate(pipe: Pipeline, source: Source, plan: EditPlan, request: Request)
         sound = pipe.decode(filled, (last - first,), scale) / heard.gain
         begin, end = plan.grid.sample(first), plan.grid.sample(last)
         yield begin, _from_codec(sound, codec(pipe).sample_rate, source, results, end - begin)
+
+
+def recode(pipe: Pipeline, source: Source, gap: tuple[int, int], loudness: float | None) -> Tensor:
+    """A sound through the codec and back, as loud as the codec hears it when its gap is filled.
+
+    Args:
+        pipe: an audio model.
+        source: the sound, at the codec's rate and channels.
+        gap: first sample and one past the last.
+        loudness: see ``EditPlan``.
+
+    Returns:
+        float32 ``[C, S]``.
+    """
+    around = [(0, gap[0]), (gap[1], source.frames)]
+    gain = _gain([source.read(a, b - a) for a, b in around if a < b], source, loudness)
+    sound = source.read(0, source.frames)[None] * gain
+    codes, scale = pipe.encode_scaled(sound)
+    return pipe.decode(codes, codec(pipe).axes(tuple(sound.shape)), scale)[0, :, : source.frames] / gain
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ command runs, so that the commands for images need none of them.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from maskgen.tasks.commands.parts import EditRun, ProgressBar, describe_part
+from maskgen.tasks.conditions.preparation import Loudness, loudness_of
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality
@@ -22,20 +24,20 @@ from maskgen.tokenizers.base import OwnModality
 if TYPE_CHECKING:
     from maskgen.tasks.audio.edit import SoundEdit
 
-# Formats that can hold what is kept of a file as it is, and the bits for that: a wav file may hold 32-bit floats.
-_BITS = {".wav": 32, ".flac": 24, ".aiff": 24}
 
-
-def infill_command(run: EditRun, *, source: Path, start: float, stop: float, crossfade: float = 0.01) -> None:
+def infill_command(
+    run: EditRun, *, source: Path, start: float, stop: float, crossfade: float = 0.01, loudness: Loudness = "model"
+) -> None:
     """Regenerate a span of a sound from its surroundings; the rest comes back untouched.
 
     Args:
         run: see ``EditRun``.
-        source: sound file of any length, rate and number of channels up to two. The results are wav (32-bit float samples),
-            flac or aiff like it (24 bits), or wav. For a modality of your own, a file that the model's tokenizer reads.
+        source: sound file of any length, rate and number of channels up to two, or a video with sound. The results are files
+            like it, or wav where its own coding is lossy. For a modality of your own, a file that its tokenizer reads.
         start: of the span, in seconds; for a modality of your own, in units of the signal's first axis.
         stop: end of the span, likewise.
         crossfade: seconds outside the span over which new and old mix.
+        loudness: LUFS the model hears, undone afterwards; null for as loud as the sound is, model for as it was trained.
     """
     pipe = run.load()
     if isinstance(pipe.tokenizer, OwnModality):
@@ -43,10 +45,12 @@ def infill_command(run: EditRun, *, source: Path, start: float, stop: float, cro
         return
     from maskgen.tasks.audio import infill
 
-    _edit(run, pipe, "infill", infill, source, start=start, stop=stop, crossfade=crossfade)
+    _edit(run, pipe, "infill", infill, source, start=start, stop=stop, crossfade=crossfade, loudness=loudness)
 
 
-def continue_command(run: EditRun, *, source: Path, seconds: float, crossfade: float = 0.01) -> None:
+def continue_command(
+    run: EditRun, *, source: Path, seconds: float, crossfade: float = 0.01, loudness: Loudness = "model"
+) -> None:
     """Go on with a sound for any length.
 
     Args:
@@ -54,14 +58,21 @@ def continue_command(run: EditRun, *, source: Path, seconds: float, crossfade: f
         source: sound file of any length, rate and number of channels up to two.
         seconds: how much to add.
         crossfade: seconds before the end of the input over which the new sound fades in.
+        loudness: LUFS the model hears, undone afterwards; null for as loud as the sound is, model for as it was trained.
     """
     from maskgen.tasks.audio import continue_audio
 
-    _edit(run, run.load(), "continue", continue_audio, source, seconds=seconds, crossfade=crossfade)
+    _edit(run, run.load(), "continue", continue_audio, source, seconds=seconds, crossfade=crossfade, loudness=loudness)
 
 
 def vary_command(
-    run: EditRun, *, source: Path, period: int = 7, keep_codebooks: int | None = None, onset_width: int = 0
+    run: EditRun,
+    *,
+    source: Path,
+    period: int = 7,
+    keep_codebooks: int | None = None,
+    onset_width: int = 0,
+    loudness: Loudness = "model",
 ) -> None:
     """Make variations of a sound: some of its tokens are kept, all others are decided anew (VampNet's "vamp").
 
@@ -71,14 +82,17 @@ def vary_command(
         period: frames between two that are kept; higher is freer, 0 keeps none, 1 all.
         keep_codebooks: how many codebooks of a kept frame are kept, from the coarsest; all of the model's if left out.
         onset_width: frames kept on each side of every onset; 0 for none.
+        loudness: LUFS the model hears, undone afterwards; null for as loud as the sound is, model for as it was trained.
     """
     from maskgen.tasks.audio import vary
 
     kept = {"period": period, "keep_codebooks": keep_codebooks, "onset_width": onset_width}
-    _edit(run, run.load(), "vary", vary, source, **kept)
+    _edit(run, run.load(), "vary", vary, source, **kept, loudness=loudness)
 
 
-def loop_command(run: EditRun, *, source: Path, seam: float = 0.5, crossfade: float = 0.01) -> None:
+def loop_command(
+    run: EditRun, *, source: Path, seam: float = 0.5, crossfade: float = 0.01, loudness: Loudness = "model"
+) -> None:
     """Make a sound that can be repeated without a break: what lies around the change from end to start is regenerated.
 
     Args:
@@ -86,10 +100,11 @@ def loop_command(run: EditRun, *, source: Path, seam: float = 0.5, crossfade: fl
         source: sound file of any length, rate and number of channels up to two.
         seam: seconds regenerated, half of them at the end and half at the start.
         crossfade: seconds beyond the seam over which new and old mix.
+        loudness: LUFS the model hears, undone afterwards; null for as loud as the sound is, model for as it was trained.
     """
     from maskgen.tasks.audio import loop
 
-    _edit(run, run.load(), "loop", loop, source, seam=seam, crossfade=crossfade)
+    _edit(run, run.load(), "loop", loop, source, seam=seam, crossfade=crossfade, loudness=loudness)
 
 
 def _edit(
@@ -97,18 +112,23 @@ def _edit(
 ) -> None:
     """A task on one file: a sound a seed, made and written one after the other, and the manifest."""
     pipe.require("audio", task)
-    sampling = run.settings(pipe)
-    suffix = source.suffix.lower() if source.suffix.lower() in _BITS else ".wav"
+    sampling, trained = run.settings(pipe), loudness_of("model", pipe.config.prepared)
+    settings["loudness"] = loudness_of(settings["loudness"], pipe.config.prepared)
+    if settings["loudness"] != trained:
+        warnings.warn(f"loudness: {settings['loudness']} LUFS in place of the model's own {trained}", stacklevel=2)
+    from maskgen.tasks.media.audio.files import SoundFile
+    from maskgen.tasks.media.audio.originals import describe
+
+    with SoundFile(source) as file:
+        suffix = describe(file).suffix
 
     def write(path: Path, seed: int) -> int:
         options = {**run.options(sampling, callback), "seeds": [seed]}
-        return function(pipe, source, **options, **settings).write(path, bits=_BITS[suffix])
+        return function(pipe, source, **options, **settings).write(path)
 
     with ProgressBar() as callback:
-        items, clipped = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
-    run.finish(task, items, sampling, {"source": str(source), **settings}, f"{len(items)} sound(s)")
-    if sum(clipped):
-        print(f"({sum(clipped)} samples beyond [-1, 1] had to be clipped)")  # noqa: T201
+        items, _ = run.write(task, suffix, (partial(write, seed=seed) for seed in run.seeds))
+    run.finish(pipe, task, items, sampling, {"source": str(source), **settings}, f"{len(items)} sound(s)")
 
 
 def _infill_own(run: EditRun, pipe: Pipeline, tokenizer: OwnModality, source: Path, span: tuple[float, float]) -> None:
@@ -126,9 +146,8 @@ def _infill_own(run: EditRun, pipe: Pipeline, tokenizer: OwnModality, source: Pa
         made = pipe.edit(signal, region, pipe.request(run.options(sampling, callback)))
     run.out.mkdir(parents=True, exist_ok=True)
     items, _ = run.write("infill", tokenizer.suffix, [partial(tokenizer.write, one) for one in made])
-    run.finish(
-        "infill", items, sampling, {"source": str(source), "start": start, "stop": stop}, f"{len(items)} file(s)"
-    )
+    told = {"source": str(source), "start": start, "stop": stop}
+    run.finish(pipe, "infill", items, sampling, told, f"{len(items)} file(s)")
 
 
 def describe_audio(pipe: Pipeline) -> dict[str, Any]:
@@ -141,6 +160,7 @@ def describe_audio(pipe: Pipeline) -> dict[str, Any]:
         "channels": codec.channels,
         "frames_per_second": float(codec.frame_rate),
         "codebooks": {"tokenizer": codec.num_codebooks, "transformer": pipe.transformer.num_codebooks},
+        "loudness": loudness_of("model", pipe.config.prepared),
         "tokenizer_identity": pipe.config.tokenizer_identity,
     }
     if pipe.fine is not None:

@@ -169,7 +169,7 @@ def evaluate_model_command(
         how: see ``Reported``.
         against: see ``Against``.
         model: model folder, published name or Hub repository.
-        sampling: all sampling settings, instead of the model's own.
+        sampling: settings that lie over the model's own: what is not named stays as the model has it.
         task: complete what is held out instead of generating, and compare with the truth: of a video model, as FP5; of an
             audio model infill, which fills a gap (settings.gap).
     """
@@ -278,7 +278,7 @@ def _write_batch(samples: SampleSet, out: Path, settings: EvaluationSettings) ->
                 raise ValueError(f"{broken[0].reason}; take it out, a batch has no gaps")
             yield torch.stack([sample for sample in read if not isinstance(sample, Broken)]).movedim(1, -1).numpy()
 
-    write_batch(out, shape, pieces(), samples.labels)
+    write_batch(out, shape, pieces(), samples.labels, samples.class_names)
     print(f"{shape[0]} samples of {list(shape[1:])} in {out}")  # noqa: T201
 
 

@@ -5,7 +5,7 @@ What the modalities differ in is the table ``GENERATED``: how results are made, 
 The signatures are the command line: names, types, defaults and help come from here.
 """
 
-import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from maskgen.checkpoint import build_config, read_json
 from maskgen.sampling.settings import Sampling, current_sampling
-from maskgen.tasks.commands.parts import ProgressBar, Run, write_manifest, write_results
-from maskgen.tasks.conditions.classes import split_labels
+from maskgen.tasks.commands.parts import ProgressBar, Run, sampling_told, write_manifest, write_results
+from maskgen.tasks.conditions.classes import class_places, split_labels
 from maskgen.tasks.conditions.request import SamplingOptions
 from maskgen.tasks.evaluation.made.writing import write_evaluation_set
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import image_grid, save_image
+from maskgen.tasks.media.results import check_results_folder, classes_told
 from maskgen.tasks.media.video.backends import Frames
 from maskgen.tasks.media.video.files import save_video
 from maskgen.tasks.pipeline import Pipeline
@@ -32,12 +33,14 @@ from maskgen.tasks.video.generation import generate_video
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality
 
+_FEW = 10  # classes that are shown where nobody says which
+
 
 def generate_command(
     run: Run,
     *,
     model: str | None = None,
-    labels: str | int = "all",
+    labels: str | int | None = None,
     per_class: int | None = None,
     batch_size: int = 64,
     manifest: Path | None = None,
@@ -47,7 +50,8 @@ def generate_command(
     Args:
         run: see ``Run``.
         model: model folder, published name or Hub repository.
-        labels: class numbers or names, separated by commas; ``all`` for every class. A model may have none.
+        labels: class numbers or names, separated by commas; ``all`` for every class. If left out, all of at most ten, ten
+            that are spread evenly over more; of an evaluation set, all. A model may have none.
         per_class: images for each label of an evaluation set, instead of ``count``: written as they come, without a grid;
             run the same command again to go on after an interruption, under ``accelerate launch`` to share the work.
         batch_size: results at a time.
@@ -58,9 +62,10 @@ def generate_command(
         _regenerate(run, manifest, batch_size)
         return
     if per_class is None:
+        check_results_folder(run.out)
         pipe = run.pipeline(model)
         _kind(pipe)
-        ids = _class_ids(pipe, labels, run.count)
+        ids = _class_ids(pipe, _some(pipe) if labels is None else labels, run.count)
         seeds = range(run.seed, run.seed + len(ids))
         _generate(pipe, str(model), ids, seeds, run.settings(pipe), run.out, batch_size)
         return
@@ -71,7 +76,7 @@ def generate_command(
     state = process_state(run.device)
     pipe = run.pipeline(model, str(state.device) if state.num_processes > 1 and run.device is None else None)
     pipe.require("image", "generate")
-    ids = _class_ids(pipe, labels, per_class)
+    ids = _class_ids(pipe, "all" if labels is None else labels, per_class)
     write_evaluation_set(
         *(pipe, ids, run.out),
         seed=run.seed,
@@ -96,6 +101,10 @@ def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
         raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
     sampling = build_config(Sampling, settings, str(manifest))
     pipe = run.pipeline(model)
+    if found.get("classes") and pipe.config.class_names:  # which may have been trained anew, with other classes
+        told = tuple(found["classes"].get(str(number), "") for number in range(max(ids, default=-1) + 1))
+        places = class_places(ids, told, pipe.config.class_names, str(manifest), "the model")
+        ids = [places[number] for number in ids]
     if "per_class" in found:
         details = {"model": model, "per_class": found["per_class"]}
         first = min(seeds, default=0)
@@ -103,6 +112,7 @@ def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
             pipe, ids, run.out, seed=first, sampling=sampling, batch_size=batch_size, description=details
         )
         return
+    check_results_folder(run.out)
     _generate(pipe, model, ids, seeds, sampling, run.out, batch_size)
 
 
@@ -244,14 +254,28 @@ def _generate(
         made = kind.make(pipe, labels, seeds=seeds, batch_size=batch_size, sampling=sampling, callback=callback)
         items, _ = write_results(out, written(made), suffix=kind.suffix(pipe))
     grid = "" if kind.grid is None else f", {kind.grid(pipe, shown, out)}"
-    details = {"sampling": dataclasses.asdict(sampling)}
+    details = sampling_told(pipe, sampling) | {"classes": classes_told(ids, pipe.config.class_names)}
     write_manifest("generate", model, items, out, details, f"{len(items)} {kind.name}{grid}")
 
 
-def _class_ids(pipe: Pipeline, labels: str | int, each: int) -> list[int]:
+def _some(pipe: Pipeline) -> str | list[int]:
+    """What nobody named: all classes of a few, some of many."""
+    classes = pipe.transformer.num_classes
+    if classes <= _FEW:
+        return "all"
+    chosen, names = [number * classes // _FEW for number in range(_FEW)], pipe.config.class_names
+    told = ", ".join(names[number] if names else str(number) for number in chosen)
+    warnings.warn(
+        f"labels: none given, so {_FEW} of {classes} classes ({told}); --labels all for every one", stacklevel=2
+    )
+    return chosen
+
+
+def _class_ids(pipe: Pipeline, labels: str | int | list[int], each: int) -> list[int]:
     """Of all results, ``NO_LABEL`` for those of a model without classes."""
     if labels == "all":
         ids = list(range(pipe.transformer.num_classes)) or pipe.class_ids(None)
     else:
-        ids = pipe.class_ids(split_labels(str(labels), pipe.config.class_names))
+        listed = labels if isinstance(labels, list) else split_labels(str(labels), pipe.config.class_names)
+        ids = pipe.class_ids(listed)
     return [label for label in ids for _ in range(each)]

@@ -16,6 +16,7 @@ from maskgen.tasks.image.class_swap import swap_class, swap_sampling
 from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.image.outpainting import outpaint
 from maskgen.tasks.media.images import save_image
+from maskgen.tasks.pipeline import Pipeline
 
 
 def inpaint_command(run: EditRun, *, image: Path, mask: Path, dilation: int = 0) -> None:
@@ -31,7 +32,7 @@ def inpaint_command(run: EditRun, *, image: Path, mask: Path, dilation: int = 0)
     sampling = run.settings(pipe)
     with ProgressBar(sampling.steps) as callback:
         images = inpaint(pipe, image, mask, dilation=dilation, **run.options(sampling, callback))
-    _write(run, "inpaint", images, sampling, {"image": str(image), "mask": str(mask), "dilation": dilation})
+    _write(run, pipe, "inpaint", images, sampling, {"image": str(image), "mask": str(mask), "dilation": dilation})
 
 
 def outpaint_command(
@@ -52,13 +53,13 @@ def outpaint_command(
     sides = {"left": left, "right": right, "top": top, "bottom": bottom}
     with ProgressBar() as callback:  # how many windows there are, only the task knows
         images = outpaint(pipe, image, **sides, **run.options(sampling, callback))
-    _write(run, "outpaint", images, sampling, {"image": str(image), **sides})
+    _write(run, pipe, "outpaint", images, sampling, {"image": str(image), **sides})
 
 
 def swap_command(run: EditRun, *, image: Path, box: tuple[int, int, int, int], start_step: int = 2) -> None:
     """Replace what stands in a box by another class (the official MaskGIT editing).
 
-    Without ``--steps`` and ``--sampling`` it takes the official 12 steps.
+    Without ``--steps`` and ``--sampling.steps`` it takes the official 12 steps.
 
     Args:
         run: see ``EditRun``.
@@ -70,9 +71,11 @@ def swap_command(run: EditRun, *, image: Path, box: tuple[int, int, int, int], s
     sampling = swap_sampling(pipe, run.sampling, run.steps, run.guidance)
     with ProgressBar(max(0, sampling.steps - start_step)) as callback:
         images = swap_class(pipe, image, box=box, start_step=start_step, **run.options(sampling, callback))
-    _write(run, "swap-class", images, sampling, {"image": str(image), "box": list(box), "start_step": start_step})
+    _write(run, pipe, "swap-class", images, sampling, {"image": str(image), "box": list(box), "start_step": start_step})
 
 
-def _write(run: EditRun, task: str, images: Sequence[Image.Image], sampling: Sampling, details: dict[str, Any]) -> None:
+def _write(
+    run: EditRun, pipe: Pipeline, task: str, images: Sequence[Image.Image], sampling: Sampling, details: dict[str, Any]
+) -> None:
     items, _ = run.write(task, ".png", [partial(save_image, image) for image in images])
-    run.finish(task, items, sampling, details, f"{len(items)} image(s)")
+    run.finish(pipe, task, items, sampling, details, f"{len(items)} image(s)")

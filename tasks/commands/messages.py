@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 from maskgen.checkpoint import known_classes
@@ -32,6 +32,33 @@ def nearest_classes(message: str, kinds: Mapping[str, Any]) -> str | None:
     return f"{found['key']}: no class {name!r} is known; the nearest are {', '.join(known[one] for one in near)}"
 
 
+def missing_words(message: str, options: Collection[str]) -> tuple[str, str] | None:
+    """What to say of a command or an option that is missing or misspelt, and the command it is about; None otherwise.
+
+    Args:
+        message: of jsonargparse.
+        options: of the command, as ``--model``.
+    """
+    if found := re.match(r"the following arguments are required: (.*)", message):
+        names = found[1].split(", ")
+        given, command = ", ".join(f"--{name.rpartition('.')[2]}" for name in names), names[0].rpartition(".")[0]
+        return f"{given}: missing; give {'it' if len(names) == 1 else 'them'}", command.replace(".", " ")
+    if found := re.match(r'expected "(?:([\w.-]+)\.)?subcommand" to be one of', message):
+        return "a command is missing; give one of those that --help lists", found[1] or ""
+    if found := re.match(r"argument [\w.]*subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        known = re.findall(r"[\w-]+", found[2])
+        near = difflib.get_close_matches(found[1], known, n=3)
+        return f"{found[1]}: no such command; {_meant(near) or 'expected one of ' + ', '.join(known)}", ""
+    if found := re.match(r"unrecognized arguments: (\S+)", message):
+        near = difflib.get_close_matches(found[1].partition("=")[0], options, n=3)
+        return f"{message}{'; ' if near else ''}{_meant(near)}", ""
+    return None
+
+
+def _meant(near: Sequence[str]) -> str:
+    return f"perhaps {' or '.join(near)} is meant" if near else ""
+
+
 def one_line(text: str) -> str:
     """Without line breaks and without what jsonargparse says about types that nobody asked for."""
     noise = (
@@ -52,7 +79,8 @@ def one_line(text: str) -> str:
             kept.append(bare)
         else:
             kept[-1] += f", got {value}"
-    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(kept))
+    line = re.sub(r"tuple with (\d+) elements", r"\1 values", " ".join(kept))
+    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line)
     line = re.sub(
         r"Problem with given class_path '[\w.]+': ", "", line.replace("Not a valid subclass of ", "expected ")
     )

@@ -19,13 +19,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from maskgen.checkpoint import current_path, known_classes
+from maskgen.sampling.layers import Layer
 from maskgen.tasks.commands.former import FORMER_COMMANDS, current_paths, former_options, mentioned_settings
-from maskgen.tasks.commands.messages import nearest_classes, one_line
+from maskgen.tasks.commands.messages import missing_words, nearest_classes, one_line
 
 _MODALITY = "modality"  # of the demo chosen
 _PLAIN = (int, float, str, bool)
@@ -99,8 +100,9 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:  # jsonargparse asks a copy of this parser about each class; the outer one reports
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        program = str(parser.prog).replace(" [options]", "")
-        self.exit(2, f"maskgen: error: {one_line(message)}; see `{program} --help`\n")
+        said, command = missing_words(message, [*parser._option_string_actions]) or (one_line(message), "")
+        program = f"{str(parser.prog).replace(' [options]', '')} {command}".strip()
+        self.exit(2, f"maskgen: error: {said}; see `{program} --help`\n")
 
 
 class Leaf(Parser):
@@ -118,14 +120,16 @@ class Leaf(Parser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``."""
-        mentioned = mentioned_settings([_underscored(word) for word in (args[0] if args else kwargs.get("args")) or ()])
+        words = [_underscored(word) for word in (args[0] if args else kwargs.pop("args", None)) or ()]
+        words = words if self._subcommands_action else _configs_first(words)
+        mentioned = mentioned_settings(words)
         for former, now in former_options(self.kinds or {}, mentioned).items():
             self.error(f"{former}: this option is called {now} now")
         if self.by_class is not None:
             self.by_class.settle(self, mentioned)
             self.by_class = None
         try:
-            found: Namespace = super().parse_args(*args, **kwargs)
+            found: Namespace = super().parse_args(_bracketed(words, self.kinds or {}), *args[1:], **kwargs)
         except UnicodeDecodeError as error:
             self.error(f"config: got a file that is no text ({error}), expected YAML", error)
         try:
@@ -176,7 +180,8 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Command]) -> None:
         argv: arguments without the program's name; ``sys.argv`` if None.
         commands: functions by their names.
     """
-    former = " ".join(list(sys.argv[1:] if argv is None else argv)[:2])
+    words = list(sys.argv[1:] if argv is None else argv)
+    former = " ".join(words[:2])
     if former in FORMER_COMMANDS:
         raise ValueError(f"{former}: is `maskgen {FORMER_COMMANDS[former]}` now")
     parser = build_parser(commands)
@@ -188,6 +193,10 @@ def run(argv: Sequence[str] | None, commands: Mapping[str, Command]) -> None:
     elif name == "demo" and chosen[_MODALITY]:
         name, chosen = f"demo {chosen[_MODALITY]}", chosen[chosen[_MODALITY]]
     values = {key: value for key, value in vars(chosen).items() if key not in ("config", _MODALITY)}
+    mentioned = mentioned_settings([_underscored(word) for word in words])
+    values = {
+        key: _layer(value, mentioned, key) if isinstance(value, Layer) else value for key, value in values.items()
+    }
     if values.get("out") is not None:
         _check_writable(values["out"])
     function = _function_of(commands[name])
@@ -215,10 +224,49 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
+def _configs_first(words: Sequence[str]) -> list[str]:
+    """Words with the config files in front: options lie over them, wherever they stand."""
+    configs = {place for place, word in enumerate(words) if re.match(r"--config(=|$)", word)}
+    configs |= {place + 1 for place in configs if words[place] == "--config"}
+    return [words[place] for place in sorted(range(len(words)), key=lambda place: place not in configs)]
+
+
+def _layer(settings: Layer, mentioned: Mapping[str, Any], prefix: str) -> Layer:
+    """Settings that lie over others, without the defaults that jsonargparse filled in: they name what the user named."""
+    named = {}
+    for field in dataclasses.fields(settings):
+        key, value = f"{prefix}.{field.name}", getattr(settings, field.name)
+        if any(one == key or one.startswith(f"{key}.") for one in mentioned):
+            named[field.name] = _layer(value, mentioned, key) if isinstance(value, Layer) else value
+    return type(settings)(**named)
+
+
 def _underscored(word: str) -> str:
     """Options are named like Python arguments; people also write them with dashes."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", name) else word
+
+
+def _bracketed(words: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
+    """Lists as people type them, ``--box 16,16,32,32``, in the brackets that YAML wants."""
+    found = list(words)
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        at = place if equals else place + 1
+        value = value if equals else next(iter(words[at : at + 1]), "")
+        if name.startswith("--") and "," in value and value[0] not in "[({" and _is_list(kinds, name[2:].split(".")):
+            found[at] = f"{name}=[{value}]" if equals else f"[{value}]"
+    return found
+
+
+def _is_list(kinds: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether an option takes several values and no text; ``names`` are those between its dots."""
+    kind = kinds.get(names[0])
+    parts = (kind, *get_args(kind))
+    if len(names) == 1:
+        return str not in parts and any(get_origin(part) in (tuple, list, Sequence) for part in parts)
+    groups = [part for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)]
+    return any(_is_list(_kinds(part), names[1:]) for part in groups)
 
 
 def _class_named(name: str, base: type) -> type | None:

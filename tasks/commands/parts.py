@@ -11,11 +11,17 @@ import torch
 from tqdm.auto import tqdm
 
 from maskgen.checkpoint import write_json
-from maskgen.conditioning import NO_LABEL
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Options
-from maskgen.tasks.media.environment import environment
+from maskgen.tasks.media.results import (
+    MANIFEST,
+    check_results_folder,
+    classes_told,
+    environment,
+    keep_earlier,
+    result_name,
+)
 from maskgen.tasks.pipeline import Pipeline
 
 Told = TypeVar("Told")
@@ -31,7 +37,7 @@ class Run:
         out: folder to write to.
         steps: decoding steps, instead of the number in the settings.
         guidance: classifier-free guidance scale, instead of that in the settings.
-        sampling: all sampling settings, instead of the model's own.
+        sampling: settings that lie over the model's own: what is not named stays as the model has it.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
         plugins: modules of your own to import first, whose classes a model folder may then name; see
             ``examples/new_modality``.
@@ -73,6 +79,11 @@ class EditRun(Run):
     model: str
     label: str | int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label is not None:  # YAML makes an int of 7; on the command line it is a text, and may be a name
+            object.__setattr__(self, "label", str(self.label))
+
     @property
     def seeds(self) -> list[int]:
         """One a result."""
@@ -80,6 +91,7 @@ class EditRun(Run):
 
     def load(self) -> Pipeline:
         """The model, see ``Run.pipeline``."""
+        check_results_folder(self.out)
         return self.pipeline(self.model)
 
     def options(self, sampling: Sampling, callback: Callable[[SampleStep], None]) -> Options:
@@ -99,11 +111,19 @@ class EditRun(Run):
         return write_results(self.out, named, prefix=f"{task}_", suffix=suffix)
 
     def finish(
-        self, task: str, items: list[dict[str, Any]], sampling: Sampling, details: dict[str, Any], what: str
+        self,
+        pipe: Pipeline,
+        task: str,
+        items: list[dict[str, Any]],
+        sampling: Sampling,
+        details: dict[str, Any],
+        what: str,
     ) -> None:
         """``write_manifest``, with what every edit says."""
-        details = details | {"label": self.label, "sampling": dataclasses.asdict(sampling)}
-        write_manifest(task, self.model, items, self.out, details, what)
+        details = details | {"label": self.label}
+        if self.label is not None:
+            details |= {"classes": classes_told(pipe.class_ids(self.label), pipe.config.class_names)}
+        write_manifest(task, self.model, items, self.out, details | sampling_told(pipe, sampling), what)
 
 
 def load_model(model: str | None, device: str | None) -> Pipeline:
@@ -128,14 +148,25 @@ def check_device(device: str | None) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: {device!r} cannot be used here ({reason}); leave it out") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        usable = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        usable += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(
+            f"device: got {device!r}, which cannot be used here; expected {' or '.join(usable)}, or leave it out"
+        ) from None
 
 
 def describe_part(module: torch.nn.Module) -> dict[str, Any]:
     """Class and number of parameters."""
     return {"class": type(module).__name__, "parameters": sum(p.numel() for p in module.parameters())}
+
+
+def sampling_told(pipe: Pipeline, sampling: Sampling) -> dict[str, Any]:
+    """The settings that results were sampled with, for a manifest; of sound also those of the fine transformer."""
+    fine = pipe.config.fine_sampling if pipe.fine is not None else None
+    return {"sampling": dataclasses.asdict(sampling)} | (
+        {} if fine is None else {"fine_sampling": dataclasses.asdict(fine)}
+    )
 
 
 def write_results(
@@ -155,8 +186,7 @@ def write_results(
     items: list[dict[str, Any]] = []
     told = []
     for of, write in results:
-        label = f"label-{of['label']:04d}_" if of.get("label", NO_LABEL) != NO_LABEL else ""
-        name = f"{prefix}{label}seed-{of['seed']:08d}{suffix}"
+        name = result_name(of["seed"], suffix, of.get("label"), prefix)
         told.append(write(out / name))
         items.append({"file": name, **of})
     return items, told
@@ -176,7 +206,8 @@ def write_manifest(
         what: the files, for the line on the screen.
     """
     content = {"task": task, "model": model, **details, "items": items, "environment": environment()}
-    write_json(out / "manifest.json", content)
+    keep_earlier(out, [item["file"] for item in items])
+    write_json(out / MANIFEST, content)
     print(f"{what} and manifest.json in {out}")  # noqa: T201
 
 

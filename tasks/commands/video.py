@@ -145,7 +145,7 @@ def _edit(
         items, frames = run.write(task, f".{clip.format}", (partial(write, seed=seed) for seed in run.seeds))
     details = {**{name: str(path) for name, path in files.items()}, **settings}
     details |= {"clip": dataclasses.asdict(clip), "frames": frames[-1]}
-    run.finish(task, items, sampling, details, f"{len(items)} video(s) of {frames[-1]} frames")
+    run.finish(pipe, task, items, sampling, details, f"{len(items)} video(s) of {frames[-1]} frames")
 
 
 def describe_video(pipe: Pipeline) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from maskgen.tasks.commands.audio import describe_audio
 from maskgen.tasks.commands.parts import describe_part, load_model
 from maskgen.tasks.commands.video import describe_video
-from maskgen.tasks.media.environment import environment
+from maskgen.tasks.media.results import environment
 from maskgen.tasks.published import catalog
 from maskgen.tasks.published.convert import convert_files
 

@@ -26,7 +26,7 @@ class SamplingOptions(TypedDict, total=False):
         seeds: one integer a result; a result depends on its own seed, label and input alone, in any batch.
         steps: decoding steps, instead of the settings' number.
         guidance: scale of classifier-free guidance, instead of the settings'.
-        sampling: settings, instead of the model's own.
+        sampling: settings that lie over the model's own.
         callback: sees each step of each window or batch.
     """
 

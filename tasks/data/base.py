@@ -4,10 +4,12 @@ Shapes: B batch, C channels, S samples, H W pixels.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from maskgen.data import Source
+from maskgen.tasks.conditions.preparation import Preparation
 
 
 class SignalData(ABC):
@@ -38,6 +40,11 @@ class SignalData(ABC):
     def test(self) -> Source | None:
         """Held-out examples, never augmented; None if there are none."""
 
+    @property
+    def prepared(self) -> Preparation:
+        """What every example is brought to, as attributes of these names say."""
+        return Preparation.of({one.name: getattr(self, one.name, None) for one in fields(Preparation)})
+
     def log_skipped(self, path: Path) -> None:  # noqa: B027 (optional)
         """Name examples that turn out broken in this file, one JSON line each; data that skip none write none.
 
@@ -59,12 +66,14 @@ class AudioData(SignalData):
     Attributes:
         sample_rate: samples a second.
         channels: C.
+        loudness: LUFS of the examples; None where they are as loud as they were.
     """
 
     modality: ClassVar[str] = "audio"
     key: ClassVar[str] = "audio"
     sample_rate: int
     channels: int
+    loudness: float | None = None
 
 
 Modality = Literal["image", "video", "audio"]

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from maskgen.checkpoint import read_json
 from maskgen.tasks.audio.infilling import infill
+from maskgen.tasks.audio.source import MemorySound
+from maskgen.tasks.audio.windows import recode
+from maskgen.tasks.conditions.preparation import loudness_of
 from maskgen.tasks.data.audio.melodies import Melodies
 from maskgen.tasks.demo.figures.melodies import Filled, plot_sounds
 from maskgen.tasks.demo.stages import Demo, say
@@ -25,7 +29,7 @@ from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
-_GAP = GapSettings(loudness=None)  # the melodies were trained on as loud as they are
+_GAP = GapSettings()
 
 _INTRODUCTION = (
     "A small codec turned synthesised melodies into tokens, and a masked-token transformer learned to predict masked "
@@ -102,14 +106,14 @@ def _fill_gaps(pipe: Pipeline, codec: AudioTokenizer, melodies: Tensor) -> list[
 def _measure(pipe: Pipeline, found: _Made) -> dict[str, Any]:
     """Every number of ``metrics.json`` but the times."""
     codec, melodies, filled = _codec(pipe), found.melodies, found.filled
-    codes = pipe.encode(melodies)
-    rebuilt = pipe.decode(codes)[..., : melodies.shape[-1]]
+    level = loudness_of(_GAP.loudness, pipe.config.prepared)
+    rebuilt = torch.stack([recode(pipe, MemorySound(one.original, one.sample_rate), one.gap, level) for one in filled])
     gaps = GapScores(codec.sample_rate, ("log_mel",), _GAP.crossfade)
     for one, again in zip(filled, rebuilt, strict=True):
         gaps.update(one.original, one.result, again, one.gap)
     whole, use = SoundScores(codec.sample_rate, ("log_mel",)), CodeUse(codec.vocab_size)
     whole.update(melodies, rebuilt)
-    use.update(codes)
+    use.update(pipe.encode(melodies))
     scores = {name: metric.value for name, metric in gaps.metrics().items()}
     made, silence, repeated, bound = (
         scores[f"gap_log_mel_{name}"] for name in ("filled", "silence", "repeated", "codec")

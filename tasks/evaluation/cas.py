@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor
 
 from maskgen.checkpoint import load_module, write_json
+from maskgen.tasks.conditions.classes import class_places, listed
 from maskgen.tasks.data.identity import describe, short_hash
 from maskgen.tasks.evaluation.features.classifier import Classifier, predict
 from maskgen.tasks.evaluation.features.train_classifier import train_classifier
@@ -28,6 +29,7 @@ from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.scores import accuracy, check_classes, per_class_accuracy
 from maskgen.tasks.evaluation.sets.arrays import write_batch
 from maskgen.tasks.evaluation.sets.base import ArraySamples, FileSamples, SampleSet
+from maskgen.tasks.evaluation.sets.classes import MatchedSamples
 from maskgen.tasks.evaluation.sets.labelled import LabelledSource, SampleImages, class_names
 from maskgen.tasks.evaluation.settings import CasScores, EvaluationRun
 from maskgen.training.run import Interrupted
@@ -63,6 +65,7 @@ def cas_scores(samples: SampleSet, reference: SampleSet, held_out: SampleSet, ru
     settings, out, device, draws = run.settings.cas, run.out / "cas", run.device, run.settings.draws
     names = class_names(reference)
     check_labels(samples, reference, held_out)
+    samples, held_out = (MatchedSamples(one, reference.class_names, reference.name) for one in (samples, held_out))
     sources = {
         what: LabelledSource(one, flip=settings.flip and what != "test")
         for what, one in (("generated", samples), ("real", reference), ("test", held_out))
@@ -75,7 +78,7 @@ def cas_scores(samples: SampleSet, reference: SampleSet, held_out: SampleSet, ru
         # A training of other images, of either side, or with other settings is another one and has its own folder.
         made_of = describe(of=[one.digest(), one.labels, held_out.digest(), held_out.labels, len(names)], cas=settings)
         folder = out / f"{what}-{short_hash(made_of)[:8]}"
-        _train(_place(one, out), test, folder, len(names), run)
+        _train(_place(one, out), test, folder, reference, run)
         network = load_module(folder, Classifier).to(device)
         said[what] = predict(network, _batches(sources["test"]), device).numpy()
         if what == "real":
@@ -107,8 +110,8 @@ class Labels:
     class_names: tuple[str, ...] = ()
 
 
-def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out: SampleSet | None) -> None:
-    """Refuse what no such score can be taken of, as far as labels show it.
+def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out: SampleSet | None) -> str:
+    """Refuse what no such score can be taken of, as far as labels show it; names classes that no samples were made of.
 
     Args:
         made: the samples, or what will be known of them.
@@ -116,7 +119,7 @@ def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out
         held_out: real test data.
 
     Raises:
-        ValueError: a side or its labels are missing, have a single class, or other classes than the reference.
+        ValueError: a side or its labels are missing, have a single class, or classes that the reference lacks.
     """
     sides = {"samples": made, "reference": reference, "held_out": held_out}
     missing = [name for name, side in sides.items() if side is None or not side.labels]
@@ -126,20 +129,19 @@ def check_labels(made: Labels | SampleSet, reference: SampleSet | None, held_out
             f"for {', '.join(missing)}"
         )
     classes = len(class_names(reference))
+    lost: set[int] = set()
     for side in sides.values():
         assert side is not None
         assert side.labels is not None
         check_classes(np.asarray(side.labels), f"{side.name}: its images")
-        if max(side.labels) >= classes:
+        places = class_places(side.labels, side.class_names, reference.class_names, side.name, reference.name)
+        if max(places.values()) >= classes:
             raise ValueError(
-                f"CAS: {side.name} has the class {max(side.labels)}, but {reference.name} only 0 to {classes - 1}"
+                f"CAS: {side.name} has the class {max(places.values())}, but {reference.name} only 0 to {classes - 1}"
             )
-        if side.class_names and reference.class_names and side.class_names != reference.class_names:
-            other = sorted(set(side.class_names) ^ set(reference.class_names))
-            raise ValueError(
-                f"CAS: the folders of {side.name} are not those of {reference.name} (such as {', '.join(other[:3])}); "
-                "expected the same classes in both"
-            )
+        if side is made:
+            lost = set(reference.labels or ()) - set(places.values())
+    return listed([class_names(reference)[number] for number in sorted(lost)])
 
 
 def _check_sizes(sources: dict[str, LabelledSource]) -> None:
@@ -180,24 +182,26 @@ def _ratio(made: Any, real: Any, draws: int) -> Metric:
 
 def _place(samples: SampleSet, out: Path) -> Path:
     """Where the images are on the disk; those of a data set are written there."""
-    if isinstance(samples, FileSamples | ArraySamples):
-        return Path(samples.name)
+    whole = samples.whole if isinstance(samples, MatchedSamples) else samples
+    if isinstance(whole, FileSamples | ArraySamples):
+        return Path(whole.name)
     path = out / f"data-{samples.digest()[:8]}.npz"
     if not path.is_file():
         source = LabelledSource(samples)
         pieces = (
             rearrange((batch * 255).round().to(torch.uint8), "b c h w -> b h w c").numpy() for batch in _batches(source)
         )
-        write_batch(path, (len(source), *source.size, 3), pieces, source.labels.tolist())
+        write_batch(path, (len(source), *source.size, 3), pieces, samples.labels, samples.class_names)
     return path
 
 
-def _train(root: Path, test_root: Path, out: Path, classes: int, run: EvaluationRun) -> None:
+def _train(root: Path, test_root: Path, out: Path, reference: SampleSet, run: EvaluationRun) -> None:
     """Train here, or in a process that knows nothing of the others: the loop would wait for all of them."""
     settings = run.settings.cas
-    chosen = {"root": str(root), "test_root": str(test_root), "flip": settings.flip, "num_classes": classes}
+    chosen: dict[str, Any] = {"root": str(root), "test_root": str(test_root), "flip": settings.flip}
+    chosen |= {"num_classes": len(class_names(reference)), "names": reference.class_names}
     if run.team.count == 1:
-        data = SampleImages(root, test_root, settings.flip, num_classes=classes)
+        data = SampleImages(**chosen)
         train_classifier(data=data, out=out, classifier=settings.classifier, settings=settings.settings, say=run.say)
         return
     config = {

@@ -4,23 +4,30 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from maskgen.checkpoint import fingerprint
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.classes import class_places
+from maskgen.tasks.conditions.preparation import loudness_of
 from maskgen.tasks.conditions.trained import named_task
 from maskgen.tasks.data.base import SignalData, modality_named
 from maskgen.tasks.data.tokens.cache import tokenize
 from maskgen.tasks.evaluation.cas import Labels
-from maskgen.tasks.evaluation.features.references import check_size
+from maskgen.tasks.evaluation.features.references import check_size, read_count
 from maskgen.tasks.evaluation.made.making import completing, described, even_labels, filling, generating, read_good
 from maskgen.tasks.evaluation.made.writing import MadeSet, write_samples
 from maskgen.tasks.evaluation.measures import check_enough
 from maskgen.tasks.evaluation.metrics.scores import MaskedScore, masked_scores
 from maskgen.tasks.evaluation.pairs import compare_clips, compare_gaps, pixel_measures, readable
 from maskgen.tasks.evaluation.samples import Target, can_classify, evaluate_samples, find_reference
-from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet
+from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet, drawn
+from maskgen.tasks.evaluation.sets.classes import MatchedSamples
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.training.checks import check_preparation
 from maskgen.tasks.video.completion import trained
 from maskgen.tokenizers.audio.base import AudioTokenizer
 
@@ -45,7 +52,7 @@ def evaluate_model(
         name: as it was named.
         target: what it is measured against.
         run: how and where; the samples go into ``samples/`` below its folder. Everything runs on the model's device.
-        sampling: settings, instead of the model's own.
+        sampling: settings that lie over the model's own.
         task: complete what is held out instead of generating: one of MAGVIT's tasks for a video model, ``infill`` for an
             audio model. The results are also compared with the truth.
         data: for masked tokens, its test half.
@@ -104,7 +111,7 @@ def _measure_samples(making: _Making, target: Target, warnings: list[str], clock
     pipe, run, task = making.pipe, making.run, making.task
     with clock("reference"):
         truth = _conditions(target, making, warnings)
-        count = run.settings.count if truth is None else min(run.settings.count, len(truth))
+        count = _usual_count(target, run) if truth is None else len(truth)
         _check_first(pipe, target, run, count)  # not after days of sampling
         pixels = None
         if truth is not None and pipe.modality == "video":
@@ -126,9 +133,24 @@ def _measure_samples(making: _Making, target: Target, warnings: list[str], clock
     return result
 
 
+def _usual_count(target: Target, run: EvaluationRun) -> int:
+    """As many samples as asked for; else as the reference holds, for its own number is what theirs is compared with."""
+    if run.settings.count is not None:
+        return run.settings.count
+    known = target.real is None and target.statistics is not None
+    held = (
+        read_count(target.statistics) if known else 0 if target.real is None else len(target.real)
+    ) or run.settings.most
+    count = max(2, min(held, run.settings.most))
+    run.say(
+        f"making {count} samples, as many as the reference holds (at most {run.settings.most}); settings.count changes it"
+    )
+    return count
+
+
 def _check_first(pipe: Pipeline, target: Target, run: EvaluationRun, count: int) -> None:
     """Compute the reference, and refuse what could not be measured against it."""
-    can_classify(Labels("model", even_labels(pipe, count)), target, run.settings, [])
+    can_classify(Labels("model", even_labels(pipe, count), pipe.config.class_names), target, run.settings, [])
     if run.extractor is None:
         return
     reference = find_reference(target, run, "first")
@@ -145,13 +167,15 @@ def _generate(making: _Making, truth: SampleSet | None, count: int) -> dict[str,
     pipe, sampling, task, run = making.pipe, making.sampling, making.task, making.run
     settings = run.settings
     told: dict[str, Any] = {"model": making.name, "weights": _weights(pipe)}
-    labels = even_labels(pipe, count) if truth is None else (truth.labels or [])[:count]
+    labels = even_labels(pipe, count) if truth is None else truth.labels or []
     make = generating(pipe, labels, settings.seed, sampling)
     if truth is not None and task is not None:
         told |= {"completed": task, "truth": run.team.share("truth", truth.digest)}
         if pipe.modality == "audio":
-            make = filling(pipe, truth, settings.seed, sampling, settings.gap)
-            told |= {"gap": dataclasses.asdict(settings.gap)}
+            loudness = loudness_of(settings.gap.loudness, pipe.config.prepared)
+            gap = dataclasses.replace(settings.gap, loudness=loudness)
+            make = filling(pipe, truth, settings.seed, sampling, gap)
+            told |= {"gap": dataclasses.asdict(gap)}
         else:
             make = completing(pipe, truth, task, settings.seed, sampling, paste=settings.paste)
             told |= {"paste": settings.paste}
@@ -160,11 +184,13 @@ def _generate(making: _Making, truth: SampleSet | None, count: int) -> dict[str,
         count=count,
         modality=pipe.modality,
         labels=labels,
+        class_names=pipe.config.class_names,
         seed=settings.seed,
         sample_rate=codec.sample_rate if isinstance(codec, AudioTokenizer) else 0,
         description=description,
     )
-    write_samples(make, what, run.out / "samples", batch_size=settings.batch_size, state=run.team.state)
+    place = run.out / "samples"
+    write_samples(make, what, place, batch_size=settings.batch_size, state=run.team.state, say=run.say)
     subject = {"kind": "model", "name": making.name, "count": count}
     subject["seeds"] = [settings.seed, settings.seed + count - 1]
     return subject | {key: value for key, value in description.items() if key != "model"}
@@ -198,7 +224,9 @@ def _conditions(target: Target, making: _Making, warnings: list[str]) -> SampleS
         )
     if skipped:
         warnings.append(f"{len(skipped)} of the held-out samples could not be read and were left out")
-    return truth
+    if truth.labels and pipe.transformer.num_classes:
+        truth = MatchedSamples(truth, pipe.config.class_names, "the model")
+    return drawn(truth, run.settings.most)
 
 
 def _held_out(
@@ -219,8 +247,29 @@ def _held_out(
         )
         if settings.required("masked"):
             raise ValueError(f"{told}; leave masked out of settings.metrics, or give data of that size")
+    elif pipe.transformer.num_classes:
+        try:
+            _model_classes(pipe, data)
+        except ValueError as error:
+            if settings.required("masked"):
+                raise
+            told = str(error)
+    if told:
         warnings.append(f"masked tokens: left out ({told})")
+    if not told:
+        check_preparation("model", pipe.config.prepared, data)
     return None if told else data
+
+
+def _model_classes(pipe: Pipeline, data: SignalData) -> Tensor:
+    """The model's number of each class of a data set, long ``[C]``.
+
+    Raises:
+        ValueError: see ``class_places``.
+    """
+    names = data.class_names
+    places = class_places(range(len(names)), names, pipe.config.class_names, "the data", "the model")
+    return torch.tensor(list(places.values()), dtype=torch.long)
 
 
 def _masked(pipe: Pipeline, data: SignalData, settings: EvaluationSettings) -> list[MaskedScore]:
@@ -229,6 +278,7 @@ def _masked(pipe: Pipeline, data: SignalData, settings: EvaluationSettings) -> l
     assert source is not None, "it was found to be there"
     tokens = tokenize(source, pipe.tokenizer, key=data.key).tensors
     labels = tokens.get("labels") if pipe.transformer.num_classes else None
+    labels = None if labels is None else _model_classes(pipe, data)[labels.long()]
     return masked_scores(
         pipe.transformer,
         tokens["tokens"][..., : pipe.transformer.num_codebooks],

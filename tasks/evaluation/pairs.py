@@ -9,6 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from maskgen.tasks.audio.source import MemorySound
+from maskgen.tasks.audio.windows import recode
+from maskgen.tasks.conditions.preparation import loudness_of
 from maskgen.tasks.conditions.trained import named_task
 from maskgen.tasks.conditions.video import TokenCells
 from maskgen.tasks.data.broken import Broken
@@ -138,7 +141,7 @@ class ClipScores(PairScores):
     """
 
     def __init__(self, whole: PixelScores) -> None:
-        super().__init__("clips", whole.notes | (_NEW if "psnr" in whole.notes else {}))
+        super().__init__("clips", whole.notes | (_NEW if "psnr" in whole.notes else {}), ["psnr", *_NEW])
         self._whole = whole
 
     def update(self, truth: Tensor, made: Tensor, padded: Tensor, rebuilt: Tensor, given: Tensor) -> None:
@@ -213,13 +216,13 @@ def compare_gaps(
         return {}
     codec, order = pipe.tokenizer, list[int]()
     assert isinstance(codec, AudioTokenizer), "the modality is audio"
+    loudness = loudness_of(settings.gap.loudness, pipe.config.prepared)
     found = GapScores(codec.sample_rate, measures, settings.gap.crossfade)
     for block in run.team.blocks(count, settings.batch_size):
         for number in block:
             truth = codec_sound(sounds, number, codec)
-            codes, scale = pipe.encode_scaled(truth[None])
-            rebuilt = pipe.decode(codes, codec.axes((1, *truth.shape)), scale)[0, :, : truth.shape[-1]]
             gap = middle_gap(truth.shape[-1], settings.gap.share, codec.stride[0])
+            rebuilt = recode(pipe, MemorySound(truth, codec.sample_rate), gap, loudness)
             found.update(truth, read_good(samples, number), rebuilt, gap)
             order.append(number)
     return join_scores(found, order, team=run.team, name="pairs", draws=settings.draws)

@@ -14,8 +14,8 @@ from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.pictures import plot_evaluation
 from maskgen.tasks.evaluation.sets.base import SampleSet
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationSettings
-from maskgen.tasks.media.environment import environment
 from maskgen.tasks.media.report import write_report
+from maskgen.tasks.media.results import environment
 
 _FORMAT = "maskgen-evaluation"
 
@@ -151,7 +151,9 @@ def write_evaluation(
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(metric).items() if value not in (None, "")}
+    return {
+        name: value for name, value in dataclasses.asdict(metric).items() if value not in (None, "") and value == value
+    }
 
 
 def _note(name: str, metric: Metric, floor: Metric | None) -> str:

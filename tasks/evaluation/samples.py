@@ -155,7 +155,9 @@ def can_classify(made: Labels | SampleSet, target: Target, settings: EvaluationS
     if not settings.enabled("cas") or any(side is not None and side.modality != "image" for side in sides):
         return False
     try:
-        check_labels(made, *sides)
+        found = check_labels(made, *sides)
+        if found:
+            warnings.append(f"cas: {made.name} has no samples of {found}, which counts against it")
     except ValueError as error:
         if settings.required("cas"):
             raise

@@ -43,6 +43,8 @@ METRICS = {
 
 _CLIP = 16  # frames of published FVD
 
+_PUBLISHED = 50_000  # samples of published FID
+
 OF_FEATURES = ("fid", "kid", "is", "prdc")
 """Those that need an extractor."""
 
@@ -87,7 +89,8 @@ class EvaluationSettings:
 
     Attributes:
         metrics: names of ``METRICS``; None for all that can be measured. What is named and cannot be measured is an error.
-        count: samples that a model generates.
+        count: samples that a model generates, by default as many as the reference holds; of a tokenizer or a task, so many
+            real ones, drawn over all there are. At most 50,000 if left out.
         seed: of the first sample; each further one takes the next. Also of masks.
         batch_size: samples at a time.
         frames: of video, the first so many; published FVD is of 16.
@@ -105,7 +108,7 @@ class EvaluationSettings:
     """
 
     metrics: tuple[str, ...] | None = None
-    count: int = 50_000
+    count: int | None = None
     seed: int = 0
     batch_size: int = 64
     frames: int = _CLIP
@@ -125,12 +128,17 @@ class EvaluationSettings:
         if unknown:
             raise ValueError(f"metrics: got {', '.join(unknown)}, expected some of {', '.join(METRICS)}")
         for name, least in (("count", 2), ("batch_size", 1), ("frames", 1), ("draws", 1), ("points", 3), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name}: got {value}, expected at least {least}")
         if not 0 <= self.broken < 1 or self.shown < 0:
             raise ValueError(
                 f"got broken {self.broken}, shown {self.shown}; expected a share below 1 and 0 or more samples"
             )
+
+    @property
+    def most(self) -> int:
+        """Samples that are made or taken at most."""
+        return _PUBLISHED if self.count is None else self.count
 
     def enabled(self, name: str) -> bool:
         """Whether a measure is to be taken, if it can be."""

@@ -21,7 +21,7 @@ from maskgen.tasks.evaluation.metrics.base import Metric
 from maskgen.tasks.evaluation.metrics.reconstruction import CodeUse, PixelScores
 from maskgen.tasks.evaluation.pairs import SOUNDS, join_scores, pixel_measures, readable
 from maskgen.tasks.evaluation.samples import Target, evaluate_samples, evenly
-from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet, Subset
+from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet, drawn
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.media.clock import Clock
 from maskgen.tokenizers.audio.base import AudioTokenizer
@@ -70,7 +70,8 @@ def evaluate_tokenizer(tokenizer: Tokenizer, name: str, originals: SampleSet, ru
     clock, team, settings = Clock(), run.team, run.settings
     with clock("rebuild"):
         originals, skipped = readable(originals, run, "originals")
-        count = min(settings.count, len(originals))
+        originals = drawn(originals, settings.most)
+        count = len(originals)
         rebuilder = _Rebuilder(tokenizer.to(run.device).eval(), originals, torch.device(run.device))
         told = {"tokenizer": name, "weights": fingerprint(tokenizer)}
         told["originals"] = team.share("digest", originals.digest)
@@ -83,12 +84,14 @@ def evaluate_tokenizer(tokenizer: Tokenizer, name: str, originals: SampleSet, ru
             sample_rate=rebuilder.sample_rate,
             description=told | {"signal_size": size},
         )
-        write_samples(rebuilder.make, what, run.out / "rebuilt", batch_size=settings.batch_size, state=team.state)
+        write_samples(
+            rebuilder.make, what, run.out / "rebuilt", batch_size=settings.batch_size, state=team.state, say=run.say
+        )
     rebuilt = FileSamples(run.out / "rebuilt", originals.modality, settings.frames)
     subject = {"kind": "tokenizer", "name": name, "count": count, **told}
     result: Evaluation | None = None
     if run.extractor is not None and settings.enabled("fid"):
-        target = Target(real=Subset(originals, range(count)))
+        target = Target(real=originals)
         result = evaluate_samples(rebuilt, target, run.measuring(metrics=("fid",)), subject=subject)
     elif team.main:
         result = Evaluation(subject=subject, protocol=run.protocol, counts={"samples": count})
@@ -99,7 +102,7 @@ def evaluate_tokenizer(tokenizer: Tokenizer, name: str, originals: SampleSet, ru
         result.warnings = [f"r{line}" if line.startswith(_DISTANCES) else line for line in result.warnings] + warnings
         result.seconds = result.seconds | clock.seconds
         result.skipped |= {"originals": list(skipped.values())} if skipped else {}
-        result.shown = [(number, number) for number in evenly(count, settings.shown)]
+        result.shown = [(number, originals.place(number)) for number in evenly(count, settings.shown)]
     return result
 
 

@@ -40,7 +40,7 @@ def swap_class(
         box: (top, left, height, width) in pixels of ``image``.
         start_step: first step of the schedule that is run, official 2: the first one already keeps many tokens.
         options: label to put there, seeds and settings, see ``maskgen.tasks.conditions.request.Options``; 12 steps
-            (official) if neither ``steps`` nor ``sampling`` is given.
+            (official) if neither ``steps`` nor ``sampling`` names any.
 
     Returns:
         B pictures of the original's size. Pixels where ``swap_alpha`` is 0 are the original's, bit for bit.
@@ -71,18 +71,19 @@ def swap_class(
 def swap_sampling(
     pipe: Pipeline, sampling: Sampling | None, steps: int | None = None, guidance: float | None = None
 ) -> Sampling:
-    """``Pipeline.sampling`` with the official number of steps where neither settings nor steps are given.
+    """``Pipeline.sampling`` with the official number of steps where none is named.
 
     Args:
         pipe: an image model.
-        sampling: settings, instead of the model's own.
+        sampling: settings that lie over the model's own.
         steps: decoding steps, instead of the setting's.
         guidance: classifier-free guidance scale, instead of the setting's.
 
     Raises:
         ValueError: see ``Pipeline.sampling``.
     """
-    return pipe.sampling(sampling, _STEPS if steps is None and sampling is None else steps, guidance)
+    named = sampling is not None and sampling.names("steps")
+    return pipe.sampling(sampling, _STEPS if steps is None and not named else steps, guidance)
 
 
 def swap_token_mask(box: Box, size: tuple[int, int], axes: tuple[int, int]) -> Tensor:

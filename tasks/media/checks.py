@@ -15,12 +15,16 @@ def check_file(path: Path, kind: str) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a folder, or an empty file.
+        ValueError: a folder, a pipe, or an empty file.
     """
     if path.is_dir():
         raise ValueError(f"{path}: got a folder, expected {kind}")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file, expected {kind}")
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: got a pipe or a device, expected {kind}, which is read in parts; save it to a file first"
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: got an empty file, expected {kind}")
 

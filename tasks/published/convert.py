@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from maskgen.checkpoint import atomic_folder, check_state, save_state
 from maskgen.tasks.conditions.classes import imagenet_classes
+from maskgen.tasks.conditions.preparation import Preparation
 from maskgen.tasks.model_folder import PipelineConfig, check_parts, write_description
 from maskgen.tasks.published.catalog import CATALOG, find
 from maskgen.tasks.published.download import download
@@ -268,4 +269,7 @@ def _pipeline_config(entry: Published, halves: Mapping[str, _Half]) -> PipelineC
         fine_sampling=entry.fine_sampling if fine else None,
         # The code tables of sound are in place: the transformers were given them.
         tokenizer_identity=tokenizer.empty.identity() if entry.modality == "audio" else "",
+        prepared=Preparation(
+            size=size, sample_rate=entry.sample_rate, channels=entry.channels, loudness=entry.loudness
+        ),
     )

@@ -1,9 +1,12 @@
 """Where a model's folder is: on this disk, in the catalog of published names, or on the Hugging Face Hub."""
 
+import difflib
 import os
 from pathlib import Path
 
 from maskgen.tasks.model_folder import model_files
+from maskgen.tasks.published.catalog import CATALOG
+from maskgen.tasks.published.convert import fetch
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Path:
@@ -30,9 +33,10 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     if "/" not in text and (found := _published(text)) is not None:
         return found
     if isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~", "runs" + os.sep)):
+        near = difflib.get_close_matches(text.lower().replace("_", "-"), CATALOG, n=3)
         raise FileNotFoundError(
             f"{name}: no such model folder; train one (maskgen demo) or name a Hub repository (owner/name) or a published "
-            "model (maskgen models lists them)"
+            f"model ({'perhaps ' + ' or '.join(near) if near else 'maskgen models lists them'})"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -49,9 +53,6 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
 
 def _published(name: str) -> Path | None:
     """The cached folder of a name of the catalog; None for any other name."""
-    from maskgen.tasks.published.catalog import CATALOG  # it needs this module's Sampling
-    from maskgen.tasks.published.convert import fetch
-
     entry = CATALOG.get(name)
     if entry is None:
         return None

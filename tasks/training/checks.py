@@ -1,12 +1,16 @@
-"""What must fit before a training begins: tokenizer, data and transformer.
+"""What must fit before a training or a measurement begins: tokenizer, data and transformer.
 
 Shapes: B batch, C channels.
 """
 
+import dataclasses
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from maskgen.checkpoint import load_module
 from maskgen.models.base import MaskedTransformer
+from maskgen.tasks.conditions.preparation import Preparation
 from maskgen.tasks.data.base import AudioData, SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tokenizers.audio.base import AudioTokenizer
@@ -67,6 +71,23 @@ def check_signals(tokenizer: Tokenizer, data: SignalData) -> None:
             )
 
 
+def check_preparation(what: str, trained: Preparation | None, data: SignalData) -> None:
+    """Warn of data that are louder, or run at another rate, than what something was trained on.
+
+    Args:
+        what: was trained.
+        trained: on which data; None if nobody wrote it down.
+        data: at hand.
+    """
+    found = "" if trained is None else trained.differences(data.prepared)
+    if found:
+        warnings.warn(
+            f"data: not as those that the {what} was trained on ({found}, its own first; None: as they are); give "
+            f"{type(data).__name__} the same settings unless this is meant",
+            stacklevel=3,
+        )
+
+
 def check_shards(data: SignalData, identity: str, views: int) -> None:
     """Refuse token shards of another tokenizer, and views that nobody can give.
 
@@ -85,6 +106,21 @@ def check_shards(data: SignalData, identity: str, views: int) -> None:
     data.check(identity)
     if views != 1:
         raise ValueError(f"views: got {views}, but the token shards hold {data.views} view(s) already; leave it out")
+
+
+def with_classes(transformer: MaskedTransformer, classes: int, say: Callable[[str], None]) -> MaskedTransformer:
+    """The transformer, untrained, for as many classes as the data have.
+
+    Args:
+        transformer: as its settings say; one without classes stays so, and ``misfits`` tells where that is wrong.
+        classes: of the data; 0 changes nothing either.
+        say: told of another number.
+    """
+    found = transformer.num_classes
+    if not (found and classes) or found == classes:
+        return transformer
+    say(f"transformer: num_classes {classes}, as many as the data have; its settings say {found}")
+    return type(transformer)(dataclasses.replace(transformer.config, num_classes=classes))
 
 
 def misfits(

@@ -10,9 +10,10 @@ from maskgen.objectives.critic import CriticModeling, CriticSettings, SelfCritic
 from maskgen.objectives.masked import MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.critics import check_critic
+from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.checks import check_shards, check_signals
+from maskgen.tasks.training.checks import check_preparation, check_shards, check_signals
 from maskgen.tasks.training.runs import Say, run_stage
 from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
@@ -132,7 +133,9 @@ def _check(
     if pipe.modality == "video":
         raise ValueError("model: got one of video, whose sampler 'commit' has no critic")
     check_signals(pipe.tokenizer, data)
+    check_preparation("model", pipe.config.prepared, data)
     got = {"size": tuple(data.size), "classes": len(data.class_names)}
     expected = {"size": tuple(pipe.config.signal_size), "classes": pipe.transformer.num_classes}
     if got != expected:
         raise ValueError(f"data: got {got}, expected {expected}, what the model was trained on")
+    check_class_order(data.class_names, pipe.config.class_names, "the data", "the model")

@@ -14,6 +14,7 @@ from maskgen.data import Source
 from maskgen.sampling.settings import with_current_sampling
 from maskgen.tasks.data.broken import count_broken
 from maskgen.tasks.data.identity import describe, refuse_others
+from maskgen.training.accelerator import check_launch
 from maskgen.training.objective import Objective
 from maskgen.training.trainer import Trainer
 
@@ -50,13 +51,14 @@ def run_stage(
         say: told what happens.
 
     Raises:
-        ValueError: the folder holds another run, and what ``make`` refuses.
+        ValueError: the folder holds another run, what ``make`` refuses, and a launch that ``check_launch`` refuses.
     """
     description, data, settings = describe(**parts), parts["data"], parts["settings"]
     if again:
         set_aside(run, title, say)
     elif finished_before(run, description, title, say):
         return
+    check_launch(settings)  # before anything is tokenized
     torch.manual_seed(settings.seed)
     skipped = run / "skipped.jsonl"
     data.log_skipped(skipped)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from maskgen.data import Batch
+from maskgen.data import Batch, draw_numbers
 from maskgen.tasks.data.base import AudioData, SignalData
 from maskgen.tasks.data.video.folders import VideoData
 from maskgen.tasks.media.images import image_grid, save_gif, save_image, to_images
@@ -23,9 +23,9 @@ _FRAME_RATE = 8.0  # of clips, where the data do not say
 
 
 def some_signals(data: SignalData, count: int) -> Batch:
-    """The first examples, of the held-out ones where there are any."""
+    """Some examples, the same ones every time, of the held-out ones where there are any."""
     source = data.test() or data.train()
-    numbers = range(min(count, len(source)))
+    numbers = draw_numbers(len(source), count)
     return source.batch(numbers, numbers)
 
 
@@ -71,5 +71,5 @@ def save_sounds(originals: Tensor, made: Tensor, sample_rate: int, folder: Path,
     for number, (original, sound) in enumerate(zip(originals, made, strict=True)):
         path = folder / f"sound-{number}-original.wav"
         if not path.exists():
-            save_sound(original, path, sample_rate)
-        save_sound(sound, folder / f"sound-{number}-{step:08d}.wav", sample_rate)
+            save_sound(original.clamp(-1, 1), path, sample_rate)
+        save_sound(sound.clamp(-1, 1), folder / f"sound-{number}-{step:08d}.wav", sample_rate)

@@ -15,19 +15,28 @@ from torch import nn
 
 from maskgen.checkpoint import fingerprint, load_module
 from maskgen.conditioning import Cond
-from maskgen.data import Source
+from maskgen.data import Source, draw_numbers
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import image_grid, save_image
-from maskgen.tasks.model_folder import PipelineConfig, check_codec
+from maskgen.tasks.model_folder import PipelineConfig, check_codec, trained_on
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.checks import check_shards, check_signals, load_tokenizer, misfits, tokenizer_folder
+from maskgen.tasks.training.checks import (
+    check_preparation,
+    check_shards,
+    check_signals,
+    load_tokenizer,
+    misfits,
+    tokenizer_folder,
+    with_classes,
+)
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_sounds, some_signals
 from maskgen.tasks.training.tokens import training_tokens
@@ -39,6 +48,7 @@ from maskgen.training.settings import TrainSettings
 Stage = Literal["coarse", "fine"]
 
 _SHOWN = 2  # sounds a run writes now and then
+_CLASSES = 10  # of which it generates samples
 
 
 def train_transformer(
@@ -62,7 +72,8 @@ def train_transformer(
 
     Args:
         tokenizer: folder of the tokenizer, of an earlier ``train_tokenizer`` for instance.
-        transformer: the model to train; its weights start anew from ``settings.seed``.
+        transformer: the model to train; its weights start anew from ``settings.seed``, and its number of classes is that
+            of the data.
         data: images or sounds to train on, or their tokens as ``maskgen tokenize`` wrote them.
         masking: what is masked and what it costs.
         settings: how long and how wide.
@@ -87,10 +98,18 @@ def train_transformer(
     codes = load_tokenizer(folder)
     identity = fingerprint(codes)
     check_shards(data, identity, views)
+    transformer = with_classes(transformer, len(data.class_names), say)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
+    check_preparation("tokenizer", trained_on(folder), data)
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
+    if coarse is not None:
+        check_preparation("coarse transformer", coarse.config.prepared, data)
     run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
-    config = PipelineConfig(signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling())
+    if coarse is not None and transformer.num_classes and coarse.transformer.num_classes:
+        check_class_order(data.class_names, coarse.config.class_names, "the data", "the coarse model")
+    config = PipelineConfig(
+        signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling(), prepared=data.prepared
+    )
 
     def make() -> tuple[Objective, Source]:
         model = type(transformer)(transformer.config)
@@ -179,8 +198,8 @@ def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
         assert isinstance(model, MaskedTransformer)
         device = next(model.parameters()).device
         pipe = Pipeline(tokenizer, model, config, device)
-        columns = min(10, model.num_classes) or 10
-        labels = [index for _ in range(4) for index in range(columns)] if model.num_classes else None
+        labels = draw_numbers(model.num_classes, _CLASSES) * 4 or None
+        columns = len(labels or ()) // 4 or _CLASSES
         pictures = generate(pipe, labels, seeds=range(4 * columns))
         save_image(image_grid(pictures, columns), folder / f"samples-{step:08d}.png")
 
@@ -188,13 +207,13 @@ def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
 
 
 def _show_files(tokenizer: OwnModality, config: PipelineConfig) -> Show:
-    """Writes a file of each of the first classes."""
+    """Writes a file of each of some classes."""
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
         pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device)
         folder.mkdir(parents=True, exist_ok=True)
-        labels = list(range(min(10, model.num_classes))) or None
+        labels = draw_numbers(model.num_classes, _CLASSES) or None
         for number, signal in enumerate(pipe.generate(pipe.generation(labels, {}))):
             tokenizer.write(signal, folder / f"sample-{number}-{step:08d}{tokenizer.suffix}")
 

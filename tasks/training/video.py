@@ -16,9 +16,9 @@ from maskgen.sampling.commit import Prompt
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.trained import TrainedTasks, named_task
 from maskgen.tasks.data.video.folders import VideoData
-from maskgen.tasks.model_folder import PipelineConfig
+from maskgen.tasks.model_folder import PipelineConfig, trained_on
 from maskgen.tasks.pipeline import Pipeline
-from maskgen.tasks.training.checks import load_tokenizer, misfits, tokenizer_folder
+from maskgen.tasks.training.checks import check_preparation, load_tokenizer, misfits, tokenizer_folder, with_classes
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_rows, some_signals
 from maskgen.tasks.training.video_tokens import commit_tokens
@@ -80,7 +80,9 @@ def train_video_transformer(
     if not isinstance(codes, VideoTokenizer):
         raise ValueError(f"tokenizer: got one of modality {codes.modality}, expected one of video")
     by_class = _check_tasks(tasks, data)
+    transformer = with_classes(transformer, len(data.class_names) if by_class else 0, say)
     _check_fit(codes, transformer, data, tasks, by_class)
+    check_preparation("tokenizer", trained_on(folder), data)
     config = _model_config(data, tasks, masking, sampling, by_class, inpainting_prompt)
     run, title = out / "transformer", "video transformer"
 
@@ -174,7 +176,9 @@ def _model_config(
     )
     default = Sampling(sampler="commit" if masking.condition_mode == "commit" else "maskgit", steps=12)
     names = data.class_names if by_class else ()
-    return PipelineConfig(signal_size=data.size, class_names=names, sampling=sampling or default, video=trained)
+    return PipelineConfig(
+        signal_size=data.size, class_names=names, sampling=sampling or default, video=trained, prepared=data.prepared
+    )
 
 
 def _show_tasks(tokenizer: VideoTokenizer, config: PipelineConfig, data: VideoData, by_class: Sequence[str]) -> Show:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import maskgen.precision
 from maskgen import precision
-from maskgen.data import Batch, OrderedSource, TensorSource, item_seed, training_batches
+from maskgen.data import Batch, OrderedSource, TensorSource, draw_numbers, item_seed, training_batches
 from maskgen.precision import Linear, fast_matmul, linear_gelu, linear_swiglu
 
 
@@ -227,3 +227,13 @@ def test_fast_layers_follow_autocast() -> None:
     layer, x = Linear(8, 12, bias=False), torch.randn(3, 8)
     with torch.no_grad(), fast_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(x).dtype == linear_gelu(layer, x).dtype == linear_swiglu(layer, x).dtype == torch.bfloat16
+
+
+def test_some_of_many_are_drawn_over_all() -> None:
+    """The case behind it: 520 pictures of one class, then 520 of another."""
+    assert draw_numbers(5, 8) == draw_numbers(5, 5) == [0, 1, 2, 3, 4]
+    assert draw_numbers(0, 3) == []
+    found = draw_numbers(1040, 512)
+    assert found == draw_numbers(1040, 512) == sorted(set(found))
+    assert len(found) == 512
+    assert 200 < sum(number < 520 for number in found) < 312

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskgen.schedules import get_schedule, mask_counts, step_ratio
+from maskgen.schedules import get_schedule, mask_counts
 
 NAMES = ["cosine", "arccos", "uniform", "linear", "square", "cubic", "sqrt", "pow1.7", "pow4", "log", "exp"]
 
@@ -74,10 +75,10 @@ def test_log_of_one_token_is_a_number() -> None:
 
 
 def test_powers_keep_the_last_bit() -> None:
-    """A float32 count decides a token: 1 - r^P is rounded once."""
-    ratio = step_ratio(4, 7)
-    exact = 1 - float(ratio) ** 3
-    assert float(get_schedule("cubic")(ratio, torch.tensor(8))) == float(torch.tensor(exact, dtype=torch.float32))
+    """A float32 count decides a token: 1 - (k^3) (c^3) of the float32 c = 1 / 7 is rounded once behind the powers."""
+    part = numpy.float32(1) / numpy.float32(7)
+    exact = 1 - 5.0**3 * float(part * part * part)
+    assert float(get_schedule("cubic").at_step(4, 7, torch.tensor([8]))) == float(numpy.float32(exact))
 
 
 @pytest.mark.parametrize("name", ["cosin", "", "pow", "powx", "pow0", "pow-1", "pow1e3", "COSINE", "pow2.5 "])
@@ -88,16 +89,18 @@ def test_unknown_names_are_refused(name: str) -> None:
         get_schedule(name)
 
 
-@given(steps=st.integers(1, 200), part=st.floats(0, 1, exclude_max=True))
-def test_step_ratio(steps: int, part: float) -> None:
-    step = int(part * steps)
-    assert float(step_ratio(step, steps)) == pytest.approx((step + 1) / steps, rel=1e-6)
+@given(name=st.sampled_from(NAMES), steps=st.integers(1, 200), part=st.floats(0, 1, exclude_max=True))
+def test_steps_follow_the_curve(name: str, steps: int, part: float) -> None:
+    step, total = int(part * steps), torch.tensor([1, 2, 256])
+    expected = get_schedule(name)(torch.tensor((step + 1) / steps, dtype=torch.float64), total).expand(3)
+    torch.testing.assert_close(get_schedule(name).at_step(step, steps, total).expand(3), expected, atol=2e-6, rtol=0)
 
 
 @given(name=st.sampled_from(NAMES), ratio=st.floats(0, 1), total=st.integers(2, 2000), decided=st.floats(0, 1))
 def test_counts_leave_one_and_decide_one(name: str, ratio: float, total: int, decided: float) -> None:
     unknown = max(1, round(total * (1 - decided)))
-    count = int(mask_counts(get_schedule(name), torch.tensor(ratio), torch.tensor([total]), torch.tensor([unknown]))[0])
+    share = get_schedule(name)(torch.tensor(ratio), torch.tensor([total]))
+    count = int(mask_counts(share, torch.tensor([total]), torch.tensor([unknown]))[0])
     assert 1 <= count <= max(1, unknown - 1)
     assert count <= max(1, total * float(gamma(name, ratio, total)) + 1e-3)
 
@@ -106,7 +109,5 @@ def test_official_count_at_two_thirds_is_one_below_half() -> None:
     """cos(pi / 3) in float32 is a hair under 1/2."""
     total = torch.tensor([256, 1024])
     for step, steps in ((7, 12), (1, 3), (5, 9), (15, 24)):
-        if (step + 1) * 3 != 2 * steps:
-            continue
-        assert mask_counts(get_schedule("cosine"), step_ratio(step, steps), total, total).tolist() == [127, 511]
-    assert mask_counts(get_schedule("cosine"), step_ratio(1, 3), total, total).tolist() == [127, 511]
+        assert (step + 1) * 3 == 2 * steps
+        assert mask_counts(get_schedule("cosine").at_step(step, steps, total), total, total).tolist() == [127, 511]

@@ -4,8 +4,11 @@
 the checkout is used when it is there, else the small copy in ``tests/fixtures``.
 """
 
+import filecmp
+import functools
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,36 @@ def files(family: str, pattern: str) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"no {pattern} in {parity_folder(family)}")
     return found
+
+
+@functools.cache
+def own_set(family: str) -> bool:
+    """Whether the recordings in use are those of the repository, byte for byte; another set may lack some kinds."""
+    folder = parity_folder(family)
+    kept = [path for path in (ROOT / "tests" / "fixtures" / family).iterdir() if path.suffix != ".md"]
+    return all((folder / p.name).is_file() and filecmp.cmp(p, folder / p.name, shallow=False) for p in kept)
+
+
+def check_kinds(family: str, found: Collection[object], expected: Collection[object]) -> None:
+    """The repository's recordings hold exactly these kinds, so that none goes missing in silence; another set holds some."""
+    assert found
+    assert set(found) == set(expected) or not own_set(family), (set(found), set(expected))
+
+
+def check_count(family: str, found: Collection[object], least: int) -> None:
+    """The repository's recordings hold at least so many; another set holds some."""
+    assert len(found) >= (least if own_set(family) else 1), found
+
+
+def recordings(family: str, pattern: str) -> list[Path]:
+    """As ``files``, but for a group of recordings that another set may lack; its tests then have nothing to compare."""
+    return files(family, pattern) if own_set(family) else sorted(parity_folder(family).glob(pattern))
+
+
+def facts(family: str, pattern: str) -> list[Path]:
+    """Files that are the same whatever a set is made with; where it has none, the repository's."""
+    found = sorted(parity_folder(family).glob(pattern))
+    return found or sorted((ROOT / "tests" / "fixtures" / family).glob(pattern))
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:

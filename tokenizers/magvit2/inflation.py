@@ -8,10 +8,10 @@ Shapes: C channels, k side of a kernel.
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from einops import repeat
 from torch import Tensor
 
+from maskgen.checkpoint import empty_shapes
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2ImageConfig, Magvit2Video, Magvit2VideoConfig
 from maskgen.tokenizers.video.inflation import place_kernel
 
@@ -53,8 +53,7 @@ def inflated_state(state: Mapping[str, Tensor], config: Magvit2VideoConfig) -> d
     Raises:
         ValueError: when the two have other sizes; names the first weight that does not fit.
     """
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in Magvit2Video(config).state_dict().items()}
+    shapes = empty_shapes(Magvit2Video, config)
     differ = sorted(shapes.keys() ^ state.keys())
     if differ:
         raise ValueError(

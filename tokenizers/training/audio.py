@@ -12,6 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from maskgen.data import draw_numbers
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecOutput
 from maskgen.tokenizers.quantizers.care import CodebookSettings
 from maskgen.tokenizers.training.base import TokenizerTraining, crop_like
@@ -101,8 +102,8 @@ class CodecTraining(TokenizerTraining):
         """Held-out spectral distance (``score``), SI-SDR in dB, and how evenly the codes are used."""
         if self.held_out is None:
             return {}
-        count = min(len(self.held_out), self.validation)
-        audio = self.held_out.batch(range(count), range(count))[self.key].to(device)
+        numbers = draw_numbers(len(self.held_out), self.validation)
+        audio = self.held_out.batch(numbers, numbers)[self.key].to(device)
         out: AudioCodecOutput = model(audio)
         fake = crop_like(out.reconstruction, audio)
         return {

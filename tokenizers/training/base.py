@@ -12,7 +12,7 @@ from typing import Any, Protocol, Unpack
 import torch
 from torch import Tensor, nn
 
-from maskgen.data import Batch
+from maskgen.data import Batch, draw_numbers
 from maskgen.tokenizers.quantizers.care import CodebookCare, CodebookSettings
 from maskgen.tokenizers.quantizers.usage import codebook_usage
 from maskgen.training.objective import Objective, ObjectiveOptions
@@ -132,10 +132,10 @@ class TokenizerTraining(Objective):
         """Held-out squared error (``score``), PSNR in dB, and how evenly the codes are used."""
         if self.held_out is None:
             return {}
-        count = min(len(self.held_out), self.validation)
+        numbers = draw_numbers(len(self.held_out), self.validation)
         errors, codes = [], []
-        for first in range(0, count, _AT_A_TIME):
-            part = range(first, min(first + _AT_A_TIME, count))
+        for first in range(0, len(numbers), _AT_A_TIME):
+            part = numbers[first : first + _AT_A_TIME]
             signal = self.held_out.batch(part, part)[self.key].to(device)
             out = model(signal)
             errors.append(self._errors(crop_like(out.reconstruction, signal).float().clamp(0, 1) - signal).cpu())

@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from maskgen.checkpoint import check_state
+from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
@@ -270,11 +270,8 @@ def convert(state: Mapping[str, Tensor], config: UVit2DConfig) -> dict[str, Tens
     Raises:
         ValueError: naming every tensor that is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
-        needed = {name: tuple(tensor.shape) for name, tensor in UVit2D(config).state_dict().items()}
-    theirs = {_renamed(name, {ours: published for published, ours in _RENAMED.items()}): name for name in needed}
-    check_state(state, {name: needed[ours] for name, ours in theirs.items()}, "aMUSEd transformer")
-    return {ours: state[name] for name, ours in theirs.items()}
+    official = {ours: published for published, ours in _RENAMED.items()}
+    return renamed(state, empty_shapes(UVit2D, config), lambda name: _renamed(name, official), "aMUSEd transformer")
 
 
 def config_from(

@@ -18,10 +18,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.checkpoint import check_state
-from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.checkpoint import check_state, empty_shapes
+from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, attend, check_backend
-from maskgen.models.base import MaskedTransformer
+from maskgen.models.base import MaskedTransformer, check_grid, init_layer
 
 _EPS = 1e-5
 
@@ -111,11 +111,7 @@ class HaltonTransformer(MaskedTransformer):
         self.layers = nn.ModuleList(HaltonBlock(config) for _ in range(config.layers))
         self.last_norm = HaltonLastNorm(width)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size + 1))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.apply(init_layer)
 
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``; K must be 1 and ``axes`` the trained grid.
@@ -123,12 +119,7 @@ class HaltonTransformer(MaskedTransformer):
         Raises:
             ValueError: another number of tokens or codebooks, or another grid.
         """
-        expected = math.prod(self.config.axes)
-        if tokens.shape[1:] != (expected, 1) or (axes is not None and tuple(axes) != tuple(self.config.axes)):
-            raise ValueError(
-                f"tokens: got {tuple(tokens.shape)} on a grid {axes}, expected [B, {expected}, 1] on {self.config.axes}; "
-                "this family has learned positions and one codebook"
-            )
+        check_grid(tokens, axes, self.config.axes)
         return self.table_logits(tokens.squeeze(-1), cond, self.vocab_size)[:, :, None]
 
     def table_logits(self, ids: Tensor, cond: Cond, columns: int | None = None) -> Tensor:
@@ -143,8 +134,7 @@ class HaltonTransformer(MaskedTransformer):
             ``[B, N, columns]``.
         """
         cond.check_used(type(self).__name__, "labels")
-        labels = torch.full((len(ids),), NO_LABEL, device=ids.device) if cond.labels is None else cond.labels
-        label = self.cls_emb(torch.where(labels == NO_LABEL, self.num_classes, labels))
+        label = self.cls_emb(cond.class_ids(ids, self.num_classes))
         x = self.tok_emb(ids) + self.pos_emb.weight
         if self.reg_tokens is not None:
             x = torch.cat((x, self.reg_tokens.weight.expand(len(x), -1, -1)), dim=1)
@@ -286,8 +276,7 @@ def convert(state: Mapping[str, Tensor], config: HaltonConfig) -> dict[str, Tens
     Raises:
         ValueError: naming every weight that is missing, unexpected or of another shape, or a head that is not tied.
     """
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in HaltonTransformer(config).state_dict().items()}
+    shapes = empty_shapes(HaltonTransformer, config)
     names = {_official(name): name for name in shapes}
     expected = {official: shapes[ours] for official, ours in names.items()}
     check_state(state, expected | {"head.weight": shapes["tok_emb.weight"]}, "Halton-MaskGIT weights")

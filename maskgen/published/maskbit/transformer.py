@@ -18,10 +18,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.checkpoint import check_state
-from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.checkpoint import empty_shapes, renamed
+from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, attend, check_backend
-from maskgen.models.base import MaskedTransformer
+from maskgen.models.base import MaskedTransformer, check_grid
 
 _EPS = 1e-12  # of every norm
 
@@ -188,14 +188,7 @@ class MaskBitTransformer(MaskedTransformer):
         Raises:
             ValueError: another number of tokens or sub-tokens, or another grid.
         """
-        count = math.prod(self.config.axes)
-        if tokens.shape[1:] != (count, self.config.splits) or (
-            axes is not None and tuple(axes) != tuple(self.config.axes)
-        ):
-            raise ValueError(
-                f"tokens: got {tuple(tokens.shape)} on a grid {axes}, expected [B, {count}, {self.config.splits}] on "
-                f"{self.config.axes}; this family has learned positions and {self.config.splits} sub-tokens a token"
-            )
+        check_grid(tokens, axes, self.config.axes, self.config.splits)
         x = torch.cat((self._embedded(tokens), self._class_row(cond, tokens)), dim=1) + self.pos_emb
         x = self.first_layer(x)
         x = self.transformer["layers"](x)
@@ -216,10 +209,7 @@ class MaskBitTransformer(MaskedTransformer):
     def _class_row(self, cond: Cond, tokens: Tensor) -> Tensor:
         """``[B, 1, D]``."""
         cond.check_used(type(self).__name__, "labels")
-        labels = cond.labels
-        if labels is None:
-            labels = torch.full((len(tokens),), NO_LABEL, device=tokens.device)
-        return self.class_emb(torch.where(labels == NO_LABEL, self.num_classes, labels))[:, None]
+        return self.class_emb(cond.class_ids(tokens, self.num_classes))[:, None]
 
     def _logits(self, x: Tensor) -> Tensor:
         """``[B, N, D]`` -> ``[B, N, K, V]``."""
@@ -297,13 +287,10 @@ def convert(state: Mapping[str, Tensor], config: MaskBitConfig) -> dict[str, Ten
     Raises:
         ValueError: naming every weight that is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in MaskBitTransformer(config).state_dict().items()}
     found = _current(state)
     if config.tokens == "bits":
         found.pop("bits_to_indices", None)
-    check_state(found, shapes, "MaskBit generator")
-    return {name: found[name] for name in shapes}
+    return renamed(found, empty_shapes(MaskBitTransformer, config), str, "MaskBit generator")
 
 
 def _current(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,16 +11,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.checkpoint import check_state
-from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.checkpoint import empty_shapes, renamed
+from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, check_backend
-from maskgen.models.base import MaskedTransformer
+from maskgen.models.base import MaskedTransformer, check_grid, init_layer
 from maskgen.models.bert import BertBlock, BertConfig
 
 
@@ -92,11 +92,7 @@ class ImageBert(MaskedTransformer):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(ImageBertBlock(config) for _ in range(config.layers))
         self.lm_head = nn.Linear(config.width, config.vocab_size)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        self.apply(init_layer)
 
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``; K must be 1 and ``axes`` the trained grid.
@@ -146,106 +142,118 @@ def prefixed_rows(config: OneDTokConfig, tokens: Tensor, cond: Cond, axes: Seque
     Raises:
         ValueError: another number of tokens or codebooks than the positions were learned for, or another grid.
     """
-    expected = math.prod(config.axes)
-    if tokens.shape[1:] != (expected, 1) or (axes is not None and tuple(axes) != tuple(config.axes)):
-        raise ValueError(
-            f"tokens: got {tuple(tokens.shape)} on a grid {axes}, expected [B, {expected}, 1] on {config.axes}; this "
-            "family has learned positions and one codebook"
-        )
+    check_grid(tokens, axes, config.axes)
     cond.check_used("this model", "labels")
-    labels = torch.full((len(tokens),), NO_LABEL, device=tokens.device) if cond.labels is None else cond.labels
-    labels = torch.where(labels == NO_LABEL, config.num_classes, labels)
-    return torch.cat((config.vocab_size + 1 + labels[:, None], tokens.squeeze(-1)), dim=1)
+    classes = config.vocab_size + 1 + cond.class_ids(tokens, config.num_classes)
+    return torch.cat((classes[:, None], tokens.squeeze(-1)), dim=1)
 
 
-# Official name of a layer's part -> ours.
+# Our name of a layer's part, or of a weight outside the layers -> the official one.
 _LAYER = {
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
-    "attention.output.dense": "out",
-    "attention.output.LayerNorm": "attention_norm",
-    "intermediate.dense": "expand",
-    "output.dense": "contract",
-    "output.LayerNorm": "mlp_norm",
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "expand": "intermediate.dense",
+    "contract": "output.dense",
+    "mlp_norm": "output.LayerNorm",
 }
 
 _OUTER = {
-    "model.embeddings.word_embeddings.weight": "word_embedding.weight",
-    "model.embeddings.position_embeddings.weight": "position_embedding.weight",
-    "model.embeddings.token_type_embeddings.weight": "type_embedding.weight",
-    "model.embeddings.LayerNorm.weight": "embedding_norm.weight",
-    "model.embeddings.LayerNorm.bias": "embedding_norm.bias",
-    "model.lm_head.weight": "lm_head.weight",
-    "model.lm_head.bias": "lm_head.bias",
+    "word_embedding.weight": "model.embeddings.word_embeddings.weight",
+    "position_embedding.weight": "model.embeddings.position_embeddings.weight",
+    "type_embedding.weight": "model.embeddings.token_type_embeddings.weight",
+    "embedding_norm.weight": "model.embeddings.LayerNorm.weight",
+    "embedding_norm.bias": "model.embeddings.LayerNorm.bias",
+    "lm_head.weight": "model.lm_head.weight",
+    "lm_head.bias": "model.lm_head.bias",
 }
 
 _IGNORED = "model.embeddings.position_ids"  # a buffer 0, 1, 2, ... that some versions of transformers store
 
 
-def config_from(
-    state: Mapping[str, Tensor], *, heads: int = 16, axes: Sequence[int] | None = None, dropout: float = 0.1
-) -> ImageBertConfig:
-    """Settings that official weights were made with, read from their names and shapes.
-
-    Args:
-        state: official name to tensor.
-        heads: H, which weights do not show; 16 in all releases.
-        axes: token grid; ``(N,)`` by default.
-        dropout: for further training.
-
-    Raises:
-        ValueError: the weights that tell the sizes are missing, or the sizes do not fit each other.
-    """
-    needed = {
-        "table": "model.embeddings.word_embeddings.weight",
-        "positions": "model.embeddings.position_embeddings.weight",
-        "head": "model.lm_head.weight",
-        "mlp": "model.encoder.layer.0.intermediate.dense.weight",
-    }
-    layers = {match[1] for name in state if (match := re.match(r"model\.encoder\.layer\.(\d+)\.", name))}
-    values = onedtok_config(state, needed, "ImageBert", axes)
-    return ImageBertConfig(**values, layers=len(layers), heads=heads, dropout=dropout)
+C = TypeVar("C", bound=OneDTokConfig)
 
 
-def onedtok_config(
-    state: Mapping[str, Tensor], needed: Mapping[str, str], family: str, axes: Sequence[int] | None
-) -> dict[str, Any]:
-    """The settings that the shapes of four weights tell: vocab_size, num_classes, axes, width and mlp_width.
+@dataclass(frozen=True, kw_only=True)
+class SizesReader(Generic[C]):
+    """Reads the settings that official weights were made with from their names and shapes.
 
-    Args:
-        state: official name to tensor.
-        needed: official names of the ``table`` ``[V + C + 2, D]``, the ``positions`` ``[..., 1 + N, D]``, the ``head``
-            ``[V, D]`` and the first layer of an ``mlp``.
+    Attributes:
+        config: class of the settings.
         family: named in errors.
-        axes: token grid; ``(N,)`` by default.
-
-    Raises:
-        ValueError: naming the missing weights, or sizes that do not fit each other.
+        table: official name of the weight ``[V + C + 2, D]``.
+        positions: of ``[..., 1 + N, D]``.
+        head: of ``[V, D]``.
+        mlp: of the first layer of a feed-forward.
+        block: pattern of a block's names, its number as a group.
+        block_layers: layers that a numbered block stands for.
     """
-    missing = [name for name in needed.values() if name not in state or state[name].ndim < 2]
-    if missing:
-        raise ValueError(
-            f"these weights are no {family}: missing {missing}; found {len(state)} weights as {sorted(state)[:3]}"
+
+    config: type[C]
+    family: str
+    table: str
+    positions: str
+    head: str
+    mlp: str
+    block: str
+    block_layers: int = 1
+
+    def __call__(
+        self, state: Mapping[str, Tensor], *, heads: int = 16, axes: Sequence[int] | None = None, dropout: float = 0.1
+    ) -> C:
+        """The settings.
+
+        Args:
+            state: official name to tensor.
+            heads: H, which weights do not show; 16 in all releases.
+            axes: token grid; ``(N,)`` by default.
+            dropout: for further training.
+
+        Raises:
+            ValueError: naming the missing weights, or sizes that do not fit each other.
+        """
+        needed = (self.table, self.positions, self.head, self.mlp)
+        missing = [name for name in needed if name not in state or state[name].ndim < 2]
+        if missing:
+            raise ValueError(
+                f"these weights are no {self.family}: missing {missing}; found {len(state)} weights as "
+                f"{sorted(state)[:3]}"
+            )
+        rows, width = state[self.table].shape
+        codes, tokens = len(state[self.head]), state[self.positions].shape[-2] - 1
+        grid = (tokens,) if axes is None else tuple(axes)
+        if rows < codes + 2:
+            raise ValueError(
+                f"{self.family}: got a table of {rows} rows, expected {codes} codes + 1 mask + classes + 1 null class"
+            )
+        if math.prod(grid) != tokens:
+            raise ValueError(
+                f"{self.family}: got {tokens + 1} positions, expected 1 + the product of axes {grid}; give the grid"
+            )
+        blocks = {match[1] for name in state if (match := re.match(self.block, name))}
+        return self.config(
+            vocab_size=codes,
+            num_classes=rows - codes - 2,
+            axes=grid,
+            width=width,
+            mlp_width=len(state[self.mlp]),
+            layers=self.block_layers * len(blocks),
+            heads=heads,
+            dropout=dropout,
         )
-    rows, width = state[needed["table"]].shape
-    codes, tokens = len(state[needed["head"]]), state[needed["positions"]].shape[-2] - 1
-    grid = (tokens,) if axes is None else tuple(axes)
-    if rows < codes + 2:
-        raise ValueError(
-            f"{family}: got a table of {rows} rows, expected {codes} codes + 1 mask + classes + 1 null class"
-        )
-    if math.prod(grid) != tokens:
-        raise ValueError(
-            f"{family}: got {tokens + 1} positions, expected 1 + the product of axes {grid}; give the grid"
-        )
-    return {
-        "vocab_size": codes,
-        "num_classes": rows - codes - 2,
-        "axes": grid,
-        "width": width,
-        "mlp_width": len(state[needed["mlp"]]),
-    }
+
+
+config_from: Final = SizesReader(
+    config=ImageBertConfig,
+    family="ImageBert",
+    table="model.embeddings.word_embeddings.weight",
+    positions="model.embeddings.position_embeddings.weight",
+    head="model.lm_head.weight",
+    mlp="model.encoder.layer.0.intermediate.dense.weight",
+    block=r"model\.encoder\.layer\.(\d+)\.",
+)
 
 
 def convert(state: Mapping[str, Tensor], config: ImageBertConfig) -> dict[str, Tensor]:
@@ -258,13 +266,16 @@ def convert(state: Mapping[str, Tensor], config: ImageBertConfig) -> dict[str, T
     Raises:
         ValueError: naming every weight that is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in ImageBert(config).state_dict().items()}
-    names = dict(_OUTER)
-    for index in range(config.layers):
-        for official, ours in _LAYER.items():
-            for kind in ("weight", "bias"):
-                names[f"model.encoder.layer.{index}.{official}.{kind}"] = f"blocks.{index}.{ours}.{kind}"
+    names = official_names(config.layers)
     found = {name: tensor for name, tensor in state.items() if name != _IGNORED}
-    check_state(found, {official: shapes[ours] for official, ours in names.items()}, "ImageBert weights")
-    return {ours: found[official] for official, ours in names.items()}
+    return renamed(found, empty_shapes(ImageBert, config), names.__getitem__, "ImageBert weights")
+
+
+def official_names(layers: int) -> dict[str, str]:
+    """Our name of every weight -> the official one."""
+    names = dict(_OUTER)
+    for index in range(layers):
+        for ours, official in _LAYER.items():
+            for kind in ("weight", "bias"):
+                names[f"blocks.{index}.{ours}.{kind}"] = f"model.encoder.layer.{index}.{official}.{kind}"
+    return names

@@ -8,20 +8,20 @@ Shapes: B batch, N tokens, S = 1 + N sequence, D width, H heads, V codes.
 """
 
 import math
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from maskgen.checkpoint import check_state
+from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.conditioning import Cond
 from maskgen.models.attention import attend
-from maskgen.models.base import MaskedTransformer
-from maskgen.published.onedtok.imagebert import OneDTokConfig, onedtok_config, prefixed_rows
+from maskgen.models.base import MaskedTransformer, init_layer
+from maskgen.published.onedtok.imagebert import OneDTokConfig, SizesReader, prefixed_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,7 @@ class UViTBert(MaskedTransformer):
         self.norm = nn.LayerNorm(width, eps=1e-5)
         self.lm_head = nn.Linear(width, config.vocab_size)
         nn.init.trunc_normal_(self.pos_embed, std=0.02, a=-0.04, b=0.04)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.apply(init_layer)
 
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``; K must be 1 and ``axes`` the trained grid.
@@ -131,29 +127,16 @@ class UViTAttention(nn.Module):
         return self.proj(rearrange(attend(q, k, v, backend=self.backend), "B H S D -> B S (H D)"))
 
 
-def config_from(
-    state: Mapping[str, Tensor], *, heads: int = 16, axes: Sequence[int] | None = None, dropout: float = 0.1
-) -> UViTBertConfig:
-    """Settings that official weights were made with, read from their names and shapes.
-
-    Args:
-        state: official name to tensor.
-        heads: H, which weights do not show; 16 in the release.
-        axes: token grid; ``(N,)`` by default.
-        dropout: for further training.
-
-    Raises:
-        ValueError: the weights that tell the sizes are missing, or the sizes do not fit each other.
-    """
-    needed = {
-        "table": "embeddings.weight",
-        "positions": "pos_embed",
-        "head": "lm_head.weight",
-        "mlp": "mid_block.mlp.fc1.weight",
-    }
-    blocks = {match[1] for name in state if (match := re.match(r"in_blocks\.(\d+)\.", name))}
-    values = onedtok_config(state, needed, "UViTBert", axes)
-    return UViTBertConfig(**values, layers=2 * len(blocks), heads=heads, dropout=dropout)
+config_from: Final = SizesReader(
+    config=UViTBertConfig,
+    family="UViTBert",
+    table="embeddings.weight",
+    positions="pos_embed",
+    head="lm_head.weight",
+    mlp="mid_block.mlp.fc1.weight",
+    block=r"in_blocks\.(\d+)\.",
+    block_layers=2,
+)
 
 
 def convert(state: Mapping[str, Tensor], config: UViTBertConfig) -> dict[str, Tensor]:
@@ -166,7 +149,4 @@ def convert(state: Mapping[str, Tensor], config: UViTBertConfig) -> dict[str, Te
     Raises:
         ValueError: naming every weight that is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in UViTBert(config).state_dict().items()}
-    check_state(state, shapes, "UViTBert weights")
-    return {name: state[name] for name in shapes}
+    return renamed(state, empty_shapes(UViTBert, config), str, "UViTBert weights")

@@ -25,7 +25,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.checkpoint import check_state
+from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.precision import attention
 
 _EPS = 1e-5
@@ -312,11 +312,8 @@ def convert(state: Mapping[str, Tensor], config: PartsTransformerConfig) -> dict
     Raises:
         ValueError: naming every weight that is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in PartsTransformer(config).state_dict().items()}
-    official, found = {name: _official(name) for name in shapes}, _bare(state)
-    check_state(found, {official[name]: shape for name, shape in shapes.items()}, "Open-MAGVIT2 transformer weights")
-    return {name: found[official[name]] for name in shapes}
+    shapes = empty_shapes(PartsTransformer, config)
+    return renamed(_bare(state), shapes, _official, "Open-MAGVIT2 transformer weights")
 
 
 def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

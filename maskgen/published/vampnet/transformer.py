@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from maskgen.checkpoint import check_state
 from maskgen.conditioning import Cond
-from maskgen.models.base import MaskedTransformer
+from maskgen.models.base import MaskedTransformer, init_layer
 from maskgen.precision import Linear
 from maskgen.published.vampnet.blocks import BUCKETS, VampNetBlock, VampNetConfig, relative_buckets
 from maskgen.weights.files import guess_container, read_weights
@@ -60,11 +60,7 @@ class VampNetTransformer(MaskedTransformer):
         self.blocks = nn.ModuleList(VampNetBlock(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.head = Linear(width, config.predicted_codebooks * config.vocab_size)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.apply(init_layer)
 
     @torch.no_grad()
     def set_code_tables(self, tables: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maskgen.sampling.selectors.base import Selector
-from maskgen.schedules import Schedule, mask_counts, step_ratio
+from maskgen.schedules import Schedule, mask_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,12 @@ def plan_steps(
         start_step: first step that is run.
         every_step: whether steps that change nothing are run, too.
     """
-    total = mask.flatten(1).sum(1)
-    ratios = [step_ratio(step, steps).to(total.device) for step in range(steps)]
-    planned = [mask_counts(gamma, ratio, total, total + 1) for ratio in ratios]
-    shares = [gamma(ratio, total).expand(len(total))[:, None] for ratio in ratios]
-    tokens, positions, counts = _on_host(mask, planned, gamma, steps)
+    seen = torch.ones(mask.shape, dtype=torch.bool) if mask.is_meta else mask  # benchmarks count a decoding of all
+    tokens, positions = torch.stack((seen.flatten(1).sum(1), seen.any(-1).sum(1))).tolist()
+    total = torch.tensor(tokens)
+    shares = torch.stack([gamma.at_step(step, steps, total).expand(len(total)) for step in range(steps)])
+    planned = mask_counts(shares, total, total + 1)
+    counts = planned.tolist()
     most, largest, masked, decided = tokens, [], [], []
     for step in range(steps):
         largest.append(max(most, default=0))
@@ -72,7 +73,8 @@ def plan_steps(
     run: Sequence[int] = range(start_step, steps)
     if not every_step:
         run = _needed(run, largest, selector, single=mask.shape[1:].numel() == 1)
-    return Plan(run=run, planned=planned, shares=shares, masked=masked, decided=decided)
+    on_device = [list(numbers.to(mask.device)) for numbers in (planned, shares[..., None])]
+    return Plan(run=run, planned=on_device[0], shares=on_device[1], masked=masked, decided=decided)
 
 
 def _needed(run: Sequence[int], largest: Sequence[int], selector: Selector, single: bool) -> Sequence[int]:
@@ -85,15 +87,3 @@ def _needed(run: Sequence[int], largest: Sequence[int], selector: Selector, sing
     if single or not selector.bounded or selector.revises or selector.adaptive:
         return run
     return [step for step in run if largest[step] > 1 or step == run[-1]]
-
-
-def _on_host(
-    mask: Tensor, planned: Sequence[Tensor], gamma: Schedule, steps: int
-) -> tuple[list[int], list[int], list[list[int]]]:
-    """Of each row: masked tokens, positions with any, and for each step how many the schedule leaves masked after it."""
-    if mask.is_meta:  # holds nothing: benchmarks count a decoding in which all is masked
-        mask = torch.ones(mask.shape, dtype=torch.bool)
-        total = mask.flatten(1).sum(1)
-        planned = [mask_counts(gamma, step_ratio(step, steps), total, total + 1) for step in range(steps)]
-    numbers = torch.stack((mask.flatten(1).sum(1), mask.any(-1).sum(1), *planned)).tolist()
-    return numbers[0], numbers[1], numbers[2:]

@@ -48,7 +48,7 @@ class SoundFolder(FileData, AudioData):
         FileNotFoundError: no such folder or archive.
         ValueError: settings out of range, no sound files, too many unreadable ones, all held out, or files outside of the
             class folders.
-        ImportError: neither soundfile nor a working torchcodec.
+        ImportError: neither soundfile nor PyAV.
     """
 
     def __init__(

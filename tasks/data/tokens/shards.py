@@ -20,6 +20,7 @@ from torch import Tensor
 
 from maskgen.checkpoint import read_json
 from maskgen.data import Batch
+from maskgen.tasks.conditions.preparation import Preparation
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.identity import short_hash
 from maskgen.tasks.data.patience import patiently
@@ -74,6 +75,11 @@ class TokenShards(SignalData):
     def class_names(self) -> tuple[str, ...]:
         """Those of the data that the tokens were made of."""
         return tuple(self._found["class_names"])
+
+    @property
+    def prepared(self) -> Preparation:
+        """Of the data that the tokens were made of."""
+        return Preparation.of(self._found.get("data", {}))
 
     def train(self) -> TokenShardSource:
         """All views of all training examples."""

@@ -77,7 +77,7 @@ def _continued(pipe: Pipeline, one: Filled, folder: Path) -> list[Figure]:
     rate, half = one.sample_rate, one.original.shape[-1] // 2
     length = half / rate
     begun = one.original[:, :half]
-    (longer,) = continue_audio(pipe, begun, rate, seconds=length, seeds=[0], loudness=None)
+    (longer,) = continue_audio(pipe, begun, rate, seconds=length, seeds=[0])
     mark = (length, longer.shape[-1] / rate)
     caption = f"The first {length:.1f} s are the melody's, the framed rest is the model's."
     return [_figure(folder / "continued", "Going on", caption, longer, one, mark)]
@@ -85,11 +85,11 @@ def _continued(pipe: Pipeline, one: Filled, folder: Path) -> list[Figure]:
 
 def _varied(pipe: Pipeline, one: Filled, folder: Path) -> list[Figure]:
     rate = one.sample_rate
-    (other,) = vary(pipe, one.original, rate, period=4, seeds=[0], loudness=None)
+    (other,) = vary(pipe, one.original, rate, period=4, seeds=[0])
     caption = "Every fourth frame of tokens is kept, all others are decided anew."
     figures = [_figure(folder / "varied", "A variation", caption, other, one)]
     seam = (one.gap[1] - one.gap[0]) / rate
-    (closed,) = loop(pipe, one.original, rate, seam=seam, seeds=[0], loudness=None)
+    (closed,) = loop(pipe, one.original, rate, seam=seam, seeds=[0])
     twice = torch.cat((closed, closed), dim=1)
     middle = one.original.shape[-1] / rate
     caption = "Played twice; the framed seam between end and start is the model's."

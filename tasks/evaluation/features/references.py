@@ -160,6 +160,12 @@ def read_statistics(path: Path, extractor: FeatureExtractor, resize: Resize) -> 
     )
 
 
+def read_count(path: Path) -> int:
+    """How many samples the statistics of an ``.npz`` are of; 0 if it does not say."""
+    count = open_array(path, "count")
+    return 0 if count is None else int(count)
+
+
 def write_statistics(path: Path, reference: Reference) -> None:
     """Write ``mu`` and ``sigma`` as others read them, and beside them by what they were made."""
     told = {"extractor": reference.extractor, "resize": reference.resize, "name": reference.name}

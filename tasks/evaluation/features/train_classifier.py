@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.data import Batch, Source
+from maskgen.data import Batch, Source, draw_numbers
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.evaluation.features.classifier import Classifier, ClassifierConfig
 from maskgen.tasks.training.runs import Say, run_stage
@@ -66,14 +66,14 @@ class ClassifierTraining(Objective):
         """Held-out loss without smoothing (``score``) and accuracy."""
         if self.held_out is None:
             return {}
-        count, totals = min(len(self.held_out), _HELD_OUT), torch.zeros(2)
-        for first in range(0, count, 256):
-            indices = range(first, min(first + 256, count))
+        numbers, totals = draw_numbers(len(self.held_out), _HELD_OUT), torch.zeros(2)
+        for first in range(0, len(numbers), 256):
+            indices = numbers[first : first + 256]
             batch = self.held_out.batch(indices, indices)
             logits, labels = model(batch["images"].to(device)).float().cpu(), batch["labels"]
             right = (logits.argmax(1) == labels).sum()
             totals += torch.stack((F.cross_entropy(logits, labels, reduction="sum"), right.float()))
-        return {"score": float(totals[0]) / count, "accuracy": float(totals[1]) / count}
+        return {"score": float(totals[0]) / len(numbers), "accuracy": float(totals[1]) / len(numbers)}
 
 
 def train_classifier(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskgen.tasks.audio.windows import LOUDNESS
+from maskgen.tasks.conditions.preparation import Loudness
 from maskgen.tasks.evaluation.metrics.audio import SoundScores
 from maskgen.tasks.evaluation.metrics.pairs import PairScores
 
@@ -35,12 +35,12 @@ class GapSettings:
     Attributes:
         share: of each sound that is missing, in its middle, on whole frames of the codec.
         crossfade: seconds over which the filled part fades into the kept sound on both sides.
-        loudness: LUFS that the codec hears, as the model was trained; None leaves sounds as loud as they are.
+        loudness: LUFS that the codec hears, see ``maskgen.tasks.conditions.preparation.Loudness``.
     """
 
     share: float = 0.125
     crossfade: float = 0.01
-    loudness: float | None = LOUDNESS
+    loudness: Loudness = "model"
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 0.5 or not self.crossfade >= 0:
@@ -119,7 +119,7 @@ class GapScores(PairScores):
             for name, sound in self._sounds.items()
             for measure, note in sound.notes.items()
         }
-        super().__init__("sound", notes | {_KEPT: ""})
+        super().__init__("sound", notes | {_KEPT: ""}, [name for name in notes if name.startswith("gap_si_sdr")])
 
     def update(self, original: Tensor, filled: Tensor, rebuilt: Tensor, gap: Gap) -> None:
         """Compare one sound.

@@ -153,4 +153,6 @@ def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]
         **more: plain values.
     """
     size = list(pipe.config.signal_size)
-    return {"sampling": dataclasses.asdict(sampling), "signal_size": size, **more}
+    fine = {"fine_sampling": pipe.config.fine_sampling} if pipe.fine is not None else {}
+    settings = {name: dataclasses.asdict(value) for name, value in {"sampling": sampling, **fine}.items() if value}
+    return {**settings, "signal_size": size, **more}

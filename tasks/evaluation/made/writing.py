@@ -10,8 +10,11 @@ Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
 import json
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,9 @@ from maskgen.tasks.evaluation.made.making import Make, described, generating
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.media.audio.files import save_sound
 from maskgen.tasks.media.images import save_image
+from maskgen.tasks.media.results import MANIFEST, classes_told, keep_earlier, result_name
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.training.runs import Say
 
 _QUIET = 2  # seconds before the progress bar shows
 
@@ -36,7 +41,7 @@ _SUFFIX = {"image": ".png", "video": ".png", "audio": ".wav"}
 
 def image_name(label: int, seed: int) -> str:
     """File name of a generated picture."""
-    return f"{_stem(label, seed)}{_SUFFIX['image']}"
+    return result_name(seed, _SUFFIX["image"], label)
 
 
 def write_evaluation_set(
@@ -57,7 +62,7 @@ def write_evaluation_set(
         ids: class of each picture.
         out: folder; what it already holds of this set is kept.
         seed: of the first picture; each further one takes the next.
-        sampling: settings, instead of the model's own.
+        sampling: settings that lie over the model's own.
         batch_size: pictures of a block. Another size makes the same pictures up to rounding of float32 products.
         description: further entries of the manifest, such as the model's name.
         state: this process among all; found out by itself.
@@ -72,9 +77,11 @@ def write_evaluation_set(
         raise ValueError(f"evaluation set: got {len(ids)} images, batch_size {batch_size}; expected 1 or more of each")
     chosen = pipe.sampling(sampling)
     told = described(pipe, chosen, **(description or {}))
-    what = MadeSet(count=len(ids), modality="image", labels=ids, seed=seed, description=told)
+    names = pipe.config.class_names
+    what = MadeSet(count=len(ids), modality="image", labels=ids, class_names=names, seed=seed, description=told)
     make = generating(pipe, ids, seed, chosen)
-    return write_samples(make, what, out, batch_size=batch_size, state=state or process_state())
+    say = partial(print, file=sys.stderr)
+    return write_samples(make, what, out, batch_size=batch_size, state=state or process_state(), say=say)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +92,7 @@ class MadeSet:
         count: how many there are.
         modality: "image", "video" or "audio".
         labels: class of each, or none.
+        class_names: of the model's classes, or none.
         seed: of the first.
         sample_rate: of sounds.
         description: everything else that decides what the samples are, plain values, ``signal_size`` of clips among them; a
@@ -94,6 +102,7 @@ class MadeSet:
     count: int
     modality: str
     labels: Sequence[int] = ()
+    class_names: Sequence[str] = ()
     seed: int = 0
     sample_rate: int = 0
     description: Mapping[str, Any] = field(default_factory=dict)
@@ -103,12 +112,14 @@ class MadeSet:
         found: list[dict[str, Any]] = []
         for number in range(self.count):
             named = {"label": int(self.labels[number])} if self.labels else {}
-            name = _stem(named.get("label"), self.seed + number) + _SUFFIX[self.modality]
+            name = result_name(self.seed + number, _SUFFIX[self.modality], named.get("label"))
             found.append({"file": name, **named, "seed": self.seed + number})
         return found
 
 
-def write_samples(make: Make, what: MadeSet, out: Path, *, batch_size: int = 64, state: PartialState) -> int:
+def write_samples(
+    make: Make, what: MadeSet, out: Path, *, batch_size: int = 64, state: PartialState, say: Say = print
+) -> int:
     """Make samples that are not there yet, and a ``manifest.json`` that names them all.
 
     Args:
@@ -117,6 +128,7 @@ def write_samples(make: Make, what: MadeSet, out: Path, *, batch_size: int = 64,
         out: folder; what it already holds of this set is kept.
         batch_size: samples of a block; who runs out of memory may go on with another, which changes rounding at most.
         state: this process among all.
+        say: told how long it will take, once that is known.
 
     Returns:
         Number of samples this process wrote.
@@ -126,23 +138,32 @@ def write_samples(make: Make, what: MadeSet, out: Path, *, batch_size: int = 64,
     """
     items, count = what.items(), what.count
     told = {"task": "generate", "modality": what.modality, **what.description, "batch_size": batch_size, "items": items}
+    told["classes"] = classes_told(what.labels, what.class_names)
     manifest = json.loads(json.dumps(told))  # as a manifest gives it back
-    place = out / "manifest.json"
+    place = out / MANIFEST
     before = _check_same_set(place, manifest)
     blocks = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
     missing = [block for block in blocks if not all((out / items[i]["file"]).is_file() for i in block)]
     state.wait_for_everyone()  # all have looked before anyone writes, so all share the same list
-    complete = bool(before.get("complete")) and not missing
+    complete = bool(before.get("complete")) and not missing and before.keys() >= manifest.keys()
+    if state.is_main_process:
+        keep_earlier(out, [item["file"] for item in items])
     if state.is_main_process and not complete:
         write_json(place, {**manifest, "complete": False})
     mine, written = missing[state.process_index :: state.num_processes], 0
     with tqdm(total=sum(map(len, mine)), desc="samples", disable=not state.is_local_main_process, delay=_QUIET) as bar:
         for block in mine:
+            started = time.monotonic()
             for number, sample in zip(block, make(block), strict=True):
                 path = out / items[number]["file"]
                 if not path.is_file():
                     _save(sample, path, what)
                     written += 1
+            if block is mine[0] and state.is_main_process and len(mine) > 1:
+                rest = (time.monotonic() - started) * (len(mine) - 1)
+                say(
+                    f"{len(block)} samples made; the other {sum(map(len, missing)) - len(block)} take about {_spoken(rest)}"
+                )
             bar.update(len(block))
     state.wait_for_everyone()
     if state.is_main_process and not complete:
@@ -152,8 +173,9 @@ def write_samples(make: Make, what: MadeSet, out: Path, *, batch_size: int = 64,
     return written
 
 
-def _stem(label: int | None, seed: int) -> str:
-    return f"seed-{seed:08d}" if label is None else f"label-{label:04d}_seed-{seed:08d}"
+def _spoken(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def _check_same_set(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +185,8 @@ def _check_same_set(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     found = read_json(path)
     before = with_current_sampling(found) if isinstance(found, dict) else {}
     same = {**before, "batch_size": manifest["batch_size"]}  # which changes rounding at most
+    # Sets of before do not tell the classes and the sampling of fine codebooks.
+    same = {**{name: manifest[name] for name in ("classes", "fine_sampling") if name in manifest}, **same}
     decisive = {name: value for name, value in same.items() if name in manifest or name == "class_names"}
     remedy = "name another folder or give the same settings"
     refuse_others(path.parent, decisive, manifest, "other samples", remedy)

@@ -4,17 +4,20 @@ The Frechet audio distance is ``maskgen.tasks.evaluation.metrics.frechet.frechet
 which its report names. Shapes: B batch, C channels, S samples.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from maskgen.tasks.evaluation.metrics.pairs import PairScores, check_measures
+from maskgen.tasks.evaluation.metrics.pairs import CEILING, PairScores, check_measures
 from maskgen.tasks.media.audio.features import log_mel_distance
 from maskgen.tokenizers.training.losses.audio import si_sdr
 
 _RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # transform, hop, window: Parallel WaveGAN's
+
+_SILENT = 1e-8  # mean square below which a sound is silent: -80 dB, the floor of log-mel distances
 
 _SILENCE = 1e-7  # smallest power: auraloss and Parallel WaveGAN have it too
 
@@ -60,6 +63,9 @@ def stft_distance(
 class SoundScores(PairScores):
     """Distances of pairs of sounds that come some at a time.
 
+    Relative to silence nothing can be measured: where the truth is silent, ``stft`` and ``si_sdr`` are NaN, and ``si_sdr``
+    also where the result is.
+
     Args:
         sample_rate: of all of them.
         measures: which of ``log_mel``, ``stft`` and ``si_sdr``.
@@ -70,7 +76,7 @@ class SoundScores(PairScores):
 
     def __init__(self, sample_rate: int, measures: Sequence[str] = tuple(_NOTES)) -> None:
         check_measures(measures, tuple(_NOTES))
-        super().__init__("sound", {name: _NOTES[name] for name in measures})
+        super().__init__("sound", {name: _NOTES[name] for name in measures}, ["si_sdr"])
         self.sample_rate = sample_rate
 
     def update(self, original: Tensor, rebuilt: Tensor) -> None:
@@ -94,10 +100,22 @@ class SoundScores(PairScores):
         pairs = list(zip(rebuilt, original, strict=True))
         each = {
             "log_mel": lambda: torch.tensor([log_mel_distance(a, b, self.sample_rate) for a, b in pairs]),
-            "stft": lambda: stft_distance(rebuilt, original),
-            "si_sdr": lambda: si_sdr(rebuilt, original),
+            "stft": lambda: stft_distance(rebuilt, original).masked_fill(_silent(original), math.nan),
+            "si_sdr": lambda: _ratio(rebuilt, original),
         }
         return {name: each[name]() for name in self.notes}
+
+
+def _silent(sound: Tensor) -> Tensor:
+    """Which sounds of ``[B, C, S]`` are silent, ``[B]`` on the CPU."""
+    return (sound.flatten(1).double().square().mean(1) < _SILENT).cpu()
+
+
+def _ratio(estimate: Tensor, target: Tensor) -> Tensor:
+    """``si_sdr``, NaN where a side is silent, ``CEILING`` where both are equal."""
+    found = si_sdr(estimate, target).double().cpu()
+    found = found.masked_fill((estimate == target).flatten(1).all(1).cpu(), CEILING)
+    return found.masked_fill(_silent(target) | _silent(estimate), math.nan)
 
 
 def _magnitudes(sound: Tensor, size: int, hop: int, window: int) -> Tensor:

@@ -22,6 +22,7 @@ class Metric:
         high: upper end.
         interval: how the interval was made.
         note: settings that the number depends on.
+        left_out: further samples of which the number is not defined; None for none.
     """
 
     value: float
@@ -30,10 +31,11 @@ class Metric:
     high: float | None = None
     interval: str = ""
     note: str = ""
+    left_out: int | None = None
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return f"{self.value:.5g}"
+            return f"{self.value:.5g}" if self.count else "not defined"
         return f"{self.value:.5g} ({self.low:.4g} to {self.high:.4g})"
 
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from maskgen.tasks.evaluation.metrics.base import Metric
-from maskgen.tasks.evaluation.metrics.pairs import PairScores, check_measures
+from maskgen.tasks.evaluation.metrics.pairs import CEILING, PairScores, check_measures
 from maskgen.tokenizers.quantizers.usage import codebook_usage
 from maskgen.tokenizers.training.base import psnr
 from maskgen.tokenizers.training.losses.perceptual import Perceptual, PerceptualNet
@@ -119,7 +119,8 @@ class PixelScores(PairScores):
     """PSNR, SSIM and LPIPS of pairs that come some at a time.
 
     Every picture, or frame of a clip, counts alike: PSNR is the mean of the pictures' PSNRs, not that of the mean error. A
-    clip's number is the mean over its frames, and intervals are over clips.
+    clip's number is the mean over its frames, and intervals are over clips. Equal pictures have an infinite PSNR: among
+    others they are left out of the mean and counted.
 
     Args:
         measures: which of ``psnr``, ``ssim``, ``lpips``.
@@ -136,7 +137,7 @@ class PixelScores(PairScores):
             notes["lpips"] += type(perceptual.lpips.net).__name__
         elif "lpips" in measures:
             raise ValueError(f"measures: got {list(measures)}, expected others, and for lpips its network")
-        super().__init__("reconstruction", {name: notes[name] for name in measures})
+        super().__init__("reconstruction", {name: notes[name] for name in measures}, ["psnr"])
         self.perceptual = perceptual
 
     def update(self, original: Tensor, rebuilt: Tensor) -> None:
@@ -161,7 +162,8 @@ class PixelScores(PairScores):
             "ssim": lambda: ssim(first, second),
             "lpips": lambda: self._distances(first, second),
         }
-        return {name: each[name]().reshape(len(original), -1).double().mean(1) for name in self.notes}
+        found = {name: each[name]().reshape(len(original), -1).double() for name in self.notes}
+        return {name: _mean_psnr(values) if name == "psnr" else values.mean(1) for name, values in found.items()}
 
     def _distances(self, first: Tensor, second: Tensor) -> Tensor:
         assert self.perceptual is not None
@@ -212,6 +214,13 @@ def _check_pair(original: Tensor, rebuilt: Tensor) -> None:
             f"reconstruction: got shapes {tuple(original.shape)} and {tuple(rebuilt.shape)}, expected equal ones, "
             "[B, 3, H, W] or [B, 3, T, H, W]"
         )
+
+
+def _mean_psnr(frames: Tensor) -> Tensor:
+    """``[B, T]`` to ``[B]``: over the frames that differ, since equal ones are infinite; ``CEILING`` for equal clips."""
+    differs = frames < CEILING - 1e-6
+    means = (frames * differs).sum(1) / differs.sum(1).clamp(min=1)
+    return torch.where(differs.any(1), means, CEILING)
 
 
 def _eight_bit(signal: Tensor) -> Tensor:

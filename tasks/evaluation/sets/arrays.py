@@ -4,7 +4,7 @@ No pickles: arrays of objects are refused.
 """
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,11 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def write_batch(
-    path: Path, shape: tuple[int, ...], parts: Iterable[NDArray[np.uint8]], labels: list[int] | None = None
+    path: Path,
+    shape: tuple[int, ...],
+    parts: Iterable[NDArray[np.uint8]],
+    labels: Sequence[int] | None = None,
+    class_names: Sequence[str] = (),
 ) -> None:
     """Write an ADM-style batch: ``arr_0`` and, for labelled samples, ``arr_1``; the file whole or not at all.
 
@@ -71,6 +75,7 @@ def write_batch(
         shape: of ``arr_0``, such as [M, H, W, 3].
         parts: uint8, pieces of ``arr_0`` along its first axis, in order.
         labels: M class ids.
+        class_names: one a class, or none; for ``ArraySamples``, others do not read them.
 
     Raises:
         ValueError: pieces that do not make up that shape.
@@ -89,9 +94,11 @@ def write_batch(
                 handle.write(np.ascontiguousarray(part).data)
         if rows != shape[0]:
             raise ValueError(f"batch: got {rows} samples, expected {shape[0]}")
-        if labels is not None:
-            with archive.open("arr_1.npy", "w") as handle:
-                np.lib.format.write_array(handle, np.asarray(labels, dtype=np.int64), allow_pickle=False)
+        small = {} if labels is None else {"arr_1": np.asarray(labels, dtype=np.int64)}
+        small |= {"class_names": np.asarray(class_names)} if small and class_names else {}
+        for name, array in small.items():
+            with archive.open(f"{name}.npy", "w") as handle:
+                np.lib.format.write_array(handle, array, allow_pickle=False)
 
 
 def _archive(path: Path) -> zipfile.ZipFile:

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from maskgen.data import Source
+from maskgen.data import Source, draw_numbers
 from maskgen.tasks.data.base import AudioData, Modality, SignalData, modality_named
 from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.file_sets import warn_of_parts
@@ -68,6 +68,10 @@ class SampleSet(ABC):
         """Samples a second of a sound that was read; 0 for other modalities."""
         return 0
 
+    def place(self, index: int) -> int:
+        """Number of a sample in the set that these were taken from."""
+        return index
+
 
 class FileSamples(SampleSet):
     """Files of a folder or of a ``.zip``, in the order of their paths; or those of a ``manifest.json`` in its order.
@@ -88,12 +92,13 @@ class FileSamples(SampleSet):
         self.modality, self.name, self.frames = modality, str(root), frames
         self._shelf = Shelf(root, "samples")
         self._rates: dict[int, int] = {}
-        items, self._strip = manifest_items(self._shelf, modality)
+        items, classes, self._strip = manifest_items(self._shelf, modality)
         if items is not None:
             self._names = [str(item["file"]) for item in items]
-            if all("label" in item for item in items):
-                listed = [int(item["label"]) for item in items]
-                self.labels = listed if min(listed, default=-1) >= 0 else None
+            if all(int(item.get("label", -1)) >= 0 for item in items):
+                self.labels = [int(item["label"]) for item in items]
+                self.class_names = tuple(classes.get(str(number), "") for number in range(max(self.labels) + 1))
+                self.class_names = self.class_names if any(self.class_names) else ()
             return
         self._names = sample_names(self._shelf, modality)
         folders = [name.partition("/")[0] if "/" in name else "" for name in self._names]
@@ -135,6 +140,8 @@ class FileSamples(SampleSet):
 class ArraySamples(SampleSet):
     """An ``.npz`` batch as ADM's: ``arr_0`` uint8 ``[M, H, W, 3]`` or ``[M, T, H, W, 3]``, ``arr_1`` or ``labels`` ``[M]``.
 
+    Beside them may be ``class_names``, texts, one a class.
+
     The array is mapped, not read, where the file is not compressed.
 
     Args:
@@ -163,6 +170,8 @@ class ArraySamples(SampleSet):
         labels = open_array(path, "labels") if labels is None else labels
         if labels is not None and labels.shape == (len(array),) and np.issubdtype(labels.dtype, np.integer):
             self.labels = [int(label) for label in labels]
+            names = open_array(path, "class_names")
+            self.class_names = () if names is None else tuple(map(str, names.tolist()))
 
     def __len__(self) -> int:
         return len(self._array)
@@ -265,6 +274,15 @@ class Subset(SampleSet):
     def sample_rate(self, index: int) -> int:
         """See ``SampleSet``."""
         return self._samples.sample_rate(self._indices[index])
+
+    def place(self, index: int) -> int:
+        """See ``SampleSet``."""
+        return self._samples.place(self._indices[index])
+
+
+def drawn(samples: SampleSet, most: int) -> SampleSet:
+    """At most so many samples of a set, the same ones every time, see ``maskgen.data.draw_numbers``."""
+    return samples if len(samples) <= most else Subset(samples, draw_numbers(len(samples), most))
 
 
 def open_samples(path: Path, modality: Modality, frames: int = 16) -> SampleSet:

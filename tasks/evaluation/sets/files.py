@@ -18,10 +18,9 @@ from maskgen.checkpoint import read_json
 from maskgen.tasks.data.base import Modality
 from maskgen.tasks.media.audio.files import SOUND_SUFFIXES, SoundFile
 from maskgen.tasks.media.images import load_image
+from maskgen.tasks.media.results import MANIFEST
 from maskgen.tasks.media.shelf import PICTURE_SUFFIXES, Shelf
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile
-
-_MANIFEST = "manifest.json"
 
 _SUFFIXES: dict[str, frozenset[str]] = {"image": PICTURE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": SOUND_SUFFIXES}
 
@@ -38,7 +37,7 @@ def sample_names(shelf: Shelf, modality: Modality) -> list[str]:
     return shelf.names(modality, _SUFFIXES[modality], f"{modality} files found{told}")
 
 
-def manifest_items(shelf: Shelf, modality: Modality) -> tuple[list[dict[str, Any]] | None, int]:
+def manifest_items(shelf: Shelf, modality: Modality) -> tuple[list[dict[str, Any]] | None, dict[str, str], int]:
     """What a generated set says about itself.
 
     Args:
@@ -46,14 +45,15 @@ def manifest_items(shelf: Shelf, modality: Modality) -> tuple[list[dict[str, Any
         modality: of the samples that are looked for.
 
     Returns:
-        Its items and, for clips kept as strips of frames, the frames of one (else 0); (None, 0) without a manifest.
+        Its items, names of classes by their numbers and, for clips kept as strips of frames, the frames of one (else 0);
+        (None, {}, 0) without a manifest.
 
     Raises:
         ValueError: it is damaged, not finished, or of another modality.
     """
-    place = shelf.path(_MANIFEST)
+    place = shelf.path(MANIFEST)
     if place is None or not place.is_file():
-        return None, 0
+        return None, {}, 0
     found = read_json(place)
     items = found.get("items") if isinstance(found, dict) else None
     if not items or not all(isinstance(item, dict) and "file" in item for item in items):
@@ -63,7 +63,7 @@ def manifest_items(shelf: Shelf, modality: Modality) -> tuple[list[dict[str, Any
     own = found.get("modality", "image")
     if own != modality:
         raise ValueError(f"{shelf.root}: holds samples of {own}, but the features are of {modality}")
-    return items, int(found.get("frames", 0)) if modality == "video" else 0
+    return items, found.get("classes", {}), int(found.get("frames", 0)) if modality == "video" else 0
 
 
 def read_picture(shelf: Shelf, name: str) -> Tensor:

@@ -16,6 +16,7 @@ from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.data.identity import short_hash
 from maskgen.tasks.evaluation.sets.base import SampleSet, open_samples
+from maskgen.tasks.evaluation.sets.classes import MatchedSamples
 
 _IN_MEMORY = 1 << 30  # bytes of pixels that are kept once they were read
 
@@ -28,22 +29,34 @@ class SampleImages(ImageData):
         test_root: held-out ones of the same classes.
         flip: whether training images are mirrored at random.
         num_classes: how many classes there are, where a set may lack the last of them; 0 for what ``root`` shows.
+        names: of the classes, in the order of their numbers; those of ``root`` if left out.
 
     Raises:
-        FileNotFoundError, ValueError: no images, no labels, other classes in ``test_root``, or a damaged first image.
+        FileNotFoundError, ValueError: no images, no labels, classes that do not match, or a damaged first image.
     """
 
-    def __init__(self, root: Path, test_root: Path | None = None, flip: bool = False, *, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        test_root: Path | None = None,
+        flip: bool = False,
+        *,
+        num_classes: int = 0,
+        names: tuple[str, ...] = (),
+    ) -> None:
         self.root, self.test_root, self.flip, self.num_classes = str(root), str(test_root or ""), flip, num_classes
+        self.names = tuple(names)
         train = open_samples(Path(root), "image")
-        test = None if test_root is None else open_samples(Path(test_root), "image")
+        if self.names:
+            train = MatchedSamples(train, self.names, "the data")
         self._train = LabelledSource(train, flip=flip)
         self._names = class_names(train, num_classes)
-        if test is not None and len(class_names(test, len(self._names))) > len(self._names):
-            raise ValueError(f"{test_root}: has classes that {root} lacks; expected the same ones")
-        if test is not None and test.class_names and train.class_names and test.class_names != train.class_names:
-            raise ValueError(f"{test_root}: its folders are not those of {root}; expected the same classes in both")
-        self._test = None if test is None else LabelledSource(test)
+        self._test = None
+        if test_root is not None:
+            test = MatchedSamples(open_samples(Path(test_root), "image"), train.class_names, str(root))
+            if len(class_names(test)) > len(self._names):
+                raise ValueError(f"{test_root}: has classes that {root} lacks; expected the same ones")
+            self._test = LabelledSource(test)
         self.size = self._train.size
 
     @property

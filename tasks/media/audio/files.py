@@ -1,8 +1,7 @@
 """Sound in and out: files to tensors and back, channels, sample rates, and one clear line for whatever is no sound.
 
-Files are read and written by soundfile (libsndfile: wav, flac, ogg, mp3, opus, aiff and more, no system library needed).
-Where it is missing, or does not know a file, torchcodec is asked, if it is installed and finds its FFmpeg. Never
-``torchaudio.load`` and ``torchaudio.save``: without torchcodec they only raise.
+Files are read and written by soundfile (libsndfile: wav, flac, ogg, mp3, opus, aiff and more), others read by PyAV (FFmpeg:
+m4a, AAC, the sound of videos), see ``maskgen.tasks.media.audio.backends``; both bring their libraries along.
 
 Shapes: C channels, S samples. Samples are float32, full scale is [-1, 1].
 """
@@ -11,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,47 +21,19 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import atomic_file
-from maskgen.tasks.media.audio.backends import Decoder, Encoder, open_decoder, open_encoder
+from maskgen.tasks.media.audio.backends import Decoder, Encoder, open_decoder, open_encoder, settle
+from maskgen.tasks.media.audio.libsndfile import CODINGS, FORMATS, SoundKind
 from maskgen.tasks.media.checks import check_file
 
 SOUND_SUFFIXES = frozenset(
-    {
-        *(
-            ".wav",
-            ".wave",
-            ".bwf",
-            ".flac",
-            ".ogg",
-            ".oga",
-            ".mp3",
-            ".mp2",
-            ".opus",
-            ".aif",
-            ".aiff",
-            ".aifc",
-            ".au",
-            ".snd",
-        ),
-        *(".w64", ".rf64", ".caf", ".voc", ".m4a"),
-    }
+    {".wav", ".wave", ".bwf", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"}
+    | {".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".m4a", ".m4b", ".aac", ".mka", ".wma", ".wv"}
 )
-"""How the names of sound files end, in lower case; what ``tasks.audio_data`` looks for."""
+"""How the names of sound files end, in lower case; what ``maskgen.tasks.data.audio.folders`` looks for."""
 
-_HIGHEST_RATE = 192_000
+_HIGHEST_RATE, _MOST_CHANNELS = 192_000, 32  # of recordings; more rows than that are samples
 
 _BLOCK = 65_536  # samples a write: libsndfile's Vorbis encoder overflows its stack on one huge block
-
-_FORMATS = {  # suffix -> libsndfile's container and coding; the empty coding is chosen by the number of bits
-    **{".wav": ("WAV", ""), ".flac": ("FLAC", ""), ".aif": ("AIFF", ""), ".aiff": ("AIFF", "")},
-    **{
-        ".ogg": ("OGG", "VORBIS"),
-        ".oga": ("OGG", "VORBIS"),
-        ".opus": ("OGG", "OPUS"),
-        ".mp3": ("MP3", "MPEG_LAYER_III"),
-    },
-}
-
-_CODINGS = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 
 
 def load_sound(path: str | Path, *, start: float = 0.0, seconds: float | None = None) -> tuple[Tensor, int]:
@@ -79,7 +51,7 @@ def load_sound(path: str | Path, *, start: float = 0.0, seconds: float | None = 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: no sound, empty, damaged or cut off; NaN or infinity inside; a start beyond the end.
-        ImportError: neither soundfile nor a working torchcodec.
+        ImportError: neither soundfile nor PyAV.
     """
     if not (math.isfinite(start) and start >= 0) or (
         seconds is not None and not (math.isfinite(seconds) and seconds > 0)
@@ -100,12 +72,12 @@ def save_sound(waveform: Tensor, path: str | Path, sample_rate: int, *, bits: in
 
     Args:
         waveform: float ``[C, S]``, one or two channels.
-        path: ends in .wav, .flac, .aiff, .ogg, .mp3 or .opus.
+        path: see ``SoundWriter``.
         sample_rate: samples a second.
-        bits: of wav, flac and aiff: 16, 24, or 32 for float samples, which are never clipped (not flac).
+        bits: see ``SoundWriter``.
 
     Returns:
-        How many samples lay beyond [-1, 1] and had to be clipped; say so to whoever asked for the file.
+        How many samples lay beyond [-1, 1] and had to be clipped, which is warned of as well.
 
     Raises:
         TypeError: not floating point.
@@ -139,6 +111,10 @@ def check_waveform(waveform: Tensor, sample_rate: int) -> None:
     channels, samples = waveform.shape
     if samples == 0 or channels == 0:
         raise ValueError(f"sound: got shape {tuple(waveform.shape)}, expected at least one sample in each channel")
+    if channels > _MOST_CHANNELS >= samples:
+        raise ValueError(
+            f"sound: got shape {tuple(waveform.shape)}, which looks like samples x channels; expected [C, S]: waveform.T"
+        )
     if channels > 2:
         raise ValueError(
             f"sound: got {channels} channels, expected 1 or 2; downmix to their mean with to_channels(waveform, 1)"
@@ -210,32 +186,64 @@ class SoundFile:
         source: a path, or an open binary file.
         name: how errors call it; the path if left out.
 
-    Attributes:
-        sample_rate: samples a second.
-        channels: C of the file.
-        frames: S of the file.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a folder; no sound; empty; shorter than its header says. A cut in the middle of a compressed file may
-            only show when that part is read.
-        ImportError: neither soundfile nor a working torchcodec.
+            only show when the file is asked for something, or that part is read.
+        ImportError: neither soundfile nor PyAV.
     """
 
     def __init__(self, source: str | Path | BinaryIO, name: str | None = None) -> None:
         self.name = str(source) if name is None else name
         if isinstance(source, str | Path):
             check_file(Path(source), "a sound file")
-        self._source = source
-        decoder = open_decoder(source, self.name)
-        self._decoder: Decoder | None = decoder
-        self.sample_rate, self.channels, self.frames = decoder.sample_rate, decoder.channels, decoder.frames
+        self.source = source
+        self._decoder: Decoder | None = open_decoder(source, self.name)
+        self._settled = False
 
-    def read(self, start: int, count: int) -> Tensor:
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second."""
+        return self.decoder.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """C of the file."""
+        return self.decoder.channels
+
+    @property
+    def frames(self) -> int:
+        """S of the file: what there is, whatever the header says; a file that does not say is decoded once to find out.
+
+        Raises:
+            ValueError: cut off or damaged.
+        """
+        return self.decoder.frames
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that holds its samples exactly: float64 where they have more than 24 bits, else float32."""
+        return torch.float64 if self.decoder.kind.coding in ("PCM_32", "DOUBLE") else torch.float32
+
+    @property
+    def decoder(self) -> Decoder:
+        """What reads the file: the one that knows how long it is."""
+        if not self._settled:
+            opened = self._decoder or open_decoder(self.source, self.name)
+            self._decoder, self._settled = settle(opened, self.source, self.name), True
+        assert self._decoder is not None, "it is settled"
+        return self._decoder
+
+    def read(self, start: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Samples ``start`` to ``start + count`` of every channel.
 
+        Args:
+            start: first sample.
+            count: how many.
+            dtype: float32, or float64 for files that hold more than its 24 bits.
+
         Returns:
-            float32 ``[C, count]``.
+            ``[C, count]``.
 
         Raises:
             ValueError: a range outside the file, a damaged or cut off file, NaN or infinity.
@@ -244,9 +252,8 @@ class SoundFile:
             raise ValueError(
                 f"{self.name}: got samples {start} to {start + count}, expected a part of 0 to {self.frames}"
             )
-        self._decoder = self._decoder or open_decoder(self._source, self.name)
         try:
-            samples = self._decoder.read(start, count)
+            samples = self.decoder.read(start, count, dtype)
         except RuntimeError as error:
             raise ValueError(f"{self.name}: damaged or cut off; expected a complete file ({error})") from None
         if samples.shape[1] < count:
@@ -261,7 +268,7 @@ class SoundFile:
         """Let go of the file; a later ``read`` opens it again."""
         if self._decoder is not None:
             self._decoder.close()
-        self._decoder = None
+        self._decoder, self._settled = None, False
 
     def __enter__(self) -> SoundFile:
         return self
@@ -278,10 +285,13 @@ class SoundWriter:
     are clipped to [-1, 1] first.
 
     Args:
-        path: ends in .wav, .flac, .aiff, .ogg, .mp3 or .opus.
+        path: ends in .wav, .flac, .aiff, .ogg, .mp3, .opus, .caf, .au, .w64 or .rf64.
         sample_rate: samples a second; opus takes 8, 12, 16, 24 and 48 kHz, mp3 8 to 48 kHz.
         channels: 1 or 2.
-        bits: of wav, flac and aiff: 16, 24, or 32 for float samples, which are never clipped (not flac).
+        bits: where samples are stored as they are: 16, 24, or 32 for float samples, which are never clipped (not flac).
+        kind: how samples are stored instead of what suffix and ``bits`` say, see
+            ``maskgen.tasks.media.audio.originals.SoundOriginal``.
+        tags: title, artist and so on, those that the container has.
 
     Attributes:
         clipped: samples beyond [-1, 1] so far, where the format cannot hold them.
@@ -290,23 +300,32 @@ class SoundWriter:
     Raises:
         ValueError: a suffix, rate, number of channels or of bits that cannot be written, or no sample at all at the end.
         OSError: the place cannot be written to.
-        ImportError: neither soundfile nor a working torchcodec.
+        ImportError: neither soundfile nor PyAV.
     """
 
-    def __init__(self, path: str | Path, sample_rate: int, channels: int, *, bits: int = 16) -> None:
-        self.path, self.sample_rate, self.channels, self.bits = Path(path), sample_rate, channels, bits
+    def __init__(
+        self,
+        path: str | Path,
+        sample_rate: int,
+        channels: int,
+        *,
+        bits: int = 16,
+        kind: SoundKind | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path, self.sample_rate, self.channels = Path(path), sample_rate, channels
         self.clipped = self.frames = 0
         suffix = self.path.suffix.lower()
-        if suffix not in _FORMATS:
-            raise ValueError(f"{path}: expected a name that ends in {', '.join(sorted(_FORMATS))}")
+        if suffix not in FORMATS:
+            raise ValueError(f"{path}: expected a name that ends in {', '.join(sorted(FORMATS))}")
         _check_rate(sample_rate)
-        if channels not in (1, 2) or bits not in _CODINGS or (suffix == ".flac" and bits == 32):
+        if channels not in (1, 2) or bits not in CODINGS or (suffix == ".flac" and bits == 32):
             raise ValueError(
                 f"{path}: got {channels} channels and {bits} bits, expected 1 or 2 channels and 16, 24 or 32 bits "
                 "(flac: 16 or 24)"
             )
-        container, coding = _FORMATS[suffix]
-        self._kind = (container, coding or _CODINGS[bits])
+        container, coding = FORMATS[suffix]
+        self._kind, self._tags = kind or SoundKind(container, coding or CODINGS[bits]), dict(tags or {})
         self._stack = contextlib.ExitStack()
         self._encoder: Encoder | None = None
 
@@ -314,7 +333,7 @@ class SoundWriter:
         with _named_errors(self.path), contextlib.ExitStack() as stack:
             temporary = stack.enter_context(atomic_file(self.path))
             self._encoder = stack.enter_context(
-                open_encoder(temporary, self.path, self.sample_rate, self.channels, self._kind)
+                open_encoder(temporary, self.path, self.sample_rate, self.channels, self._kind, self._tags)
             )
             self._stack = stack.pop_all()
         return self
@@ -328,6 +347,12 @@ class SoundWriter:
         elif self.frames:
             with _named_errors(self.path):
                 self._stack.close()
+            if self.clipped:
+                warnings.warn(
+                    f"{self.path}: {self.clipped} samples beyond [-1, 1] were clipped to fit into {self._kind.coding}; only "
+                    "float files (32 bits) keep them",
+                    stacklevel=3,
+                )
         else:
             nothing = ValueError(f"{self.path}: got no samples, expected at least one; nothing was written")
             self._stack.__exit__(ValueError, nothing, None)
@@ -348,8 +373,9 @@ class SoundWriter:
         check_waveform(block, self.sample_rate)
         if block.shape[0] != self.channels:
             raise ValueError(f"{self.path}: got {block.shape[0]} channels, expected {self.channels}")
-        for piece in block.detach().float().cpu().split(_BLOCK, dim=1):
-            if self._kind[1] != "FLOAT":
+        exact = block.detach().cpu() if block.dtype == torch.float64 else block.detach().float().cpu()
+        for piece in exact.split(_BLOCK, dim=1):
+            if self._kind.coding not in ("FLOAT", "DOUBLE"):
                 self.clipped += int((piece.abs() > 1).sum())
             with _named_errors(self.path):
                 self._encoder.write(piece)

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.preparation import USUAL_LOUDNESS
 from maskgen.tasks.published.entries.base import Published, Weights
 
 _ENCODEC = "https://dl.fbaipublicfiles.com/encodec/v0/{}.th"
@@ -79,5 +80,7 @@ AUDIO: tuple[Published, ...] = (
         sample_rate=44_100,
         frame_rate=Fraction(44_100, 768),  # of the paper
         codebooks=14,
+        channels=1,
+        loudness=USUAL_LOUDNESS,
     ),
 )

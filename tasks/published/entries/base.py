@@ -70,6 +70,8 @@ class Published:
         sample_rate: samples a second, for sound.
         frame_rate: tokens a second for each codebook, for sound.
         codebooks: how many of them are used, for sound.
+        channels: that it was trained on, for sound.
+        loudness: LUFS that its training sounds were brought to; None where they were left as loud as they were.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Published:
     sample_rate: int | None = None
     frame_rate: Fraction | None = None
     codebooks: int | None = None
+    channels: int | None = None
+    loudness: float | None = None
 
     @property
     def parts(self) -> dict[str, Weights]:

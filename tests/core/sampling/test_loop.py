@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskgen.noise import SeededNoise
 from maskgen.sampling.loop import SampleStep, sample
-from maskgen.schedules import get_schedule, mask_counts, step_ratio
+from maskgen.schedules import get_schedule, mask_counts
 from maskgen.testing import OracleModel, UniformModel
 from tests.core.sampling.cases import CASES, SPANS, Case, TableModel, grid, run
 from tests.core.sampling.reference import reference_sample
@@ -59,7 +59,7 @@ def test_counts_follow_the_schedule(case: Case, span: tuple[int, int], schedule:
     before, total = case.mask, case.mask.flatten(1).sum(1)
     places = case.mask[0].numel()
     for step in seen:
-        counts = mask_counts(get_schedule(schedule), step_ratio(step.step, span[1]), total, before.flatten(1).sum(1))
+        counts = mask_counts(get_schedule(schedule).at_step(step.step, span[1], total), total, before.flatten(1).sum(1))
         hidden = step.mask.flatten(1).sum(1)
         expected = torch.where((total == 0) | (total == places) & (total == 1), 0, counts)
         assert torch.equal(hidden, expected)
@@ -135,7 +135,7 @@ def test_start_step_skips_the_beginning_of_the_schedule() -> None:
     sample(model, tokens, mask, steps=12, start_step=2, seeds=[0], callback=seen.append)
     assert model.calls == 10
     total = torch.tensor([64])
-    assert int(seen[0].mask.sum()) == int(mask_counts(get_schedule("cosine"), step_ratio(2, 12), total, total))
+    assert int(seen[0].mask.sum()) == int(mask_counts(get_schedule("cosine").at_step(2, 12, total), total, total))
 
 
 def test_temperature_zero_takes_the_most_likely_token() -> None:

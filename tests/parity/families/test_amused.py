@@ -16,17 +16,17 @@ from maskgen.conditioning import Cond
 from maskgen.published.amused.sampler import AmusedSampling, amused_mask_counts, sample_amused
 from maskgen.published.amused.transformer import UVit2D, UVit2DConfig, config_from, convert
 from maskgen.sampling.loop import SampleStep
-from tests.parity.support import files, load, metadata
+from tests.parity.support import files, load, metadata, recordings
 
 TOLERANCE: dict[str, float] = {"atol": 1e-4, "rtol": 0.0}  # README; err_vs_float64 is at most 1e-5
 
-KINDS = [path.name.removesuffix(".io.safetensors") for path in files("families", "uvit2d*.io.safetensors")]
+KINDS = [path.name.removesuffix(".io.safetensors") for path in recordings("families", "uvit2d*.io.safetensors")]
 SCHEDULER = [
-    (path, run) for path in files("families", "amused_scheduler*.io.safetensors") for run in metadata(path)["runs"]
+    (path, run) for path in recordings("families", "amused_scheduler*.io.safetensors") for run in metadata(path)["runs"]
 ]
 TABLES = [
     (path, key)
-    for path in files("families", "schedules*.io.safetensors")
+    for path in recordings("families", "schedules*.io.safetensors")
     for key in load(path)
     if key.startswith("amused_masked_in/")
 ]

@@ -18,12 +18,12 @@ from maskgen.published.halton.sampler import HaltonSampling, halton_decided, hal
 from maskgen.published.halton.transformer import HaltonTransformer, config_from, convert
 from maskgen.sampling.guidance import Guidance, guided_logits
 from maskgen.sampling.loop import SampleStep
-from tests.parity.support import files, load, metadata
+from tests.parity.support import files, load, metadata, recordings
 
-FILES = files("families", "halton_transformer*.io.safetensors")
-ORDERS = files("families", "halton_orders*.io.safetensors")
-SAMPLERS = files("families", "halton_samplers*.io.safetensors")
-SCHEDULES = files("families", "schedules*.io.safetensors")
+FILES = recordings("families", "halton_transformer*.io.safetensors")
+ORDERS = recordings("families", "halton_orders*.io.safetensors")
+SAMPLERS = recordings("families", "halton_samplers*.io.safetensors")
+SCHEDULES = recordings("families", "schedules*.io.safetensors")
 RUNS = [(path, run) for path in SAMPLERS for run in metadata(path)["runs"]]
 HALTON = [(path, run) for path, run in RUNS if "temp_pow" in metadata(path)["runs"][run]]
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -56,7 +56,8 @@ def of(path: Path) -> HaltonTransformer:
 
 
 def test_the_sampler_has_runs() -> None:
-    assert HALTON  # the other runs are of the official baseline, the most confident positions first
+    # The other runs are of the official baseline, the most confident positions first.
+    assert HALTON
 
 
 @each_file

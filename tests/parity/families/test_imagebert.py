@@ -19,15 +19,15 @@ from maskgen.published.onedtok import imagebert, uvitbert
 from maskgen.published.onedtok.sampler import OneDTokSampling, onedtok_guided_logits, onedtok_weights, sample_onedtok
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
-from tests.parity.support import files, load, metadata
+from tests.parity.support import files, load, metadata, recordings
 
-IMAGEBERT = files("families", "imagebert*.io.safetensors")
-UVITBERT = files("families", "uvitbert*.io.safetensors")
+IMAGEBERT = recordings("families", "imagebert*.io.safetensors")
+UVITBERT = recordings("families", "uvitbert*.io.safetensors")
 FILES = IMAGEBERT + UVITBERT
 RUNS = [(path, mode) for path in FILES for mode in metadata(path)["modes"]]
 TABLES = [
     (path, key)
-    for path in files("families", "schedules*.io.safetensors")
+    for path in recordings("families", "schedules*.io.safetensors")
     for key in load(path)
     if key.startswith("onedtok_masked_in/")
 ]

@@ -24,10 +24,11 @@ from maskgen.tokenizers.published.image.maskbit import MaskBitTokenizer, MaskBit
 from maskgen.tokenizers.published.image.maskbit_codes import merge_ids, split_ids
 from maskgen.tokenizers.published.image.maskgit_torch import Layout
 from tests.parity.families.test_maskgit_torch import check_blocks, named_modules, weights
-from tests.parity.support import files, load, metadata
+from tests.parity.support import check_kinds, files, load, metadata, recordings
 
-TOKENIZERS = files("families", "maskbit_lfq.io.safetensors") + files("families", "maskbit_vq*.io.safetensors")
-GENERATORS = files("families", "maskbit_*bert*.io.safetensors")
+RECORDED = recordings("families", "maskbit_*.io.safetensors")
+TOKENIZERS = [path for path in RECORDED if "quantizer_type" in metadata(path)["config"]]
+GENERATORS = [path for path in RECORDED if path not in TOKENIZERS]
 NEW = Layout(level="res_blocks.", middle="res_blocks.", run_order=True)
 IMAGES: dict[str, float] = {"atol": 1e-4, "rtol": 0}
 LOGITS: dict[str, float] = {"atol": 5e-5, "rtol": 0}
@@ -57,10 +58,11 @@ def generator(path: Path) -> MaskBitTransformer:
 
 
 def test_kinds_are_found() -> None:
-    assert {"lookup-free", "lookup"} == {metadata(path)["config"]["quantizer_type"] for path in TOKENIZERS}
-    assert {False, True} == {metadata(path)["config"]["sample_with_conv"] for path in TOKENIZERS}
-    assert {False, True} == {metadata(path)["config"]["use_prenorm"] for path in GENERATORS}
-    assert {"bits", "table"} == {generator(path).config.tokens for path in GENERATORS}
+    of_tokenizers, of_generators = ([metadata(path)["config"] for path in kind] for kind in (TOKENIZERS, GENERATORS))
+    check_kinds("families", {stated["quantizer_type"] for stated in of_tokenizers}, {"lookup-free", "lookup"})
+    check_kinds("families", {stated["sample_with_conv"] for stated in of_tokenizers}, {False, True})
+    check_kinds("families", {stated["use_prenorm"] for stated in of_generators}, {False, True})
+    check_kinds("families", {generator(path).config.tokens for path in GENERATORS}, {"bits", "table"})
 
 
 @pytest.mark.parametrize("path", TOKENIZERS, ids=name)
@@ -107,13 +109,13 @@ def test_encode(path: Path) -> None:
 @pytest.mark.parametrize("path", TOKENIZERS, ids=name)
 def test_decode(path: Path) -> None:
     model, io = tokenizer(path), load(path)
-    side = round(io["ids2"].shape[1] ** 0.5)  # decode_tokens takes square grids only
+    axes = model.axes(io["image2"].shape)
     with torch.no_grad():
         recon = model.decode(io["ids"].flatten(1)[..., None], io["ids"].shape[1:])
-        image = model.decode(io["ids2"][..., None], (side, side))
+        image = model.decode(io["ids2"][..., None], axes)
     torch.testing.assert_close(recon, io["recon"], **IMAGES)
     torch.testing.assert_close(image, io["image2"], **IMAGES)
-    codes = model.quantizer.lookup(io["ids2"][..., None], (side, side)).flatten(2).transpose(1, 2)
+    codes = model.quantizer.lookup(io["ids2"][..., None], axes).flatten(2).transpose(1, 2)
     torch.testing.assert_close(codes, io["z_q2"], atol=1e-6, rtol=0)
 
 
@@ -328,9 +330,9 @@ def test_every_recorded_tensor_of_the_generators_is_compared(path: Path) -> None
 
 
 def test_mask_counts() -> None:
-    (path,) = files("families", "schedules.io.safetensors")
-    tables = {key: value for key, value in load(path).items() if key.startswith("maskbit_masked_in/")}
-    assert {key.split("/")[1] for key in tables} == {"arccos", "cosine", "linear", "square", "root"}
+    paths = files("families", "schedules*.io.safetensors")
+    tables = {key: value for path in paths for key, value in load(path).items() if key.startswith("maskbit_masked_in/")}
+    check_kinds("families", {key.split("/")[1] for key in tables}, {"arccos", "cosine", "linear", "square", "root"})
     for key, expected in tables.items():
         _, schedule, positions, steps = key.split("/")
         total = torch.tensor([int(positions)])

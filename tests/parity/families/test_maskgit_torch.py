@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from maskgen.tokenizers.image.vqgan import VQGAN, Decoder, Encoder, VQGANConfig
 from maskgen.tokenizers.published.image.maskgit_torch import Layout, config_from, convert, official_name
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
-from tests.parity.support import files, load, metadata
+from tests.parity.support import files, load, metadata, recordings
 
-SETS = files("families", "maskgit_vqgan_torch*.io.safetensors")
+SETS = recordings("families", "maskgit_vqgan_torch*.io.safetensors")
 IDS = [path.name.removesuffix(".io.safetensors") for path in SETS]
 LAYOUT = Layout(level="block.", middle="", run_order=False)
 IMAGES: dict[str, float] = {"atol": 1e-4, "rtol": 0}

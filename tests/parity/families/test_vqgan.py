@@ -17,7 +17,7 @@ from torch import Tensor
 from maskgen.tokenizers.published.image import amused, llamagen, taming
 from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig, VectorQuantizer
-from tests.parity.support import files, load, metadata
+from tests.parity.support import check_kinds, files, load, metadata, recordings
 
 CLOSE: dict[str, float] = {"atol": 1e-4, "rtol": 0}  # README: images and latents
 # Every recorded quantity; a set with another one fails rather than leaving it unread.
@@ -80,13 +80,21 @@ FAMILIES = {
     "llamagen_vq": Family(llamagen, llamagen.LlamaGenVQ, llamagen_config),
     "diffusers_vqmodel": Family(amused, amused.AmusedVQ, amused_config),
 }
-SETS = [path for prefix in FAMILIES for path in files("families", f"{prefix}*.io.safetensors")]
+SETS = [path for path in recordings("families", "*.io.safetensors") if path.name.startswith(tuple(FAMILIES))]
 each_set = pytest.mark.parametrize("path", SETS, ids=lambda path: path.name.split(".")[0])
 
 
-def family(path: Path) -> Family:
-    (found,) = (value for prefix, value in FAMILIES.items() if path.name.startswith(prefix))
+def prefix(path: Path) -> str:
+    (found,) = (start for start in FAMILIES if path.name.startswith(start))
     return found
+
+
+def family(path: Path) -> Family:
+    return FAMILIES[prefix(path)]
+
+
+def test_all_families_are_there() -> None:
+    check_kinds("families", {prefix(path) for path in SETS}, FAMILIES)
 
 
 def weights(path: Path) -> dict[str, Tensor]:
@@ -207,7 +215,7 @@ def test_every_block(path: Path) -> None:
         torch.testing.assert_close(got, expected, **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("path", files("families", "llamagen_vq*.io.safetensors"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in SETS if family(path).module is llamagen], ids=lambda path: path.name)
 @torch.no_grad()
 def test_llamagen_without_its_normalisation_gives_other_ids(path: Path) -> None:
     model, io = make(path), load(path)

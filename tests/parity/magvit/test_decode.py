@@ -20,11 +20,11 @@ from maskgen.sampling.filters import TokenFilter
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.loop import SampleStep
 from maskgen.schedules import get_schedule
-from tests.parity.support import files, load, metadata
+from tests.parity.support import check_count, check_kinds, files, load, metadata, recordings
 
 LOGITS: dict[str, float] = {"atol": 5e-5, "rtol": 1e-4}  # README
 (PARAMS,) = files("magvit", "decode_params.safetensors")
-TRACES = [path for path in files("magvit", "decode_*.safetensors") if path != PARAMS]
+TRACES = [path for path in recordings("magvit", "decode_*.safetensors") if path != PARAMS]
 
 
 @pytest.fixture(autouse=True)
@@ -163,11 +163,10 @@ def model_logits(trace: Trace) -> CommitLogitsFn:
 
 def test_traces_cover_what_decoding_has() -> None:
     settings = [metadata(path) for path in TRACES]
-    assert len(settings) > 5
+    check_count("magvit", settings, 6)
     for name in ("guidance_scale", "sampling_topk", "sampling_topp"):
-        assert any(found[name] for found in settings)
-        assert not all(found[name] for found in settings)
-    assert len({found["schedule"] for found in settings}) > 2
+        check_kinds("magvit", {bool(found[name]) for found in settings}, {False, True})
+    check_count("magvit", {found["schedule"] for found in settings}, 3)
 
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)

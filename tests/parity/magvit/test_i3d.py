@@ -21,10 +21,10 @@ from maskgen.tasks.evaluation.features.i3d import (
 from maskgen.tasks.evaluation.metrics.frechet import Moments, frechet_distance
 from maskgen.tasks.media.video.frames import resize_tf1
 from tests.parity.magvit.models import first, group, last
-from tests.parity.support import files, load, metadata
+from tests.parity.support import facts, load, metadata, recordings
 
-FILES = [path for path in files("magvit", "misc*.safetensors") if "i3d_block_in" in load(path)]
-LAYOUTS = files("magvit", "full_shapes_i3d_*.json")
+FILES = [path for path in recordings("magvit", "misc*.safetensors") if "i3d_block_in" in load(path)]
+LAYOUTS = facts("magvit", "full_shapes_i3d_*.json")
 
 
 def label(path: Path) -> str:

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from maskgen.tokenizers.video.inflation import inflate, inflate_kernel
 from tests.parity.magvit.models import group
-from tests.parity.support import files, load
+from tests.parity.support import check_kinds, load, own_set, recordings
 
-SETS = files("magvit", "inflation*.safetensors")
+SETS = recordings("magvit", "inflation*.safetensors")
 
 
 def ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -23,7 +23,7 @@ def ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_both_modes(path) -> None:
     data = load(path)
     modes = {key.split("/")[0].removeprefix("out_") for key in data if key.startswith("out_")}
-    assert modes == {"central", "average"}
+    check_kinds("magvit", modes, {"central", "average"})
     for mode in modes:
         flat, deep = ours(group(data, "in2d/")), ours(group(data, "in3d/"))
         got, kept = inflate(flat, deep, mode)
@@ -32,9 +32,8 @@ def test_both_modes(path) -> None:
         for name, array in expected.items():
             assert torch.equal(got[name], array), name
         assert kept == [name for name in deep if torch.equal(expected[name], deep[name])]
-        assert any(array.ndim == 5 and array.shape[2] == 4 for array in expected.values()), (
-            "an even kernel tells the middle"
-        )
+        even = any(array.ndim == 5 and array.shape[2] % 2 == 0 for array in expected.values())
+        assert even or not own_set("magvit"), "an even kernel tells the middle"
 
 
 @pytest.mark.parametrize("path", SETS, ids=lambda path: path.stem)

@@ -18,9 +18,9 @@ from maskgen.objectives.commit_masking import (
 from maskgen.sampling.commit import CommitInputs, Prompt
 from maskgen.sampling.selectors.ranking import mask_lowest
 from maskgen.schedules import get_schedule
-from tests.parity.support import files, load, metadata
+from tests.parity.support import check_count, check_kinds, files, load, metadata
 
-TRACES, CASES = (files("magvit", f"mask_{name}.safetensors")[0] for name in ("traces", "cases"))
+TRACES, CASES, SETTINGS = (files("magvit", f"{name}.safetensors")[0] for name in ("mask_traces", "mask_cases", "tasks"))
 MODES: dict[str | None, ConditionMode] = {
     "cond->input": "commit",
     "input->input": "keep",
@@ -77,11 +77,12 @@ def compare(recorded: Recorded, example: CommitExample) -> None:
 
 
 def test_recordings_are_found() -> None:
-    assert len(TASKS) == len(metadata(TRACES)["tokens"]) > 10
-    assert len(NAMED) > 5
     stored = load(TRACES)
-    assert sum(f"{task}/ratio_uniform" in stored for task in TASKS) > 5
-    assert {case["condition_mode"] for case in (metadata(CASES)[name] for name in NAMED)} == set(MODES)
+    assert set(TASKS) == set(metadata(TRACES)["tokens"])
+    check_count("magvit", TASKS, 11)
+    check_count("magvit", NAMED, 6)
+    check_count("magvit", [task for task in TASKS if f"{task}/ratio_uniform" in stored], 6)
+    check_kinds("magvit", {metadata(CASES)[name]["condition_mode"] for name in NAMED}, MODES)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -106,9 +107,10 @@ def test_prefix_of_a_task(task: str) -> None:
     settings, stored = metadata(TRACES), load(TRACES)
     recorded, none = Recorded(stored, task), settings["codebook"] + settings["num_classes"]
     labels = stored["label"].flatten().long() + settings["codebook"]
+    class_conditional = metadata(SETTINGS)[f"cfg_{task}"].get("class_conditional", False)
     for name in ("masked_inputs", "uncond_masked_inputs", "targets"):
         prompt, classes = recorded.prefix(name).unbind(1)
-        by_class = task in ("full_generation", "frame_prediction_class") and name != "uncond_masked_inputs"
+        by_class = class_conditional and name != "uncond_masked_inputs"
         assert torch.equal(classes, labels if by_class else torch.full_like(labels, none))
         expected = -3 - Prompt.FULL_GENERATION if name == "uncond_masked_inputs" else settings["tokens"][task]
         assert set(prompt.tolist()) == {expected}
@@ -151,6 +153,6 @@ def test_limits_of_the_count(name: str) -> None:
     if most == 0:
         # The official index is then -1, the highest score: everything is masked. Here one token stays masked instead.
         assert expected.all()
-        assert masked.flatten(1).sum(1).tolist() == [1, 1]
+        assert masked.flatten(1).sum(1).tolist() == [1] * len(scores)
     else:
         assert torch.equal(masked, expected)

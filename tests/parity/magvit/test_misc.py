@@ -12,9 +12,9 @@ from torch import Tensor
 
 from maskgen.tasks.media.video.frames import resize_tf1
 from maskgen.tasks.media.windows import linear_fade, stitch, windows
-from tests.parity.support import files, load
+from tests.parity.support import check_count, load, recordings
 
-FILES = [path for path in files("magvit", "misc*.safetensors") if "overlap/in" in load(path)]
+FILES = [path for path in recordings("magvit", "misc*.safetensors") if "overlap/in" in load(path)]
 OVERLAPS = [(path, key) for path in FILES for key in load(path) if key.startswith("overlap/out_")]
 WINDOWS = [(path, key) for path in FILES for key in load(path) if key.startswith("windows/out_")]
 
@@ -34,7 +34,8 @@ def first(video: Tensor) -> Tensor:
 
 def test_everything_was_found() -> None:
     assert FILES
-    assert min(len(OVERLAPS), len(WINDOWS)) >= 2
+    check_count("magvit", OVERLAPS, 2)
+    check_count("magvit", WINDOWS, 2)
 
 
 @pytest.mark.parametrize(("path", "key"), OVERLAPS, ids=label)
@@ -71,7 +72,7 @@ def test_windows(path: Path, key: str) -> None:
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_resize(path: Path) -> None:
     data = load(path)
-    video = data["resize/in"].movedim(-1, 1)  # [1, C, T, H, W]
+    video = data["resize/in"].movedim(-1, 1)  # [B, C, T, H, W]
     expected = data["resize/out"].movedim(-1, 1)
     found = resize_tf1(video, (expected.shape[-2], expected.shape[-1]))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)

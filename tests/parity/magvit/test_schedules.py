@@ -12,10 +12,11 @@ from maskgen.objectives.multitask import task_counts
 from maskgen.sampling.commit import sample_commit
 from maskgen.sampling.filters import TokenFilter, top_p
 from maskgen.schedules import get_schedule
-from tests.parity.support import files, load
+from tests.parity.support import check_count, check_kinds, load, own_set, recordings
 
 SCHEDULES, SAMPLING, MISC = (
-    load(files("magvit", f"{name}.safetensors")[0]) for name in ("schedule", "sampling", "misc")
+    {key: value for path in recordings("magvit", f"{name}.safetensors") for key, value in load(path).items()}
+    for name in ("schedule", "sampling", "misc")
 )
 FLOORS = [key for key in SCHEDULES if "num_masked_floor" in key]
 VALUES = [key for key in SCHEDULES if key not in (*FLOORS, "ratio")]
@@ -24,12 +25,11 @@ SEQUENCES = sorted({key.split("/")[0] for key in MISC if key.startswith("task_se
 
 
 def test_recordings_are_found() -> None:
-    assert {key.split("/")[1].split(":")[0] for key in VALUES} == {
-        *("cosine", "uniform", "pow2", "pow2.5", "log", "exp", "poly")
-    }
-    assert len(FLOORS) > 5
-    assert len(DRAWS) > 5
-    assert len(SEQUENCES) > 2
+    names = {key.split("/")[1].split(":")[0] for key in VALUES}
+    check_kinds("magvit", names, {"cosine", "uniform", "pow2", "pow2.5", "log", "exp", "poly"})
+    check_count("magvit", FLOORS, 6)
+    check_count("magvit", DRAWS, 6)
+    check_count("magvit", SEQUENCES, 3)
 
 
 @pytest.mark.parametrize("key", VALUES)
@@ -85,7 +85,7 @@ def test_top_p(key: str) -> None:
     """The official filter puts what is left out far down; here it is -inf."""
     expected = SAMPLING[key]
     left_out = expected < -1e6
-    assert left_out.any()
+    assert left_out.any() or not own_set("magvit")
     ours = top_p(SAMPLING["logits"], float(key.removeprefix("top_p_logits_")))
     assert torch.equal(ours, expected.masked_fill(left_out, -torch.inf))
 

@@ -17,9 +17,9 @@ from maskgen.tokenizers.video.vq3d import VQ3D
 from maskgen.training.optim.averaging import warm_average
 from tests.parity.magvit.models import first, group, tokenizer
 from tests.parity.magvit.weights import discriminator_config, discriminator_state_dict, tokenizer_state_dict
-from tests.parity.support import files, load, metadata
+from tests.parity.support import load, metadata, recordings
 
-SETS = files("magvit", "vqgan_train_step_*.safetensors")
+SETS = recordings("magvit", "vqgan_train_step_*.safetensors")
 
 
 def close(got: Tensor, expected: Tensor, what: str, **tolerance: float) -> None:
@@ -55,11 +55,18 @@ def make(path) -> ReconstructionTraining:
     return made
 
 
+def noted(settings: dict[str, Any], pattern: str) -> list[float]:
+    """Numbers that the metadata's note names."""
+    found = re.search(pattern, settings["note"])
+    assert found, settings["note"]
+    return [float(number) for number in found.groups()]
+
+
 def start(lecam: LeCam, settings: dict[str, Any]) -> LeCam:
     """Running means as the recorded run had them before the step."""
-    means = re.search(r"lecam ema start (-?[\d.]+)/(-?[\d.]+)", settings["note"])
-    lecam.ema_real.fill_(float(means[1]))
-    lecam.ema_fake.fill_(float(means[2]))
+    real, fake = noted(settings, r"lecam ema start (-?[\d.]+)/(-?[\d.]+)")
+    lecam.ema_real.fill_(real)
+    lecam.ema_fake.fill_(fake)
     return lecam
 
 
@@ -125,9 +132,10 @@ def test_gradients_and_average(path) -> None:
     names = official_names(made.model, group(data, "g_params/"), made.model.config)
     averaged = AveragedModel(made.model, multi_avg_fn=warm_average(settings["polyak_decay"]))
     averaged.n_averaged.fill_(10**6)  # past the warm-up
+    (factor,) = noted(settings, r"ema started at ([\d.]+)\*params")
     with torch.no_grad():
         for weight in averaged.module.parameters():
-            weight.mul_(0.5)  # the metadata's note
+            weight.mul_(factor)
         for weight in made.model.parameters():
             weight.sub_(weight.grad)
     averaged.update_parameters(made.model)

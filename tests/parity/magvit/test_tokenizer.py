@@ -16,10 +16,10 @@ from maskgen.tokenizers.video.frames import FrameVQ
 from maskgen.tokenizers.video.vq3d import VQ3D
 from tests.parity.magvit.models import first, last, read_config, recording, tokenizer, tokenizer_config
 from tests.parity.magvit.weights import FRAME_TOKENIZERS, tokenizer_state_dict
-from tests.parity.support import files
+from tests.parity.support import check_kinds, facts, files
 
 SETS = sorted({path.name.split(".")[0] for path in files("magvit", "tok_*.safetensors")})
-FULL = files("magvit", "full_shapes_vq*.json")
+FULL = facts("magvit", "full_shapes_vq*.json")
 
 
 def tolerance(name: str) -> dict[str, float]:
@@ -40,14 +40,14 @@ def flat(ids: Tensor) -> Tensor:
 def test_all_kinds_are_there() -> None:
     """Each way to build the network is recorded; a set that goes missing must not pass in silence."""
     configs = [make(name).config for name in SETS]
-    assert {config.norm for config in configs} == {"group", "layer"}
-    assert {config.downsample for config in configs} == {"average", "conv"}
-    assert {config.upsample for config in configs} == {"nearest", "deconv"}
-    assert {config.activation for config in configs} == {"swish", "relu"}
-    assert {config.padding for config in configs} == {"zeros", "reflect"}
-    assert {config.normalize_latents for config in configs} == {False, True}
-    assert {type(make(name)) for name in SETS} == {VQ3D, FrameVQ}
-    assert any(config.encoder_blocks != config.decoder_blocks for config in configs)
+    check_kinds("magvit", {config.norm for config in configs}, {"group", "layer"})
+    check_kinds("magvit", {config.downsample for config in configs}, {"average", "conv"})
+    check_kinds("magvit", {config.upsample for config in configs}, {"nearest", "deconv"})
+    check_kinds("magvit", {config.activation for config in configs}, {"swish", "relu"})
+    check_kinds("magvit", {config.padding for config in configs}, {"zeros", "reflect"})
+    check_kinds("magvit", {config.normalize_latents for config in configs}, {False, True})
+    check_kinds("magvit", {type(make(name)) for name in SETS}, {VQ3D, FrameVQ})
+    check_kinds("magvit", {config.encoder_blocks == config.decoder_blocks for config in configs}, {False, True})
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -141,18 +141,19 @@ def test_every_layer(name: str) -> None:
 
 
 def test_names_without_the_prefix_and_broken_weights() -> None:
-    params, _, settings = recording("tok_ln")
+    params, _, settings = recording(SETS[0])
+    norm = "GroupNorm" if settings["vqvae"]["norm_type"] == "GN" else "LayerNorm"
     config = read_config(params, settings["vqvae"])
     ours = tokenizer_state_dict(params, config)
     again = tokenizer_state_dict({f"params/{key}": value for key, value in params.items()}, config)
     assert all(torch.equal(ours[key], again[key]) for key in ours)
     assert all(array.is_contiguous() for array in ours.values())
     broken = dict(params)
-    del broken["decoder/LayerNorm_0/scale"]
+    del broken[f"decoder/{norm}_0/scale"]
     broken["encoder/Conv_9/what"] = torch.zeros(1)
     broken["decoder/Conv_0/bias"] = torch.zeros(1)
     wrong = (
-        r"3 weights do not fit: missing decoder/LayerNorm_0/scale \(\d+,\).*unexpected encoder/Conv_9/what \(1,\); "
+        rf"3 weights do not fit: missing decoder/{norm}_0/scale \(\d+,\).*unexpected encoder/Conv_9/what \(1,\); "
         r"decoder/Conv_0/bias has shape \(1,\), expected \(\d+,\)"
     )
     with pytest.raises(ValueError, match=wrong):

@@ -3,6 +3,7 @@
 Official sequences [B, S] begin with a task prompt and a class. Shapes: B batch, N tokens.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +19,19 @@ from maskgen.objectives.commit_masking import commit_example
 from maskgen.objectives.loss import masked_cross_entropy
 from maskgen.published.magvit import config_from, convert
 from maskgen.training.optim.optimizers import OptimizerSettings, adamw, learning_rate
-from tests.parity.support import files, load, metadata
+from tests.parity.support import check_count, check_kinds, files, load, metadata, recordings
 
-STEP, GRADIENTS, RATES = (
-    files("magvit", f"{name}.safetensors")[0] for name in ("train_step", "train_gradients", "lr_schedule")
-)
+STEP = files("magvit", "train_step.safetensors")[0]
+GRADIENTS = recordings("magvit", "train_gradients*.safetensors")
+RATES = [
+    (path, name)
+    for path in recordings("magvit", "lr_schedule*.safetensors")
+    for name in sorted({key.split("/")[0] for key in load(path)})
+]
 TASKS = sorted({name.split("/")[0] for name in load(STEP) if name.endswith("/targets")})
+STEPS = sorted(
+    {name.split("/")[0].removeprefix("after_step_") for name in load(STEP) if name.startswith("after_step_")}
+)
 LOSS: dict[str, float] = {"atol": 5e-6, "rtol": 1e-6}  # losses of about 7; README: 5e-7 in the best case
 
 
@@ -41,7 +49,8 @@ def model_from(params: dict[str, Tensor], settings: dict[str, Any]) -> BertTrans
 
 
 def official(stored: dict[str, Tensor], group: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{group}/"): value.float() for name, value in stored.items() if name.startswith(group)}
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): value.float() for name, value in stored.items() if name.startswith(prefix)}
 
 
 class Step:
@@ -80,10 +89,9 @@ class Step:
 
 
 def test_recordings_are_found() -> None:
-    assert len(TASKS) > 5
-    assert {name.split("/")[0] for name in load(STEP) if name.startswith("after_step")} == {
-        f"after_step_{name}" for name in TASKS if name == "frame_prediction"
-    }
+    check_count("magvit", TASKS, 6)
+    check_kinds("magvit", STEPS, {"frame_prediction"})
+    assert set(STEPS) <= set(TASKS)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -116,10 +124,10 @@ def test_example_and_cost_of_every_token(task: str) -> None:
     torch.testing.assert_close(cost[..., None], step.sequence("token_ce"), atol=5e-5, rtol=1e-5)
 
 
-def test_one_step_of_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("task", STEPS)
+def test_one_step_of_the_optimiser(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam's first step is a sign: where the gradient is rounding only, either sign is right."""
-    (group,) = {name.split("/")[0] for name in load(STEP) if name.startswith("after_step")}
-    step = Step(group.removeprefix("after_step_"))
+    step = Step(task)
     settings = step.settings
     optimizer = adamw(
         step.model,
@@ -136,7 +144,7 @@ def test_one_step_of_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
     norm = torch.stack([parameter.grad.norm() for parameter in step.model.parameters()]).norm()
     torch.testing.assert_close(norm, step.get("metric_grad_norm")[0], atol=1e-5, rtol=0)
     optimizer.step()
-    expected = convert(official(step.stored, group), step.model.config)
+    expected = convert(official(step.stored, f"after_step_{task}"), step.model.config)
     before = convert(official(step.stored, "params"), step.model.config)
     compared = 0
     for name, parameter in step.model.named_parameters():
@@ -149,13 +157,15 @@ def test_one_step_of_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
             msg=lambda text, name=name: f"{name}: {text}",
         )
         moved = (expected[name] - before[name]).abs()[clear]
-        compared += int((moved > 5e-4).sum())
-    assert compared > 20_000
+        compared += int((moved > settings["lr"] / 2).sum())
+    weights = sum(parameter.numel() for parameter in step.model.parameters())
+    assert compared > 0.93 * weights
 
 
-def test_gradients_of_every_parameter() -> None:
+@pytest.mark.parametrize("path", GRADIENTS, ids=lambda path: path.stem)
+def test_gradients_of_every_parameter(path: Path) -> None:
     """Recorded without the condition clip, so from the recorded inputs instead of through the objective."""
-    stored, settings = load(GRADIENTS), metadata(GRADIENTS)
+    stored, settings = load(path), metadata(path)
     model = model_from(official(stored, "params"), settings)
     ids = stored["masked_inputs"].long()
     rows = torch.where(ids < 0, ids + model.word_embedding.num_embeddings, ids)
@@ -173,10 +183,10 @@ def test_gradients_of_every_parameter() -> None:
         )
 
 
-@pytest.mark.parametrize("name", sorted({key.split("/")[0] for key in load(RATES)}))
-def test_learning_rate(name: str) -> None:
+@pytest.mark.parametrize(("path", "name"), RATES, ids=lambda value: getattr(value, "stem", value))
+def test_learning_rate(path: Path, name: str) -> None:
     """Ours is one step ahead while it warms up, so that no step goes by at rate 0, and ends where theirs starts anew."""
-    stored = load(RATES)
+    stored = load(path)
     warmup, cycle = stored[f"{name}/warmup_cycle"].tolist()
     settings = OptimizerSettings(lr=float(stored[f"{name}/lr"].max()), warmup_steps=warmup)
     for step, expected in zip(stored[f"{name}/steps"].tolist(), stored[f"{name}/lr"].tolist(), strict=True):

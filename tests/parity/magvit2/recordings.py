@@ -30,6 +30,11 @@ def recording(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return merged, told
 
 
+def names(pattern: str, part: str = "") -> list[str]:
+    """Names of all recordings whose files match, those in several files once; ``part`` is cut off their ends."""
+    return sorted({path.name.split(".")[0].removesuffix(part) for path in files("magvit2", pattern)})
+
+
 def reverse_bits(ids: Tensor, bits: int) -> Tensor:
     """Ids with their bits in the opposite order: those of vector-quantize-pytorch, whose first channel counts most."""
     return join_ids(factor_ids(ids, (1,) * bits)[::-1], (1,) * bits)

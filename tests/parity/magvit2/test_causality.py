@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from maskgen.tokenizers.magvit2.layers import AdaptiveGroupNorm
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Video
-from tests.parity.magvit2.recordings import CLOSE, recording, state, tokenizer
+from tests.parity.magvit2.recordings import CLOSE, names, recording, state, tokenizer
 
-NAMES = ["video_g32", "video_g4"]
+NAMES = names("video_*_causality*.safetensors", "_causality")
 
 
 class Unchanged(nn.Module):

@@ -18,10 +18,21 @@ from maskgen.tokenizers.magvit2.layers import (
     depth_to_space,
 )
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2Video
-from tests.parity.magvit2.recordings import CLOSE, activations, places, recording, relative, state, tokenizer, unit
+from tests.parity.magvit2.recordings import (
+    CLOSE,
+    activations,
+    names,
+    places,
+    recording,
+    relative,
+    state,
+    tokenizer,
+    unit,
+)
+from tests.parity.support import check_count, check_kinds
 
-IMAGES = ["image_g32", "image_g4_128", "image_g4_256"]
-VIDEOS = ["video_g32", "video_g4"]
+IMAGES = names("image_*.safetensors")
+VIDEOS = names("video_*_io*.safetensors", "_io")
 EXACT: dict[str, float] = {"atol": 1e-5, "rtol": 0}
 
 
@@ -46,7 +57,7 @@ def check_activations(model: Magvit2Image | Magvit2Video, io: dict[str, Tensor],
         stored = {
             key.removeprefix(f"act/{half}/"): value for key, value in io.items() if key.startswith(f"act/{half}/")
         }
-        assert len(stored) > 8
+        check_count("magvit2", stored, 9)
         seen = activations(model, half, start, set(stored))
         for name, expected in stored.items():
             torch.testing.assert_close(
@@ -60,43 +71,52 @@ def small_network(groups: int = 1) -> Magvit2Network:
     )
 
 
+def frames_of(io: dict[str, Tensor], layer: str) -> list[str]:
+    """The parts of the keys that name how many frames a layer was given."""
+    return sorted({key.split("/")[1] for key in io if re.match(rf"{layer}/f\d+/", key)})
+
+
 def test_causal_convolutions() -> None:
     io, told = recording("layers")
-    names = sorted(key for key in told if key.startswith("conv"))
-    assert len(names) == 4
-    for name in names:
+    layers = sorted(key for key in told if key.startswith("conv"))
+    check_count("magvit2", layers, 4)
+    for name in layers:
         sizes = told[name]
         stride = (1, 1, 1) if sizes["stride"] == 1 else tuple(sizes["stride"])
         conv = CausalConv3d(sizes["cin"], sizes["cout"], sizes["k"], stride=stride, bias=sizes["bias"])
         conv.load_state_dict(state(io, f"{name}/sd/conv_1."))
-        runs = sorted({key.split("/")[1] for key in io if re.match(rf"{name}/f\d", key)})
-        assert runs == ["f1", "f2", "f5"]
+        runs = frames_of(io, name)
+        check_kinds("magvit2", runs, {"f1", "f2", "f5"})
         for run in runs:
             torch.testing.assert_close(conv(io[f"{name}/{run}/x"]), io[f"{name}/{run}/y"], **EXACT)
 
 
 def test_upsampling() -> None:
     io, told = recording("layers")
-    names = sorted(key for key in told if key.startswith("up"))
-    assert [told[name]["block_size"] for name in names] == [[1, 2, 2], [2, 2, 2]]
-    for name in names:
+    layers = sorted(key for key in told if key.startswith("up"))
+    check_kinds("magvit2", {tuple(told[name]["block_size"]) for name in layers}, {(1, 2, 2), (2, 2, 2)})
+    for name in layers:
         layer = SpaceToDepthUpsample(told[name]["dim"], told[name]["block_size"], small_network())
         weights = state(io, f"{name}/sd/conv1.conv_1.")
         layer.load_state_dict({f"conv1.{key}": value for key, value in weights.items()})
-        for run in ("f1", "f2", "f3"):
+        runs = frames_of(io, name)
+        check_kinds("magvit2", runs, {"f1", "f2", "f3"})
+        for run in runs:
             torch.testing.assert_close(layer(io[f"{name}/{run}/x"]), io[f"{name}/{run}/y"], **EXACT)
 
 
 def test_depth_to_space() -> None:
     io, _ = recording("layers")
     assert torch.equal(depth_to_space(io["d2s2d/x"], (2, 2)), io["d2s2d/y"])
-    assert torch.equal(depth_to_space(io["d2s3d/x"], (1, 2, 2)), io["d2s3d/y_122"])
-    assert torch.equal(depth_to_space(io["d2s3d/x"], (2, 2, 2)), io["d2s3d/y_222"])
+    blocks = [key.removeprefix("d2s3d/y_") for key in io if key.startswith("d2s3d/y_")]
+    check_kinds("magvit2", blocks, {"122", "222"})
+    for block in blocks:
+        assert torch.equal(depth_to_space(io["d2s3d/x"], tuple(map(int, block))), io[f"d2s3d/y_{block}"])
     assert not torch.equal(torch.nn.functional.pixel_shuffle(io["d2s2d/x"], 2), io["d2s2d/y"])
 
 
 def test_every_key_of_layers_is_read() -> None:
-    known = r"(conv\d|up\d)/(sd/(conv1\.)?conv_1\.(weight|bias)|f\d/[xy])|d2s2d/[xy]|d2s3d/(x|y_122|y_222)"
+    known = r"(conv\d|up\d)/(sd/(conv1\.)?conv_1\.(weight|bias)|f\d+/[xy])|d2s2d/[xy]|d2s3d/(x|y_\d{3})"
     assert [key for key in recording("layers")[0] if not re.fullmatch(known, key)] == []
 
 
@@ -192,7 +212,9 @@ def test_videos(name: str) -> None:
 @pytest.mark.parametrize("name", VIDEOS)
 def test_video_activations(name: str) -> None:
     (io, told), model = recording(f"{name}_io"), video_model(name)
-    for frames in (1, 5):
+    recorded = sorted({int(key.split("/")[0].removeprefix("f")) for key in io if "/act/" in key})
+    check_kinds("magvit2", recorded, {1, 5})
+    for frames in recorded:
         one = {key.removeprefix(f"f{frames}/"): value for key, value in io.items() if key.startswith(f"f{frames}/")}
         codes = model.quantizer.lookup(places(one["ids"]), tuple(one["ids"].shape[1:]))
         check_activations(model, one, one["x"], codes)

@@ -21,8 +21,13 @@ from maskgen.tokenizers.quantizers.lookup_free import (
 )
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from tests.parity.magvit2.recordings import recording, relative, reverse_bits
+from tests.parity.support import check_kinds
 
 LFQ_CASES = sorted(recording("lfq")[1]["cases"])
+# Beside the listed cases: those of the published sizes, ids alone or entropies alone.
+UNLISTED = sorted({key.split("/")[0] for key in recording("lfq")[0]} - set(LFQ_CASES))
+PUBLISHED_IDS = [case for case in UNLISTED if f"{case}/ids_vqp" in recording("lfq")[0]]
+PUBLISHED_ENTROPIES = [case for case in UNLISTED if f"{case}/sample_entropy" in recording("lfq")[0]]
 ENTROPY_CASES = sorted(recording("lfq_entropy")[1]["cases"])
 SPLITS = sorted(recording("lfq_factorized")[1]["cases"])
 IBQ_CASES = sorted({key.split("/")[0] for key in recording("ibq_quantizer")[0]})
@@ -105,24 +110,38 @@ def test_the_other_library_has_the_same_codes_under_other_numbers(case: str) -> 
         assert torch.equal(ids, reverse_bits(out.ids, lfq.config.bits))
         side = lfq.config.bits**-0.5 if options.get("spherical") else options.get("codebook_scale", 1.0)
         torch.testing.assert_close(theirs["quant"], side * out.latents.sign(), atol=2e-6, rtol=0)
-        if run == "vqp0_it100":  # plain, at our temperature: the same losses but for its clamp of small chances
+        if not options.keys() & {"spherical", "codebook_scale", "soft_clamp_input_value"}:
+            # Plain: the same losses but for its clamp of small chances.
             torch.testing.assert_close(theirs["commit"], io["commit"], **CLOSE)
-            terms = bit_entropies(io["x"].flatten(2).mT.reshape(-1, lfq.config.bits), temperature=1 / 100)
+            rows, temperature = io["x"].flatten(2).mT.reshape(-1, lfq.config.bits), 1 / options["inv_temperature"]
+            terms = bit_entropies(rows, temperature=temperature)
             torch.testing.assert_close(terms.sample, io[f"{run}/sample_entropy"], atol=1e-3, rtol=0)
 
 
-def test_lfq_with_eighteen_bits() -> None:
-    lfq, io = LFQ(LFQConfig()).eval(), of("lfq", "d18")
+def with_bits(io: dict[str, Tensor]) -> LFQ:
+    """One codebook of as many bits as there are channels: the default, 18, in the published sizes."""
+    return LFQ(LFQConfig(bits=io["x"].shape[1]))
+
+
+def test_published_bits_are_recorded() -> None:
+    bits = {of("lfq", case)["x"].shape[1] for case in (*PUBLISHED_IDS, *PUBLISHED_ENTROPIES)}
+    check_kinds("magvit2", bits, {LFQConfig().bits})
+
+
+@pytest.mark.parametrize("case", PUBLISHED_IDS)
+def test_lfq_with_eighteen_bits(case: str) -> None:
+    io = of("lfq", case)
+    lfq = with_bits(io).eval()
     out = lfq(io["x"])
-    assert lfq.config.bits == io["x"].shape[1]
     assert torch.equal(out.ids.flatten(), io["ids"])
-    assert torch.equal(reverse_bits(out.ids, 18).flatten(), io["ids_vqp"])
+    assert torch.equal(reverse_bits(out.ids, lfq.config.bits).flatten(), io["ids_vqp"])
     assert torch.equal(out.latents, io["quant"])
 
 
-def test_lfq_entropies_of_eighteen_bits() -> None:
-    lfq, io = LFQ(LFQConfig()), of("lfq", "d18e")
-    x = fresh(io["x"])
+@pytest.mark.parametrize("case", PUBLISHED_ENTROPIES)
+def test_lfq_entropies_of_eighteen_bits(case: str) -> None:
+    io = of("lfq", case)
+    lfq, x = with_bits(io), fresh(io["x"])
     out = lfq(x)
     assert torch.equal(out.ids.flatten(), io["ids"])
     torch.testing.assert_close(out.commitment, io["commit"], **CLOSE)
@@ -141,7 +160,7 @@ def test_every_key_of_lfq_is_read() -> None:
     known |= {f"grad_{name}" for name in (*LOSSES.values(), "straight_through", "total")}
     for key in recording("lfq")[0]:
         case, name = key.split("/", 1)
-        assert name in known or foreign.match(name) or case in ("d18", "d18e"), key
+        assert name in known or foreign.match(name) or case in (*PUBLISHED_IDS, *PUBLISHED_ENTROPIES), key
 
 
 @pytest.mark.parametrize("case", ENTROPY_CASES)

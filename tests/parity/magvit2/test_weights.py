@@ -14,10 +14,11 @@ from maskgen.tokenizers.published.image import ibq
 from maskgen.tokenizers.published.video import open_magvit2 as magvit2
 from maskgen.tokenizers.training.discriminators.patch import build_discriminator
 from maskgen.tokenizers.training.losses.magvit2 import PUBLISHED_LOSSES
-from tests.parity.magvit2.recordings import CLOSE, config_of, recording, state
-from tests.parity.support import files
+from tests.parity.magvit2.recordings import CLOSE, config_of, names, recording, state
+from tests.parity.support import facts
 
-SHAPES = {path.stem.removeprefix("full_shapes_"): path for path in files("magvit2", "full_shapes_*.json")}
+SHAPES = {path.stem.removeprefix("full_shapes_"): path for path in facts("magvit2", "full_shapes_*.json")}
+INFLATIONS = names("inflation_*.safetensors")
 # Which published models a file of shapes describes.
 RELEASES = {
     "image_128_262144": ("imagenet_128_L",),
@@ -103,11 +104,12 @@ def fill(kind: type[nn.Module], official: dict[str, Tensor], config: Any) -> Any
     return model.eval()
 
 
+@pytest.mark.parametrize("name", INFLATIONS)
 @torch.no_grad()
-def test_averaged_weights() -> None:
-    io, told = recording("inflation_ema")
+def test_averaged_weights(name: str) -> None:
+    io, told = recording(name)
     both = state(io, "image_sd/")
-    assert any(name.startswith("model_ema.") for name in both)
+    assert any(key.startswith("model_ema.") for key in both)
     image = config_of(told["image"])
     averaged = fill(Magvit2Image, magvit2.averaged(both), image)
     latents = averaged.latents(io["x"])
@@ -121,9 +123,10 @@ def test_averaged_weights() -> None:
     torch.testing.assert_close(video.latents(clip), io["ema_z_video"], **CLOSE)
 
 
+@pytest.mark.parametrize("name", INFLATIONS)
 @torch.no_grad()
-def test_inflation() -> None:
-    io, told = recording("inflation_ema")
+def test_inflation(name: str) -> None:
+    io, told = recording(name)
     config = config_of(told["image"])
     video_config = inflated_config(config)  # type: ignore[arg-type]
     assert video_config == config_of(told["video"])
@@ -131,7 +134,7 @@ def test_inflation() -> None:
         ours = inflated_state(magvit2.convert(choose(state(io, "image_sd/")), config), video_config)
         theirs = magvit2.convert(choose(state(io, "video_sd/")), video_config)
         assert ours.keys() == theirs.keys()
-        assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+        assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
     image = fill(Magvit2Image, state(io, "image_sd/"), config)
     video = inflate(image)
     clip = io["x"][:, :, None]
@@ -144,7 +147,8 @@ def test_inflation() -> None:
     torch.testing.assert_close(frame.squeeze(2), io["recon_image"], **CLOSE)
 
 
-def test_every_key_of_the_inflation_is_read() -> None:
+@pytest.mark.parametrize("name", INFLATIONS)
+def test_every_key_of_the_inflation_is_read(name: str) -> None:
     known = {"x", "x5", "z_image", "z_video", "z5_video", "recon_image", "recon_video"}
     known |= {"ema_z_image", "ema_recon_image", "ema_z_video"}
-    assert {key for key in recording("inflation_ema")[0] if "_sd/" not in key} == known
+    assert {key for key in recording(name)[0] if "_sd/" not in key} == known

@@ -3,6 +3,7 @@
 Shapes: B batch, S sequence with the class prefix where there is one, N tokens, V codes.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,16 +21,17 @@ from maskgen.sampling.selectors.base import Selection
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.tokenizers.image.vqgan import VQGAN
 from tests.parity.maskgit.weights import (
+    recorded_params,
     tokenizer_config,
     tokenizer_state_dict,
     transformer_config,
     transformer_state_dict,
 )
-from tests.parity.support import files, load, metadata
+from tests.parity.support import load, metadata, recordings
 
-TRACES = files("maskgit", "decode_*.safetensors")
+TRACES = recordings("maskgit", "decode_*.safetensors")
 WITH_RULE = [path for path in TRACES if "rule" in metadata(path)]
-END_TO_END = [path for path in TRACES if "endtoend" in path.stem]
+END_TO_END = [path for path in TRACES if "image" in load(path)]
 
 
 @pytest.fixture(autouse=True)
@@ -187,18 +189,23 @@ def test_trace_with_logits_computed_from_the_tokens(path: Path, monkeypatch: pyt
     check(trace, final, seen)
 
 
-def transformer(codes: int) -> Callable[[Tensor, Cond], Tensor]:
-    (path,) = files("maskgit", "transformer_params.safetensors")
-    params = load(path)
+def models_of(path: Path) -> list[str]:
+    """Names of the transformer and the tokenizer that made a trace, from its note: ``NAME_params + NAME_params``."""
+    names = re.findall(r"(\w+)_params", metadata(path)["note"])
+    assert len(names) == 2
+    return names
+
+
+def transformer(name: str, codes: int) -> Callable[[Tensor, Cond], Tensor]:
+    params = recorded_params(name)[0]
     model = BertTransformer(transformer_config(params, vocab_size=codes))
     model.load_state_dict(transformer_state_dict(params))
     return model.eval()
 
 
-def tokenizer() -> VQGAN:
-    (path,) = files("maskgit", "vqgan_params.safetensors")
-    params = load(path)
-    model = VQGAN(tokenizer_config(params, activation=metadata(path)["activation_fn"]))
+def tokenizer(name: str) -> VQGAN:
+    params, settings = recorded_params(name)
+    model = VQGAN(tokenizer_config(params, activation=settings["activation_fn"]))
     model.load_state_dict(tokenizer_state_dict(params))
     model.eval()
     return model
@@ -208,7 +215,8 @@ def tokenizer() -> VQGAN:
 def test_end_to_end_with_the_real_models(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = Trace(path)
     assert trace.prefix == 1
-    model, cond = transformer(trace.codes), Cond(labels=trace.classes[:, 0] - trace.codes)
+    names = models_of(path)
+    model, cond = transformer(names[0], trace.codes), Cond(labels=trace.classes[:, 0] - trace.codes)
     final, seen = decode(trace, lambda tokens, step: model(tokens, cond), monkeypatch)
     for step, logits in zip(seen.steps, seen.logits, strict=True):
         torch.testing.assert_close(logits, trace.visual(step.step, "logits"), atol=1e-4, rtol=1e-5)
@@ -216,8 +224,7 @@ def test_end_to_end_with_the_real_models(path: Path, monkeypatch: pytest.MonkeyP
     for step in seen.steps:
         assert torch.equal(step.tokens, trace.visual(step.step, "sampled_ids").long()), f"step {step.step}"
         assert torch.equal(step.mask, trace.visual(step.step, "masking").bool()), f"step {step.step}"
-    side = round(final.shape[1] ** 0.5)
-    assert side * side == final.shape[1]
+    images, decoder = trace.stored["image"].permute(0, 3, 1, 2), tokenizer(names[1])
     with torch.no_grad():
-        image = tokenizer().decode(final, (side, side))
-    torch.testing.assert_close(image.permute(0, 2, 3, 1), trace.stored["image"], atol=5e-5, rtol=1e-5)
+        image = decoder.decode(final, decoder.axes(images.shape))
+    torch.testing.assert_close(image, images, atol=5e-5, rtol=1e-5)

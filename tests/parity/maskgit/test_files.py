@@ -28,17 +28,17 @@ from tests.flax_files import nested, write_flax
 from tests.parity.maskgit import test_decode as decoding
 from tests.parity.maskgit import test_tokenizer as vqgan
 from tests.parity.maskgit import test_transformer as bert
-from tests.parity.support import files, load, metadata
+from tests.parity.support import check_count, facts, files, load, metadata, recordings
 
 full_precision = decoding.full_precision  # a fixture: float32 products, not faster ones
 
-FILES = files("maskgit", "*.msgpack")
+FILES = recordings("maskgit", "*.msgpack")
 KINDS = {path: looks_like(read_weights(path)) for path in FILES}
 TRANSFORMERS = [path for path, kind in KINDS.items() if kind == "maskgit-transformer"]
 TOKENIZERS = [path for path, kind in KINDS.items() if kind == "maskgit-tokenizer"]
 TREES = [
     (path, name)
-    for path in files("maskgit", "full_shapes_*.json")
+    for path in facts("maskgit", "full_shapes_*.json")
     for name in json.loads(path.read_text(encoding="utf-8"))
 ]
 
@@ -76,7 +76,7 @@ def load_tokenizer(path: Path, activation: Any) -> VQGAN:
 
 def test_files_of_both_kinds_are_found() -> None:
     assert TRANSFORMERS
-    assert len(TOKENIZERS) >= 2
+    check_count("maskgit", TOKENIZERS, 2)
     assert set(TRANSFORMERS + TOKENIZERS) == set(FILES)
     assert TREES
 
@@ -121,12 +121,12 @@ def test_a_converted_folder_decodes_like_the_original(
 ) -> None:
     """From the two files, through the folder that ``maskgen convert`` makes, to the picture of the official generator."""
     trace = decoding.Trace(path)
-    given = metadata(path)
-    (transformer,) = [file for file in TRANSFORMERS if codes_of(file, trace)]
-    (tokenizer,) = [file for file in TOKENIZERS if set_of(file, "vqgan") == "vqgan"]
+    names = decoding.models_of(path)
+    (transformer,) = [file for file in TRANSFORMERS if set_of(file, "transformer") == names[0]]
+    (tokenizer,) = [file for file in TOKENIZERS if set_of(file, "vqgan") == names[1]]
     convert_files("maskgit-imagenet256", tmp_path / "m", tokenizer=tokenizer, transformer=transformer, any_size=True)
     pipe = Pipeline.from_pretrained(tmp_path / "m", device="cpu")
-    assert pipe.config.sampling.choice_temperature == given["choice_temperature"]
+    assert pipe.config.sampling.choice_temperature == 4.5  # of the official generator, whatever a trace was made with
     cond = Cond(labels=trace.classes[:, 0] - trace.codes)
     final, seen = decoding.decode(trace, lambda tokens, step: pipe.transformer(tokens, cond), monkeypatch)
     for step, logits in zip(seen.steps, seen.logits, strict=True):
@@ -135,13 +135,6 @@ def test_a_converted_folder_decodes_like_the_original(
     with torch.no_grad():
         image = pipe.tokenizer.decode(final, pipe.axes)
     torch.testing.assert_close(image.permute(0, 2, 3, 1), trace.stored["image"], atol=5e-5, rtol=1e-5)
-
-
-def codes_of(file: Path, trace: decoding.Trace) -> bool:
-    """Whether a transformer file fits a trace's codebook and length."""
-    state = read_weights(file)
-    rows, positions = (len(state[f"params/Embed_0/{kind}_embeddings/embedding"]) for kind in ("word", "position"))
-    return rows > trace.codes and positions == trace.tokens.shape[1] + 1
 
 
 @pytest.mark.parametrize(("path", "name"), TREES, ids=lambda value: getattr(value, "stem", value))
@@ -179,8 +172,8 @@ def test_stored_trees_are_the_published_ones() -> None:
     assert counts == {172_457_193, 173_047_017, 54_515_587}
 
 
-def test_safetensors_of_the_same_weights_convert_alike(tmp_path: Path) -> None:
-    (path,) = files("maskgit", "transformer_params.safetensors")
+@pytest.mark.parametrize("path", files("maskgit", "transformer*_params.safetensors"), ids=lambda path: path.stem)
+def test_safetensors_of_the_same_weights_convert_alike(path: Path) -> None:
     codes = metadata(path)["codebook_size"]
     read, direct = read_weights(path), load(path)
     assert equal(read, direct)

@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from maskgen.sampling.selectors.named import get_selector
-from tests.parity.support import files, load
+from tests.parity.support import check_count, load, recordings
 from tests.selections import selection
 
 CASES = [
     (path, key.split("/")[0])
-    for path in files("maskgit", "mask_by_random_topk*.safetensors")
+    for path in recordings("maskgit", "mask_by_random_topk*.safetensors")
     for key in load(path)
     if key.endswith("/masking")
 ]
 
 
 def test_cases_are_found() -> None:
-    assert len({case for _, case in CASES}) > 1
+    check_count("maskgit", {case for _, case in CASES}, 2)
 
 
 @pytest.mark.parametrize(("path", "case"), CASES, ids=lambda value: getattr(value, "stem", value))

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from maskgen.conditioning import Cond
 from maskgen.models.bert import BertTransformer
 from maskgen.objectives.loss import masked_cross_entropy
-from tests.parity.maskgit.weights import transformer_config, transformer_state_dict
-from tests.parity.support import files, load, metadata
+from tests.parity.maskgit.weights import recorded_params, transformer_config, transformer_state_dict
+from tests.parity.support import check_count, facts, files, load, metadata
 
 LOGITS: dict[str, float] = {"atol": 1e-4, "rtol": 1e-5}  # README; intermediates are no larger
 GRADIENTS: dict[str, float] = {"atol": 5e-5, "rtol": 1e-5}
 
 # "transformer_io" and "transformer_loss" belong to "transformer_params"; another set has another stem.
-SETS = [path.name.removesuffix("_params.safetensors") for path in files("maskgit", "transformer*_params.safetensors")]
+SETS = sorted({path.name.partition("_params")[0] for path in files("maskgit", "transformer*_params*.safetensors")})
 TREES = [
     (path, name)
-    for path in files("maskgit", "full_shapes_*.json")
+    for path in facts("maskgit", "full_shapes_*.json")
     for name in json.loads(path.read_text(encoding="utf-8"))
     if name.startswith("transformer")
 ]
@@ -46,7 +46,7 @@ def read(name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def make(name: str) -> BertTransformer:
     """The model with the set's weights; what the weights say is checked against the metadata."""
-    params, settings = read(name, "params")
+    params, settings = recorded_params(name)
     config = transformer_config(params, vocab_size=settings["codebook_size"])
     assert config.num_classes == settings["num_class"]
     assert config.heads == settings["num_attention_heads"]
@@ -91,7 +91,7 @@ def test_table_logits(name: str) -> None:
     model = make(name)
     io, settings = read(name, "io")
     inputs = [key.removeprefix("input_ids_") for key in io if key.startswith("input_ids_")]
-    assert len(inputs) > 1
+    check_count("maskgit", inputs, 2)
     for key in inputs:
         with torch.no_grad():
             logits = model.table_logits(rows(model, io[f"input_ids_{key}"], settings["mask_token_id"]))
@@ -102,7 +102,7 @@ def test_table_logits(name: str) -> None:
 def test_forward_predicts_the_codebook_slice(name: str) -> None:
     model = make(name)
     io, settings = read(name, "io")
-    codes, compared = settings["codebook_size"], 0
+    codes, compared = settings["codebook_size"], []
     for key in (key for key in io if key.startswith("input_ids_")):
         ids = io[key].long()
         if ids.shape[1] != settings["max_position_embeddings"]:
@@ -113,23 +113,28 @@ def test_forward_predicts_the_codebook_slice(name: str) -> None:
             logits = model(tokens, Cond(labels=ids[:, 0] - codes))
         expected = io[key.replace("input_ids_", "logits_")][:, 1:, None, :codes]
         torch.testing.assert_close(logits, expected, **LOGITS)
-        compared += 1
-    assert compared > 1
+        compared.append(key)
+    check_count("maskgit", compared, 2)
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_layer(name: str) -> None:
     model = make(name)
     io, settings = read(name, "io")
-    stored = {key.removeprefix("mid_masked/"): value for key, value in io.items() if key.startswith("mid_masked/")}
     modules, seen = official_modules(model), {}
-    assert set(stored) == set(modules)
     for official, module in modules.items():
         module.register_forward_hook(lambda _m, _i, out, key=official: seen.__setitem__(key, out))
-    with torch.no_grad():
-        model.table_logits(rows(model, io["input_ids_masked"], settings["mask_token_id"]))
-    for key, expected in stored.items():
-        torch.testing.assert_close(seen[key], expected, **LOGITS, msg=lambda text, key=key: f"{key}: {text}")
+    inputs = sorted({key.split("/")[0].removeprefix("mid_") for key in io if key.startswith("mid_")})
+    assert inputs
+    for name in inputs:
+        stored = {
+            key.removeprefix(f"mid_{name}/"): value for key, value in io.items() if key.startswith(f"mid_{name}/")
+        }
+        assert set(stored) == set(modules)
+        with torch.no_grad():
+            model.table_logits(rows(model, io[f"input_ids_{name}"], settings["mask_token_id"]))
+        for key, expected in stored.items():
+            torch.testing.assert_close(seen[key], expected, **LOGITS, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def official_loss(model: BertTransformer, stored: dict[str, Tensor], settings: dict[str, Any], name: str) -> Tensor:
@@ -154,7 +159,7 @@ def test_losses(name: str) -> None:
     stored, settings = read(name, "loss")
     names = [key.removeprefix("loss/") for key in stored if key.startswith("loss/")]
     plain = "sequence_cross_entropy_fullvocab"
-    assert len(set(names) - {plain}) > 2
+    check_count("maskgit", set(names) - {plain}, 3)
     for key in set(names) - {plain}:
         with torch.no_grad():
             loss = official_loss(model, stored, settings, key)
@@ -213,7 +218,7 @@ def test_full_size_trees_convert(path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_all_that_is_wrong_is_named_at_once(name: str) -> None:
-    params, _ = read(name, "params")
+    params, _ = recorded_params(name)
     bare = {key.removeprefix("params/"): value for key, value in params.items()}
     converted = transformer_state_dict(bare)
     assert all(torch.equal(converted[key], value) for key, value in transformer_state_dict(params).items())
@@ -232,7 +237,7 @@ def test_all_that_is_wrong_is_named_at_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_table_or_grid_that_does_not_fit_is_refused(name: str) -> None:
-    params, settings = read(name, "params")
+    params, settings = recorded_params(name)
     codes, tokens = settings["codebook_size"], settings["max_position_embeddings"] - 1
     assert transformer_config(params, vocab_size=codes, axes=(1, tokens)).axes == (1, tokens)
     with pytest.raises(ValueError, match="give the vocab_size and num_classes"):

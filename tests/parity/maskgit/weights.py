@@ -1,6 +1,7 @@
 """Official MaskGIT weights in new memory, and those of the discriminator, which no released file holds."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +13,27 @@ from maskgen.tokenizers.published.flax_names import convert_flax
 from maskgen.tokenizers.published.image.maskgit import config_from as tokenizer_config
 from maskgen.tokenizers.published.image.maskgit import convert
 from maskgen.tokenizers.training.discriminators.image import DiscriminatorConfig, StyleGANDiscriminator
+from tests.parity.support import files, load, metadata
 
 __all__ = [
     "discriminator_modules",
     "discriminator_state_dict",
     "owned",
+    "recorded_params",
     "tokenizer_config",
     "tokenizer_state_dict",
     "transformer_config",
     "transformer_state_dict",
 ]
+
+
+def recorded_params(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All official weights of one set, be they in one file or in several, and its settings."""
+    found: dict[str, Tensor] = {}
+    paths = files("maskgit", f"{name}_params*.safetensors")
+    for path in paths:
+        found |= load(path)
+    return found, metadata(paths[0])
 
 
 def tokenizer_state_dict(params: Mapping[str, Tensor], config: VQGANConfig | None = None) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def test_dac_encodes_and_decodes(
         sound = dac_codec.synthesise(found.z_q)
         again = dac_codec.decode(dac_codec.encode(io["audio"]), dac_codec.axes(io["audio"].shape))
     assert torch.equal(official(found.tokens), io["codes"])
-    assert len(io["codes"].unique()) > 4, "too few codes to tell anything"
+    assert len(io["codes"].unique()) > dac[2]["codebook_size"] // 4, "too few codes to tell anything"
     torch.testing.assert_close(found.latents, io["latents"], **LATENTS)
     torch.testing.assert_close(found.z_q, io["z"], **LATENTS)
     torch.testing.assert_close(sound, io["decoded"], **AUDIO)
@@ -89,12 +89,15 @@ def test_dac_encodes_and_decodes(
 def test_dac_with_fewer_codebooks_has_the_first_codes(
     dac: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]], tmp_path: Path
 ) -> None:
-    config, state = dac_from_files(saved(tmp_path, dac[0], dac[2]), codebooks=2)
+    fewer = dac[2]["n_codebooks"] // 2
+    config, state = dac_from_files(saved(tmp_path, dac[0], dac[2]), codebooks=fewer)
     codec = DACTokenizer(config).eval()
     codec.load_state_dict(state)
     with torch.no_grad():
-        assert torch.equal(official(codec.encode(dac[1]["audio"])), dac[1]["codes"][:, :2])
-    assert torch.equal(codec.code_tables()[1], dac[0]["quantizer.quantizers.1.codebook.weight"])
+        assert torch.equal(official(codec.encode(dac[1]["audio"])), dac[1]["codes"][:, :fewer])
+    assert len(codec.code_tables()) == fewer
+    for level, table in enumerate(codec.code_tables()):
+        assert torch.equal(table, dac[0][f"quantizer.quantizers.{level}.codebook.weight"])
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +156,7 @@ def test_lac_decodes_masked_tokens_as_zeros(
 ) -> None:
     """The recorded sound is that of the masked grid the run ``vamp`` hands out, by way of ``from_latents``."""
     io = lac_io[0]
-    masked = io["vamp.out1"][:1]
+    masked = io["vamp.out1"][: len(io["decode_masked.audio"])]
     assert (masked == lac.vocab_size).any()
     tokens = official(masked.masked_fill(masked == lac.vocab_size, 0))
     with torch.no_grad():

@@ -3,6 +3,8 @@
 The recorded draws of each run are one flat series in the order of the calls; ``Recorded`` hands them to our sampler.
 """
 
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +17,13 @@ from maskgen.published.vampnet.transformer import VampNetTransformer, read_vampn
 from maskgen.sampling.settings import Sampling, VampNetChoices
 from maskgen.tasks.audio.vampnet import FINE, NoiseOf, VampNet, beat_frames
 from maskgen.tokenizers.published.audio.lac import LACConfig, LACTokenizer, convert
-from tests.parity.support import files, load, metadata
+from tests.parity.support import check_kinds, files, load, metadata
 
 (PATH,) = files("vampnet", "interface.safetensors")
 STORED, META = load(PATH), metadata(PATH)
 CASES: dict[str, Any] = META["cases"]
-SIZES = META["config"]
+SIZES, CODEC = META["config"], META["codec"]
+ROWS, _, FRAMES = STORED["codec.codes"].shape
 COARSE_CHUNK, FINE_CHUNK = 0.2, 0.07  # seconds, see the fixtures' README
 AUDIO = {"atol": 5e-5, "rtol": 0.0}
 OURS = {  # official argument -> field of VampPrompt; seconds are turned into frames first
@@ -75,11 +78,11 @@ def model(kind: str) -> VampNetTransformer:
 def interface() -> VampNet:
     (path,) = files("vampnet", "lac_params.safetensors")
     config = LACConfig(
-        sample_rate=META["codec"]["sample_rate"],
-        encoder_dim=META["codec"]["encoder_dim"],
-        encoder_rates=tuple(META["codec"]["encoder_rates"]),
-        decoder_dim=META["codec"]["decoder_dim"],
-        decoder_rates=tuple(META["codec"]["decoder_rates"]),
+        sample_rate=CODEC["sample_rate"],
+        encoder_dim=CODEC["encoder_dim"],
+        encoder_rates=tuple(CODEC["encoder_rates"]),
+        decoder_dim=CODEC["decoder_dim"],
+        decoder_rates=tuple(CODEC["decoder_rates"]),
         codebooks=SIZES["nf"],
         codebook_size=SIZES["vocab"],
         codebook_dim=SIZES["lat"],
@@ -96,6 +99,11 @@ def ours(name: str) -> Tensor:
     return found.bool() if "mask" in name and "masked" not in name and "nomask" not in name else found
 
 
+def masked(rows: int) -> Tensor:
+    """The mask of the runs, for so many rows."""
+    return ours("vamp.mask").expand(rows, -1, -1)
+
+
 def official(sampling: Sampling, **changes: Any) -> Sampling:
     """Settings with the official schedule over the whole batch."""
     return sampling.override(vampnet=VampNetChoices(batch_counts=True), **changes)
@@ -105,6 +113,10 @@ def test_every_run_is_replayed() -> None:
     """What is recorded, and where it is looked at; a new recording must find its test."""
     runs = {name.removesuffix(".draw_shapes") for name in CASES}
     assert runs == {*BUILD, *BEATS, *RUNS}
+    assert BUILD
+    assert BEATS
+    named = ["coarse_vamp", "coarse_to_fine", "coarse_to_fine_nomask_from_coarse"]
+    check_kinds("vampnet", RUNS, [*named, "vamp", "vamp_stretch2", "vamp_feedback2"])
 
 
 def test_the_codec(interface: VampNet) -> None:
@@ -116,8 +128,12 @@ def test_the_codec(interface: VampNet) -> None:
 def test_seconds_and_frames(interface: VampNet) -> None:
     for seconds, frames in zip(STORED["s2t.seconds"].tolist(), STORED["s2t.tokens"].tolist(), strict=True):
         assert interface.frames(seconds) == frames
-    assert interface.seconds(45) == pytest.approx(0.45)
-    assert interface.fine_chunk == 8, "0.07 s x 100 frames are 7.000000000000001 in floating point"
+    assert interface.seconds(FRAMES) == pytest.approx(FRAMES * CODEC["hop_length"] / CODEC["sample_rate"])
+    predicted = {"coarse_vamp": SIZES["nc"], "coarse_to_fine": SIZES["nf"] - SIZES["nc"]}
+    lengths = {run: math.prod(CASES[f"{run}.draw_shapes"][0][1][:-1]) // (ROWS * k) for run, k in predicted.items()}
+    assert interface.coarse_chunk == lengths["coarse_vamp"]
+    # In floating point 0.07 s x 100 frames are 7.000000000000001, so the recorded chunks have 8.
+    assert interface.fine_chunk == lengths["coarse_to_fine"]
 
 
 BUILD = [name for name in CASES if name.startswith("build_mask")]
@@ -133,7 +149,8 @@ def test_build_mask(interface: VampNet, name: str) -> None:
     dropped = STORED[f"{name}.randint1"] if prompt.period else offsets
     shift = offsets if prompt.period else torch.zeros(1, dtype=torch.long)
     cells = STORED[f"{name}.bernoulli_u"].transpose(1, 2)
-    draws = PromptNoise(tokens=cells, shift=shift, dropped=dropped[None])
+    # One offset and one set of dropped frames for all rows.
+    draws = PromptNoise(tokens=cells, shift=shift.expand(ROWS), dropped=dropped.expand(ROWS, -1))
     made = interface.build_mask(ours("codec.codes"), prompt, draws=draws)
     assert torch.equal(made, ours(f"{name}.out"))
 
@@ -165,55 +182,78 @@ def test_beat_mask(interface: VampNet, name: str) -> None:
         settings["uniforms"][0, positions] = STORED[f"{name}.bernoulli_u"]
     duration = STORED["audio"].shape[2] / interface.codec.sample_rate
     made = interface.beat_mask(duration, chosen, **settings)
-    assert torch.equal(made, ours(f"{name}.out"))
+    expected = ours(f"{name}.out")
+    assert torch.equal(made.expand_as(expected), expected)
 
 
-def coarse_vamp(interface: VampNet, noise: NoiseOf) -> tuple[Tensor, Tensor]:
-    settings = official(FINE, steps=4, temperature=0.9)
-    return interface.coarse_vamp(ours("codec.codes"), ours("vamp.mask"), sampling=settings, noise=noise)
+def steps_of(run: str, chunks: int, others: int = 0) -> int:
+    """Steps a chunk was sampled in: each has drawn exponentials once; ``others`` belong to the second model."""
+    drawn = sum(kind == "exponential" for kind, _ in CASES[f"{run}.draw_shapes"])
+    steps, rest = divmod(drawn - others, chunks)
+    assert steps > 0 == rest
+    return steps
 
 
-def coarse_to_fine(interface: VampNet, noise: NoiseOf) -> tuple[Tensor, Tensor]:
-    return interface.coarse_to_fine(
-        ours("coarse_vamp.out0"), ours("vamp.mask"), sampling=official(FINE, steps=2), noise=noise
-    )
+def coarse_vamp(interface: VampNet, run: str, noise: NoiseOf) -> tuple[Tensor, Tensor]:
+    steps = steps_of(run, math.ceil(FRAMES / interface.coarse_chunk))
+    settings = official(FINE, steps=steps, temperature=0.9)  # README
+    return interface.coarse_vamp(ours("codec.codes"), masked(ROWS), sampling=settings, noise=noise)
 
 
-def coarse_to_fine_nomask(interface: VampNet, noise: NoiseOf) -> tuple[Tensor, Tensor]:
-    tokens = ours("coarse_vamp.out0")[..., : SIZES["nc"]]
-    made, shown = interface.coarse_to_fine(tokens, sampling=official(FINE, steps=2), noise=noise)
+def fine_steps(interface: VampNet, run: str) -> int:
+    return steps_of(run, math.ceil(FRAMES / interface.fine_chunk))
+
+
+def coarse_to_fine(interface: VampNet, run: str, noise: NoiseOf) -> tuple[Tensor, Tensor]:
+    tokens, settings = ours("coarse_vamp.out0"), official(FINE, steps=fine_steps(interface, run))
+    return interface.coarse_to_fine(tokens, masked(len(tokens)), sampling=settings, noise=noise)
+
+
+def coarse_to_fine_nomask(interface: VampNet, run: str, noise: NoiseOf) -> tuple[Tensor, Tensor]:
+    tokens, settings = ours("coarse_vamp.out0")[..., : SIZES["nc"]], official(FINE, steps=fine_steps(interface, run))
+    made, shown = interface.coarse_to_fine(tokens, sampling=settings, noise=noise)
     assert (shown[..., SIZES["nc"] :] == SIZES["vocab"]).all(), "nothing of the fine codebooks is given"
     return made, shown
 
 
-def vamp(steps: int, variations: int = 1, **settings: int) -> Any:
-    def run(interface: VampNet, noise: NoiseOf) -> tuple[Tensor, Tensor]:
-        return interface.vamp(
-            ours("codec.codes").expand(variations, -1, -1),
-            ours("vamp.mask").expand(variations, -1, -1),
-            sampling=official(FINE, steps=steps),
-            fine_sampling=official(FINE, steps=2),
-            noise=noise,
-            **settings,
-        )
+def vamp(interface: VampNet, run: str, noise: NoiseOf) -> tuple[Tensor, Tensor]:
+    """Variations are the rows of the result; what is stretched or fed back stands in the name."""
+    rows, _, frames = STORED[f"{run}.out0"].shape
+    stretch, feedback = (int(found[1]) if (found := re.search(rf"_{word}(\d+)", run)) else 1 for word in CHANGES)
+    assert frames == FRAMES * stretch
+    fine = fine_steps(interface, "coarse_to_fine")  # the README has them alike
+    others = fine * math.ceil(frames / interface.fine_chunk)
+    steps = steps_of(run, feedback * math.ceil(frames / interface.coarse_chunk), others)
+    return interface.vamp(
+        ours("codec.codes").expand(rows, -1, -1),
+        masked(rows),
+        sampling=official(FINE, steps=steps),
+        fine_sampling=official(FINE, steps=fine),
+        noise=noise,
+        time_stretch=stretch,
+        feedback_steps=feedback,
+    )
 
-    return run
 
-
-RUNS = {
+CHANGES = ("stretch", "feedback")
+KINDS = {
     "coarse_vamp": coarse_vamp,
     "coarse_to_fine": coarse_to_fine,
     "coarse_to_fine_nomask_from_coarse": coarse_to_fine_nomask,
-    "vamp": vamp(3, variations=2),
-    "vamp_stretch2": vamp(2, time_stretch=2),
-    "vamp_feedback2": vamp(2, feedback_steps=2),
+    r"vamp(_(stretch|feedback)\d+)*": vamp,
+}
+RUNS = {
+    name: made
+    for name in (key.removesuffix(".draw_shapes") for key in CASES)
+    for pattern, made in KINDS.items()
+    if re.fullmatch(pattern, name)
 }
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_runs(interface: VampNet, name: str) -> None:
     noise = Recorded(name)
-    tokens, shown = RUNS[name](interface, noise)
+    tokens, shown = RUNS[name](interface, name, noise)
     assert noise.used_up(), "recorded draws are left over"
     assert torch.equal(tokens, ours(f"{name}.out0"))
     if f"{name}.out1" in STORED:
@@ -221,12 +261,14 @@ def test_runs(interface: VampNet, name: str) -> None:
 
 
 def test_masked_tokens_sound_like_token_0(interface: VampNet) -> None:
-    sound = interface.decode(ours("vamp.out1")[:1])
-    assert torch.allclose(sound, STORED["decode_masked.audio"], **AUDIO)
+    expected = STORED["decode_masked.audio"]
+    sound = interface.decode(ours("vamp.out1")[: len(expected)])
+    assert sound.shape == expected.shape
+    assert torch.allclose(sound, expected, **AUDIO)
 
 
 def test_an_item_is_the_same_in_any_batch(interface: VampNet) -> None:
-    tokens, mask = ours("codec.codes"), ours("vamp.mask")
+    tokens, mask = ours("codec.codes")[:1], masked(1)
     both, shown = interface.vamp(tokens.expand(2, -1, -1), mask.expand(2, -1, -1), seeds=[3, 8])
     alone, _ = interface.vamp(tokens, mask, seeds=[8])
     assert torch.equal(both[1:], alone)
@@ -246,25 +288,27 @@ def test_equal_chunks_have_their_own_noise(interface: VampNet) -> None:
 
 def test_without_a_fine_model_the_coarse_codebooks_are_left(interface: VampNet) -> None:
     alone = VampNet(interface.codec, interface.coarse, coarse_seconds=COARSE_CHUNK)
-    made, shown = alone.vamp(ours("codec.codes"), ours("vamp.mask"))
-    assert made.shape == shown.shape == (1, 45, SIZES["nc"])
-    assert alone.decode(made).shape == (1, 1, 360)
+    made, shown = alone.vamp(ours("codec.codes"), masked(ROWS))
+    assert made.shape == shown.shape == (ROWS, FRAMES, SIZES["nc"])
+    assert alone.decode(made).shape == STORED["codec.audio_out"].shape
     with pytest.raises(ValueError, match="no fine model"):
         alone.coarse_to_fine(made)
 
 
 def test_preprocessing(interface: VampNet) -> None:
-    stereo = 0.1 * torch.rand(2, 1600 + 13, generator=torch.Generator().manual_seed(0))
-    ready = interface.preprocess(stereo, 1600)
-    assert ready.shape == (1, 1, 808), "800 + 7 samples at the codec's rate, in whole frames"
-    assert (ready[..., 807:] == 0).all()
-    assert interface.encode(stereo, 1600).shape == (1, 101, SIZES["nf"])
-    loud = interface.preprocess(stereo * 7, 1600)
+    rate, hop = CODEC["sample_rate"], CODEC["hop_length"]
+    samples, frames = rate + 7, math.ceil((rate + 7) / hop)
+    stereo = 0.1 * torch.rand(2, 2 * rate + 13, generator=torch.Generator().manual_seed(0))
+    ready = interface.preprocess(stereo, 2 * rate)
+    assert ready.shape == (1, 1, frames * hop), "a second and 7 samples at the codec's rate, in whole frames"
+    assert (ready[..., samples:] == 0).all()
+    assert interface.encode(stereo, 2 * rate).shape == (1, frames, SIZES["nf"])
+    loud = interface.preprocess(stereo * 7, 2 * rate)
     assert torch.allclose(ready, loud, atol=1e-5), "one loudness"
 
 
 def test_refusals(interface: VampNet) -> None:
-    tokens, mask = ours("codec.codes"), ours("vamp.mask")
+    tokens, mask = ours("codec.codes"), masked(ROWS)
     with pytest.raises(ValueError, match="expected both"):
         interface.coarse_vamp(tokens, mask[:, 1:])
     with pytest.raises(ValueError, match="time_stretch 0"):

@@ -13,10 +13,10 @@ from torch import Tensor
 from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
 from maskgen.sampling.filters import top_k, top_p, typical
 from maskgen.sampling.selectors.named import select_confidence
-from tests.parity.support import files, load
+from tests.parity.support import load, own_set, recordings
 from tests.selections import selection
 
-FILES = files("vampnet", "samplers*.safetensors")
+FILES = recordings("vampnet", "samplers*.safetensors")
 FILTERS = [(path, key) for path in FILES for key in load(path) if re.match(r"typical_m|top_p_|top_k_", key)]
 DRAWS = [(path, key.partition(".token")[0]) for path in FILES for key in load(path) if key.endswith(".token")]
 
@@ -45,7 +45,7 @@ def test_everything_recorded_is_compared() -> None:
 def test_filters(path: Path, key: str) -> None:
     data = load(path)
     assert torch.equal(filtered(data["logits"], key), data[key])
-    assert data[key].isinf().any()
+    assert data[key].isinf().any() or not own_set("vampnet")  # something was left out
 
 
 class Draw:

@@ -140,7 +140,7 @@ def test_one_line_for_each_mistake(sets: Path, capsys: pytest.CaptureFixture[str
         (("--protocol", "fid"), "protocol: got 'fid', expected one of adm, clean-fid, torch-fidelity"),
         (("--settings.metrics", '["fidd"]'), "metrics: got fidd, expected some of fid"),
         (("--data", "maskgen.tasks.data.images.digits.Digits"), "or a data set (--data); got both"),
-        (("--device", "cuda:77"), "device: 'cuda:77' cannot be used here"),
+        (("--device", "cuda:77"), "device: got 'cuda:77', which cannot be used here; expected cpu"),
         (("--features", "maskgen.tasks.evaluation.features.base.Pixel"), "Pixel"),
     ):
         assert message in refused(capsys, *SAMPLES, *words, "--out", "out"), words

@@ -73,6 +73,7 @@ def test_broken_models(kind: str, message: str, model: Path, place: Path, capsys
 
 
 def test_models_that_are_not_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "(perhaps maskgit-imagenet256 or" in refused(capsys, "generate", "--model", "Maskgit_imagent256")
     assert "no such model folder; train one (maskgen demo)" in refused(capsys, "generate", "--model", "nowhere")
     assert "the Hugging Face Hub cannot be reached" in refused(capsys, "generate", "--model", "some/one")
     assert "no pipeline.json" in refused(capsys, "generate", "--model", place)
@@ -265,7 +266,7 @@ def test_shared_options(place: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (printed["count"], printed["model"], printed["sampling"]["steps"]) == (3, "m", 9)
     for text in ("how many. (type: int, default: 1)", "which one. (required, type: str)", "a sound."):
         assert text in told("--help")
-    assert "the following arguments are required: loop.model" in told("--audio", "a")
+    assert "--model: missing; give it; see `maskgen loop --help`" in told("--audio", "a")
     for line, message in (
         ("cuont: 3", "'cuont' is not accepted; see `maskgen loop --help`"),
         ("count:", "count: got nothing, expected int;"),
@@ -278,15 +279,17 @@ def test_shared_options(place: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), 'expected "subcommand" to be one of {train,evaluate,demo,tokenize,generate'),
-        (("generat",), "invalid choice: 'generat'"),
-        (("train",), "{tokenizer,classifier,transformer"),
-        (("train", "tokenisers"), "invalid choice: 'tokenisers'"),
+        ((), "a command is missing; give one of those that --help lists; see `maskgen --help`"),
+        (("generat",), "generat: no such command; perhaps generate is meant"),
+        (("xyz",), "xyz: no such command; expected one of train, evaluate, demo, tokenize, generate"),
+        (("train",), "a command is missing; give one of those that --help lists; see `maskgen train --help`"),
+        (("train", "tokenisers"), "tokenisers: no such command; perhaps tokenizer is meant"),
         (
             ("train", "tokenizer"),
-            "the following arguments are required: train.tokenizer.tokenizer, train.tokenizer.data, train.tokenizer.out",
+            "--tokenizer, --data, --out: missing; give them; see `maskgen train tokenizer --help`",
         ),
-        (("inpaint", "--model", "m"), "required"),
+        (("inpaint", "--model", "m"), "--image, --mask: missing; give them; see `maskgen inpaint --help`"),
+        (("generate", "--lables", "3"), "unrecognized arguments: --lables 3; perhaps --labels is meant"),
         (("generate", "--labels"), "expected one argument"),
     ],
 )
@@ -294,6 +297,39 @@ def test_commands_that_are_none(words: tuple[str, ...], message: str, capsys: py
     line = refused(capsys, *words)
     assert message in line
     assert "--help`" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--box", "1,2,3,4", "--names", "a,b"), {"box": (1, 2, 3, 4), "names": "a,b"}),
+        (("--box=1,2,3,4",), {"box": (1, 2, 3, 4)}),
+        (("--box", "[1, 2, 3, 4]", "--sampling.guidance.interval", "0.2,0.9"), {"interval": (0.2, 0.9)}),
+        (("--box", "1,2,3,4", "--either", "x,y"), {"either": "x,y"}),
+    ],
+)
+def test_lists_without_brackets(words: tuple[str, ...], expected: dict[str, Any]) -> None:
+    seen: dict[str, Any] = {}
+
+    def cut(
+        *,
+        box: tuple[int, int, int, int],
+        names: str = "",
+        either: str | list[str] = "",
+        sampling: Sampling = Sampling(),  # noqa: B008
+    ) -> None:
+        """Cut.
+
+        Args:
+            box: four numbers.
+            names: text, commas and all.
+            either: text wins.
+            sampling: a group.
+        """
+        seen.update(box=box, names=names, either=either, interval=sampling.guidance.interval)
+
+    parser.run(["cut", *words], {"cut": cut})
+    assert {name: seen[name] for name in expected} == expected
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ def test_mistakes(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) 
         ((*predict, "--total", 10), "total: got 10, expected more than the 10 frames that are given"),
         ((*predict, "--steps", 0), "steps: got 0, expected at least 1"),
         ((*predict, "--label", "dog"), "label: got 'dog', but this model has no classes; give none"),
-        ((*predict, "--device", "cuda:77"), "device: 'cuda:77' cannot be used here"),
+        ((*predict, "--device", "cuda:77"), "device: got 'cuda:77', which cannot be used here; expected cpu"),
         ((*between, "--last", "mask.txt"), "mask.txt: no such file"),
         ((*inpaint, "--mask", "outer"), "outer: no such file"),
         (

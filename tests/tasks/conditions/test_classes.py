@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from maskgen.conditioning import NO_LABEL
 from maskgen.models.modern import ModernConfig, ModernTransformer
-from maskgen.tasks.conditions.classes import class_id, imagenet_classes, label_list, split_labels
+from maskgen.tasks.conditions.classes import (
+    check_class_order,
+    class_id,
+    class_places,
+    imagenet_classes,
+    label_list,
+    split_labels,
+)
 from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
@@ -172,3 +179,81 @@ def test_labels_of_a_pipeline(pipe: Pipeline) -> None:
     assert pipe.class_ids(np.array([3, 4])) == [3, 4]
     assert pipe.class_ids([]) == []
     assert pipe.class_ids(None) == [NO_LABEL]
+
+
+WNIDS = tuple(f"n{number:08d}" for number in range(1000))
+
+
+@pytest.mark.parametrize(
+    ("used", "names", "others", "expected"),
+    [
+        ([0, 2], ("zero", "one", "two"), ("one", "two", "zero"), {0: 2, 2: 1}),
+        ([0, 3], (), (), {0: 0, 3: 3}),
+        ([1, 1, 0], ("a", "a"), ("a", "a"), {0: 0, 1: 1}),  # equal lists, namesakes or not
+        ([2], ("", "", "two"), ("one", "two"), {2: 1}),  # a generated set knows the names of its own classes
+        ([2, 10], tuple(map(str, range(12))), tuple(sorted(map(str, range(12)))), {2: 4, 10: 2}),
+        ([0, 9], (), tuple(map(str, range(10))), {0: 0, 9: 9}),
+        ([0, 9], tuple(map(str, range(10))), (), {0: 0, 9: 9}),
+        ([0, 999], (), WNIDS, {0: 0, 999: 999}),
+        ([0, 999], imagenet_classes(), WNIDS, {0: 0, 999: 999}),
+        ([0, 1], imagenet_classes()[:2], WNIDS, {0: 0, 1: 1}),
+        ([5], tuple(map(str, range(1000))), WNIDS, {5: 5}),
+    ],
+)
+def test_classes_of_two_sides(used: list[int], names: tuple[str, ...], others: tuple[str, ...], expected: Any) -> None:
+    assert class_places(used, names, others, "made", "real") == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        (("Zero", "ONE"), ("one", "zero")),
+        (("Caf\u00e9", "b"), ("Cafe\u0301", "b")),
+        (("red panda", "b"), ("b", "red_panda")),
+    ],
+)
+def test_names_that_are_written_otherwise_are_told(names: tuple[str, ...], others: tuple[str, ...]) -> None:
+    with pytest.warns(UserWarning, match="classes: of made taken for those of real: '"):
+        found = class_places([0, 1], names, others, "made", "real")
+    assert sorted(found.values()) == [0, 1]
+    assert all(others[place][0].casefold() == names[number][0].casefold() for number, place in found.items())
+
+
+@pytest.mark.parametrize(
+    ("names", "others", "message"),
+    [
+        (
+            (),
+            ("eight", "five"),
+            r"made only numbers its classes and real names them \(eight, five\), so which is which",
+        ),
+        (("five", "eight"), (), r"real only numbers its classes and made names them \(five, eight\)"),
+        ((), tuple(sorted(map(str, range(12)))), "made only numbers its classes and real names them"),
+        ((), ("01", "02"), "made only numbers its classes and real names them"),
+        (
+            ("cat", "dog"),
+            ("cat", "fox"),
+            r"classes: made has dog, which real lacks \(it has cat, fox\); expected the same",
+        ),
+        (("cat", "dog"), ("cat", "cat", "dog"), "cat is the name of more than one class in made or real"),
+        (("cat", "cat"), ("cat", "dog"), "cat is the name of more than one class"),
+        (("CAT", "Cat"), ("cat", "dog"), "cat is the name of more than one class"),
+        (("CAT", "dog"), ("cat", "Cat", "dog"), "CAT is the name of more than one class"),
+        (("tench", "fox"), WNIDS, "made has tench, fox, which real lacks"),
+    ],
+)
+def test_classes_that_do_not_match(names: tuple[str, ...], others: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        class_places([0, 1], names, others, "made", "real")
+    assert "\n" not in str(caught.value)
+
+
+def test_underscores_are_spaces() -> None:
+    assert class_id("red_panda", 2, ("red panda", "panda")) == 0
+    assert [class_id(name, 2, ("a_b", "a b")) for name in ("a_b", "a b")] == [0, 1]
+
+
+def test_training_needs_the_same_order() -> None:
+    check_class_order(("a", "b"), ("a", "b"), "the data", "the model")
+    with pytest.raises(ValueError, match="classes: 'a' is number 0 in the data, but 1 in the model; expected the same"):
+        check_class_order(("a", "b"), ("b", "a"), "the data", "the model")

@@ -11,8 +11,9 @@ import yaml
 import maskgen.tasks.demo.melodies
 from maskgen.checkpoint import read_json
 from maskgen.tasks.cli import main
+from maskgen.tasks.data.audio.melodies import Melodies
 from maskgen.tasks.demo.stages import config_file
-from maskgen.tasks.media.audio.files import load_sound
+from maskgen.tasks.media.audio.files import load_sound, save_sound
 from tests.tasks.commandline import refused
 
 SETTINGS = {
@@ -107,6 +108,28 @@ def test_numbers(run: tuple[Path, list[str]]) -> None:
     assert metrics["gap_seconds"] == pytest.approx(0.064)
     assert metrics["bits_per_second"] == 125 * 2 * 4
     assert metrics["seconds_total"] == pytest.approx(sum(metrics[f"seconds_{name}"] for name in STAGES), abs=0.5)
+
+
+def test_its_numbers_come_again_by_the_commands(run: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Evaluation and infilling hear the melodies as loud as training did, which was not -24 LUFS."""
+    out, _ = run
+    said, data = (
+        read_json(out / "metrics.json"),
+        [f"--data.{name}={value}" for name, value in DATA["init_args"].items()],
+    )
+    words = ["evaluate", "model", f"--model={out}", f"--data={DATA['class_path']}", *data, "--task=infill"]
+    main([*words, f"--out={tmp_path}", '--settings.metrics=["log_mel"]', "--settings.count=4"])
+    found = read_json(tmp_path / "evaluation.json")
+    for name in ("filled", "silence", "repeated", "codec"):
+        assert found["metrics"][f"gap_log_mel_{name}"]["value"] == pytest.approx(said[f"gap_{name}"], rel=1e-5), name
+    assert found["subject"]["gap"]["loudness"] is None
+    save_sound(Melodies(**DATA["init_args"]).test().tensors["audio"][0], tmp_path / "one.wav", 4000, bits=32)
+    span = [f"--start={28 * 32 / 4000}", f"--stop={36 * 32 / 4000}"]
+    main(["infill", f"--model={out}", f"--source={tmp_path / 'one.wav'}", *span, f"--out={tmp_path}"])
+    written, _ = load_sound(tmp_path / "infill_seed-00000000.wav")
+    shown, _ = load_sound(out / "sounds" / "melody-1-filled.wav")
+    assert float((written.clamp(-1, 1) - shown).abs().max()) < 2**-15
+    assert read_json(tmp_path / "manifest.json")["loudness"] is None
 
 
 def test_report_plays(run: tuple[Path, list[str]]) -> None:

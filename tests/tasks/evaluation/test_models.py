@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 import maskgen.tasks.evaluation.made.making
-from maskgen.data import TensorSource
+from maskgen.data import TensorSource, draw_numbers
 from maskgen.tasks.data.base import AudioData
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.evaluation.features.base import LogMelFeatures, ModuleFeatures, PixelFeatures
-from maskgen.tasks.evaluation.models import evaluate_model
+from maskgen.tasks.evaluation.models import _model_classes, _usual_count, evaluate_model
 from maskgen.tasks.evaluation.report import as_json, write_evaluation
 from maskgen.tasks.evaluation.samples import Target
-from maskgen.tasks.evaluation.sets.base import ArraySamples, DataSamples, open_samples
+from maskgen.tasks.evaluation.sets.base import ArraySamples, DataSamples, FileSamples, drawn, open_samples
 from maskgen.tasks.evaluation.settings import Evaluation
 from maskgen.tasks.evaluation.tokenizers import evaluate_tokenizer
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.audio.files import save_sound
+from maskgen.tasks.media.video.files import save_video
 from tests.support import tiny_audio_pipeline, tiny_pipeline, toy_pipeline
 from tests.tasks.evaluation.support import ONE_AT_A_TIME, SETTINGS, arrays, evaluation_run, pictures, together
 from tests.tasks.video import toys as video_toys
@@ -174,7 +176,8 @@ def test_a_video_model(task: str | None, tmp_path: Path) -> None:
         assert "psnr" not in found.metrics
         assert made.labels == [0] * 5 + [1] * 5
     else:
-        truth = torch.stack(target.held_out.read(0, 10))  # type: ignore[arg-type, union-attr]
+        drawn_clips = drawn(target.held_out, 10)  # type: ignore[arg-type]
+        truth = torch.stack(drawn_clips.read(0, 10))  # type: ignore[arg-type]
         assert torch.equal(clips[:, :, :2], truth[:, :, :2])  # given, and pasted
         assert not torch.equal(clips, truth)
         assert found.metrics["psnr"].count == 10
@@ -218,6 +221,68 @@ def test_an_audio_model(tmp_path: Path) -> None:
     assert (tmp_path / "pictures" / "samples.png").is_file()
 
 
+@pytest.mark.parametrize("kind", ["folder", "statistics", "others"])
+def test_as_many_samples_as_the_reference_holds(kind: str, real: Path, tmp_path: Path) -> None:
+    """And what it will take is said: 20 pictures in blocks of 8. Statistics of others say no number."""
+    said: list[str] = []
+    mean, covariance = np.zeros(4), np.eye(4)
+    told = {"extractor": np.asarray(PIXELS.identity()), "count": np.asarray(20)}
+    np.savez(tmp_path / "real.npz", mu=mean, sigma=covariance, **(told if kind == "statistics" else {}))
+    target = Target(real=open_samples(real, "image")) if kind == "folder" else Target(statistics=tmp_path / "real.npz")
+    settings = dataclasses.replace(SETTINGS, count=None, batch_size=8, metrics=("fid",), shown=0)
+    run = evaluation_run(tmp_path, PIXELS, settings=settings, say=said.append)
+    if kind == "others":
+        assert _usual_count(target, run) == 50_000
+        return
+    found = evaluate_model(tiny_pipeline(), "tiny", target, run)
+    assert found is not None
+    assert found.subject["count"] == len(open_samples(tmp_path / "samples", "image")) == 20
+    assert said[0] == "making 20 samples, as many as the reference holds (at most 50000); settings.count changes it"
+    assert re.fullmatch(r"8 samples made; the other 12 take about \d+ s", said[1])
+
+
+class Named(Digits):
+    """Digits in another order than the model's."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(reversed(super().class_names))
+
+
+def test_masked_tokens_go_by_the_names_of_classes(tmp_path: Path) -> None:
+    """Labels of another order are the model's before it is asked; names it lacks are refused."""
+    pipe = tiny_pipeline()
+    torch.nn.init.normal_(pipe.transformer.head.weight, std=0.5)  # type: ignore[union-attr]
+    run = evaluation_run(tmp_path, settings=dataclasses.replace(SETTINGS, metrics=("masked",), ratios=(0.5,)))
+    data = Digits(size=32)
+    usual = evaluate_model(pipe, "tiny", Target(), run, data=data)
+    other = evaluate_model(pipe, "tiny", Target(), run, data=Named(size=32))
+    assert usual is not None
+    assert other is not None
+    assert _model_classes(pipe, Named(size=32)).tolist() == list(range(9, -1, -1))
+    assert usual.masked[0].loss.value != other.masked[0].loss.value
+    pipe.config = dataclasses.replace(pipe.config, class_names=tuple("abcdefghij"))
+    with pytest.raises(ValueError, match="classes: the data has zero, one, .* which the model lacks"):
+        evaluate_model(pipe, "tiny", Target(), run, data=data)
+
+
+def test_a_task_gives_the_class_of_the_truth_by_name(tmp_path: Path) -> None:
+    """Folders left, right: this model calls right number 0."""
+    for number, name in enumerate(("left", "right")):
+        for place in range(2):
+            path = tmp_path / "truth" / name / f"{place}.gif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_video(video_toys.noise(8, seed=2 * number + place), path, 8)
+    truth = FileSamples(tmp_path / "truth", "video")
+    run = evaluation_run(tmp_path, VIDEO, settings=dataclasses.replace(SETTINGS, metrics=("psnr",)))
+    pipe = video_toys.pipeline(classes=2)
+    pipe.config = dataclasses.replace(pipe.config, class_names=("right", "left"))
+    evaluate_model(pipe, "toy", Target(held_out=truth), run, task="FP2")
+    manifest = json.loads((tmp_path / "samples" / "manifest.json").read_text("utf-8"))
+    assert [item["label"] for item in manifest["items"]] == [1, 1, 0, 0]
+    assert manifest["classes"] == {"0": "right", "1": "left"}
+
+
 def of_tokenizer(count: int, out: Path, tokenizer: Any, originals: Any, extractor: Any, **changes: Any) -> Evaluation:
     def work(state: Any) -> Evaluation | None:
         run = evaluation_run(out, extractor, settings=dataclasses.replace(SETTINGS, **changes), state=state)
@@ -253,6 +318,23 @@ def test_an_image_tokenizer(tmp_path: Path) -> None:
     assert contents(tmp_path / "1" / "rebuilt") == contents(tmp_path / "3" / "rebuilt")
     write_evaluation(one, open_samples(tmp_path / "1" / "rebuilt", "image"), noise, tmp_path, settings=SETTINGS)
     assert "Rebuilt and original" in (tmp_path / "evaluation.html").read_text("utf-8")
+
+
+def test_some_of_many_are_drawn_over_all_classes(tmp_path: Path) -> None:
+    """--settings.count of a tokenizer: the first so many of a folder are one class."""
+    place = pictures(tmp_path / "real", 40, 1, side=16)
+    codec, some = (
+        toy_pipeline().tokenizer,
+        dataclasses.replace(SETTINGS, metrics=("fid", "psnr"), count=10, allow_few=True),
+    )
+    found = evaluate_tokenizer(
+        codec, "toy", FileSamples(place), evaluation_run(tmp_path / "out", PIXELS, settings=some)
+    )
+    assert found is not None
+    assert found.counts["samples"] == 10
+    originals = {place for _, place in found.shown}
+    assert originals <= set(draw_numbers(40, 10))
+    assert {place < 20 for place in originals} == {True, False}
 
 
 def test_a_video_tokenizer(tmp_path: Path) -> None:

@@ -275,14 +275,28 @@ def test_every_misfit_is_listed(tmp_path: Path) -> None:
     wrong = model(vocab_size=7, num_classes=2, axes=(3, 4), num_codebooks=2)
     with pytest.raises(ValueError, match="does not fit the tokenizer and the data") as caught:
         stage2(tmp_path / "toy", tmp_path / "out", transformer=wrong)
-    for part in (
-        "vocab_size is 7, expected 5",
-        "num_codebooks is 2, expected 1",
-        "axes is (3, 4), expected (4, 4)",
-        "num_classes is 2, expected 3",
-    ):
+    for part in ("vocab_size is 7, expected 5", "num_codebooks is 2, expected 1", "axes is (3, 4), expected (4, 4)"):
         assert part in str(caught.value)
+    with pytest.raises(ValueError, match="num_classes is 0, expected 3"):
+        stage2(tmp_path / "toy", tmp_path / "out", transformer=model(vocab_size=5, num_classes=0))
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_those_of_the_data(tmp_path: Path) -> None:
+    said: list[str] = []
+    stage2(toy(tmp_path / "toy", levels=16), tmp_path / "out", transformer=model(num_classes=7), say=said.append)
+    assert "transformer: num_classes 3, as many as the data have; its settings say 7" in said
+    pipe = Pipeline.from_pretrained(tmp_path / "out")
+    assert (pipe.transformer.num_classes, len(pipe.config.class_names)) == (3, 3)
+
+
+def test_a_launch_that_cannot_work_is_refused_before_anything_is_tokenized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as ``accelerate launch`` with such a file does
+    with pytest.raises(ValueError, match="mixed_precision: the launcher says bf16, the run's settings say no"):
+        stage2(toy(tmp_path / "toy", levels=16), tmp_path / "out")
+    assert not (tmp_path / "out" / "tokens").exists()
 
 
 def test_a_tokenizer_from_elsewhere_is_copied(tmp_path: Path) -> None:

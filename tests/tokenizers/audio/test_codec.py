@@ -119,3 +119,16 @@ def test_mel_filters_and_the_loss() -> None:
         mel_filters(1000, 64, 40)
     with pytest.raises(ValueError, match="one each for each scale"):
         SpectralLoss(1000, (64,), (10, 6))
+
+
+def test_validation_hears_every_class() -> None:
+    codec, quiet = AudioCodec(CONFIG).eval(), torch.full((12, CONFIG.channels, 256), 0.1)
+    settings = dataclasses.replace(LOSS, validation=6)
+    late = [quiet, torch.rand(quiet.shape, generator=torch.Generator().manual_seed(0)) - 0.5]
+    found = [
+        CodecTraining(codec, settings, held_out=TensorSource(audio=torch.cat((quiet, one)))).validate(
+            codec, torch.device("cpu")
+        )
+        for one in late
+    ]
+    assert found[0]["score"] != found[1]["score"]

@@ -1,5 +1,6 @@
 """Stage 1: the tokenizer learns to reconstruct, alone and against a discriminator, and goes on where it stopped."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -315,3 +316,17 @@ def test_images_of_another_size_than_the_discriminators(tmp_path: Path) -> None:
 def test_settings_refuse_what_is_negative(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: got -1, expected 0 or more"):
         ReconstructionSettings(**{name: -1})
+
+
+def test_validation_sees_every_class() -> None:
+    """Held-out data come by class; of more than a validation takes, it draws over all of them."""
+    model, grey = tokenizer().eval(), torch.full((20, 3, 16, 16), 0.5)
+    settings = dataclasses.replace(PLAIN, validation=10)
+    late = [torch.zeros(20, 3, 16, 16), torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
+    found = [
+        ReconstructionTraining(model, settings, held_out=TensorSource(images=torch.cat((grey, one)))).validate(
+            model, torch.device("cpu")
+        )
+        for one in late
+    ]
+    assert all(found[0][name] != found[1][name] for name in ("score", "psnr", "codebook_usage"))

@@ -18,10 +18,9 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from maskgen.checkpoint import read_json
+from maskgen.checkpoint import empty_shapes, read_json, renamed
 from maskgen.tokenizers.published.audio.descript_blocks import DescriptTokenizer, Parts, check_sizes
 from maskgen.tokenizers.published.audio.descript_files import find_sizes, fold_weight_norm, read_descript
-from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.settings import freeze_lists
 
 # Settings of transformers' config.json under their official names.

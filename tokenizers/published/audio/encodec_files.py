@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from maskgen.checkpoint import read_json
+from maskgen.checkpoint import empty_shapes, read_json, renamed
 from maskgen.tokenizers.published.audio.encodec import EncodecTokenizer, EncodecTokenizerConfig
-from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.weights.files import read_weights
 
 PUBLISHED: Final[dict[str, EncodecTokenizerConfig]] = {

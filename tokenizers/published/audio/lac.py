@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.tokenizers.published.audio.descript_blocks import (
     CosineQuantizer,
     DescriptTokenizer,
@@ -24,7 +25,6 @@ from maskgen.tokenizers.published.audio.descript_blocks import (
     conv,
 )
 from maskgen.tokenizers.published.audio.descript_files import find_sizes, fold_weight_norm, read_descript
-from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.settings import freeze_lists
 
 _KERNELS = (3, 7, 11)

@@ -17,6 +17,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.tokenizers.image.base import ImageTokenizer
 from maskgen.tokenizers.image.vqgan import Decoder, Encoder, VQGANConfig
 from maskgen.tokenizers.layers.conv2d import ConvDownsample, ResBlock
@@ -28,7 +29,6 @@ from maskgen.tokenizers.published.image.maskbit_codes import (
     split_ids,
 )
 from maskgen.tokenizers.published.image.maskgit_torch import Layout, network_sizes, official_name
-from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.quantizers.autoencoder import Autoencoder
 from maskgen.tokenizers.quantizers.vector import Quantizer, QuantizerConfig, VectorQuantizer
 from maskgen.tokenizers.settings import check_choice, freeze_lists

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.tokenizers.image.vqgan import VQGAN, VQGANConfig
-from maskgen.tokenizers.published.names import empty_shapes, renamed
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 
 PUBLISHED: dict[str, VQGANConfig] = {"maskgit-vqgan-imagenet-f16-256": VQGANConfig()}

@@ -16,9 +16,9 @@ from typing import Final
 
 from torch import Tensor
 
+from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.tokenizers.magvit2.inflation import inflated_config
 from maskgen.tokenizers.magvit2.tokenizer import Magvit2Image, Magvit2ImageConfig, Magvit2Video, Magvit2VideoConfig
-from maskgen.tokenizers.published.names import empty_shapes, renamed
 
 _AVERAGED = "model_ema."
 

@@ -95,15 +95,7 @@ def official(family: str) -> dict[str, Tensor]:
     state = make(family).state_dict()
     if family == "uvitbert":
         return dict(state)
-    layers = range(SMALL["layers"])
-    to_ours = dict(imagebert._OUTER)
-    to_ours |= {
-        f"model.encoder.layer.{i}.{theirs}.{kind}": f"blocks.{i}.{ours}.{kind}"
-        for i in layers
-        for theirs, ours in imagebert._LAYER.items()
-        for kind in ("weight", "bias")
-    }
-    return {theirs: state[ours] for theirs, ours in to_ours.items()}
+    return {theirs: state[ours] for ours, theirs in imagebert.official_names(SMALL["layers"]).items()}
 
 
 MODULES: dict[str, Any] = {"imagebert": imagebert, "uvitbert": uvitbert}

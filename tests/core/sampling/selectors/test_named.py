@@ -15,7 +15,7 @@ from maskgen.noise import SeededNoise
 from maskgen.sampling.loop import SampleStep, sample
 from maskgen.sampling.selectors.base import Selection, Selector
 from maskgen.sampling.selectors.named import NEEDS_CRITIC, SELECTORS, check_selector, get_selector
-from maskgen.schedules import get_schedule, mask_counts, step_ratio
+from maskgen.schedules import get_schedule, mask_counts
 from tests.core.sampling.cases import GRIDS, SPANS, Case, TableCritic, TableModel, grid, run
 from tests.core.sampling.reference import reference_sample
 from tests.selections import selection
@@ -94,7 +94,7 @@ def test_counts_follow_the_schedule(name: str, case: Case, span: tuple[int, int]
     places = case.mask[0].numel()
     for step in seen[: -1 if chosen.critic else None]:
         unknown = total if chosen.revises else before.flatten(1).sum(1)
-        counts = mask_counts(get_schedule(schedule), step_ratio(step.step, span[1]), total, unknown)
+        counts = mask_counts(get_schedule(schedule).at_step(step.step, span[1], total), total, unknown)
         expected = torch.where((total == 0) | (total == places) & (total == 1), 0, counts)
         assert torch.equal(step.mask.flatten(1).sum(1), expected)
         if not chosen.revises:
@@ -241,7 +241,7 @@ def test_entropy_is_never_behind_the_schedule(case: Case, bound: float) -> None:
     total = before = case.mask.flatten(1).sum(1)
     for step in seen:
         hidden = step.mask.flatten(1).sum(1)
-        assert (hidden <= mask_counts(get_schedule("cosine"), step_ratio(step.step, 5), total, before)).all()
+        assert (hidden <= mask_counts(get_schedule("cosine").at_step(step.step, 5, total), total, before)).all()
         assert ((hidden < before) | (before == 0)).all()
         before = hidden
     assert bound < 100 or len(seen) == 1

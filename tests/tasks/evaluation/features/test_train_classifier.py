@@ -14,11 +14,12 @@ from maskgen.checkpoint import load_module
 from maskgen.tasks.evaluation.cas import cas_scores
 from maskgen.tasks.evaluation.features.classifier import Classifier, ClassifierConfig, ClassifierFeatures, predict
 from maskgen.tasks.evaluation.features.train_classifier import train_classifier
+from maskgen.tasks.evaluation.sets.arrays import write_batch
 from maskgen.tasks.evaluation.sets.base import DataSamples, open_samples
 from maskgen.tasks.evaluation.sets.labelled import SampleImages
 from maskgen.tasks.evaluation.settings import CasScores
 from tests.tasks.commandline import refused, run
-from tests.tasks.evaluation.support import SHORT, TINY, evaluation_run, pictures, tensors
+from tests.tasks.evaluation.support import SHORT, TINY, arrays, evaluation_run, pictures, tensors
 
 LABELS = np.arange(24) % 2
 
@@ -64,11 +65,11 @@ def test_features(trained: Path) -> None:
         ClassifierFeatures(Path("nowhere"))
 
 
-def scores(places: Path, samples: str, out: Path, alone: bool = True) -> CasScores:
+def scores(places: Path, samples: str, out: Path, alone: bool = True, train: str = "train") -> CasScores:
     run = evaluation_run(out).measuring(draws=50)
     if not alone:
         run = dataclasses.replace(run, team=SimpleNamespace(count=2))
-    return cas_scores(*(open_samples(places / name, "image") for name in (samples, "train", "test")), run)
+    return cas_scores(*(open_samples(places / name, "image") for name in (samples, train, "test")), run)
 
 
 def test_cas(places: Path, tmp_path: Path) -> None:
@@ -85,6 +86,48 @@ def test_cas(places: Path, tmp_path: Path) -> None:
     again = {path.name: (path / "model.safetensors").stat().st_mtime_ns for path in (tmp_path / "cas").iterdir()}
     assert runs.items() <= again.items()  # the real one was not trained once more
     assert len(again) == 3
+
+
+NAMES = {"0": "right", "1": "left"}  # a model that numbers its classes otherwise than folders are sorted
+
+
+def numbered(places: Path, folder: Path, names: dict[str, str]) -> Path:
+    """The good samples as a model writes them, with its own class numbers."""
+    folder.mkdir()
+    items = []
+    for number, name in (("0", "right"), ("1", "left")):
+        for path in sorted((places / "good" / name).iterdir()):
+            (folder / path.name).symlink_to(path)
+            items.append({"file": path.name, "label": int(number), "seed": 0})
+    told = {"task": "generate", "items": items, "classes": names, "complete": True}
+    (folder / "manifest.json").write_text(json.dumps(told), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_classes_go_by_name(alone: bool, places: Path, tmp_path: Path) -> None:
+    found = scores(places, str(numbered(places, tmp_path / "made", NAMES)), tmp_path, alone=alone)
+    assert found.metrics["cas"].value == found.metrics["label_agreement"].value == 1
+    assert found.class_names == ("left", "right")
+
+
+def test_numbers_alone_say_nothing_of_folders(places: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"made only numbers its classes and .*train names them \(left, right\)"):
+        scores(places, str(numbered(places, tmp_path / "made", {})), tmp_path)
+    with pytest.raises(ValueError, match=r"other has up, which .*train lacks \(it has left, right\)"):
+        scores(places, str(numbered(places, tmp_path / "other", {**NAMES, "1": "up"})), tmp_path)
+
+
+def test_an_array_keeps_the_names(places: Path, tmp_path: Path) -> None:
+    """The reference as others read it, in an order of its own, and held-out folders."""
+    images, labels = arrays(40, 0), [1 - number % 2 for number in range(40)]
+    write_batch(tmp_path / "real.npz", images.shape, [images], labels, ("right", "left"))
+    found = scores(places, "good", tmp_path, train=str(tmp_path / "real.npz"))
+    assert found.metrics["cas"].value == found.metrics["label_agreement"].value == 1
+    assert found.class_names == ("right", "left")
+    write_batch(tmp_path / "bare.npz", images.shape, [images], labels)
+    with pytest.raises(ValueError, match=r"bare.npz only numbers its classes and .*good names them \(left, right\)"):
+        scores(places, "good", tmp_path, train=str(tmp_path / "bare.npz"))
 
 
 def test_cas_beside_other_processes(places: Path, tmp_path: Path) -> None:

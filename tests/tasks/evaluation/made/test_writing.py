@@ -179,10 +179,14 @@ def test_two_real_processes(model: Path, tmp_path: Path) -> None:
     ]
     run(*words, "--out", tmp_path / "one", "--device", "cpu")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    # Says what it saw, then does what ``python -m maskgen`` does.
+    # Notes what it saw (in a file each: lines of two processes run into each other on one stdout), then does what
+    # ``python -m maskgen`` does.
     code = (
+        "from pathlib import Path\n"
         "from maskgen.tasks.evaluation.made.writing import process_state; from maskgen.tasks.cli import main\n"
-        "state = process_state(); print(f'process {state.process_index} of {state.num_processes}', flush=True); main()"
+        "state = process_state()\n"
+        "Path(__file__).with_name(f'process-{state.process_index}-of-{state.num_processes}').touch()\n"
+        "main()"
     )
     (tmp_path / "start.py").write_text(code, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -196,7 +200,7 @@ def test_two_real_processes(model: Path, tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert {"process 0 of 2", "process 1 of 2"} <= set(done.stdout.splitlines())
+    assert {path.name for path in tmp_path.glob("process-*")} == {"process-0-of-2", "process-1-of-2"}
     assert done.stdout.count("20 images and manifest.json in") == 1
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 

@@ -71,9 +71,11 @@ def test_compressed_files_sound_alike(tmp_path: Path, suffix: str) -> None:
 
 def test_clipped_samples_are_counted(tmp_path: Path) -> None:
     sound = torch.tensor([[0.5, 1.5, -2.0, 1.0, -1.0]])
-    assert save_sound(sound, tmp_path / "a.wav", RATE) == 2
+    with pytest.warns(UserWarning, match=r"a.wav: 2 samples beyond \[-1, 1\] were clipped to fit into PCM_16"):
+        assert save_sound(sound, tmp_path / "a.wav", RATE) == 2
     assert load_sound(tmp_path / "a.wav")[0].tolist() == [[0.5, 1 - 2**-15, -1.0, 1 - 2**-15, -1.0]]
-    assert save_sound(sound, tmp_path / "a.ogg", RATE) == 2
+    with pytest.warns(UserWarning, match="2 samples beyond"):
+        assert save_sound(sound, tmp_path / "a.ogg", RATE) == 2
     assert save_sound(sound, tmp_path / "b.wav", RATE, bits=32) == 0
 
 
