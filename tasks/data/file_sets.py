@@ -195,7 +195,7 @@ def _class_of(name: str) -> str:
 
 
 def warn_of_parts(names: Sequence[str], root: Path) -> bool:
-    """Say so where the files of ``train`` and ``test`` become one data set, because folders mean nothing; whether they do."""
+    """Say so where the files of ``train`` and ``test`` become one data set, as folders mean nothing; whether they do."""
     found = sorted({_class_of(name) for name in names})
     parts = len(found) > 1 and {name.lower() for name in found} <= _PARTS
     if parts:
