@@ -18,6 +18,7 @@ from torch import Tensor
 from maskgen.data import Source, draw_numbers
 from maskgen.tasks.data.base import AudioData, Modality, SignalData, modality_named
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.file_sets import warn_of_parts
 from maskgen.tasks.data.images.cifar10 import PixelSource
 from maskgen.tasks.data.images.digits import ShiftedSource
 from maskgen.tasks.data.images.sources import PictureSource
@@ -101,7 +102,7 @@ class FileSamples(SampleSet):
             return
         self._names = sample_names(self._shelf, modality)
         folders = [name.partition("/")[0] if "/" in name else "" for name in self._names]
-        if all(folders):
+        if all(folders) and not warn_of_parts(self._names, root):
             self.class_names = tuple(sorted(set(folders)))
             place = {folder: number for number, folder in enumerate(self.class_names)}
             self.labels = [place[folder] for folder in folders]
