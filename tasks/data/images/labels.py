@@ -1,10 +1,12 @@
 """Files that say which class an image has, and names of classes."""
 
 import csv
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskgen.tasks.conditions.classes import imagenet_classes
+from maskgen.tasks.conditions.classes import imagenet_classes, listed
 
 
 def read_labels(path: Path, images: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
@@ -79,6 +81,10 @@ def class_names(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
         names = tuple(line.strip() for line in _text(path).splitlines() if line.strip())
     if len(names) != len(usual):
         raise ValueError(f"names: got {len(names)} from {given}, expected {len(usual)}, one for each class of the data")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        warnings.warn(
+            f"names: {given} has {listed(twice)} more than once; such classes are told apart by number", stacklevel=2
+        )
     return names
 
 
