@@ -167,6 +167,9 @@ def build_parser(commands: Mapping[str, Command]) -> ArgumentParser:
         for kind in shared.values():
             leaf.add_class_arguments(kind)
             leaf.kinds |= _kinds(kind)
+        for action in leaf._actions:
+            if leaf.kinds.get(action.dest) is bool:  # ``--again`` alone says true
+                action.nargs, action.const = "?", True
         groups[group].add_subcommand(own, leaf, help=summary)
         if name == "demo":  # complete by itself, and the group of the other demos
             groups[name] = leaf.add_subcommands(required=False, dest=_MODALITY)

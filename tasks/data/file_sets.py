@@ -194,14 +194,16 @@ def _class_of(name: str) -> str:
     return PurePosixPath(name).parts[0]
 
 
-def warn_of_parts(names: Sequence[str], root: Path) -> None:
-    """Say so where the files of ``train`` and ``test`` become one data set, because folders mean nothing."""
+def warn_of_parts(names: Sequence[str], root: Path) -> bool:
+    """Say so where the files of ``train`` and ``test`` become one data set, as folders mean nothing; whether they do."""
     found = sorted({_class_of(name) for name in names})
-    if len(found) > 1 and {name.lower() for name in found} <= _PARTS:
+    parts = len(found) > 1 and {name.lower() for name in found} <= _PARTS
+    if parts:
         warnings.warn(
             f"{root}: the files of {', '.join(found)} are all used; name one of these folders as root to keep them apart",
             stacklevel=4,
         )
+    return parts
 
 
 def class_folders(names: Sequence[str], root: Path) -> tuple[str, ...]:

@@ -170,6 +170,8 @@ def refuse_others(place: Path, before: Any, now: Any, holds: str, remedy: str) -
         ValueError: in one line: what differs, with old and new values, and the remedy.
     """
     if found := differences(before, now):
+        if all(line.split(":")[0].endswith("times") for line in found):
+            remedy = f"copy files with their times (cp -p, rsync -t) to go on; or {remedy}"
         raise ValueError(f"{place}: holds {holds} ({in_words(found)}); {remedy}")
 
 

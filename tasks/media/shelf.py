@@ -93,10 +93,13 @@ class Shelf:
         found, others, misses = set[str](), defaultdict[str, list[str]](list), Counter[str]()
         for name in sorted(set(self.every())):
             suffix = PurePosixPath(name).suffix.lower()
+            if suffix in suffixes:
+                found.add(name)
+                continue
             known = (_TYPES.guess_type(name)[0] or "").partition("/")[0]
-            look = suffix not in suffixes and not known and (not suffix or misses[suffix] < _ASKED)
+            look = not known and (not suffix or misses[suffix] < _ASKED)
             kind = self._kind(name) if look else known
-            if suffix in suffixes or (look and kind == modality):
+            if look and kind == modality:
                 found.add(name)
                 continue
             misses[suffix] += 1

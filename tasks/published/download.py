@@ -36,7 +36,7 @@ class _Told:
 
 
 def download(url: str, target: Path, *, sha256: str = "") -> Path:
-    """Fetch a file, unless it is there.
+    """Fetch a file, unless it is there; one of another hash than asked for is fetched anew.
 
     What has arrived stays in ``target`` + ``.part``, with what identifies the file on the server beside it; the next call
     asks only for the rest. A file that has changed on the server meanwhile is fetched from its start.
@@ -55,11 +55,11 @@ def download(url: str, target: Path, *, sha256: str = "") -> Path:
         ValueError: what arrived is not what the server announced.
         OSError: the folder cannot be written to, or the disk is too small.
     """
-    if target.is_file():
+    if _is_whole(target, sha256):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        if target.is_file():  # another process fetched it while this one waited
+        if _is_whole(target, sha256):  # another process fetched it while this one waited
             return target
         if is_offline():
             raise ConnectionError(f"{url}: not in the cache, and HF_HUB_OFFLINE is set")
@@ -69,6 +69,11 @@ def download(url: str, target: Path, *, sha256: str = "") -> Path:
         os.replace(part, target)
         _note(part).unlink(missing_ok=True)
     return target
+
+
+def _is_whole(target: Path, sha256: str) -> bool:
+    """Whether a file is there, and is the one of the hash that was asked for."""
+    return target.is_file() and (not sha256 or _digest(target, "sha256").hex().startswith(sha256.lower()))
 
 
 def is_offline() -> bool:

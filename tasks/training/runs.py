@@ -13,7 +13,7 @@ from maskgen.checkpoint import read_json, write_json
 from maskgen.data import Source
 from maskgen.sampling.settings import with_current_sampling
 from maskgen.tasks.data.broken import count_broken
-from maskgen.tasks.data.identity import describe, refuse_others
+from maskgen.tasks.data.identity import describe, differences, refuse_others
 from maskgen.training.accelerator import check_launch
 from maskgen.training.objective import Objective
 from maskgen.training.trainer import Trainer
@@ -25,7 +25,17 @@ _REMEDY = "give --again to train anew (what is there is set aside), or name anot
 # What a run writes, how often, and who reads its data: none of it changes what is learnt.
 _HARMLESS = ("log_every", "validate_every", "show_every", "checkpoint_every", "keep_last", "workers", "tracker")
 
-_OWN = ("best", "checkpoints", "samples", "logs", "log.jsonl", "skipped.jsonl", "run.json", "model.safetensors")
+_OWN = (
+    "best",
+    "checkpoints",
+    "samples",
+    "logs",
+    "log.jsonl",
+    "skipped.jsonl",
+    "run.json",
+    "model.safetensors",
+    "config.json",
+)
 
 
 def run_stage(
@@ -54,15 +64,17 @@ def run_stage(
         ValueError: the folder holds another run, what ``make`` refuses, and a launch that ``check_launch`` refuses.
     """
     description, data, settings = describe(**parts), parts["data"], parts["settings"]
-    if again:
-        set_aside(run, title, say)
-    elif finished_before(run, description, title, say):
+    if not again and finished_before(run, description, title, say):
         return
     check_launch(settings)  # before anything is tokenized
     torch.manual_seed(settings.seed)
     skipped = run / "skipped.jsonl"
-    data.log_skipped(skipped)
+    if not again:
+        data.log_skipped(skipped)
     objective, source = make()
+    if again:  # nothing refuses any more
+        set_aside(run, title, say)
+        data.log_skipped(skipped)
     trainer = Trainer(objective, source, settings, run, title=title)
     # Write run.json after validation, so that a refused run does not claim the folder.
     write_json(run / "run.json", {**description, "finished": False})
@@ -104,9 +116,9 @@ def finished_before(run: Path, description: dict[str, Any], title: str, say: Say
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not written by maskgen; choose another output folder or delete this one")
     finished, kept = bool(found.pop("finished", False)), any((run / "checkpoints").glob("step-*"))
-    if not finished and not kept:
-        # It stopped before anything was kept, so another run does no harm; what it skipped was of its own data.
-        (run / "skipped.jsonl").unlink(missing_ok=True)
+    if not finished and not kept:  # it stopped before anything was kept, so another run does no harm
+        if differences(found.get("data"), description.get("data")):
+            (run / "skipped.jsonl").unlink(missing_ok=True)  # was of its own data
         return False
     before = with_current_sampling(_in_todays_words(found))
     ended, wanted = (which.get("settings", {}).get("steps", 0) for which in (before, description))

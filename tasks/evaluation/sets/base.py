@@ -18,6 +18,7 @@ from torch import Tensor
 from maskgen.data import Source, draw_numbers
 from maskgen.tasks.data.base import AudioData, Modality, SignalData, modality_named
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.file_sets import warn_of_parts
 from maskgen.tasks.data.images.cifar10 import PixelSource
 from maskgen.tasks.data.images.digits import ShiftedSource
 from maskgen.tasks.data.images.sources import PictureSource
@@ -96,12 +97,12 @@ class FileSamples(SampleSet):
             self._names = [str(item["file"]) for item in items]
             if all(int(item.get("label", -1)) >= 0 for item in items):
                 self.labels = [int(item["label"]) for item in items]
-                self.class_names = tuple(classes.get(str(number), "") for number in range(max(self.labels) + 1))
-                self.class_names = self.class_names if any(self.class_names) else ()
+                most = max((int(number) for number in classes if number.isdecimal()), default=-1)
+                self.class_names = tuple(classes.get(str(number), "") for number in range(most + 1))
             return
         self._names = sample_names(self._shelf, modality)
         folders = [name.partition("/")[0] if "/" in name else "" for name in self._names]
-        if all(folders):
+        if all(folders) and not warn_of_parts(self._names, root):
             self.class_names = tuple(sorted(set(folders)))
             place = {folder: number for number, folder in enumerate(self.class_names)}
             self.labels = [place[folder] for folder in folders]

@@ -33,7 +33,15 @@ def test_train_both_stages(configs: Path, capsys: pytest.CaptureFixture[str]) ->
     line = refused(
         capsys, "train", "tokenizer", "--config", "tokenizer.yaml", "--out", "m/tokenizer", "--settings.steps", 2
     )
-    assert line.startswith("m/tokenizer: holds another run (settings.steps: 3 before, 2 now")
+    assert line.startswith(
+        "m/tokenizer: holds another run (settings.steps: 3 before, 2 now); give --again to train anew"
+    )
+    run("train", "tokenizer", "--config", "tokenizer.yaml", "--out", "m/tokenizer", "--settings.steps", 2, "--again")
+    assert "tokenizer: the run of before is in m/tokenizer/earlier-1" in capsys.readouterr().out
+    line = refused(
+        capsys, "train", "transformer", "--config", "transformer.yaml", "--tokenizer", "m/tokenizer", "--out", "m"
+    )
+    assert line.startswith("m/transformer: holds another run (tokenizer: ")
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from maskgen.checkpoint import read_json, save_module, write_json
+from maskgen.checkpoint import fingerprint, load_module, read_json, save_module, write_json
 from maskgen.data import Source
 from maskgen.objectives.masked import MaskedModeling
 from maskgen.tasks.commands.tokenize import tokenize_data
 from maskgen.tasks.data import Folder, ShardImages, SoundFolder, TokenShards
-from maskgen.tasks.data.identity import Compare, describe, differences
+from maskgen.tasks.data.identity import Compare, describe, differences, refuse_others
 from maskgen.tasks.data.tokens.cache import cached_tokens
 from maskgen.tasks.media.audio.files import save_sound
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
+from maskgen.tokenizers.image.vqgan import VQGAN
+from maskgen.tokenizers.training.reconstruction import ReconstructionSettings
 from maskgen.training.run import Interrupted
 from tests.tasks.training.test_image import interrupt_at, model, settings, stage1, stage2, toy
 
@@ -95,6 +97,8 @@ def test_copies_are_the_same_where_contents_are_compared(tmp_path: Path) -> None
         old, new = (describe(data=data(tmp_path / name, compare=compare)) for name in "ab")  # type: ignore[arg-type]
         found = differences(old, new)
         assert (found == []) is same, found
+    with pytest.raises(ValueError, match=r"x: holds another run \(data\.files\.train\.times: .*; copy files with"):
+        refuse_others(Path("x"), old, new, "another run", "give --again")
     assert found[0].startswith("data.files.train.times: newest ")
     assert "of 2023-11-14 22:13:20 UTC (" in found[0]
 
@@ -198,8 +202,12 @@ def test_a_finished_run_of_other_data(tmp_path: Path) -> None:
     ):
         stage1(run, data=classes(tmp_path / "v2", 220))
     assert (run / "model.safetensors").read_bytes() == first
+    with pytest.raises(ValueError, match="image_size: got 256, but the images are 8 x 8"):
+        stage1(run, data=classes(tmp_path / "v2", 220), again=True, loss=ReconstructionSettings(perceptual=None))
+    assert (run / "model.safetensors").read_bytes() == first  # what is refused sets nothing aside
     stage1(run, data=classes(tmp_path / "v2", 220), again=True, say=said.append)
     assert said[1:] == [f"tokenizer: the run of before is in {run / 'earlier-1'}"]
+    assert fingerprint(load_module(run / "earlier-1", VQGAN)) != fingerprint(load_module(run, VQGAN))
     assert (run / "earlier-1" / "model.safetensors").read_bytes() == first != (run / "model.safetensors").read_bytes()
 
 

@@ -72,7 +72,9 @@ def test_loose_files_and_halves_are_no_classes(
     with pytest.warns(
         UserWarning, match="split: the files of Val, train are all used; name one of these folders as root"
     ):
-        PLAIN[end](tmp_path / "split")
+        modality = PLAIN[end](tmp_path / "split").modality
+    with pytest.warns(UserWarning, match="split: the files of Val, train are all used"):
+        assert open_samples(tmp_path / "split", modality).labels is None  # type: ignore[arg-type]
 
 
 @each_kind

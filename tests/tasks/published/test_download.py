@@ -59,6 +59,8 @@ def test_the_hash_in_a_name(files: Files, tmp_path: Path) -> None:
     ):
         download(files.url("weights"), tmp_path / "w", sha256="0" * 8)
     assert "w" not in names(tmp_path)
+    (tmp_path / digest[:8]).write_bytes(b"of another version")  # kept under the same name
+    assert download(files.url("weights"), tmp_path / digest[:8], sha256=digest[:8]).read_bytes() == BODY
 
 
 def test_broken_off_and_resumed_in_one_call(files: Files, tmp_path: Path) -> None:

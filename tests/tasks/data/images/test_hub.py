@@ -10,6 +10,7 @@ import torch
 
 import maskgen.tasks.data.patience
 from maskgen.data import DataUnavailable, OrderedSource, training_batches
+from maskgen.tasks.data.identity import describe, differences
 from maskgen.tasks.data.images.hub import HubImages, StreamedPictures
 from tests.tasks.data.images.shard_samples import png
 
@@ -129,3 +130,20 @@ def test_what_cannot_be_used(files: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r'need the library datasets: pip install "maskgen\[data\]"'):
         made(files)
+
+
+def test_the_same_as_before(tmp_path: Path) -> None:
+    """Files made anew under their names are other data; labels and pictures are told apart."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"])})
+
+    def described(first: int, turn: int) -> dict[str, Any]:
+        pictures = [{"bytes": png(first + number), "path": f"{number}.png"} for number in range(4)]
+        columns = {"image": pictures, "label": [(number + turn) % 2 for number in range(4)]}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "a.parquet")
+        return describe(data=made(str(tmp_path / "a.parquet")))
+
+    plain = described(0, 0)
+    assert differences(plain, described(0, 0)) == []
+    for changes, named in (((0, 1), "labels: 2 of class 0, 2 of class 1 ("), ((9, 0), "content: ")):
+        found = differences(plain, described(*changes))
+        assert any(line.startswith(f"data.files.train.{named}") for line in found), found
