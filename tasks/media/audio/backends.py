@@ -100,38 +100,41 @@ def settle(decoder: Decoder, source: str | Path | BinaryIO, name: str) -> Decode
     """
     if not isinstance(decoder, SoundfileDecoder) or not decoder.is_unsure:
         return decoder
-    package, claimed = ffmpeg.library(), decoder.frames
+    package = ffmpeg.library()
     if package is None:
         warnings.warn(
             f'{name}: without PyAV its header is trusted to say how long it is: pip install "maskgen[audio]"',
             stacklevel=3,
         )
         return decoder
-    if decoder.kind.coding.startswith("ALAC"):
-        decoder.close()
-        return _by_ffmpeg(package, source, name)
     with libsndfile.opened(source) as stream:
-        chained = headers.is_chained_ogg(stream) if decoder.kind.container == "OGG" else None
-        if decoder.kind.container == "FLAC" and (place := headers.second_flac(stream)):
-            raise joined(name, place)
-        # Elsewhere than in its own container, nothing says where MPEG audio ends.
-        mpeg, own = decoder.kind.coding.startswith("MPEG"), decoder.kind.container == "MP3"
-        claims = not mpeg or (own and headers.says_its_length(stream))
-        # libsndfile reads the first of several Ogg streams; FFmpeg counts the end of a single one too long.
-        found = claimed if chained is False else ffmpeg.packet_samples(package, source, name)
-    if found is None and not chained:
-        return decoder
-    padding = _PADDING if mpeg else 0
-    found = -1 if found is None or chained else found
-    if claims and 0 <= found - claimed <= padding:
-        return decoder
-    if claims and not chained and found < claimed < 1 << 48:  # FLAC of unknown length claims 2^63
+        if _is_right(decoder, package, source, stream, name):
+            return decoder
+    decoder.close()
+    return _by_ffmpeg(package, source, name)
+
+
+def _is_right(
+    decoder: SoundfileDecoder, package: Any, source: str | Path | BinaryIO, stream: BinaryIO, name: str
+) -> bool:
+    """Whether libsndfile reads all of a file and reads it right; errors are those of ``settle``."""
+    container, coding, claimed = decoder.kind.container, decoder.kind.coding, decoder.frames
+    if container == "OGG":  # of several streams it reads the first; of a single one FFmpeg counts the end too long
+        return not headers.whole_file(headers.is_chained_ogg, source)
+    if container == "FLAC" and (place := headers.whole_file(headers.second_flac, source)):
+        raise joined(name, place)
+    mpeg = coding.startswith("MPEG")
+    if coding.startswith("ALAC") or (mpeg and not (container == "MP3" and headers.says_its_length(stream))):
+        return False
+    found = ffmpeg.packet_samples(package, source, name)
+    if found is None or 0 <= found - claimed <= (_PADDING if mpeg else 0):
+        return True
+    if found < claimed < 1 << 48:  # FLAC of unknown length claims 2^63
         raise ValueError(
             f"{name}: damaged or cut off: its header promises {claimed} samples, there are {max(found, 0)}; expected a "
             "complete file"
         )
-    decoder.close()
-    return _by_ffmpeg(package, source, name)
+    return False
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ Shapes: C channels, S samples.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskgen.tasks.media.audio.headers import KEPT_FILES, file_key
 from maskgen.tasks.media.audio.libsndfile import RAW, SoundKind
 
 # What says itself how it is to be read; FFmpeg would take any bytes for samples, were the file so named.
@@ -64,8 +64,6 @@ _LATE = 0.02  # seconds that sound may begin after its picture without a word
 _FRAME = 8192  # samples: no frame of a codec has more
 
 _SLACK = 2048  # samples: a frame, which containers of lossy codecs may count or not
-
-_KEPT_LENGTHS = 1 << 16  # files whose lengths are remembered
 
 
 class Found(NamedTuple):
@@ -129,7 +127,7 @@ class FfmpegDecoder:
             ValueError: cut off or damaged.
         """
         if self._length is None:
-            found = _decoded(*_key(self._source), self._name) if _key(self._source) else self._count()
+            found = _decoded(*file_key(self._source), self._name) if file_key(self._source) else self._count()
             if found.told:
                 warnings.warn(f"{self._name}: {found.told}", stacklevel=3)
             self._length = found.samples
@@ -255,7 +253,7 @@ def packet_samples(package: Any, source: str | Path | BinaryIO, name: str) -> in
 
     What encoders put before the start is left out as far as time stamps say so, what stands behind the end is not.
     """
-    key = _key(source)
+    key = file_key(source)
     return _packets(*key, name) if key else _walk(package, source, name)
 
 
@@ -315,26 +313,18 @@ def _walk(package: Any, source: str | Path | BinaryIO, name: str) -> int | None:
         return round((total + min(first or 0, 0)) * stream.time_base * (stream.codec_context.sample_rate or 0))
 
 
-@lru_cache(_KEPT_LENGTHS)
+@lru_cache(KEPT_FILES)
 def _packets(path: str, size: int, changed: int, name: str) -> int | None:
     return _walk(library(), path, name)
 
 
-@lru_cache(_KEPT_LENGTHS)
+@lru_cache(KEPT_FILES)
 def _decoded(path: str, size: int, changed: int, name: str) -> Found:
     decoder = FfmpegDecoder(library(), path, name)
     try:
         return decoder._count()
     finally:
         decoder.close()
-
-
-def _key(source: str | Path | BinaryIO) -> tuple[str, int, int] | tuple[()]:
-    """What tells a file from another and from itself before a change; nothing for one without a path."""
-    if not isinstance(source, str | Path):
-        return ()
-    found = os.stat(source)
-    return os.path.abspath(source), found.st_size, found.st_mtime_ns
 
 
 def _samples(frame: Any) -> Tensor:

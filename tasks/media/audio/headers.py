@@ -3,13 +3,20 @@
 Everything works on the open file and leaves its place anywhere.
 """
 
+import os
 import re
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import BinaryIO
 
 UNKNOWN_SIZE = 0x7FFF0000
 """Bytes of a chunk from which on its size means "nobody knows": programs that write into a pipe promise 2^31 or 2^32."""
 
 _MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"caff", b"riff")  # containers of plain samples, W64 the last
+
+KEPT_FILES = 1 << 16
+"""Files of which it is remembered what was found in them."""
 
 _TAIL = 1 << 24  # bytes behind the samples that are searched: more than tags have
 
@@ -19,6 +26,28 @@ _USUAL_PARTS = {
     *("COMM", "SSND", "FVER", "desc", "chan", "free", "pakt", "kuki", "peak", "riff", "wave"),
     *("LIST", "NAME", "AUTH", "ANNO", "APPL", "id3", "ID3", "info"),  # what they hold is told as tags
 }
+
+
+def file_key(source: str | Path | BinaryIO) -> tuple[str, int, int] | tuple[()]:
+    """What tells a file from another and from itself before a change; nothing for one without a path."""
+    if not isinstance(source, str | Path):
+        return ()
+    found = os.stat(source)
+    return os.path.abspath(source), found.st_size, found.st_mtime_ns
+
+
+def whole_file(check: Callable[[BinaryIO], int], source: str | Path | BinaryIO) -> int:
+    """What a check of all the bytes of a file finds; remembered as long as the file stays as it is."""
+    if key := file_key(source):
+        return _whole_file(check, *key)
+    assert not isinstance(source, str | Path), "it has a key"
+    return check(source)
+
+
+@lru_cache(KEPT_FILES)
+def _whole_file(check: Callable[[BinaryIO], int], path: str, size: int, changed: int) -> int:
+    with Path(path).open("rb") as stream:
+        return check(stream)
 
 
 def file_size(stream: BinaryIO) -> int:
