@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Layer:
     """
 
     __slots__ = ("_named",)  # not among the fields' values, which jsonargparse takes for arguments
+    _named: ClassVar[frozenset[str]]  # of each object; without ClassVar it would be a field
 
     def __new__(cls, **named: Any) -> Self:
         """Remember the names; the dataclass takes the values."""

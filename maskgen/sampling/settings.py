@@ -144,6 +144,12 @@ class Sampling(Layer):
                     f"{self.sampler!r}"
                 )
 
+    def over(self, below: Sampling) -> Sampling:
+        """See ``Layer``; steps that are named count for every codebook, unless theirs are named, too."""
+        if self.names("steps") and not self.names("codebook_steps") and below.codebook_steps:
+            below = Sampling(codebook_steps=()).over(below)
+        return super().over(below)
+
     def number(self, name: Literal["temperature", "choice_temperature"]) -> float:
         """A temperature, for the loops that only take numbers."""
         value: Temperature = getattr(self, name)

@@ -5,6 +5,7 @@ What the modalities differ in is the table ``GENERATED``: how results are made, 
 The signatures are the command line: names, types, defaults and help come from here.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.checkpoint import build_config, read_json
-from maskgen.sampling.settings import Sampling, current_sampling
+from maskgen.sampling.settings import Sampling, with_current_sampling
 from maskgen.tasks.commands.parts import ProgressBar, Run, sampling_told, write_manifest, write_results
 from maskgen.tasks.conditions.classes import class_places, split_labels
 from maskgen.tasks.conditions.request import SamplingOptions
@@ -96,11 +97,15 @@ def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
         raise ValueError(f"{manifest}: not a manifest of `maskgen generate`")
     try:
         ids, seeds = ([int(item[name]) for item in found["items"]] for name in ("label", "seed"))
-        model, settings = str(found["model"]), current_sampling(found["sampling"])
+        model, found = str(found["model"]), with_current_sampling({"fine_sampling": None, **found})
+        settings = found["sampling"]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
     sampling = build_config(Sampling, settings, str(manifest))
     pipe = run.pipeline(model)
+    if found["fine_sampling"] is not None:
+        fine = build_config(Sampling, found["fine_sampling"], str(manifest))
+        pipe.config = dataclasses.replace(pipe.config, fine_sampling=fine)
     if found.get("classes") and pipe.config.class_names:  # which may have been trained anew, with other classes
         told = tuple(found["classes"].get(str(number), "") for number in range(max(ids, default=-1) + 1))
         places = class_places(ids, told, pipe.config.class_names, str(manifest), "the model")
@@ -174,7 +179,7 @@ def _image_grid(pipe: Pipeline, images: Sequence[Image.Image], out: Path) -> str
 
 def _clip_grid(pipe: Pipeline, clips: Sequence[Frames], out: Path) -> str:
     frames = [_tiled([Image.fromarray(clip[place]) for clip in clips]) for place in range(clip_size(pipe)[0])]
-    save_video(frames, out / "grid.gif", output_rate(pipe))
+    save_video(frames, out / "grid.gif", min(float(output_rate(pipe)), 50.0))  # more no browser shows
     return "grid.gif"
 
 

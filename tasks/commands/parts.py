@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,9 @@ class EditRun(Run):
         """``write_manifest``, with what every edit says."""
         details = details | {"label": self.label}
         if self.label is not None:
-            details |= {"classes": classes_told(pipe.class_ids(self.label), pipe.config.class_names)}
+            with warnings.catch_warnings(action="ignore"):  # what the label was taken for was said
+                ids = pipe.class_ids(self.label)
+            details |= {"classes": classes_told(ids, pipe.config.class_names)}
         write_manifest(task, self.model, items, self.out, details | sampling_told(pipe, sampling), what)
 
 

@@ -30,7 +30,7 @@ class ClipOptions:
         start: where the part begins, in seconds.
         frames: how many frames it has; up to the end of the file if left out.
         frame_rate: take so many frames a second, by time; those of the file if left out.
-        format: of the results, ``mp4`` or ``gif``.
+        format: of the results, ``mp4`` or ``gif``. Both are lossy; a GIF has no sound.
     """
 
     start: float = 0.0
@@ -99,7 +99,8 @@ def inpaint_video_command(run: EditRun, *, video: Path, mask: str, clip: ClipOpt
     Args:
         run: see ``EditRun``.
         video: video file of any length, rate and size; the results have the model's size.
-        mask: picture or video of the same size, white = paint anew; or a region: ``central`` or ``dynamic``.
+        mask: picture or video of the same size, white = paint anew, frame for frame if it has as many, else by time; or a
+            region: ``central`` or ``dynamic``.
         clip: which part of the file is taken, and what is written.
     """
     files = {"video": video, "mask": mask if mask in INPAINTED else Path(mask)}

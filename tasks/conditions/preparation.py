@@ -52,7 +52,7 @@ class Preparation:
         return ", ".join(f"{name} {one} against {two}" for name, (one, two) in pairs.items() if one != two)
 
 
-def loudness_of(asked: Loudness, trained: Preparation | None) -> float | None:
+def loudness_of(asked: Loudness | str, trained: Preparation | None) -> float | None:
     """LUFS that sounds are brought to for a model; None for as loud as they are.
 
     Args:

@@ -83,7 +83,8 @@ def _samples(result: Evaluation, samples: SampleSet, folder: Path) -> list[Figur
 def _neighbours(result: Evaluation, samples: SampleSet, real: SampleSet | None, folder: Path) -> list[Figure]:
     if real is None or samples.modality == "audio":
         return []
-    pairs = [(number, other) for number, other in result.shown if other is not None][: 2 * _COLUMNS]
+    pairs = [(number, other) for number, other in result.shown if other is not None]
+    pairs = pairs[:: max(1, -(-len(pairs) // (2 * _COLUMNS)))]  # of all, which come class by class
     both = [(_picture(samples, number), _picture(real, other)) for number, other in pairs]
     kept = [(made, true) for made, true in both if made is not None and true is not None]
     if not kept:

@@ -4,6 +4,7 @@ Shapes: B batch, H W pixels. Sizes of PIL images are (width, height), sizes of t
 """
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -170,7 +171,8 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path, seconds_per_frame:
     Args:
         frames: at least one.
         path: ends in ``.gif``.
-        seconds_per_frame: above 0; GIF rounds to hundredths.
+        seconds_per_frame: above 0; each frame ends at the nearest hundredth of a second, and is shown for two of them at
+            least: shorter ones browsers show for ten.
 
     Raises:
         ValueError: no frames, a duration that is not positive, another suffix.
@@ -184,7 +186,8 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path, seconds_per_frame:
     if Path(path).suffix.lower() != ".gif":
         raise ValueError(f"{path}: expected a name that ends in .gif")
     first, *rest = [frame.convert("RGB") for frame in frames]
-    milliseconds = max(10, round(1000 * seconds_per_frame))
+    ends = [round(100 * seconds_per_frame * count) for count in range(len(frames) + 1)]
+    milliseconds = [10 * max(2, end - begin) for begin, end in itertools.pairwise(ends)]
     with _writing(Path(path)) as temporary:
         first.save(temporary, save_all=True, append_images=rest, duration=milliseconds, loop=0)
 

@@ -69,7 +69,8 @@ def keep_earlier(out: Path, names: Iterable[str]) -> None:
 def environment() -> dict[str, Any]:
     """Versions and devices, as manifests, reports and ``maskgen info`` give them."""
     versions = {}
-    for name in ("maskgen", "torch", "torchvision", "accelerate", "xformers", "decord", "torchaudio", "soundfile"):
+    packages = "maskgen torch torchvision accelerate xformers av decord torchaudio soundfile"
+    for name in packages.split():
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -27,8 +27,9 @@ def inpaint_video(
         source: a clip of any length and size, see ``predict_frames``.
         mask: what is painted anew: bool or uint8 array or tensor, ``[h, w]`` for all frames alike or ``[T, h, w]``, of the
             clip's own size: True, and of uint8 half grey and lighter (or 1, if there are only 0 and 1). Or the path of such
-            a picture or video, whose first frame belongs to the first that is taken of the source. Or a region of the
-            model's frame by name: ``central``, its middle half, or ``dynamic``, the same on the way from left to right.
+            a picture or video. Masks of as many frames as the clip's file has, or as are taken of it, belong to them one
+            by one; other videos are laid on by time, from the first frame that is taken on. Or a region of the model's frame
+            by name: ``central``, its middle half, or ``dynamic``, the same on the way from left to right.
         paste: whether all that is kept comes back as it was, and not in the model's version of it.
         options: see ``predict_frames``.
 

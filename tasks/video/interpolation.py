@@ -47,5 +47,10 @@ def interpolate(
     head, tail = (open_clip(source, clip_size(pipe)[1:]) for source in (first, last))
     ends = given_ends(pipe, head.frames, tail.frames, total)
     return edited(
-        pipe, len(request.seeds), lambda: between_pieces(pipe, head, tail, ends, request, paste=paste), head, tail
+        pipe,
+        len(request.seeds),
+        lambda: between_pieces(pipe, head, tail, ends, request, paste=paste),
+        head,
+        tail,
+        places=(0, ends[1] - tail.frames),
     )

@@ -3,6 +3,7 @@
 Shapes: T frames, H W pixels of the model, h w of the video itself.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,8 +70,9 @@ class MemoryMask(Region):
     """Which pixels of a clip are painted anew, at the model's size: a pixel is, if it shows any part of one that is marked.
 
     Args:
-        mask: bool or uint8, array or tensor: ``[h, w]`` for all frames alike or ``[T, h, w]``. True, and of uint8 half
-            grey and lighter, is painted anew; uint8 of nothing but 0 and 1 counts as bool.
+        mask: bool or uint8, array or tensor: ``[h, w]`` for all frames alike or ``[T, h, w]``, for those that are taken of
+            the clip or for all that its file has. True, and of uint8 half grey and lighter, is painted anew; uint8 of
+            nothing but 0 and 1 counts as bool.
         source: the clip it belongs to.
         size: (H, W).
 
@@ -81,7 +83,8 @@ class MemoryMask(Region):
 
     def __init__(self, mask: Any, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> None:
         marked = _marked(mask)
-        if tuple(marked.shape) not in (source.given, (source.frames, *source.given)):
+        self._numbers = source.numbers(len(marked)) if marked.ndim == 3 else None
+        if tuple(marked.shape[-2:]) != source.given or (marked.ndim != 2 and self._numbers is None):
             shapes = f"{source.given} for all frames alike or {(source.frames, *source.given)}"
             raise ValueError(f"mask: got shape {tuple(marked.shape)}, expected {shapes}, as the video")
         if not marked.any() or marked.all():
@@ -94,7 +97,7 @@ class MemoryMask(Region):
 
     def kept(self, start: int, stop: int) -> Tensor:
         """See ``Region``."""
-        part = self._marked[start:stop] if self._marked.ndim == 3 else self._marked[None]
+        part = self._marked[None] if self._numbers is None else self._marked[list(self._numbers[start:stop])]
         return _unmarked(part, self._fit).expand(stop - start, -1, -1)
 
 
@@ -102,26 +105,35 @@ class FileMask(Region):
     """A mask that is a video of the clip's size: what is half grey and lighter is painted anew, frame by frame.
 
     Args:
-        file: the mask; frame n of it belongs to frame n of the clip.
+        file: the mask. If it has as many frames as the clip's file, or as are taken of it, each belongs to one of these;
+            else they are taken by time, from that of the first frame taken of the clip.
         source: the clip.
         size: (H, W).
 
     Raises:
-        ValueError: another size, or fewer frames than the clip.
+        ValueError: another size, or not as long as the clip.
     """
 
     def __init__(self, file: VideoFile, source: MemoryFrames | FileFrames, size: tuple[int, int]) -> None:
-        if (file.height, file.width) != source.given or file.frames < source.frames:
+        numbers = source.numbers(file.frames)
+        if numbers is None:
+            numbers = range(file.frames) if source.frame_rate is None else file.at_rate(source.frame_rate)
+        if (file.height, file.width) != source.given or len(numbers) < source.frames:
             height, width = source.given
             raise ValueError(
                 f"mask: got {file.frames} frames of {file.width} x {file.height}, expected {source.frames} or more of "
                 f"{width} x {height}, as the video"
             )
-        self._file, self._fit = file, Fit.cover(source.given, size)
+        if source.uneven and not file.variable_rate and source.numbers(file.frames) is not None:
+            warnings.warn(
+                f"{file.name}: evenly spaced, but the clip's frames are not: taken for a mask of each of them, one by one",
+                stacklevel=5,
+            )
+        self._file, self._numbers, self._fit = file, numbers, Fit.cover(source.given, size)
 
     def kept(self, start: int, stop: int) -> Tensor:
         """See ``Region``."""
-        grey = self._file.read(start=start, stop=stop).mean(-1, dtype=np.float32)
+        grey = self._file.read(self._numbers[start:stop]).mean(-1, dtype=np.float32)
         return _unmarked(torch.from_numpy(grey) >= 128, self._fit)
 
     def close(self) -> None:
@@ -147,7 +159,7 @@ def inpainted_region(
         return _named_region(mask, INPAINTED, "mask", clip.frames, size)
     task = INPAINTED["central"]
     if isinstance(mask, str | Path) and Path(mask).suffix.lower() in VIDEO_SUFFIXES:
-        return FileMask(VideoFile(mask, reader="pyav"), clip, size), task, False
+        return FileMask(VideoFile(mask), clip, size), task, False
     marked = load_mask(mask, (clip.given[1], clip.given[0])) if isinstance(mask, str | Path) else mask
     return MemoryMask(marked, clip, size), task, False
 

@@ -9,6 +9,7 @@ Shapes: T frames, H W pixels of the model, h w of the video itself. Frames are u
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,12 +24,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskgen.tasks.media.images import load_image
-from maskgen.tasks.media.video.backends import Frames, Reader
+from maskgen.tasks.media.video.backends import Frames
 from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile, to_frames, to_video_tensor
+from maskgen.tasks.media.video.originals import VideoOriginal
 from maskgen.tasks.media.video.writer import check_frame_rate, check_frames
-
-# Refuses frames whose contents the decoder had to guess, and is as fast as decord from frame to frame.
-_READER: Reader = "pyav"
 
 Clip = Frames | Image.Image | Sequence[Image.Image] | Tensor
 """What people hold: uint8 ``[T, h, w, 3]`` or ``[h, w, 3]``, one picture or several, a float tensor ``[3, T, h, w]`` or
@@ -156,6 +155,8 @@ class MemoryFrames:
         given: (h, w), size of the clip itself.
         fit: how frames come to the model's size; their middle, as large as it covers, unless set otherwise.
         frame_rate: None; a clip in memory does not say.
+        original: None; likewise.
+        uneven: whether its frames are not evenly spaced in time.
         lazy: whether what is made of it is computed when it is read or written, and not at once.
 
     Raises:
@@ -163,6 +164,8 @@ class MemoryFrames:
     """
 
     frame_rate: Fraction | None = None
+    original: VideoOriginal | None = None
+    uneven = False
     lazy = False
 
     def __init__(self, clip: Clip, size: tuple[int, int]) -> None:
@@ -178,6 +181,10 @@ class MemoryFrames:
             return self.fit(self._clip[:, :, start:stop])
         return self.fit(to_video_tensor(np.array(self._clip[start:stop])))  # a copy: torch warns of read-only memory
 
+    def numbers(self, count: int) -> Sequence[int] | None:
+        """See ``FileFrames``."""
+        return range(self.frames) if count == self.frames else None
+
     def close(self) -> None:
         """Nothing is to be closed."""
 
@@ -185,7 +192,8 @@ class MemoryFrames:
 class FileFrames:
     """A video file, or a part of it, as a ``FrameSource``: only what is asked for is decoded.
 
-    Frames are taken by the time at which they are shown, which is right for unevenly spaced ones, too.
+    Frames are taken by the time at which they are shown, which is right for unevenly spaced ones, too. What edits cannot
+    keep of them is warned of.
 
     Args:
         excerpt: the file and the part.
@@ -196,6 +204,8 @@ class FileFrames:
         given: (h, w).
         fit: see ``MemoryFrames``.
         frame_rate: frames a second.
+        original: what the file has beside its pictures, for the result.
+        uneven: see ``MemoryFrames``.
         lazy: see ``MemoryFrames``.
 
     Raises:
@@ -206,12 +216,17 @@ class FileFrames:
     lazy = True
 
     def __init__(self, excerpt: Excerpt, size: tuple[int, int]) -> None:
-        self._file = VideoFile(excerpt.path, reader=_READER)
+        self._file, self._excerpt = VideoFile(excerpt.path), excerpt
+        self.uneven = self._file.variable_rate
         rate, wanted = self._file.frame_rate, excerpt.frame_rate
         self.frame_rate = rate if wanted is None else check_frame_rate(wanted, "frame_rate")
         self._indices = self._file.at_rate(self.frame_rate, start=excerpt.start, count=excerpt.frames)
         self.frames, self.given = len(self._indices), (self._file.height, self._file.width)
         self.fit = Fit.cover(self.given, size)
+        seconds = self.frames / float(self.frame_rate)
+        self.original = self._file.original(excerpt.start, seconds)
+        if lost := self._losses():
+            warnings.warn(f"{excerpt.path}: {'; '.join(lost)}", stacklevel=5)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Float ``[1, 3, stop - start, H, W]``.
@@ -221,9 +236,28 @@ class FileFrames:
         """
         return self.fit(to_video_tensor(self._file.read(self._indices[start:stop], size=self.fit.scaled)))
 
+    def numbers(self, count: int) -> Sequence[int] | None:
+        """Which of ``count`` pictures that were made for this clip belong to its frames, one each.
+
+        As many as the file has frames were made of these, as many as are taken of it, of those. None for others.
+        """
+        own = self._excerpt.frame_rate is not None and count == self.frames
+        if count == self._file.frames and not own:
+            return self._indices
+        return range(self.frames) if count == self.frames else None
+
     def close(self) -> None:
         """Let go of the file; a later ``read`` opens it again."""
         self._file.close()
+
+    def _losses(self) -> list[str]:
+        lost = [f"{self._file.bits} bits a channel come back as 8"] if self._file.bits > 8 else []
+        if self.uneven and self._excerpt.frame_rate is None:
+            lost.append(
+                f"frames are not evenly spaced: taken by time, {float(self.frame_rate):.3g} a second, so that some come "
+                "twice or not at all; frame_rate says another number"
+            )
+        return lost
 
 
 def open_clip(clip: Clip | VideoPath, size: tuple[int, int]) -> MemoryFrames | FileFrames:

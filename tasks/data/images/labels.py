@@ -2,10 +2,12 @@
 
 import csv
 import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from maskgen.tasks.conditions.classes import imagenet_classes
+from maskgen.tasks.conditions.classes import imagenet_classes, listed
 
 _IMAGE, _LABEL = (
     ("image", "file", "filename", "file_name", "path", "name"),
@@ -88,6 +90,10 @@ def class_names(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
         names = tuple(line.strip() for line in _text(path).splitlines() if line.strip())
     if len(names) != len(usual):
         raise ValueError(f"names: got {len(names)} from {given}, expected {len(usual)}, one for each class of the data")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        warnings.warn(
+            f"names: {given} has {listed(twice)} more than once; such classes are told apart by number", stacklevel=2
+        )
     return names
 
 

@@ -4,6 +4,8 @@ Shapes: B batch, T frames, H W pixels.
 """
 
 import random
+import re
+import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,7 +69,7 @@ class VideoFolder(FileData, VideoData):
         stride: int = 1,
         frame_rate: float | None = None,
         flip: bool = True,
-        reader: Reader = "decord",
+        reader: Reader = "pyav",
         **rules: Any,
     ) -> None:
         width = height if width is None else width
@@ -80,8 +82,11 @@ class VideoFolder(FileData, VideoData):
         self._root, self._reader = Path(root), reader
         if not self._root.is_dir():
             raise FileNotFoundError(f"{root}: no such folder, expected one of video files")
-        shelf = Shelf(self._root, "video files")
-        self._arrange(shelf, shelf.names("video", VIDEO_SUFFIXES), self._try_out, FileRules(**rules))
+        shelf, self._remarks = Shelf(self._root, "video files"), dict[str, list[str]]()
+        listed = shelf.names("video", VIDEO_SUFFIXES)
+        self._arrange(shelf, listed, self._try_out, FileRules(**rules))
+        for remark, names in self._remarks.items():
+            warnings.warn(f"{root}: {len(names)} of {len(listed)} files, such as {names[0]}: {remark}", stacklevel=2)
 
     def example(self, name: str, seed: int, *, fixed: bool = False) -> Tensor:
         """One excerpt.
@@ -99,7 +104,7 @@ class VideoFolder(FileData, VideoData):
         """
         draw = None if fixed else random.Random(seed)
         length, height, width = self.size
-        with VideoFile(self._root / name, threads=1, reader=self._reader) as file:
+        with VideoFile(self._root / name, threads=1, reader=self._reader, quiet=True) as file:
             places = self._places(file, draw)
             scale = max(Fraction(height, file.height), Fraction(width, file.width))
             covering = max(height, round(file.height * scale)), max(width, round(file.width * scale))
@@ -139,8 +144,11 @@ class VideoFolder(FileData, VideoData):
 
     def _try_out(self, name: str) -> None:
         """Refuse a file that cannot be used, as far as opening it shows."""
-        with VideoFile(self._root / name, threads=1, reader=self._reader) as file:
+        with VideoFile(self._root / name, threads=1, reader=self._reader, quiet=True) as file:
             self._spare(file)
+        uneven = ["frames are not evenly spaced in time and are taken as stored; give frame_rate to take them by time"]
+        for remark in (*file.remarks, *(uneven if file.variable_rate and self.frame_rate is None else [])):
+            self._remarks.setdefault(re.sub(r"\d+", "some", remark), []).append(name)
 
 
 def _draw(spare: int, draw: random.Random | None) -> int:

@@ -6,6 +6,7 @@ Shapes: T frames, H W pixels, C channels, S samples of sound.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -140,7 +141,11 @@ def codec_sound(sounds: SampleSet, number: int, codec: AudioTokenizer) -> Tensor
     Raises:
         ValueError: it cannot be read.
     """
-    sound = to_channels(read_good(sounds, number).float(), codec.channels)
+    found = read_good(sounds, number).float()
+    if len(found) > 2:
+        warnings.warn(f"{sounds.name}: sounds of {len(found)} channels are taken as the mean of these", stacklevel=2)
+        found = to_channels(found, 1)
+    sound = to_channels(found, codec.channels)
     return resample(sound, sounds.sample_rate(number), codec.sample_rate)
 
 

@@ -160,10 +160,8 @@ def write_samples(
                     _save(sample, path, what)
                     written += 1
             if block is mine[0] and state.is_main_process and len(mine) > 1:
-                rest = (time.monotonic() - started) * (len(mine) - 1)
-                say(
-                    f"{len(block)} samples made; the other {sum(map(len, missing)) - len(block)} take about {_spoken(rest)}"
-                )
+                rest = _spoken((time.monotonic() - started) * (len(mine) - 1))
+                say(f"{len(block)} of {sum(map(len, missing))} samples are made; the rest takes about {rest}")
             bar.update(len(block))
     state.wait_for_everyone()
     if state.is_main_process and not complete:

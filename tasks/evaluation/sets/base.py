@@ -97,8 +97,8 @@ class FileSamples(SampleSet):
             self._names = [str(item["file"]) for item in items]
             if all(int(item.get("label", -1)) >= 0 for item in items):
                 self.labels = [int(item["label"]) for item in items]
-                self.class_names = tuple(classes.get(str(number), "") for number in range(max(self.labels) + 1))
-                self.class_names = self.class_names if any(self.class_names) else ()
+                most = max((int(number) for number in classes if number.isdecimal()), default=-1)
+                self.class_names = tuple(classes.get(str(number), "") for number in range(most + 1))
             return
         self._names = sample_names(self._shelf, modality)
         folders = [name.partition("/")[0] if "/" in name else "" for name in self._names]

@@ -31,14 +31,14 @@ class Decoder(Protocol):
         channels: C.
         kind: how the samples are stored.
         tags: title, artist and so on, by the library's names.
-        chunks: names of the parts of the file, where it has such.
+        lost: what an edit of the file cannot keep, in words.
     """
 
     sample_rate: int
     channels: int
     kind: SoundKind
     tags: dict[str, str]
-    chunks: list[str]
+    lost: list[str]
 
     @property
     def frames(self) -> int:
@@ -89,12 +89,7 @@ def open_decoder(source: str | Path | BinaryIO, name: str) -> Decoder:
             f"{name}: no sound file, or damaged ({reason}); expected wav, flac, ogg, mp3, opus or aiff (others, as m4a, "
             'need PyAV: pip install "maskgen[audio]")'
         )
-    try:
-        return ffmpeg.FfmpegDecoder(other, source, name)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{name}: no sound file, or damaged ({_reason(error)}); expected wav, flac, ogg, mp3, opus, aiff or m4a"
-        ) from None
+    return _by_ffmpeg(other, source, name)
 
 
 def settle(decoder: Decoder, source: str | Path | BinaryIO, name: str) -> Decoder:
@@ -112,6 +107,9 @@ def settle(decoder: Decoder, source: str | Path | BinaryIO, name: str) -> Decode
             stacklevel=3,
         )
         return decoder
+    if decoder.kind.coding.startswith("ALAC"):
+        decoder.close()
+        return _by_ffmpeg(package, source, name)
     with libsndfile.opened(source) as stream:
         chained = headers.is_chained_ogg(stream) if decoder.kind.container == "OGG" else None
         if decoder.kind.container == "FLAC" and (place := headers.second_flac(stream)):
@@ -129,10 +127,11 @@ def settle(decoder: Decoder, source: str | Path | BinaryIO, name: str) -> Decode
         return decoder
     if claims and not chained and found < claimed < 1 << 48:  # FLAC of unknown length claims 2^63
         raise ValueError(
-            f"{name}: cut off: its header promises {claimed} samples, there are {max(found, 0)}; expected a complete file"
+            f"{name}: damaged or cut off: its header promises {claimed} samples, there are {max(found, 0)}; expected a "
+            "complete file"
         )
     decoder.close()
-    return ffmpeg.FfmpegDecoder(package, source, name)
+    return _by_ffmpeg(package, source, name)
 
 
 @contextlib.contextmanager
@@ -168,6 +167,15 @@ def open_encoder(
         for tag, value in tags.items():
             setattr(file, tag, value)
         yield SoundfileEncoder(file, kind.coding)
+
+
+def _by_ffmpeg(package: Any, source: str | Path | BinaryIO, name: str) -> Decoder:
+    try:
+        return ffmpeg.FfmpegDecoder(package, source, name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name}: no sound file, or damaged ({_reason(error)}); expected wav, flac, ogg, mp3, opus, aiff or m4a"
+        ) from None
 
 
 def _refuse_joined(source: str | Path | BinaryIO, name: str) -> None:

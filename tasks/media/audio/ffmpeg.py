@@ -105,13 +105,18 @@ class FfmpegDecoder:
             first = next(self._blocks, None)
             if first is None:
                 raise ValueError(f"{name}: cut off or without samples; expected a complete sound file")
+        except package.FFmpegError as error:  # some are ValueErrors as well
+            self.close()
+            raise RuntimeError(_reason(error)) from None
         except (ValueError, RuntimeError):
             self.close()
             raise
         self._kept, self.channels = first, first.shape[0]
         self._say_more()
         self.kind = self._kind()
-        self.tags, self.chunks = self._tags(), list[str]()
+        self.tags, codec = read_tags(self._container, self._stream), self._stream.codec_context.name
+        same = codec not in _LOSSLESS or (codec == "flac" and self.kind.container == "FLAC")
+        self.lost = [] if same else [f"the coding {codec}"]
         self._length: int | None = None
 
     @property
@@ -139,7 +144,8 @@ class FfmpegDecoder:
                 if self._kept is None:
                     break
             first, last = (min(max(edge - self._position, 0), self._kept.shape[1]) for edge in (start, end))
-            parts.append(self._kept[:, first:last].to(dtype))
+            if first < last:
+                parts.append(self._kept[:, first:last].to(dtype))
             self._position += last
             self._kept = self._kept[:, last:] if last < self._kept.shape[1] else None
         return torch.cat(parts, dim=1) if parts else torch.zeros(self.channels, 0, dtype=dtype)
@@ -219,8 +225,8 @@ class FfmpegDecoder:
             samples = promised
         if promised is not None and promised - samples > (0 if self.kind.exact else _SLACK):
             raise ValueError(
-                f"{self._name}: cut off: got {samples} samples of the {promised} that its header promises; expected a "
-                "complete file"
+                f"{self._name}: damaged or cut off: got {samples} samples of the {promised} that its header promises; "
+                "expected a complete file"
             )
         return Found(samples, told)
 
@@ -240,9 +246,6 @@ class FfmpegDecoder:
         if codec in _LOSSLESS:
             return SoundKind(container, "PCM_16" if form.startswith(("s16", "u8")) else _wide(container))
         return SoundKind(container, _CODINGS.get(codec, ""))
-
-    def _tags(self) -> dict[str, str]:
-        return read_tags(self._container, self._stream)
 
 
 def packet_samples(package: Any, source: str | Path | BinaryIO, name: str) -> int | None:

@@ -209,7 +209,7 @@ class SoundFile:
     @property
     def channels(self) -> int:
         """C of the file."""
-        return self.decoder.channels
+        return (self._decoder or self.decoder).channels
 
     @property
     def frames(self) -> int:

@@ -14,6 +14,13 @@ _MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"caff", b"riff")  # cont
 _TAIL = 1 << 24  # bytes behind the samples that are searched: more than tags have
 
 
+_USUAL_PARTS = {
+    *("File", "RIFF", "RIFX", "RF64", "FORM", "WAVE", "fmt", "data", "fact", "PEAK", "ds64", "JUNK", "junk", "PAD"),
+    *("COMM", "SSND", "FVER", "desc", "chan", "free", "pakt", "kuki", "peak", "riff", "wave"),
+    *("LIST", "NAME", "AUTH", "ANNO", "APPL", "id3", "ID3", "info"),  # what they hold is told as tags
+}
+
+
 def file_size(stream: BinaryIO) -> int:
     """Bytes of an open file."""
     return stream.seek(0, 2)
@@ -152,6 +159,7 @@ def unread_from(log: str) -> int:
     return int(found[1]) if found else 0
 
 
-def chunks(log: str) -> list[str]:
-    """Names of the chunks of a file, as libsndfile noted them."""
-    return [name.strip() for name in re.findall(r"^(?:\*\*\* )?([A-Za-z][\w ]{3}) : \d+", log, re.MULTILINE)]
+def further_parts(log: str) -> list[str]:
+    """What a file holds beside samples and tags, in words, as libsndfile noted it: markers, loops, broadcast data."""
+    names = re.findall(r"^(?:\*\*\* )?([A-Za-z][\w ]{3}) : \d+", log, re.MULTILINE)
+    return [f"the part {name!r}" for name in dict.fromkeys(map(str.strip, names)) if name not in _USUAL_PARTS]

@@ -21,10 +21,7 @@ from maskgen.tasks.media.audio import headers
 
 _PREROLL = 16_384  # samples: two of Vorbis's longest blocks, and more than Opus and MP3 remember
 
-_BITS = {
-    **{"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "ULAW": 16, "ALAW": 16},
-    **{"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24},  # libsndfile 1.2.2 does not read its own ALAC_32
-}
+_BITS = {**{"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "ULAW": 16, "ALAW": 16}}
 
 EXACT = frozenset({*_BITS, "FLOAT", "DOUBLE"})
 """Codings that give back what was written into them, so that a sound may be written again and again."""
@@ -49,7 +46,8 @@ FORMATS = {
 CODINGS = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 """How samples are stored where there is a choice, by their bits."""
 
-_UNSURE = ("MPEG", "VORBIS", "OPUS")  # codings whose length libsndfile knows from a header alone; and FLAC
+# Codings whose length libsndfile knows from a header alone, as that of FLAC; ALAC of more than 16 bits it gets wrong.
+_UNSURE = ("MPEG", "VORBIS", "OPUS", "ALAC")
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class SoundfileDecoder:
     Attributes:
         kind: how the samples are stored.
         tags: title, artist and so on, by libsndfile's names.
-        chunks: names of the parts of the file, where it has such.
+        lost: what an edit of the file cannot keep, in words.
     """
 
     def __init__(self, package: ModuleType, source: str | Path | BinaryIO, name: str) -> None:
@@ -102,7 +100,7 @@ class SoundfileDecoder:
         file = self._file = reopen()
         self.sample_rate, self.channels, self.frames = file.samplerate, file.channels, file.frames
         self.kind = SoundKind(file.format, file.subtype, _endian(file))
-        self.tags, self.chunks = dict(file.copy_metadata()), headers.chunks(file.extra_info)
+        self.tags, self.lost = dict(file.copy_metadata()), headers.further_parts(file.extra_info)
         try:
             if self.kind.container == "RAW":  # which libsndfile guesses from names such as .gsm and .vox
                 raise ValueError(f"{name}: {RAW}")
@@ -114,7 +112,7 @@ class SoundfileDecoder:
 
     @property
     def is_unsure(self) -> bool:
-        """Whether the length is what a header claims, and the file may go on or end before."""
+        """Whether length or samples may be others than libsndfile finds."""
         return self.kind.container == "FLAC" or self.kind.coding.startswith(_UNSURE)
 
     def read(self, start: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:

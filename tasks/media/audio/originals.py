@@ -1,7 +1,7 @@
 """A sound file that is edited: how its result is written so that what was not edited stays as it is, and what gets lost.
 
 Kept: container, coding and byte order where samples come back exactly from them (whole numbers, floats, mu-law and A-law,
-FLAC, ALAC), sample rate, channels, and the tags that libsndfile writes. Said when lost: lossy codings (a second time would
+FLAC), sample rate, channels, and the tags that libsndfile writes. Said when lost: other codings (to code once more would
 change every sample: the result is float wav), containers that cannot be written, further tags, cover pictures, markers.
 """
 
@@ -22,9 +22,8 @@ _SUFFIXES = {  # of containers that an edit keeps, the usual one first
 }
 
 _INSTEAD = {  # the next best coding: without a loss as far as there is one
-    **{"PCM_U8": "PCM_S8", "PCM_S8": "PCM_U8", "ULAW": "PCM_16", "ALAW": "PCM_16", "ALAC_16": "PCM_16"},
-    **{"ALAC_20": "PCM_24", "ALAC_24": "PCM_24", "PCM_32": "PCM_24", "DOUBLE": "FLOAT"},
-    **{"FLOAT": "PCM_24"},
+    **{"PCM_U8": "PCM_S8", "PCM_S8": "PCM_U8", "ULAW": "PCM_16", "ALAW": "PCM_16"},
+    **{"PCM_32": "PCM_24", "DOUBLE": "FLOAT", "FLOAT": "PCM_24"},
 }
 
 _ROUNDED = {("PCM_32", "PCM_24"), ("DOUBLE", "FLOAT"), ("DOUBLE", "PCM_24"), ("FLOAT", "PCM_24")}
@@ -43,12 +42,6 @@ _OTHER_NAMES = {"track": "tracknumber", "author": "artist"}  # FFmpeg's
 _TECHNICAL = {
     *("software", "encoder", "encoded_by", "major_brand", "minor_version", "compatible_brands", "language"),
     *("handler_name", "vendor_id", "duration", "creation_time"),
-}
-
-_USUAL_CHUNKS = {
-    *("File", "RIFF", "RIFX", "RF64", "FORM", "WAVE", "fmt", "data", "fact", "PEAK", "ds64", "JUNK", "junk", "PAD"),
-    *("COMM", "SSND", "FVER", "desc", "chan", "free", "pakt", "kuki", "peak", "riff", "wave"),
-    *("LIST", "NAME", "AUTH", "ANNO", "APPL", "id3", "ID3", "info"),  # what they hold is told as tags
 }
 
 
@@ -109,8 +102,8 @@ class SoundOriginal:
         told = []
         if not own.exact:
             told.append(
-                f"its coding ({own.coding or own.container}) is lossy: the result is {suffix} with samples as they were "
-                "decoded, since coding them again would change all of them"
+                f"its coding ({own.coding or own.container}) cannot be written again without a loss: the result is {suffix} "
+                "with the samples as they were decoded"
             )
         elif own.container not in _SUFFIXES:
             told.append(f"a {own.container} container is not written, the result is {suffix}")
@@ -133,9 +126,8 @@ def describe(file: SoundFile) -> SoundOriginal:
     others = _named(others.items())
     further = [f"the tag {tag}" for tag in sorted(others.keys() - own.keys()) if tag not in _ALL]
     own |= {tag: value for tag, value in others.items() if tag in _ALL and tag not in own}
-    parts = [f"the part {name!r}" for name in decoder.chunks if name not in _USUAL_CHUNKS]
     pictures = ["its picture"] if cover else []
-    return SoundOriginal(file.name, decoder.kind, own, (*pictures, *dict.fromkeys(parts), *further))
+    return SoundOriginal(file.name, decoder.kind, own, (*pictures, *decoder.lost, *further))
 
 
 def _named(tags: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -1,10 +1,12 @@
-"""The libraries behind ``tasks.video_files``: decord, and PyAV where decord is missing, cannot be trusted or gives up.
+"""The libraries behind video files: PyAV, and decord where it is asked for, there, can be trusted and does not give up.
 
-decord 0.6.0 opens damaged files without complaint, fails at frames that are fine because a thread of its ran ahead into the
-damage, repeats other frames in place of those it cannot decode, and finds wrong frames in AVI and MPEG-TS. So it reads what
-``video_index`` found to be regular, is told to repeat nothing, and what it returns is compared with the index; wherever
-it fails, PyAV reads the same frames once more, by their time stamps, or says which of them is damaged. What remains: a frame
-whose container is whole and whose contents are not is concealed by the decoder, which tells PyAV but not decord.
+decord 0.6.0 counts on from a key frame without the frames that are shown before it and come after it (open groups of
+pictures, as x265 makes them), opens damaged files without complaint, fails at frames that are fine because a thread of its
+ran ahead into the damage, repeats other frames in place of those it cannot decode, and finds wrong ones in AVI and MPEG-TS.
+So it reads what ``index`` found to be regular, is told to repeat nothing, and what it returns is compared with the index.
+Wherever it fails, PyAV reads the same frames once more, by their time stamps, or says which of them is damaged. What is
+left: a frame whose container is whole and whose contents are not is concealed by the decoder, which tells PyAV but not
+decord.
 
 Shapes: T frames, H W pixels; pixels are uint8.
 """
@@ -14,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from maskgen.tasks.media.video.index import VideoIndex, choose_stream, import_av, opened
 
 if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
+    from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -33,7 +34,10 @@ Frames = NDArray[np.uint8]
 
 Reader = Literal["decord", "pyav"]
 
-_MOST_THREADS = 4  # more only hold more frames in memory
+MOST_THREADS = 4
+"""Of a decoder or encoder; more only hold more frames in memory."""
+
+_ONE_THREAD = ("mpeg4", "vp8")  # with several, their decoders make other pictures of what is damaged each time, unsaid
 
 _NO_REPEATS = 1e-6  # share of frames that decord may replace by others before it raises: none
 
@@ -50,7 +54,7 @@ class Decoder(Protocol):
         ...
 
 
-def open_decoder(path: Path, name: str, index: VideoIndex, threads: int, reader: Reader = "decord") -> Decoder:
+def open_decoder(path: Path, name: str, index: VideoIndex, threads: int, reader: Reader) -> Decoder:
     """Open a video file for reading.
 
     Args:
@@ -63,7 +67,7 @@ def open_decoder(path: Path, name: str, index: VideoIndex, threads: int, reader:
     Raises:
         ImportError: without PyAV.
     """
-    threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
+    threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
     exact = _PyavDecoder(path, name, index, threads)
     library = _decord() if index.regular and reader == "decord" else None
     return exact if library is None else _DecordDecoder(library, path, index, threads, exact)
@@ -105,7 +109,8 @@ class _DecordDecoder:
     def _reader(self, library: ModuleType, size: tuple[int, int]) -> Any:
         if self._opened is None or self._opened[0] != size:
             self._opened = None  # let go of the old one's buffers before there are new ones
-            height, width = (-1, -1) if size == (self._index.height, self._index.width) else size
+            shown = self._index.shown
+            height, width = (-1, -1) if size == (shown.height, shown.width) else size
             settings = {"width": width, "height": height, "num_threads": self._threads, "fault_tol": _NO_REPEATS}
             self._opened = size, library.VideoReader(str(self._path.absolute()), ctx=library.cpu(0), **settings)
         return self._opened[1]
@@ -127,12 +132,12 @@ class _PyavDecoder:
 
     def read(self, indices: Sequence[int], size: tuple[int, int]) -> Frames:
         out = np.empty((len(indices), *size, 3), dtype=np.uint8)
-        height, width = size if self._index.turns % 2 == 0 else size[::-1]
+        height, width = self._index.shown.stored_size(size)
         for row, number in zip(out, indices, strict=True):
             frame = self._scaler.reformat(
                 self._find(number), width=width, height=height, format="rgb24", interpolation="BILINEAR"
             )
-            row[:] = np.rot90(frame.to_ndarray(), self._index.turns)
+            row[:] = self._index.shown.upright(frame.to_ndarray())
         return out
 
     def close(self) -> None:
@@ -180,80 +185,25 @@ class _PyavDecoder:
         if self._container is None or self._stream is None:
             self._container = self._stack.enter_context(opened(self._path, self._name))
             self._stream = choose_stream(self._container, self._name)
-            self._stream.thread_type = "AUTO" if self._threads > 1 else "NONE"
-            self._stream.codec_context.thread_count = self._threads
+            single = self._threads == 1 or self._stream.codec_context.name in _ONE_THREAD
+            self._stream.thread_type = "NONE" if single else "AUTO"
+            self._stream.codec_context.thread_count = 1 if single else self._threads
         return self._container, self._stream
 
     def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, VideoFrame]]:
         """Places and frames from where the file stands; whatever cannot be decoded is left out."""
         stamps, counted = self._index.stamps, 0
-        for packet in container.demux(stream):
-            with contextlib.suppress(self._av.error.InvalidDataError):
+        packets = container.demux(stream)
+        while True:
+            with contextlib.suppress(self._av.error.FFmpegError):
+                packet = next(packets, None)
+                if packet is None:
+                    return
                 for frame in packet.decode():
                     number = counted if not len(stamps) else int(np.searchsorted(stamps, frame.pts or 0))
                     counted += 1
                     if not len(stamps) or (number < len(stamps) and stamps[number] == frame.pts):
                         yield number, frame
-
-
-class Encoder:
-    """H.264 into an open file, frame by frame.
-
-    Args:
-        container: where it goes.
-        stream: of it.
-    """
-
-    def __init__(self, container: OutputContainer, stream: VideoStream) -> None:
-        self._container, self._stream, self._frame = container, stream, import_av().VideoFrame
-
-    def write(self, frames: Frames) -> None:
-        """Add frames ``[T, H, W, 3]``."""
-        for picture in frames:
-            self._container.mux(self._stream.encode(self._frame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
-
-    def finish(self) -> None:
-        """Write what the encoder still holds back."""
-        self._container.mux(self._stream.encode())
-
-
-@contextlib.contextmanager
-def open_encoder(
-    path: Path, name: Path, frame_rate: Fraction, size: tuple[int, int], quality: int
-) -> Iterator[Encoder]:
-    """Open a video file for writing as H.264; it is complete when the block ends well.
-
-    Args:
-        path: where to write; its suffix chooses the container.
-        name: how errors call it.
-        frame_rate: frames a second.
-        size: (H, W), both even.
-        quality: x264's constant rate factor, 0 (lossless) to 51.
-
-    Raises:
-        OSError: the place cannot be written to.
-        ValueError: numbers that the encoder refuses.
-        ImportError: without PyAV, or one without x264.
-    """
-    av = import_av()
-    try:
-        with av.open(str(path.absolute()), "w") as container:
-            stream = container.add_stream("libx264", rate=frame_rate, options={"crf": str(quality)})
-            stream.height, stream.width = size
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = min(_MOST_THREADS, os.cpu_count() or 1)
-            encoder = Encoder(container, stream)
-            yield encoder
-            encoder.finish()
-    except av.codec.codec.UnknownCodecError:
-        raise ImportError(
-            f'{name}: this PyAV was built without x264; reinstall its wheel (pip install "maskgen[video]"), or write .gif'
-        ) from None
-    except av.error.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
-        if isinstance(error, OSError):
-            raise OSError(f"{name}: cannot be written ({reason})") from None
-        raise ValueError(f"{name}: {size[1]} x {size[0]} at {frame_rate}/s cannot be encoded ({reason})") from None
 
 
 def _decord() -> ModuleType | None:

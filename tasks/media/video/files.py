@@ -1,7 +1,7 @@
 """Video in and out: files to frames and back, frames to tensors, and one clear line for whatever is no video.
 
-Files are read by decord where that is safe, else by PyAV (see ``video_backends``); written by PyAV as H.264, or by Pillow as
-GIF. Both libraries come with the extra ``video``.
+Files are read by PyAV, or by decord where that is asked for and safe (see ``backends``); written by PyAV as H.264, or by
+Pillow as GIF. Both libraries come with the extra ``video``.
 
 Shapes: B batch, T frames, H W pixels. Frames are uint8 ``[T, H, W, 3]``, tensors float ``[B, 3, T, H, W]`` in [0, 1].
 """
@@ -23,6 +23,7 @@ from torch import Tensor
 from maskgen.tasks.media.checks import check_file, to_bytes
 from maskgen.tasks.media.video.backends import Decoder, Frames, Reader, open_decoder
 from maskgen.tasks.media.video.index import scan
+from maskgen.tasks.media.video.originals import VideoOriginal
 from maskgen.tasks.media.video.writer import VideoWriter, check_frame_rate, check_frames
 
 VIDEO_SUFFIXES = frozenset(
@@ -61,17 +62,22 @@ class VideoFile:
     Args:
         path: the file; its content and not its name decides how it is read.
         threads: decoding threads; 0 for one a core, at most four.
-        reader: the library for files of the usual kinds; PyAV reads the others anyway. ``pyav`` also refuses frames whose
-            contents the decoder had to guess, which decord passes on.
+        reader: ``pyav`` refuses frames whose contents the decoder had to guess. ``decord`` passes them on, and reads files
+            of the usual kinds only: PyAV reads the others anyway, and as fast.
+        quiet: warn of nothing, as for the files of a data set, which says it of all at once.
 
     Attributes:
         name: how errors call it.
         frames: T, how many there are.
-        height, width: of a frame as it is shown, in pixels.
-        frame_rate: frames a second as a fraction; the average where they are not evenly spaced.
+        height, width: of a frame as it is shown, in pixels; where those of the file are not square, players draw out the
+            side that is too short, and so do we.
+        frame_rate: frames a second as a fraction. Where they are not evenly spaced, that of nine frames in ten, if as many
+            are, else the average.
         variable_rate: whether frames are not evenly spaced in time, as in many videos of phones and screens.
         duration: seconds.
         times: float64 ``[T]``, when each frame is shown, in seconds since the first.
+        bits: of a channel, as stored; frames have 8.
+        remarks: what of the file is not as a player shows it, or is left out, in words; they are warned of.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -81,7 +87,7 @@ class VideoFile:
         ImportError: without PyAV.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0, reader: Reader = "decord") -> None:
+    def __init__(self, path: str | Path, *, threads: int = 0, reader: Reader = "pyav", quiet: bool = False) -> None:
         check_file(Path(path), "a video file")
         if threads < 0 or reader not in ("decord", "pyav"):
             raise ValueError(
@@ -89,9 +95,12 @@ class VideoFile:
             )
         self.name, self._path, self._threads, self._reader = str(path), Path(path), threads, reader
         self._index = index = scan(self._path, self.name)
-        self.frames, self.height, self.width = len(index), index.height, index.width
+        self.frames, self.height, self.width = len(index), index.shown.height, index.shown.width
         self.frame_rate, self.variable_rate = index.rate, index.variable
         self.duration, self.times = index.seconds, index.times
+        self.bits, self.remarks = index.shown.bits, index.remarks
+        if self.remarks and not quiet:
+            warnings.warn(f"{path}: {'; '.join(self.remarks)}", stacklevel=2)
         self._decoder: Decoder | None = None
 
     def __enter__(self) -> VideoFile:
@@ -190,7 +199,7 @@ class VideoFile:
             raise ValueError(
                 f"{self.name}: got a start at {start:g} s, expected 0 to {self.duration:g} s: so long it lasts"
             )
-        there = max(1, math.ceil((self.duration - start) * rate - 1e-6))
+        there = max(1, math.ceil(float((self.duration - start) * rate) - min(0.1, 1e-3 * rate)))
         wanted = there if count is None else count
         if not 1 <= wanted <= there:
             raise ValueError(
@@ -198,8 +207,21 @@ class VideoFile:
                 f"it lasts {self.duration:g} s"
             )
         # Stamps are rounded to ticks: a frame that begins within a thousandth of a second is the one that is meant.
-        moments = start + np.arange(wanted) / float(rate) + min(1e-3, 0.1 / float(rate))
-        return [max(0, int(index)) for index in np.searchsorted(self.times, moments, side="right") - 1]
+        clock = self._index.clock
+        shortest = float(np.diff(clock).min()) if len(clock) > 1 else 1.0
+        moments = start + np.arange(wanted) / float(rate) + min(1e-3, shortest / 4)
+        return [max(0, int(index)) for index in np.searchsorted(clock, moments, side="right") - 1]
+
+    def original(self, start: float, seconds: float) -> VideoOriginal:
+        """What a result made of a part of the file can keep of it beside its pictures, see ``VideoWriter``.
+
+        Args:
+            start: where the part begins, in seconds since the first frame.
+            seconds: how long it is.
+        """
+        ends = start + seconds > self.duration - 0.5 / float(self.frame_rate)
+        begin, colours = self._index.begin + start, self._index.shown.colours
+        return VideoOriginal(path=self._path, begin=begin, seconds=seconds, ends=ends, colours=colours)
 
     def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None:

@@ -9,7 +9,6 @@ Shapes: T frames.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from maskgen.tasks.media.video.shown import Shown, inspect_stream
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -34,7 +35,23 @@ _WELL_INDEXED = (_MOV, _MATROSKA)  # decord 0.6.0 returns wrong frames from AVI 
 _SEEKABLE = (*_WELL_INDEXED, "mpegts")  # elsewhere key frames are not marked, or not reliably
 
 _CONTAINERS = frozenset(
-    {*_SEEKABLE, "avi", "mpeg", "flv", "asf", "ogg", "gif", "h264", "hevc", "ivf", "m4v", "mpegvideo", "mxf", "nut"}
+    {
+        *_SEEKABLE,
+        "avi",
+        "mpeg",
+        "flv",
+        "asf",
+        "ogg",
+        "gif",
+        "h264",
+        "hevc",
+        "ivf",
+        "m4v",
+        "mpegvideo",
+        "mxf",
+        "nut",
+        "dv",
+    }
 )
 
 _PICTURES = ("_pipe", "image2")  # how FFmpeg calls single pictures
@@ -42,6 +59,10 @@ _PICTURES = ("_pipe", "image2")  # how FFmpeg calls single pictures
 _PLAIN_COLOURS = ("yuv420p", "yuvj420p")  # of others, decord and PyAV make pixels that differ a little
 
 _MISSING_SECONDS = 0.5  # of what a header promised; less may be a header's rounding
+
+_MOST_REORDERED = 32  # frames that decoders hold back to show them later; more means that time stamps begin anew
+
+_REGULAR = 0.9  # share of frames that are as long as the usual one in a video with pauses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,27 +74,33 @@ class VideoIndex:
             frames can only be counted.
         keys: int64, frames at which decoding can begin, ascending; frame 0 alone where seeking is not to be trusted.
         times: float64 ``[T]``, seconds since the first frame.
+        begin: when the first frame is shown on the clock that all streams of the file share, in seconds.
         seconds: how long the frames last in all.
-        rate: frames a second, on average.
+        rate: frames a second; where most are evenly spaced, between those; else on average.
         variable: whether frames are not evenly spaced in time.
-        height, width: of a frame as it is shown, in pixels.
-        turns: quarter turns counter-clockwise that stored frames need to stand upright.
+        shown: how frames are shown.
         regular: whether nothing speaks against a reader that seeks by key frame and counts (decord).
+        remarks: what a person should know of the file, in words.
     """
 
     stamps: NDArray[np.int64]
     keys: NDArray[np.int64]
     times: NDArray[np.float64]
+    begin: float
     seconds: float
     rate: Fraction
     variable: bool
-    height: int
-    width: int
-    turns: int
+    shown: Shown
     regular: bool
+    remarks: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.times)
+
+    @property
+    def clock(self) -> NDArray[np.float64]:
+        """``times`` without the rounding of the container, where frames are evenly spaced."""
+        return self.times if self.variable else np.arange(len(self)) / float(self.rate)
 
 
 @dataclass
@@ -86,6 +113,8 @@ class _Packets:
     ends: float  # seconds at which the last packet of any stream ends
     dropped: int  # packets whose frames are not to be shown
     broken: int | None  # first packet that cannot be decoded
+    first_key: int | None  # stamp of the first packet at which decoding can begin, shown or not
+    open: bool  # whether frames that are shown before a key frame come after it
 
 
 def import_av() -> ModuleType:
@@ -116,18 +145,20 @@ def opened(path: Path, name: str) -> Iterator[InputContainer]:
     """
     av = import_av()
     try:
+        path.open("rb").close()
+    except OSError as error:  # below, decoders and demuxers use the system's numbers for errors of their own
+        raise OSError(f"{name}: cannot be read ({error.strerror})") from None
+    try:
         # Absolute: FFmpeg would take "a:b.mp4" for a protocol.
-        with av.open(str(path.absolute())) as container:
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             yield container
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
-        if isinstance(error, OSError):
-            raise OSError(f"{name}: cannot be read ({reason})") from None
         raise ValueError(f"{name}: no video file, cut off or damaged ({reason}); expected mp4, mkv or webm") from None
 
 
 def choose_stream(container: InputContainer, name: str) -> VideoStream:
-    """The first stream of moving pictures; the cover of a song is none.
+    """The stream of moving pictures that FFmpeg finds best, as its player does; the cover of a song is none.
 
     Raises:
         ValueError: there is none, or the file is a picture or a text.
@@ -135,14 +166,22 @@ def choose_stream(container: InputContainer, name: str) -> VideoStream:
     kind = container.format.name
     if kind.endswith(_PICTURES) or kind.startswith(_PICTURES):
         raise ValueError(f"{name}: got a picture, expected a video")
-    cover = import_av().stream.Disposition.attached_pic
-    moving = [stream for stream in container.streams.video if not stream.disposition & cover]
+    moving = _moving(container)
     if not moving:
         others = ", ".join(sorted({stream.type for stream in container.streams if stream.type != "video"})) or "nothing"
         raise ValueError(f"{name}: no video in it (only {others}), expected a file with moving pictures")
     if kind not in _CONTAINERS:
         raise ValueError(f"{name}: got a file of type {kind!r}, expected a video such as mp4, mov, mkv, webm or avi")
-    return moving[0]
+    best = container.streams.best("video")
+    chosen = next((stream for stream in moving if best is not None and stream.index == best.index), moving[0])
+    if chosen.codec_context is None:
+        raise ValueError(f"{name}: its video is of a kind that FFmpeg does not know; convert it to H.264")
+    return chosen
+
+
+def _moving(container: InputContainer) -> list[VideoStream]:
+    cover = import_av().stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
 
 
 def scan(path: Path, name: str) -> VideoIndex:
@@ -159,53 +198,69 @@ def scan(path: Path, name: str) -> VideoIndex:
     first = _first_frame(path, name)
     with opened(path, name) as container:
         stream = choose_stream(container, name)
+        shown = inspect_stream(stream, first, name)
         packets = _read_packets(container, stream)
         _check_whole(container, stream, packets, name)
-        kind, base = container.format.name, Fraction(stream.time_base or 1)
-        rate = stream.average_rate or stream.guessed_rate
+        kind, base, remarks = container.format.name, Fraction(stream.time_base or 1), list(shown.remarks)
+        stated = [Fraction(rate) for rate in (stream.average_rate, stream.base_rate, stream.guessed_rate) if rate]
+        if (count := len(_moving(container))) > 1:
+            remarks.append(f"holds {count} videos: stream {stream.index} is taken, as players do")
         plain = len(container.streams.video) == 1 and stream.codec_context.pix_fmt in _PLAIN_COLOURS
-    stamps, keys = _in_order(packets)
+    stamps, keys = _in_order(packets, remarks)
     if not len(stamps):
-        frames = _count_frames(path, name)
-        times = np.arange(frames) / float(rate or 1)
+        times = np.arange(_count_frames(path, name)) / float(stated[0] if stated else 1)
+        late = packets.keys.index(True) if True in packets.keys else 0
     else:
+        # Whatever comes before a key frame that the file begins without, nobody can decode.
+        start = min(stamp for stamp in (first.pts, packets.first_key, int(stamps[-1])) if stamp is not None)
+        late = int(np.searchsorted(stamps, start))
+        stamps, keys = stamps[late:], keys[keys >= late] - late
         times = (stamps - stamps[0]) * float(base)
-    average, variable = _rate_of(times, Fraction(rate) if rate else None, float(base))
-    turns = round(first.rotation / 90) % 4
-    sizes = (first.height, first.width)
-    height, width = sizes if turns % 2 == 0 else sizes[::-1]
-    trusted = len(stamps) > 0 and kind in _WELL_INDEXED and plain
-    shown = packets.durations[packets.stamps.index(int(stamps[-1]))] if len(stamps) else 0
+    if late:
+        remarks.append(f"begins between key frames: its first {late} frames cannot be decoded and are left out")
+    average, variable = _rate_of(times, stated, float(base))
+    ticks = packets.durations[packets.stamps.index(int(stamps[-1]))] if len(stamps) else 0
     return VideoIndex(
         stamps=stamps,
         keys=np.union1d([0], keys) if kind in _SEEKABLE else np.zeros(1, dtype=np.int64),
         times=times,
-        seconds=float(times[-1]) + (shown * float(base) or float(1 / average)),
+        begin=float(int(stamps[0]) * base) if len(stamps) else 0.0,
+        seconds=_length(
+            times, ticks * float(base) or float(1 / average), float(base), 0 if variable else float(average)
+        ),
         rate=average,
         variable=variable,
-        height=height,
-        width=width,
-        turns=turns,
-        regular=trusted and 0 in keys and not (first.rotation or variable or packets.dropped),
+        shown=shown,
+        regular=(len(stamps) > 0 and kind in _WELL_INDEXED and plain and shown.as_stored and 0 in keys)
+        and not (variable or packets.dropped or packets.open or late),
+        remarks=tuple(remarks),
     )
 
 
 def _first_frame(path: Path, name: str) -> VideoFrame:
-    """The first frame that decodes; it alone says how the video is turned."""
+    """The first frame that decodes, if possible without damage; it alone says how the video is turned."""
     av = import_av()
+    damaged: list[VideoFrame] = []
     with opened(path, name) as container:
         stream = choose_stream(container, name)
         for packet in container.demux(stream):
-            with contextlib.suppress(av.error.InvalidDataError):
+            with contextlib.suppress(av.error.FFmpegError):
                 for frame in packet.decode():
                     found: VideoFrame = frame
-                    return found
+                    if not found.is_corrupt:
+                        return found
+                    damaged.append(found)
+            if len(damaged) > _MOST_REORDERED:
+                break
+    if damaged:
+        return damaged[0]
     raise ValueError(f"{name}: holds no frames that can be decoded, expected at least one; is it cut off?")
 
 
 def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
     unit = _unit_length(container, stream)
-    found = _Packets(stamps=[], keys=[], durations=[], ends=0.0, dropped=0, broken=None)
+    found = _Packets(stamps=[], keys=[], durations=[], ends=0.0, dropped=0, broken=None, first_key=None, open=False)
+    last_key = None
     for packet in container.demux():
         if not packet.size:
             continue  # only tells the decoder that the stream is over
@@ -213,6 +268,10 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
             found.ends = max(found.ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index != stream.index:
             continue
+        if packet.is_keyframe and packet.pts is not None:
+            found.first_key, last_key = packet.pts if found.first_key is None else found.first_key, packet.pts
+        elif packet.pts is not None and last_key is not None and packet.pts < last_key:
+            found.open = True
         if packet.is_discard:
             found.dropped += 1
             continue
@@ -276,12 +335,15 @@ def _longest(packets: _Packets, stream: VideoStream) -> float:
     return max(packets.durations) * float(stream.time_base or 0)
 
 
-def _in_order(packets: _Packets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Stamps in the order of showing, and which of those frames are key frames; nothing where stamps are not unique."""
-    if None in packets.stamps or len(set(packets.stamps)) < len(packets.stamps):
+def _in_order(packets: _Packets, remarks: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Stamps in the order of showing, and which of those frames are key frames; nothing where they do not say the order."""
+    stamps = np.array([stamp for stamp in packets.stamps if stamp is not None], dtype=np.int64)
+    order = np.argsort(stamps, kind="stable")
+    if len(stamps) < len(packets.stamps):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    stamps = np.array(packets.stamps, dtype=np.int64)
-    order = np.argsort(stamps)
+    if (np.diff(stamps[order]) == 0).any() or np.abs(order - np.arange(len(order))).max() > _MOST_REORDERED:
+        remarks.append("time stamps are equal or begin anew: frames are taken one after the other, evenly spaced")
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     return stamps[order], np.flatnonzero(np.array(packets.keys)[order]).astype(np.int64)
 
 
@@ -291,13 +353,40 @@ def _count_frames(path: Path, name: str) -> int:
         return sum(1 for _ in container.decode(choose_stream(container, name)))
 
 
-def _rate_of(times: NDArray[np.float64], stated: Fraction | None, tick: float) -> tuple[Fraction, bool]:
-    """Average frames a second, and whether the spacing varies by more than a quarter of a frame."""
+def _rate_of(times: NDArray[np.float64], stated: list[Fraction], tick: float) -> tuple[Fraction, bool]:
+    """Frames a second, and whether the spacing varies by more than a quarter of a frame.
+
+    Args:
+        times: float64 ``[T]``, seconds since the first frame, rounded to ticks.
+        stated: what headers say; the first that agrees with the times is taken.
+        tick: seconds of the container's clock.
+    """
     if len(times) < 2:
-        return stated or Fraction(1), False
-    step = float(times[-1]) / (len(times) - 1)
-    even = np.arange(len(times)) * step
-    variable = bool(np.abs(times - even).max() > step / 4 + tick)
-    if stated and not variable and math.isclose(float(stated), 1 / step, rel_tol=0.01 + tick / step):
-        return stated, False
-    return Fraction(1 / step).limit_denominator(1001), variable
+        return (stated or [Fraction(1)])[0], False
+    steps = np.diff(times)
+    usual = float(np.median(steps))
+    most = steps[np.abs(steps - usual) <= max(tick, usual / 4)]
+    average = float(steps.mean() if len(most) < _REGULAR * len(steps) else most.mean())
+    guesses = [*stated, Fraction(round(1 / average)), Fraction(round(1.001 / average) * 1000, 1001)]
+    rates = [rate for rate in [*guesses, Fraction(1 / average).limit_denominator(1001)] if rate > 0]
+    off = [float(np.abs(times - np.arange(len(times)) / float(rate)).max()) for rate in rates]
+    for most_off in (tick + 1e-9, average / 4 + tick):
+        for rate, found in zip(rates, off, strict=True):
+            if found <= most_off:
+                return rate, False
+    off = [len(steps) * abs(average - 1 / float(rate)) for rate in rates]  # between pauses
+    return next((rate for rate, found in zip(rates, off, strict=True) if found <= tick), rates[-1]), True
+
+
+def _length(times: NDArray[np.float64], last: float, tick: float, rate: float) -> float:
+    """Seconds that frames are shown: as many as they are at an even rate, unless the last one is held.
+
+    Args:
+        times: see ``_rate_of``.
+        last: how long the last frame is shown; 0 if the file does not say.
+        tick: seconds of the container's clock.
+        rate: frames a second; 0 where they are not evenly spaced.
+    """
+    if rate and last <= 1 / rate + 2 * tick:
+        return len(times) / rate
+    return float(times[-1]) + last

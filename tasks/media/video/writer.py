@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +17,13 @@ from PIL import Image
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.images import save_gif
-from maskgen.tasks.media.video.backends import Encoder, Frames, open_encoder
+from maskgen.tasks.media.video.backends import Frames
+from maskgen.tasks.media.video.encoder import Encoder, open_encoder
+from maskgen.tasks.media.video.originals import VideoOriginal
 
 _WRITTEN = (".mp4", ".m4v", ".mov", ".mkv", ".gif")
 
-_LOWEST_RATE, _HIGHEST_RATE = Fraction(1, 1000), 1000
+_LOWEST_RATE, _HIGHEST_RATE, _GIF_RATE = Fraction(1, 1000), 1000, 50
 
 _QUALITY = 18  # x264's rate factor, which its makers call visually lossless
 
@@ -32,8 +35,10 @@ class VideoWriter:
 
     Args:
         path: ends in .mp4, .m4v, .mov or .mkv (H.264, even height and width), or in .gif.
-        frame_rate: frames a second, above 0 to 1000; GIF rounds a frame's time to hundredths of a second.
+        frame_rate: frames a second, above 0 to 1000; at most 50 in a GIF, where frames end at hundredths of a second.
         quality: of H.264, 0 (lossless but for colour at half the resolution) to 51.
+        original: the file that the frames were made of: its sound, subtitles, chapters, tags and colours go into the result,
+            and what of them is lost is warned of. None for frames that come from nowhere.
 
     Attributes:
         frames: how many were written.
@@ -44,12 +49,25 @@ class VideoWriter:
         ImportError: without PyAV.
     """
 
-    def __init__(self, path: str | Path, frame_rate: float | Fraction, *, quality: int = _QUALITY) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        frame_rate: float | Fraction,
+        *,
+        quality: int = _QUALITY,
+        original: VideoOriginal | None = None,
+    ) -> None:
         self.path, self.frame_rate, self.quality = Path(path), check_frame_rate(frame_rate, str(path)), quality
+        self._original = original
         if self.path.suffix.lower() not in _WRITTEN:
             raise ValueError(f"{path}: expected a name that ends in {', '.join(_WRITTEN[:-1])} or .gif")
         if not 0 <= quality <= 51:
             raise ValueError(f"{path}: got quality {quality}, expected 0 (best) to 51")
+        if self.path.suffix.lower() == ".gif" and self.frame_rate > _GIF_RATE:
+            raise ValueError(
+                f"{path}: got {float(self.frame_rate):g} frames a second, expected at most {_GIF_RATE}, the most that "
+                "browsers show of a GIF; take fewer (frame_rate), or write .mp4"
+            )
         self.frames = 0
         self._stack = contextlib.ExitStack()
         self._open = False
@@ -94,6 +112,8 @@ class VideoWriter:
 
     def _begin(self, size: tuple[int, int]) -> Encoder | _Gif:
         if self.path.suffix.lower() == ".gif":
+            if self._original is not None and (lost := self._original.losses()):
+                warnings.warn(f"{self._original.path}: a GIF has no {', '.join(lost)}: left out", stacklevel=5)
             return self._stack.enter_context(_Gif(self.path, float(1 / self.frame_rate)))
         if size[0] % 2 or size[1] % 2:
             raise ValueError(
@@ -104,7 +124,9 @@ class VideoWriter:
             temporary = self._stack.enter_context(atomic_file(self.path))
         except OSError as error:
             raise OSError(f"{self.path}: cannot be written ({error.strerror or error})") from None
-        return self._stack.enter_context(open_encoder(temporary, self.path, self.frame_rate, size, self.quality))
+        return self._stack.enter_context(
+            open_encoder(temporary, self.path, self.frame_rate, size, self.quality, self._original)
+        )
 
 
 class _Gif:

@@ -62,3 +62,10 @@ def test_what_does_not_go_with_the_rest_is_refused() -> None:
         ValueError, match="temperature: got 'linear:1,0.5', which works with the sampler 'maskgit' only"
     ):
         Sampling(temperature="linear:1,0.5").over(MODEL)
+
+
+def test_steps_that_are_named_count_for_every_codebook() -> None:
+    model = Sampling(sampler="codebook", steps=36, codebook_steps=(20, 10))
+    assert Sampling(temperature=0.5).over(model).codebook_steps == (20, 10)
+    assert Sampling(steps=4).over(model) == model.override(steps=4) == Sampling(sampler="codebook", steps=4)
+    assert Sampling(steps=4, codebook_steps=(3, 2)).over(model).codebook_steps == (3, 2)

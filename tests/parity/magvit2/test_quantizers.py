@@ -21,7 +21,7 @@ from maskgen.tokenizers.quantizers.lookup_free import (
 )
 from maskgen.tokenizers.quantizers.vector import QuantizerConfig
 from tests.parity.magvit2.recordings import recording, relative, reverse_bits
-from tests.parity.support import check_kinds
+from tests.parity.support import own_set
 
 LFQ_CASES = sorted(recording("lfq")[1]["cases"])
 # Beside the listed cases: those of the published sizes, ids alone or entropies alone.
@@ -125,7 +125,7 @@ def with_bits(io: dict[str, Tensor]) -> LFQ:
 
 def test_published_bits_are_recorded() -> None:
     bits = {of("lfq", case)["x"].shape[1] for case in (*PUBLISHED_IDS, *PUBLISHED_ENTROPIES)}
-    check_kinds("magvit2", bits, {LFQConfig().bits})
+    assert bits == {LFQConfig().bits} or not own_set("magvit2")
 
 
 @pytest.mark.parametrize("case", PUBLISHED_IDS)

@@ -209,6 +209,7 @@ def test_beats(path: Path, name: str) -> None:
     down = [frames(beat) for beat in data["downbeats"].tolist()]
     up = [frame for frame in (frames(beat) for beat in data["beats"].tolist()) if frame not in down]
     up = up[:: args.get("beat_downsample_factor", 1)] if args.get("mask_upbeats", True) else []
+    down = down[:: args.get("downbeat_downsample_factor", 1)] if args.get("mask_downbeats", True) else []
     before, after = frames(args.get("before_beat_s", 0.0)), frames(args.get("after_beat_s", 0.02))
     thin = args.get("dropout", 0.0)
     uniforms = torch.zeros(expected.shape[:2])

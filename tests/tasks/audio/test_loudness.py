@@ -104,7 +104,7 @@ def test_edits_hear_what_training_heard(
     assert read_json(Path("m/pipeline.json"))["config"]["prepared"] == {
         "size": [4000], "crop": None, "frame_rate": None, "sample_rate": RATE, "channels": 1, "loudness": loudness
     }  # fmt: skip
-    words = ["--model=m", "--source=sounds/0.wav", "--out=out"]
+    words = ["--model=m", "--source=sounds/0.wav"]
     for edit in (
         ["infill", "--start=0.4", "--stop=0.45"],
         ["continue-audio", "--seconds=0.1"],
@@ -112,12 +112,12 @@ def test_edits_hear_what_training_heard(
         ["loop", "--seam=0.1"],
     ):
         heard.clear()
-        main([*edit, *words])
+        main([*edit, *words, f"--out={edit[0]}"])
         assert min(heard) == pytest.approx(trained, abs=2)
-        assert read_json(Path("out/manifest.json"))["loudness"] == loudness
+        assert read_json(Path(edit[0], "manifest.json"))["loudness"] == loudness
     heard.clear()
     with pytest.warns(UserWarning, match=f"loudness: -30.0 LUFS in place of the model's own {loudness}"):
-        main(["vary", *words, "--loudness=-30"])
+        main(["vary", *words, "--loudness=-30", "--out=out"])
     assert read_json(Path("out/manifest.json"))["loudness"] == -30.0
     assert sum(heard) / len(heard) == pytest.approx(-29, abs=1.5)  # dB of a tone of 200 Hz
     with contextlib.redirect_stdout(io.StringIO()) as told:

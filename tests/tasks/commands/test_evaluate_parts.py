@@ -65,7 +65,7 @@ def test_cas_alone_needs_no_extractor(
     assert content("out")["counts"] == {"samples": 24}
     Path("real/left").rename("real/other")
     line = refused(capsys, *words, "--settings.metrics", '["cas"]', "--out", "again")
-    assert line.startswith("CAS: the folders of made are not those of real (such as left, other); expected the same")
+    assert line.startswith("classes: made has left, which real lacks (it has other, right); expected the same names")
 
 
 def test_broken_pictures_are_counted_and_left_out(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:

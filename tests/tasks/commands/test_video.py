@@ -19,7 +19,17 @@ from maskgen.checkpoint import save_module
 from maskgen.tasks.media.video.files import VideoFile, load_video, save_video
 from tests.support import make_tiny_pipeline, tiny_audio_pipeline
 from tests.tasks.commandline import files, refused, run
-from tests.tasks.media.video.samples import PORTRAIT, cut, moving, spoil, write, write_empty, write_sound
+from tests.tasks.media.video.samples import (
+    PORTRAIT,
+    cut,
+    heard,
+    moving,
+    spoil,
+    write,
+    write_empty,
+    write_heard,
+    write_sound,
+)
 from tests.tasks.video.toys import LENGTH, SIDE, pipeline, tokenizer
 
 CORRUPTED = Path(__file__).resolve().parents[4] / "shared" / "data" / "corrupted.mp4"
@@ -147,6 +157,22 @@ def test_other_ways_to_say_it(model: Path, place: Path) -> None:
     run("interpolate", "--model", model, "--first", "picture.png", "--last", "picture.png", "--out", "out")
     with VideoFile("out/interpolate_seed-00000000.mp4") as file:
         assert (file.frames, file.frame_rate) == (LENGTH, 5), "two pictures have the model's frame rate"
+
+
+def test_sound_comes_back(model: Path, place: Path) -> None:
+    """With every edit, or it is said that it does not; at its time."""
+    write_heard(Path("a.mp4"), moving(20, 12, 16), burst=0.5, tags={"location": "+48.1+011.5/"})
+    longer = "; what was added in time has no sound"
+    for task, words in tasks(model).items():
+        lost = "tags left out, which say where it was filmed: location, location-eng"
+        lost += longer if task in ("predict-frames", "interpolate") else ""
+        with pytest.warns(UserWarning, match=f"^a.mp4: {lost}$"):
+            run(*words, "--steps", 1, "--out", task)
+        sound, rate, begin = heard(Path(task) / f"{task}_seed-00000000.mp4")
+        assert begin + int(np.argmax(np.abs(sound) > 0.2)) / rate == pytest.approx(0.5, abs=0.03), task
+        form = "--format" if task == "interpolate" else "--clip.format"
+        with pytest.warns(UserWarning, match=r"a.mp4: a GIF has no sound \(aac\), tags: left out"):
+            run(*words, "--steps", 1, "--out", "gif", form, "gif")
 
 
 def test_frames_at_uneven_times(model: Path, place: Path) -> None:

@@ -238,7 +238,7 @@ def test_as_many_samples_as_the_reference_holds(kind: str, real: Path, tmp_path:
     assert found is not None
     assert found.subject["count"] == len(open_samples(tmp_path / "samples", "image")) == 20
     assert said[0] == "making 20 samples, as many as the reference holds (at most 50000); settings.count changes it"
-    assert re.fullmatch(r"8 samples made; the other 12 take about \d+ s", said[1])
+    assert re.fullmatch(r"8 of 20 samples are made; the rest takes about \d+ s", said[1])
 
 
 class Named(Digits):

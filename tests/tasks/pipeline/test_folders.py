@@ -253,7 +253,8 @@ def test_settings_of_a_call() -> None:
     pipe = toy_pipeline()
     assert pipe.sampling(None) == pipe.config.sampling == Sampling(steps=3)
     assert pipe.sampling(None, steps=5, guidance=1.5) == flat_sampling(steps=5, guidance=1.5)
-    assert pipe.sampling(Sampling(temperature=0.5), guidance=0.0) == Sampling(temperature=0.5)
+    # The steps stay the model's: settings of a call used to bring everything that they do not name back to the defaults.
+    assert pipe.sampling(Sampling(temperature=0.5), guidance=0.0) == Sampling(temperature=0.5, steps=3)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from maskgen.tasks.video import generate_video, inpaint_video, interpolate, outp
 from maskgen.tasks.video.edit import VideoEdit
 from maskgen.tasks.video.source import Excerpt
 from tests.support import tiny_audio_pipeline
+from tests.tasks.media.video.samples import heard, write, write_heard
 from tests.tasks.video.toys import LENGTH, SIDE, Frames, noise, pipeline
 
 PIPE = pipeline(frame_rate=5.0)
@@ -133,3 +134,48 @@ def test_a_model_of_another_modality() -> None:
     for task in (lambda: predict_frames(sounds, noise(3)), lambda: generate_video(sounds)):
         with pytest.raises(ValueError, match="needs a video model, but this model's modality is audio"):
             task()
+
+
+def with_sound(path: Path, burst: float = 1.0, **settings: Any) -> Path:
+    return write_heard(path, noise(20), burst=burst, **settings)
+
+
+def onset(path: Path) -> float:
+    sound, rate, begin = heard(path)
+    return begin + int(np.argmax(np.abs(sound) > 0.2)) / rate
+
+
+def test_sound_comes_back_with_every_edit(tmp_path: Path) -> None:
+    """At its time in the result: of a part of the file, before frames that are new, or after them."""
+    path, out = with_sound(tmp_path / "a.mp4"), tmp_path / "out.mp4"
+    options: dict[str, Any] = {"seeds": [0], "steps": 1}
+    inpaint_video(PIPE, path, "central", **options).write(out)
+    assert onset(out) == pytest.approx(1.0, abs=0.03)
+    outpaint_video(PIPE, Excerpt(path, start=0.5, frames=9), region="vertical", **options).write(out)
+    assert onset(out) == pytest.approx(0.5, abs=0.03)
+    with pytest.warns(UserWarning, match="what was added in time has no sound"):
+        predict_frames(PIPE, path, total=30, **options).write(out)
+    assert onset(out) == pytest.approx(1.0, abs=0.03)
+    interpolate(PIPE, np.zeros((SIDE, SIDE, 3), np.uint8), path, total=40, **options).write(out)
+    assert onset(out) == pytest.approx(3.0, abs=0.03)
+    with pytest.warns(UserWarning, match="what was added in time has no sound"):
+        interpolate(PIPE, path, np.zeros((SIDE, SIDE, 3), np.uint8), total=40, **options).write(out)
+    assert onset(out) == pytest.approx(1.0, abs=0.03)
+    with pytest.warns(UserWarning, match=r"b\.mp4: sound \(aac\) left out: of several files the first keeps them"):
+        interpolate(PIPE, path, with_sound(tmp_path / "b.mp4"), total=50, **options)
+
+
+def test_sound_needs_the_pace_of_its_pictures(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mp4")
+    slow = inpaint_video(PIPE, path, "central", seeds=[0], steps=1)
+    with pytest.warns(UserWarning, match="another pace"):
+        slow.write(tmp_path / "slow.mp4", frame_rate=5)
+    faster = inpaint_video(PIPE, Excerpt(path, frame_rate=5), "central", seeds=[0], steps=1)
+    faster.write(tmp_path / "fewer.mp4")
+    assert onset(tmp_path / "fewer.mp4") == pytest.approx(1.0, abs=0.03), "fewer frames, as long as before"
+
+
+def test_depth_that_is_lost_is_said(tmp_path: Path) -> None:
+    deep = write(tmp_path / "deep.mp4", noise(20), pixels="yuv420p10le")
+    with pytest.warns(UserWarning, match=r"deep\.mp4: 10 bits a channel come back as 8"):
+        inpaint_video(PIPE, deep, "central", seeds=[0])

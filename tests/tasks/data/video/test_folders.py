@@ -228,3 +228,24 @@ def test_what_is_refused(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "one", ignore=shutil.ignore_patterns(*NAMES[1:]))
     with pytest.raises(ValueError, match="all 1 files are held out"):
         VideoFolder(tmp_path / "one", 4, 16, held_out=0.999999)
+
+
+def test_what_is_odd_of_files_is_said_once(tmp_path: Path) -> None:
+    """Of all files together, and not at each example."""
+    for number in range(3):
+        path = write(tmp_path / f"{number}.ts", moving(40), rate=25)
+        data = path.read_bytes()
+        path.write_bytes(data[len(data) // 188 // 4 * 188 :])
+    write(tmp_path / "whole.mp4", moving(40))
+    with pytest.warns(UserWarning, match=r"3 of 4 files, such as 0\.ts: begins between key frames") as told:
+        data = VideoFolder(tmp_path, frames=8, height=16, held_out=0.0)
+    assert len(told) == 1
+    assert data.skipped == []
+    data.train().batch(range(4), range(4))
+
+
+def test_frames_that_are_not_evenly_spaced(tmp_path: Path) -> None:
+    write(tmp_path / "phone.mp4", moving(8), times=[0, 100, 200, 300, 900, 1000, 1100, 1200])
+    with pytest.warns(UserWarning, match=r"1 of 1 files, such as phone\.mp4: frames are not evenly spaced in time"):
+        VideoFolder(tmp_path, frames=4, height=16, held_out=0.0)
+    VideoFolder(tmp_path, frames=4, height=16, held_out=0.0, frame_rate=10)  # by time: nothing to say

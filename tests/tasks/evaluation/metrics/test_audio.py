@@ -69,3 +69,46 @@ def test_mistakes() -> None:
         SoundScores(16_000).metrics()
     with pytest.raises(ValueError, match="stft_distance: got shapes"):
         stft_distance(sounds(1, 0), sounds(2, 0))
+
+
+@pytest.mark.parametrize("silent", [torch.zeros(1, 3000), 1e-5 * torch.ones(1, 3000)])
+def test_silent_truths_are_left_out_and_counted(silent: Tensor) -> None:
+    """One pause among ten sounds moved the mean ratio by tens of dB, and the STFT distance a hundredfold."""
+    truth, made = sounds(10, 0), sounds(10, 0) + 0.5 * sounds(10, 1)
+    whole, fewer, with_pause = (SoundScores(16_000) for _ in range(3))
+    whole.update(truth, made)
+    fewer.update(truth[1:], made[1:])
+    paused = truth.clone()
+    paused[0] = silent
+    with_pause.update(paused, made)
+    found, expected = with_pause.metrics(draws=50), fewer.metrics(draws=50)
+    for name in ("stft", "si_sdr"):
+        assert found[name].value == pytest.approx(expected[name].value)
+        assert (found[name].low, found[name].high) == (expected[name].low, expected[name].high)
+        assert (found[name].count, found[name].left_out) == (9, 1)
+        assert found[name].note.endswith("1 of 10 pairs left out: silent")
+        assert whole.metrics(draws=50)[name].left_out is None
+    assert found["log_mel"].count == 10  # below its floor, all is equally silent
+
+
+def test_silent_results_and_equal_pairs_have_no_ratio() -> None:
+    truth = sounds(3, 0)
+    made = truth + 0.1 * sounds(3, 1)
+    made[0] = 0
+    made[1] = truth[1]
+    scores = SoundScores(16_000, ("si_sdr",))
+    scores.update(truth, made)
+    found = scores.metrics(draws=10)["si_sdr"]
+    assert found.value == pytest.approx(float(si_sdr(made[2:], truth[2:])))
+    assert (found.count, found.left_out) == (1, 2)
+    assert "1 of 3 pairs left out: silent" in found.note
+    assert "1 of 3 pairs left out: equal, so infinite" in found.note
+
+
+def test_nothing_but_silence() -> None:
+    scores = SoundScores(16_000, ("si_sdr", "log_mel"))
+    scores.update(torch.zeros(2, 1, 3000), sounds(2, 0))
+    found = scores.metrics(draws=10)
+    assert np.isnan(found["si_sdr"].value)
+    assert (found["si_sdr"].count, found["si_sdr"].left_out, str(found["si_sdr"])) == (0, 2, "not defined")
+    assert found["log_mel"].count == 2

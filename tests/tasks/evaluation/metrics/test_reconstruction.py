@@ -94,6 +94,16 @@ def test_pictures_are_compared_as_they_are_saved() -> None:
     assert scores.metrics()["psnr"].value == pytest.approx(120)
 
 
+def test_equal_pictures_are_left_out_among_others() -> None:
+    """Their PSNR is infinite: counted as 120 dB, one of them moves the mean of ten by 10 dB."""
+    scores, black = PixelScores(("psnr", "ssim")), torch.zeros(3, 3, 12, 12)
+    scores.update(black, torch.stack((black[0] + 0.2, black[0], black[0] + 0.4)))
+    found = scores.metrics(draws=10)
+    assert found["psnr"].value == pytest.approx((13.9794 + 7.9588) / 2, abs=1e-3)
+    assert (found["psnr"].count, found["psnr"].left_out, found["ssim"].left_out) == (2, 1, None)
+    assert "1 of 3 pairs left out: equal, so infinite" in found["psnr"].note
+
+
 def test_clips_count_frame_by_frame() -> None:
     clip = pictures(6, 0).unflatten(0, (2, 3)).transpose(1, 2)  # [2, 3, T, H, W]
     other = clip * 0.9

@@ -1,5 +1,6 @@
 """Sound files in and out: exact round trips, parts of files, and one clear line for everything that is no sound."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,14 @@ def test_what_is_no_sound_is_refused(tmp_path: Path) -> None:
         load_sound(tmp_path / "missing.wav")
 
 
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(
+        ValueError, match=r"pipe.wav: got a pipe or a device, expected a sound file, .*save it to a file first"
+    ):
+        load_sound(tmp_path / "pipe.wav")
+
+
 def test_check_waveform() -> None:
     for fine in (torch.zeros(1, 1), torch.full((2, 3), 7.0), torch.zeros(1, 4, dtype=torch.float64)):
         check_waveform(fine, 44_100)
@@ -248,6 +257,9 @@ def test_check_waveform() -> None:
             check_waveform(torch.zeros(shape), RATE)
     with pytest.raises(ValueError, match=r"8 channels, expected 1 or 2; downmix to their mean with to_channels"):
         check_waveform(torch.zeros(8, 5), RATE)
+    for shape in ((132_300, 2), (48_000, 1), (33, 2)):
+        with pytest.raises(ValueError, match=r"which looks like samples x channels; expected \[C, S\]: waveform.T"):
+            check_waveform(torch.zeros(shape), RATE)
     with pytest.raises(ValueError, match="1 samples that are NaN"):
         check_waveform(torch.tensor([[0.0, float("nan")]]), RATE)
     for rate in (0, -1, 192_001):

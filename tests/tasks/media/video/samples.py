@@ -80,6 +80,56 @@ def write_sound(path: Path, cover: bool = False) -> Path:
     return path
 
 
+def write_heard(path: Path, frames: Frames, sound: str = "aac", *, burst: float | None = None, **settings: Any) -> Path:
+    """Frames at 10 a second, with sound as long as they are: a tone, or silence with a burst of a tenth of a second.
+
+    Args:
+        path: the suffix chooses the container.
+        frames: ``[T, H, W, 3]``.
+        sound: FFmpeg's name of its codec.
+        burst: seconds at which the burst begins; None for a tone all the time.
+        **settings: ``codec`` of the pictures; ``rate`` of the sound in Hz and its ``layout``; ``tags`` of the file;
+            ``chapters`` as PyAV has them; ``subtitles``, FFmpeg's name of their codec: one line, from 0.5 s to 1.5 s.
+    """
+    rate, layout = settings.get("rate", 48000), settings.get("layout", "stereo")
+    with av.open(str(path), "w") as file:
+        file.metadata.update(settings.get("tags", {}))
+        video = file.add_stream(settings.get("codec", "libx264"), rate=10)
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
+        video.codec_context.thread_count = 1
+        heard = file.add_stream(sound, rate=rate, layout=layout)
+        read = file.add_mux_stream(settings["subtitles"]) if "subtitles" in settings else None
+        if "chapters" in settings:
+            file.set_chapters(settings["chapters"])
+        for frame in frames:
+            file.mux(video.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        file.mux(video.encode())
+        time = np.arange(rate * len(frames) // 10) / rate
+        wave = 0.5 * np.sin(2 * np.pi * 440 * time).astype(np.float32)
+        if burst is not None:
+            wave[(time < burst) | (time >= burst + 0.1)] = 0
+        block = av.AudioFrame.from_ndarray(np.tile(wave, (len(av.AudioLayout(layout).channels), 1)), "fltp", layout)
+        block.sample_rate = rate
+        file.mux(heard.encode(block))
+        file.mux(heard.encode())
+        if read is not None:
+            line = av.Packet(b"\0\5hello" if settings["subtitles"] == "mov_text" else b"hello")
+            line.stream, line.time_base, line.pts, line.dts, line.duration = read, Fraction(1, 1000), 500, 500, 1000
+            file.mux(line)
+    return path
+
+
+def heard(path: Path) -> tuple[NDArray[np.float32], int, float]:
+    """Sound of a file as mono ``[S]``, its rate, and when it begins, in seconds after the first picture."""
+    with av.open(str(path)) as file:
+        shown = next(file.decode(video=0)).time or 0.0
+    with av.open(str(path)) as file:
+        resampler = av.AudioResampler(format="fltp", layout="mono")
+        blocks = [part for frame in file.decode(audio=0) for part in resampler.resample(frame)]
+    sound = np.concatenate([block.to_ndarray()[0] for block in blocks])
+    return sound, blocks[0].sample_rate, (blocks[0].time or 0.0) - shown
+
+
 def write_empty(path: Path) -> Path:
     """A file with a video stream and not a single frame in it."""
     with av.open(str(path), "w") as file:
