@@ -41,7 +41,7 @@ class VideoFile:
 
     Args:
         path: the file; its content and not its name decides how it is read.
-        threads: decoding threads; 0 for one a core, at most four.
+        threads: decoding threads; 0 for as many as the library finds right.
         reader: ``pyav`` refuses frames whose contents the decoder had to guess. ``decord`` passes them on, and reads files
             of the usual kinds only: PyAV reads the others anyway, and as fast.
         quiet: warn of nothing, as for the files of a data set, which says it of all at once.
