@@ -26,7 +26,10 @@ from maskgen.tasks.media.video.index import scan
 from maskgen.tasks.media.video.originals import VideoOriginal
 from maskgen.tasks.media.video.writer import VideoWriter, check_frame_rate, check_frames
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".ogv", ".mxf", ".dv", ".gif"}
+    | {".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"}
+)
 """How the names of video files end, in lower case; what ``tasks.video_data`` looks for."""
 
 _MOST_BYTES = 4 << 30  # of frames in one piece; a person who asks for more has forgotten how large videos are

@@ -217,7 +217,7 @@ def test_what_is_refused(made: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(FileNotFoundError, match="no such folder, expected one of video files"):
         VideoFolder(tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"no video files found; expected names that end in \.avi"):
+    with pytest.raises(ValueError, match=r"no video files found; expected names that end in \.3gp, \.asf, \.avi"):
         VideoFolder(tmp_path / "nothing")
     for wrong in ({"frames": 0}, {"height": 0}, {"stride": 0}, {"frame_rate": 0.0}, {"frame_rate": 5.0, "stride": 2}):
         with pytest.raises(ValueError, match="expected 1 or more of each, and a stride or a frame rate above 0"):
