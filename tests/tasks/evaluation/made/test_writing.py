@@ -180,7 +180,8 @@ def test_two_real_processes(model: Path, tmp_path: Path) -> None:
     # Says what it saw, then does what ``python -m maskgen`` does.
     code = (
         "from maskgen.tasks.evaluation.made.writing import process_state; from maskgen.tasks.cli import main\n"
-        "state = process_state(); print(f'process {state.process_index} of {state.num_processes}', flush=True); main()"
+        "state = process_state()\n"
+        "print(f'process {state.process_index} of {state.num_processes}\\n', end='', flush=True)\nmain()"
     )
     (tmp_path / "start.py").write_text(code, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
