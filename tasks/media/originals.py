@@ -2,7 +2,7 @@
 
 Kept: every pixel outside the edit in the file's own numbers, transparency, colour profile, EXIF (upright, without its
 thumbnail, which would show the old picture), XMP and resolution. Said when lost: more than 8 bits a channel, CMYK and grey
-profiles, further pictures of an animation.
+profiles, further pictures of an animation, the place where it was taken: results are shared.
 
 Shapes: H W pixels.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from maskgen.tasks.media.colours import from_srgb, profile_of
 from maskgen.tasks.media.images import ImageSource, load_image, losses, open_image
 
-_THUMBNAIL, _ORIENTATION = 1, 0x0112  # Exif's directory of the thumbnail; tag
+_THUMBNAIL, _DETAILS, _PLACE, _ORIENTATION = 1, 0x8769, 0x8825, 0x0112  # three directories of Exif, and a tag
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ def load_original(source: ImageSource) -> Original:
         raise ValueError(str(error).replace("image:", f"{name}:", 1)) from None
     if profile is not None and upright.mode in ("L", "LA"):
         lost.append("the grey profile comes back as sRGB")
+    if _tells_place(upright):
+        lost.append("the place where it was taken (GPS) is left out of the result")
     if lost:
         warnings.warn(f"{name}: {'; '.join(lost)}", stacklevel=3)
     if upright.mode.startswith(("I", "F")) or upright.mode == "CMYK" or "grey profile" in "".join(lost):
@@ -112,12 +114,25 @@ def load_original(source: ImageSource) -> Original:
     return Original(rgb, np.asarray(kept), profile, _info(upright, upright.info.get("icc_profile")))
 
 
+def _tells_place(picture: Image.Image) -> bool:
+    return bool(picture.getexif().get_ifd(_PLACE)) or b"GPS" in _xmp(picture)
+
+
+def _xmp(picture: Image.Image) -> bytes:
+    found = picture.info.get("xmp") or b""
+    return found.encode() if isinstance(found, str) else bytes(found)
+
+
 def _info(picture: Image.Image, profile: bytes | None) -> dict[str, Any]:
     """What the result's file says beside its pixels."""
     kept = {name: picture.info[name] for name in ("dpi", "xmp") if picture.info.get(name)}
+    if b"GPS" in _xmp(picture):
+        del kept["xmp"]
     exif = picture.getexif()
     exif.pop(_ORIENTATION, None)
-    if len(exif) or exif.get_ifd(0x8769):
+    exif.pop(_PLACE, None)
+    exif._ifds.pop(_PLACE, None)
+    if len(exif) or exif.get_ifd(_DETAILS):
         exif._ifds.pop(_THUMBNAIL, None)
         kept["exif"] = exif.tobytes()
     return kept | ({"icc_profile": profile} if profile else {})

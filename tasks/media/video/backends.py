@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from maskgen.tasks.media.video.index import VideoIndex, choose_stream, import_av, opened
+from maskgen.tasks.media.video.index import VideoIndex, choose_stream, decode_packet, import_av, opened
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -191,13 +191,9 @@ class _PyavDecoder:
     def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, VideoFrame]]:
         """Places and frames from where the file stands; whatever cannot be decoded is left out."""
         stamps, counted = self._index.stamps, 0
-        packets = container.demux(stream)
-        while True:
-            with contextlib.suppress(self._av.error.FFmpegError):
-                packet = next(packets, None)
-                if packet is None:
-                    return
-                for frame in packet.decode():
+        with contextlib.suppress(self._av.error.FFmpegError):  # where the file breaks off
+            for packet in container.demux(stream):
+                for frame in decode_packet(packet):
                     number = counted if not len(stamps) else int(np.searchsorted(stamps, frame.pts or 0))
                     counted += 1
                     if not len(stamps) or (number < len(stamps) and stamps[number] == frame.pts):

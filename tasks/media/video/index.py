@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maskgen.tasks.media.video.rates import find_rate, total_seconds
 from maskgen.tasks.media.video.shown import Shown, inspect_stream
 
 if TYPE_CHECKING:
@@ -35,23 +36,8 @@ _WELL_INDEXED = (_MOV, _MATROSKA)  # decord 0.6.0 returns wrong frames from AVI 
 _SEEKABLE = (*_WELL_INDEXED, "mpegts")  # elsewhere key frames are not marked, or not reliably
 
 _CONTAINERS = frozenset(
-    {
-        *_SEEKABLE,
-        "avi",
-        "mpeg",
-        "flv",
-        "asf",
-        "ogg",
-        "gif",
-        "h264",
-        "hevc",
-        "ivf",
-        "m4v",
-        "mpegvideo",
-        "mxf",
-        "nut",
-        "dv",
-    }
+    {*_SEEKABLE, "avi", "mpeg", "flv", "asf", "ogg", "gif", "mxf", "nut", "dv"}
+    | {"h264", "hevc", "ivf", "m4v", "mpegvideo"}
 )
 
 _PICTURES = ("_pipe", "image2")  # how FFmpeg calls single pictures
@@ -61,8 +47,6 @@ _PLAIN_COLOURS = ("yuv420p", "yuvj420p")  # of others, decord and PyAV make pixe
 _MISSING_SECONDS = 0.5  # of what a header promised; less may be a header's rounding
 
 _MOST_REORDERED = 32  # frames that decoders hold back to show them later; more means that time stamps begin anew
-
-_REGULAR = 0.9  # share of frames that are as long as the usual one in a video with pauses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,14 +206,14 @@ def scan(path: Path, name: str) -> VideoIndex:
         times = (stamps - stamps[0]) * float(base)
     if late:
         remarks.append(f"begins between key frames: its first {late} frames cannot be decoded and are left out")
-    average, variable = _rate_of(times, stated, float(base))
+    average, variable = find_rate(times, stated, float(base))
     ticks = packets.durations[packets.stamps.index(int(stamps[-1]))] if len(stamps) else 0
     return VideoIndex(
         stamps=stamps,
         keys=np.union1d([0], keys) if kind in _SEEKABLE else np.zeros(1, dtype=np.int64),
         times=times,
         begin=float(int(stamps[0]) * base) if len(stamps) else 0.0,
-        seconds=_length(
+        seconds=total_seconds(
             times, ticks * float(base) or float(1 / average), float(base), 0 if variable else float(average)
         ),
         rate=average,
@@ -241,19 +225,30 @@ def scan(path: Path, name: str) -> VideoIndex:
     )
 
 
+def decode_packet(packet: Any) -> list[VideoFrame]:
+    """The frames that a packet of a stream completes; none if the decoder refuses it."""
+    error, frames = import_av().error, list[Any]()
+    for _ in range(2):
+        try:
+            frames = packet.decode()
+            break
+        except error.BlockingIOError:  # VP9's decoder, for instance, gets stuck behind what it could not decode
+            packet.stream.codec_context.flush_buffers()
+        except error.FFmpegError:
+            break
+    return frames
+
+
 def _first_frame(path: Path, name: str) -> VideoFrame:
     """The first frame that decodes, if possible without damage; it alone says how the video is turned."""
-    av = import_av()
     damaged: list[VideoFrame] = []
     with opened(path, name) as container:
         stream = choose_stream(container, name)
         for packet in container.demux(stream):
-            with contextlib.suppress(av.error.FFmpegError):
-                for frame in packet.decode():
-                    found: VideoFrame = frame
-                    if not found.is_corrupt:
-                        return found
-                    damaged.append(found)
+            for frame in decode_packet(packet):
+                if not frame.is_corrupt:
+                    return frame
+                damaged.append(frame)
             if len(damaged) > _MOST_REORDERED:
                 break
     if damaged:
@@ -355,42 +350,3 @@ def _count_frames(path: Path, name: str) -> int:
     """How many frames come out of the decoder."""
     with opened(path, name) as container:
         return sum(1 for _ in container.decode(choose_stream(container, name)))
-
-
-def _rate_of(times: NDArray[np.float64], stated: list[Fraction], tick: float) -> tuple[Fraction, bool]:
-    """Frames a second, and whether the spacing varies by more than a quarter of a frame.
-
-    Args:
-        times: float64 ``[T]``, seconds since the first frame, rounded to ticks.
-        stated: what headers say; the first that agrees with the times is taken.
-        tick: seconds of the container's clock.
-    """
-    if len(times) < 2:
-        return (stated or [Fraction(1)])[0], False
-    steps = np.diff(times)
-    usual = float(np.median(steps))
-    most = steps[np.abs(steps - usual) <= max(tick, usual / 4)]
-    average = float(steps.mean() if len(most) < _REGULAR * len(steps) else most.mean())
-    guesses = [*stated, Fraction(round(1 / average)), Fraction(round(1.001 / average) * 1000, 1001)]
-    rates = [rate for rate in [*guesses, Fraction(1 / average).limit_denominator(1001)] if rate > 0]
-    off = [float(np.abs(times - np.arange(len(times)) / float(rate)).max()) for rate in rates]
-    for most_off in (tick + 1e-9, average / 4 + tick):
-        for rate, found in zip(rates, off, strict=True):
-            if found <= most_off:
-                return rate, False
-    off = [len(steps) * abs(average - 1 / float(rate)) for rate in rates]  # between pauses
-    return next((rate for rate, found in zip(rates, off, strict=True) if found <= tick), rates[-1]), True
-
-
-def _length(times: NDArray[np.float64], last: float, tick: float, rate: float) -> float:
-    """Seconds that frames are shown: as many as they are at an even rate, unless the last one is held.
-
-    Args:
-        times: see ``_rate_of``.
-        last: how long the last frame is shown; 0 if the file does not say.
-        tick: seconds of the container's clock.
-        rate: frames a second; 0 where they are not evenly spaced.
-    """
-    if rate and last <= 1 / rate + 2 * tick:
-        return len(times) / rate
-    return float(times[-1]) + last

@@ -136,6 +136,23 @@ def test_metadata_is_kept_upright_and_without_the_old_thumbnail(tmp_path: Path) 
             assert b"xmpmeta" in str(after.info.get("xmp")).encode()
 
 
+@pytest.mark.parametrize("where", ["exif", "xmp"])
+def test_the_place_is_left_out_and_that_is_said(where: str, tmp_path: Path) -> None:
+    exif, path = Image.Exif(), tmp_path / "photo.jpg"
+    exif[0x010F] = "Maker"
+    if where == "exif":
+        exif.get_ifd(0x8825)[2] = (48.0, 8.0, 14.0)
+    xmp = b'<x:xmpmeta exif:GPSLatitude="48,8.2N"/>' if where == "xmp" else b"<x:xmpmeta/>"
+    Image.fromarray(numbers(*SIZE, 3)).save(path, exif=exif, xmp=xmp)
+    with pytest.warns(UserWarning, match=r"photo\.jpg: the place where it was taken \(GPS\) is left out of the result"):
+        original = load_original(path)
+    save_image(original.paste(original.rgb, torch.zeros(original.size)), tmp_path / "made.jpg")
+    with Image.open(tmp_path / "made.jpg") as after:
+        assert after.getexif()[0x010F] == "Maker"
+        assert not after.getexif().get_ifd(0x8825)
+    assert b"GPS" not in (tmp_path / "made.jpg").read_bytes()
+
+
 ODD: dict[str, Any] = {
     "16-bit grey": (
         "16 bits a channel come back as 8",

@@ -124,6 +124,33 @@ def test_a_stream_that_begins_between_key_frames(tmp_path: Path, suffix: str) ->
     assert rate == 25
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [
+        ("libx264", ".mkv", {"x264-params": "keyint=12:open-gop=1:bframes=3:b-adapt=0:scenecut=0"}),
+        ("libx264", ".mp4", {"bf": "2", "g": "12"}),
+        ("mpeg2video", ".mkv", {"bf": "2", "g": "12"}),
+        ("libvpx-vp9", ".mkv", {"g": "12", "cpu-used": "8", "deadline": "realtime"}),
+        ("libx265", ".mp4", {"preset": "ultrafast", "x265-params": "log-level=none:keyint=12:min-keyint=12:bframes=3"}),
+    ],
+)
+def test_a_part_that_was_cut_out_between_key_frames(tmp_path: Path, codec: str, suffix: str, options: Any) -> None:
+    """As programs copy it that do not decode; what they keep from before the first key frame is of no use."""
+    source = encode(tmp_path / "a.mkv", numbered(60), codec, options)
+    path = tmp_path / f"part{suffix}"
+    with av.open(str(source)) as whole, av.open(str(path), "w") as part:
+        stream = part.add_stream_from_template(whole.streams.video[0])
+        for number, packet in enumerate(whole.demux(video=0)):
+            if packet.size and number >= 5:
+                packet.stream = stream
+                part.mux(packet)
+    with pytest.warns(UserWarning, match="begins between key frames"):
+        file = VideoFile(path)
+    with file:
+        assert numbers(file.read()) == list(range(12, 60))
+        assert numbers(file.read([30, 3])) == [42, 15]
+
+
 def test_two_videos_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "two.mkv"
     with av.open(str(path), "w") as file:
