@@ -23,6 +23,8 @@ from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
 from maskgen.tasks.data.identity import Compare, arguments_of, files_identity, listing_identity
 from maskgen.tasks.media.shelf import Shelf
 
+_UNUSABLE = (ValueError, FileNotFoundError, PermissionError)  # of one file; what else a disk says stops the run
+
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "holdout"}
 
 
@@ -122,7 +124,7 @@ class FileData(SignalData):
             try:
                 try_out(name)
                 names.append(name)
-            except ValueError as error:
+            except _UNUSABLE as error:
                 found.append(Broken(name, str(error)))
         self.broken.begin(found, stacklevel=3)
         self._classes = class_folders(names, root) if rules.labels else ()
@@ -176,7 +178,7 @@ class FileSource:
             try:
                 own = path_number(name) if self.fixed else seed
                 return self.data.example(name, own, fixed=self.fixed), name
-            except ValueError as error:
+            except _UNUSABLE as error:
                 broken.add(Broken(name, str(error)))
             if set(self.names) <= broken.reasons.keys():
                 raise ValueError(f"all {len(self.names)} files of this half are damaged, such as {name}; replace them")

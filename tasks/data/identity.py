@@ -216,7 +216,8 @@ def _not_compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]
     """Names inside a record that others of it stand for."""
     unseen: set[str] = set()
     if before.get("content") and now.get("content"):
-        unseen.add("times")
+        if before["content"] == now["content"]:  # else the times tell what was changed last
+            unseen.add("times")
     elif before.get("times") and now.get("times"):
         unseen.add("content")  # asked for on one side only
     if "class_names" in now and "files" in now:

@@ -37,8 +37,6 @@ Reader = Literal["decord", "pyav"]
 MOST_THREADS = 4
 """Of a decoder or encoder; more only hold more frames in memory."""
 
-_ONE_THREAD = ("mpeg4", "vp8")  # with several, their decoders make other pictures of what is damaged each time, unsaid
-
 _NO_REPEATS = 1e-6  # share of frames that decord may replace by others before it raises: none
 
 
@@ -61,15 +59,15 @@ def open_decoder(path: Path, name: str, index: VideoIndex, threads: int, reader:
         path: an existing file.
         name: how errors call it.
         index: what it holds.
-        threads: decoding threads; 0 for one a core, at most four.
+        threads: decoding threads; 0 for as many as the library finds right, in decord one a core and at most four.
         reader: ``decord`` where it is installed and can be trusted with the file, or ``pyav``.
 
     Raises:
         ImportError: without PyAV.
     """
-    threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
     exact = _PyavDecoder(path, name, index, threads)
     library = _decord() if index.regular and reader == "decord" else None
+    threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
     return exact if library is None else _DecordDecoder(library, path, index, threads, exact)
 
 
@@ -185,9 +183,9 @@ class _PyavDecoder:
         if self._container is None or self._stream is None:
             self._container = self._stack.enter_context(opened(self._path, self._name))
             self._stream = choose_stream(self._container, self._name)
-            single = self._threads == 1 or self._stream.codec_context.name in _ONE_THREAD
-            self._stream.thread_type = "NONE" if single else "AUTO"
-            self._stream.codec_context.thread_count = 1 if single else self._threads
+            # Slices, not frames: with a frame a thread, decoders now and then forget to say that one is damaged.
+            self._stream.thread_type = "NONE" if self._threads == 1 else "SLICE"
+            self._stream.codec_context.thread_count = self._threads
         return self._container, self._stream
 
     def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, VideoFrame]]:

@@ -28,24 +28,23 @@ from maskgen.tasks.media.video.writer import VideoWriter, check_frame_rate, chec
 
 VIDEO_SUFFIXES = frozenset(
     {
-        *(
-            ".mp4",
-            ".m4v",
-            ".mov",
-            ".mkv",
-            ".webm",
-            ".avi",
-            ".mpg",
-            ".mpeg",
-            ".ts",
-            ".mts",
-            ".m2ts",
-            ".flv",
-            ".f4v",
-            ".gif",
-        ),
-        *(".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".vob", ".m2v", ".mxf"),
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".3g2",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".wmv",
+        ".asf",
+        ".flv",
+        ".f4v",
+        ".ogv",
+        ".mxf",
+        ".dv",
     }
+    | {".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".gif"}
 )
 """How the names of video files end, in lower case; what ``tasks.video_data`` looks for."""
 
@@ -61,7 +60,7 @@ class VideoFile:
 
     Args:
         path: the file; its content and not its name decides how it is read.
-        threads: decoding threads; 0 for one a core, at most four.
+        threads: decoding threads; 0 for as many as the library finds right.
         reader: ``pyav`` refuses frames whose contents the decoder had to guess. ``decord`` passes them on, and reads files
             of the usual kinds only: PyAV reads the others anyway, and as fast.
         quiet: warn of nothing, as for the files of a data set, which says it of all at once.

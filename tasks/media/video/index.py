@@ -155,6 +155,10 @@ def opened(path: Path, name: str) -> Iterator[InputContainer]:
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
         raise ValueError(f"{name}: no video file, cut off or damaged ({reason}); expected mp4, mkv or webm") from None
+    except IndexError:  # PyAV's, of a packet whose stream was not there at the start
+        raise ValueError(
+            f"{name}: a stream begins in its middle, which PyAV cannot follow; copy it to a new file"
+        ) from None
 
 
 def choose_stream(container: InputContainer, name: str) -> VideoStream:
@@ -208,7 +212,7 @@ def scan(path: Path, name: str) -> VideoIndex:
         plain = len(container.streams.video) == 1 and stream.codec_context.pix_fmt in _PLAIN_COLOURS
     stamps, keys = _in_order(packets, remarks)
     if not len(stamps):
-        times = np.arange(_count_frames(path, name)) / float(stated[0] if stated else 1)
+        times = np.arange(max(1, _count_frames(path, name))) / float(stated[0] if stated else 1)
         late = packets.keys.index(True) if True in packets.keys else 0
     else:
         # Whatever comes before a key frame that the file begins without, nobody can decode.

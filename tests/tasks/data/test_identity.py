@@ -18,8 +18,9 @@ from maskgen.data import Source
 from maskgen.objectives.masked import MaskedModeling
 from maskgen.tasks.commands.tokenize import tokenize_data
 from maskgen.tasks.data import Folder, ShardImages, SoundFolder, TokenShards
-from maskgen.tasks.data.identity import Compare, describe, differences, refuse_others
-from maskgen.tasks.data.tokens.cache import cached_tokens
+from maskgen.tasks.data.identity import Compare, describe, differences, refuse_others, short_hash
+from maskgen.tasks.data.tokens.cache import cached_tokens, read_tokens, write_tokens
+from maskgen.tasks.data.tokens.shards import UNDECISIVE, shard_stamp
 from maskgen.tasks.media.audio.files import save_sound
 from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from maskgen.tokenizers.image.vqgan import VQGAN
@@ -120,7 +121,8 @@ def test_sounds(tmp_path: Path) -> None:
     zipped = describe(data=SoundFolder(tmp_path / "s1.zip", 8000, 0.25, labels=True, held_out=0.0))
     save_sound(torch.rand(1, 4000) - 0.5, tmp_path / "s" / "a" / "1.wav", 8000)
     found = differences(old, describe(data=SoundFolder(tmp_path / "s", 8000, 0.25, labels=True, held_out=0.0)))
-    assert [line.split(":")[0] for line in found] == ["data.files.train.content"]
+    assert [line.split(":")[0] for line in found] == ["data.files.train.times", "data.files.train.content"]
+    assert "newest a/1.wav of " in found[0]
     shutil.make_archive(str(tmp_path / "s1"), "zip", tmp_path / "s")
     again = describe(data=SoundFolder(tmp_path / "s1.zip", 8000, 0.25, labels=True, held_out=0.0))
     assert [line.split(":")[0] for line in differences(zipped, again)] == ["data.files.train.content"]
@@ -262,9 +264,16 @@ def test_token_shards(tmp_path: Path) -> None:
     write_json(out / "tokens.json", found)  # whose shard was of the other labels
     with pytest.raises(ValueError, match=r"made of other data or settings \(\w+\) than tokens\.json tells \(\w+\)"):
         TokenShards(out).train().batch([0], [0])
-    write_json(out / "tokens.json", old)
-    make()  # the record is taken for the same data; its shards are not
-    assert said[-2] == "tokenize: 1 of 1 shards to make, 1 view(s) of 6 examples"
+    # As an earlier version wrote all of it: taken for the same data, and its shards are kept.
+    (path,) = out.glob("*.safetensors")
+    stamp = shard_stamp(old["tokenizer"], short_hash({key: old[key] for key in old if key not in UNDECISIVE}))
+    tensors, _ = read_tokens(path)
+    for metadata, missing in ((stamp, 0), (shard_stamp(old["tokenizer"], "others"), 1)):
+        write_json(out / "tokens.json", old)
+        write_tokens(tensors, path, vocab_size=4, metadata=metadata)
+        make()
+        assert said[-2] == f"tokenize: {missing} of 1 shards to make, 1 view(s) of 6 examples"
+        assert len(TokenShards(out).train().batch(range(6), range(6))["labels"]) == 6
 
 
 def shard(path: Path, grey: int, time: float) -> None:

@@ -131,6 +131,33 @@ def test_a_file_is_known_by_its_content_where_its_name_says_nothing(
         assert (f"1 {kind} files (cat/other{other})" in told) is (other != end)
 
 
+@each_kind
+def test_links_to_nothing_are_broken_examples(
+    end: str, write: Callable[[Path], None], data: Callable[[Path], SignalData], tmp_path: Path
+) -> None:
+    for number in range(9):
+        write(tmp_path / "cat" / f"{number}{end}")
+    os.symlink(tmp_path / "gone", tmp_path / "cat" / f"z{end}")
+
+    def read_all() -> None:
+        source = (Folder(tmp_path, 16, broken=0.2) if end == ".png" else data(tmp_path)).train()
+        source.batch(range(len(source)), range(len(source)))
+
+    with pytest.warns(UserWarning, match=rf"(1 of 10 files left out|1 skipped so far): .*z\{end}"):
+        read_all()
+
+
+def test_further_pictures_of_a_file_are_said(tmp_path: Path) -> None:
+    image(tmp_path / "cat" / "a.png")
+    with Image.open(tmp_path / "cat" / "a.png") as one:
+        frames = [one.copy(), Image.new("RGB", one.size)]
+    frames[0].save(tmp_path / "cat" / "b.gif", save_all=True, append_images=frames[1:])
+    source = Folder(tmp_path, 16).train()
+    source.batch([0], [0])
+    with pytest.warns(UserWarning, match="some files of the data hold several pictures: the first of each is used"):
+        source.batch([1], [0])
+
+
 def test_formats_of_pictures(tmp_path: Path) -> None:
     """All that PIL reads are pictures; one that it does not read is said."""
     ends = ("jfif", "gif", "ppm", "jp2", "avif", "tga", "bmp", "JPE")

@@ -222,11 +222,10 @@ def damage(content: bytes, seed: int) -> bytes:
 
 
 def decoded_frames(path: Path) -> Iterator[av.VideoFrame]:
-    """Whatever comes out of the plainest loop over PyAV, damaged or not; one thread, for what is damaged depends on them."""
+    """Whatever comes out of the plainest loop over PyAV, damaged or not."""
     with av.open(str(path), metadata_errors="replace") as file:
         stream = file.streams.best("video")
         assert isinstance(stream, av.VideoStream)
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         for packet in file.demux(stream):
             with contextlib.suppress(av.error.InvalidDataError):
                 yield from packet.decode()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from maskgen.tasks.media.video.files import VideoFile, load_video
+from maskgen.tasks.media.video.index import opened
 from tests.tasks.media.video.samples import Frames, decoded, moving, write
 
 
@@ -146,3 +147,13 @@ def test_recordings_that_were_joined(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="time stamps are equal or begin anew: frames are taken one after the other"):
         clip, _ = load_video(path)
     assert numbers(clip) == [*range(50)] * 2
+
+
+def test_a_stream_that_begins_in_the_middle(tmp_path: Path) -> None:
+    """PyAV raises IndexError of the first packet of a stream that was not there at the start."""
+    path = encode(tmp_path / "a.ts", moving(5), "libx264", {})
+    with (
+        pytest.raises(ValueError, match=r"a\.ts: a stream begins in its middle, which PyAV cannot follow; copy it"),
+        opened(path, "a.ts") as container,
+    ):
+        container.streams[len(container.streams)]

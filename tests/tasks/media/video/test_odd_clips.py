@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskgen.tasks.media.video.files import VideoFile
+from maskgen.tasks.media.video.files import VIDEO_SUFFIXES, VideoFile
 from tests.tasks.media.video.odd_clips import CLIPS, DAMAGED, Odd, as_shown, damage, decoded_frames
 
 BY_NAME = {odd.name: odd for odd in CLIPS}
@@ -27,6 +27,8 @@ def warned(odd: Odd) -> Iterator[None]:
 def test_there_are_many() -> None:
     assert len(CLIPS) >= 60
     assert len(BY_NAME) == len(CLIPS)
+    rare = {Path(name).suffix for name in BY_NAME} - VIDEO_SUFFIXES
+    assert rare == {".h264", ".ivf", ".nut"}, "which are opened as an Excerpt"
 
 
 @pytest.mark.parametrize("odd", CLIPS, ids=lambda odd: odd.name)
