@@ -108,7 +108,7 @@ class SoundOriginal:
         told = []
         if not own.exact:
             told.append(
-                f"its coding ({own.coding or own.container}) cannot be written again without a loss: the result is {suffix} "
+                f"its coding ({own.coding}) cannot be written again without a loss: the result is {suffix} "
                 "with the samples as they were decoded"
             )
         elif own.container not in _SUFFIXES:
