@@ -146,9 +146,10 @@ class Sampling(Layer):
 
     def over(self, below: Sampling) -> Sampling:
         """See ``Layer``; steps that are named count for every codebook, unless theirs are named, too."""
-        if self.names("steps") and not self.names("codebook_steps") and below.codebook_steps:
-            below = Sampling(codebook_steps=()).over(below)
-        return super().over(below)
+        made = super().over(below)
+        if self.names("steps") and not self.names("codebook_steps") and made.sampler == "codebook":
+            made = Sampling(codebook_steps=()).over(made)
+        return made
 
     def number(self, name: Literal["temperature", "choice_temperature"]) -> float:
         """A temperature, for the loops that only take numbers."""

@@ -209,9 +209,9 @@ def write_manifest(
         what: the files, for the line on the screen.
     """
     content = {"task": task, "model": model, **details, "items": items, "environment": environment()}
-    keep_earlier(out, [item["file"] for item in items])
+    told = keep_earlier(out, [item["file"] for item in items])
     write_json(out / MANIFEST, content)
-    print(f"{what} and manifest.json in {out}")  # noqa: T201
+    print(f"{what} and manifest.json in {out}{f' ({told})' if told else ''}")  # noqa: T201
 
 
 class ProgressBar:

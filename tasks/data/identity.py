@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,9 +115,9 @@ def files_identity(
         newest = max(range(len(names)), key=lambda number: seen[number][1], default=None)
         if newest is not None:
             when = datetime.fromtimestamp(seen[newest][1] / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            told["times"] = f"newest {names[newest]} of {when} ({_hash([time for _, time in seen])})"
+            told["times"] = f"newest {names[newest]} of {when} ({short_hash([time for _, time in seen])})"
         if compare == "content" or (compare == "auto" and sum(size for size, _ in seen) <= AUTO_BYTES):
-            told["content"] = _hash(list(pool.map(content, names)))
+            told["content"] = short_hash(list(pool.map(content, names)))
     return told
 
 
@@ -133,15 +133,15 @@ def listing_identity(
         content: what tells their contents apart, such as checksums of an archive.
     """
     told = {
-        "names": f"{len(names)} files ({_hash(list(names))})",
-        "sizes": f"{sum(sizes):,} bytes ({_hash(list(sizes))})",
+        "names": f"{len(names)} files ({short_hash(list(names))})",
+        "sizes": f"{sum(sizes):,} bytes ({short_hash(list(sizes))})",
     }
     if labels is not None:
         counts = Counter(labels)
         few = ", ".join(f"{counts[label]} of class {label}" for label in sorted(counts)[:_NAMED])
         more = ", ..." if len(counts) > _NAMED else ""
-        told["labels"] = f"{few}{more} ({_hash([int(label) for label in labels])})"
-    return told | ({} if content is None else {"content": _hash(content)})
+        told["labels"] = f"{few}{more} ({short_hash([int(label) for label in labels])})"
+    return told | ({} if content is None else {"content": short_hash(content)})
 
 
 def differences(before: Any, now: Any) -> list[str]:
@@ -228,6 +228,3 @@ def _not_compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]
 def _shown(value: Any) -> str:
     text = "nothing" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
-
-
-_hash: Callable[[object], str] = short_hash

@@ -137,10 +137,8 @@ def _usual_count(target: Target, run: EvaluationRun) -> int:
     """As many samples as asked for; else as the reference holds, for its own number is what theirs is compared with."""
     if run.settings.count is not None:
         return run.settings.count
-    known = target.real is None and target.statistics is not None
-    held = (
-        read_count(target.statistics) if known else 0 if target.real is None else len(target.real)
-    ) or run.settings.most
+    held = 0 if target.statistics is None else read_count(target.statistics)
+    held = (held if target.real is None else len(target.real)) or run.settings.most
     count = max(2, min(held, run.settings.most))
     run.say(
         f"making {count} samples, as many as the reference holds (at most {run.settings.most}); settings.count changes it"

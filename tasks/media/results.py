@@ -1,8 +1,8 @@
 """The files of a command's results: their names, what earlier runs left beside them, and versions and devices."""
 
+import itertools
 import platform
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,31 +39,32 @@ def check_results_folder(out: Path) -> None:
         raise ValueError(f"out: {out} holds an evaluation set, which other results would spoil; name another folder")
 
 
-def keep_earlier(out: Path, names: Iterable[str]) -> None:
-    """Before a manifest is written: results of earlier runs stay, are said, and keep a manifest of their own.
+def keep_earlier(out: Path, names: Iterable[str]) -> str:
+    """Before a manifest is written: results of earlier runs stay, and keep a manifest of their own.
 
     Args:
         out: folder of the results.
         names: of the files that the new manifest lists.
+
+    Returns:
+        What is to be said of them; nothing if there are none.
     """
     mine = set(names)
     others = [
         path.name for path in sorted(out.glob("*seed-*")) if _RESULT.fullmatch(path.name) and path.name not in mine
     ]
     if not others:
-        return
+        return ""
+    told = (
+        f"{len(others)} results of earlier runs are there, too ({', '.join(others[:2])}{', ...' if others[2:] else ''})"
+    )
     earlier = _manifest(out)
     kept = [item for item in earlier.get("items", ()) if isinstance(item, dict) and item.get("file") in others]
-    told = ""
     if kept:
-        free = next(path for number in range(1, 1 << 20) if not (path := out / f"manifest-{number}.json").exists())
+        free = next(path for number in itertools.count(1) if not (path := out / f"manifest-{number}.json").exists())
         write_json(free, {**earlier, "items": kept})
-        told = f"; {free.name} keeps what their manifest said"
-    warnings.warn(
-        f"out: {out} holds {len(others)} results of earlier runs beside these ({', '.join(others[:2])}"
-        f"{', ...' if others[2:] else ''}){told}; name another folder to keep runs apart",
-        stacklevel=2,
-    )
+        told += f"; {free.name} has what their manifest said"
+    return told
 
 
 def environment() -> dict[str, Any]:

@@ -146,8 +146,8 @@ def write_samples(
     missing = [block for block in blocks if not all((out / items[i]["file"]).is_file() for i in block)]
     state.wait_for_everyone()  # all have looked before anyone writes, so all share the same list
     complete = bool(before.get("complete")) and not missing and before.keys() >= manifest.keys()
-    if state.is_main_process:
-        keep_earlier(out, [item["file"] for item in items])
+    if state.is_main_process and (earlier := keep_earlier(out, [item["file"] for item in items])):
+        say(f"{out}: {earlier}")
     if state.is_main_process and not complete:
         write_json(place, {**manifest, "complete": False})
     mine, written = missing[state.process_index :: state.num_processes], 0
