@@ -114,7 +114,7 @@ class FfmpegDecoder:
         self.channels = len(first)
         self._say_more()
         self.kind = self._kind()
-        self.tags, codec = read_tags(self._container, self._stream), self._stream.codec_context.name
+        self.tags, codec = read_tags(self._container, self._stream), self._stream.codec_context.codec.canonical_name
         same = codec not in _LOSSLESS or (codec == "flac" and self.kind.container == "FLAC")
         self.lost = [] if same else [f"the coding {codec}"]
         self._length: int | None = None
@@ -240,12 +240,12 @@ class FfmpegDecoder:
         return None
 
     def _kind(self) -> SoundKind:
-        """How the samples are stored; the coding is empty where it loses something."""
-        codec, form = self._stream.codec_context.name, self._stream.codec_context.format.name
+        """How the samples are stored, by libsndfile's names where it knows the coding."""
+        codec, form = self._stream.codec_context.codec.canonical_name, self._stream.codec_context.format.name
         container = _WRITABLE.get(self._container.format.name, self._container.format.name.split(",")[0].upper())
         if codec in _LOSSLESS:
             return SoundKind(container, "PCM_16" if form.startswith(("s16", "u8")) else _wide(container))
-        return SoundKind(container, _CODINGS.get(codec, ""))
+        return SoundKind(container, _CODINGS.get(codec, codec.upper()))
 
 
 def packet_samples(package: Any, source: str | Path | BinaryIO, name: str) -> int | None:

@@ -21,9 +21,14 @@ _SUFFIXES = {  # of containers that an edit keeps, the usual one first
     **{"AIFF": (".aiff", ".aif", ".aifc"), "AU": (".au", ".snd"), "CAF": (".caf",)},
 }
 
-_INSTEAD = {  # the next best coding: without a loss as far as there is one
-    **{"PCM_U8": "PCM_S8", "PCM_S8": "PCM_U8", "ULAW": "PCM_16", "ALAW": "PCM_16"},
-    **{"PCM_32": "PCM_24", "DOUBLE": "FLOAT", "FLOAT": "PCM_24"},
+_FITTING = {  # codings that hold what one does, then those that round it
+    "PCM_U8": ("PCM_S8", "PCM_16"),
+    "PCM_S8": ("PCM_U8", "PCM_16"),
+    "ULAW": ("PCM_16",),
+    "ALAW": ("PCM_16",),
+    "PCM_32": ("PCM_24",),
+    "DOUBLE": ("FLOAT", "PCM_24"),
+    "FLOAT": ("PCM_24",),
 }
 
 _ROUNDED = {("PCM_32", "PCM_24"), ("DOUBLE", "FLOAT"), ("DOUBLE", "PCM_24"), ("FLOAT", "PCM_24")}
@@ -77,9 +82,9 @@ class SoundOriginal:
             bits: see ``maskgen.tasks.media.audio.files.SoundWriter``; None for those of the original.
         """
         kind, told = self._kind(path.suffix.lower())
-        if bits is not None:
-            container, coding = FORMATS.get(path.suffix.lower(), ("", ""))
-            kind, told = SoundKind(container, coding or CODINGS.get(bits, "")), list[str]()
+        container, coding = FORMATS.get(path.suffix.lower(), ("", ""))
+        if bits in CODINGS and container and not coding:
+            kind, told = SoundKind(container, CODINGS[bits]), []
         known = _TAGS.get(kind.container, ())
         kept = {tag: value for tag, value in self.tags.items() if tag in known}
         lost = [*self.lost, *(f"the tag {tag}" for tag in self.tags if tag not in known)]
@@ -94,25 +99,23 @@ class SoundOriginal:
         own = self.kind
         container, coding = FORMATS.get(suffix, ("", ""))
         if coding:
-            return SoundKind(container, coding), [
-                f"written as {coding}, which changes the samples that were kept as well"
-            ]
+            told = [f"written as {coding}, which changes the samples that were kept as well"]
+            return SoundKind(container, coding), told
+        if not container:
+            return own, []  # which the writer refuses
         if own.exact and suffix in _SUFFIXES.get(own.container, ()):
             return own, []
         told = []
         if not own.exact:
             told.append(
-                f"its coding ({own.coding or own.container}) cannot be written again without a loss: the result is {suffix} "
+                f"its coding ({own.coding}) cannot be written again without a loss: the result is {suffix} "
                 "with the samples as they were decoded"
             )
         elif own.container not in _SUFFIXES:
             told.append(f"a {own.container} container is not written, the result is {suffix}")
-        chosen = own.coding if own.exact else "FLOAT"
-        package = library()
-        while package is not None and container and not package.check_format(container, chosen) and chosen in _INSTEAD:
-            chosen = (
-                _INSTEAD[chosen] if chosen not in ("PCM_U8", "PCM_S8") or chosen != own.coding else _small(container)
-            )
+        first, package = own.coding if own.exact else "FLOAT", library()
+        able = (one for one in (first, *_FITTING.get(first, ())) if package and package.check_format(container, one))
+        chosen = next(able, first)
         if own.exact and (own.coding, chosen) in _ROUNDED:
             told.append(f"its samples ({own.coding}) are rounded to {chosen}, the most that {container} has")
         return SoundKind(container, chosen), told
@@ -134,10 +137,3 @@ def _named(tags: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Tags by libsndfile's names, without those about how the file was made."""
     found = {_OTHER_NAMES.get(name, name): value for name, value in tags}
     return {name: value for name, value in found.items() if name not in _TECHNICAL}
-
-
-def _small(container: str) -> str:
-    """Where 8 bits go: signed, unsigned, or else 16."""
-    package = library()
-    assert package is not None, "see above"
-    return next(one for one in ("PCM_U8", "PCM_S8", "PCM_16") if package.check_format(container, one))

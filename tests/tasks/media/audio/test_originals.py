@@ -175,7 +175,7 @@ def test_files_that_ffmpeg_reads(pipe: Pipeline, tmp_path: Path) -> None:
     before, after = load_sound(tmp_path / "piped.flac")[0], load_sound(tmp_path / "out.flac")[0]
     assert torch.equal(after[:, :FIRST], before[:, :FIRST])
     for name, codec, said in (
-        ("a.m4a", "aac", "its coding (MOV) cannot be written again without a loss: the result is .wav"),
+        ("a.m4a", "aac", "its coding (AAC) cannot be written again without a loss: the result is .wav"),
         ("l.m4a", "alac", "a MOV container is not written, the result is .wav"),
         ("a.mp4", "aac", "not kept: its picture"),
     ):
