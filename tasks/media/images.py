@@ -266,9 +266,10 @@ def losses(picture: Image.Image) -> list[str]:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a picture file, in one line."""
-    check_file(path, "an image file")
+def reading(path: Path | str) -> Iterator[None]:
+    """Whatever is wrong with a picture file, in one line; ``path`` is the name of one in memory if it is a text."""
+    if isinstance(path, Path):
+        check_file(path, "an image file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
