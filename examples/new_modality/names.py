@@ -52,7 +52,10 @@ class TextTokenizer(OwnModality):
         return rearrange(tokens, "B S K -> B K S") / (CODES - 1)
 
     def read(self, path: Path) -> Tensor:
-        return as_signal([path.read_text(encoding="ascii")], self.config.length)
+        text = path.read_text(encoding="ascii").strip()
+        if len(text) > self.config.length:
+            raise ValueError(f"{path}: got {len(text)} characters, expected at most {self.config.length}; shorten it")
+        return as_signal([text], self.config.length)
 
     def write(self, signal: Tensor, path: Path) -> None:
         codes = (signal.flatten() * (CODES - 1)).round().long() + FIRST
@@ -60,7 +63,7 @@ class TextTokenizer(OwnModality):
 
 
 def as_signal(texts: Sequence[str], length: int) -> Tensor:
-    codes = [[ord(letter) - FIRST for letter in text.strip().upper().ljust(length)[:length]] for text in texts]
+    codes = [[ord(letter) - FIRST for letter in text.upper().ljust(length)] for text in texts]
     return torch.tensor(codes)[:, None].clamp(0, CODES - 1) / (CODES - 1)
 
 

@@ -75,3 +75,9 @@ def test_spans_that_are_refused(
     with pytest.raises(SystemExit):
         run(*common, "--start", span[0], "--stop", span[1], "--out", tmp_path / "out")
     assert message in capsys.readouterr().err
+
+
+def test_a_text_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "name.txt").write_text("GREEK SMALL LETTER ALPHA WITH TONOS", encoding="ascii")
+    with pytest.raises(ValueError, match=r"name\.txt: got 35 characters, expected at most 32; shorten it"):
+        TextTokenizer(TextConfig()).read(tmp_path / "name.txt")
