@@ -153,13 +153,16 @@ def choose_stream(container: InputContainer, name: str) -> VideoStream:
     """
     kind = container.format.name
     if kind.endswith(_PICTURES) or kind.startswith(_PICTURES):
-        raise ValueError(f"{name}: got a picture, expected a video")
+        animated = "; an animated WebP is not read, save it as GIF or mp4" if kind.startswith("webp") else ""
+        raise ValueError(f"{name}: got a picture, expected a video{animated}")
     moving = _moving(container)
     if not moving:
         others = ", ".join(sorted({stream.type for stream in container.streams if stream.type != "video"})) or "nothing"
         raise ValueError(f"{name}: no video in it (only {others}), expected a file with moving pictures")
     if kind not in _CONTAINERS:
-        raise ValueError(f"{name}: got a file of type {kind!r}, expected a video such as mp4, mov, mkv, webm or avi")
+        raise ValueError(
+            f"{name}: got a file of type {kind!r}, expected a video such as mp4, mov, mkv, webm, avi or gif"
+        )
     best = container.streams.best("video")
     chosen = next((stream for stream in moving if best is not None and stream.index == best.index), moving[0])
     if chosen.codec_context is None:

@@ -219,11 +219,22 @@ def lossy(path: Path) -> Path:
     return write(path, moving(30), container={"movflags": "faststart"} if path.suffix == ".mp4" else {})
 
 
+def animated(path: Path) -> Path:
+    """A picture that moves."""
+    first, *others = (Image.fromarray(frame) for frame in moving(3))
+    first.save(path, save_all=True, append_images=others, duration=100)
+    return path
+
+
 BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty.mp4": (lambda path: (path.touch(), path)[1], "empty.mp4: got an empty file, expected a video file"),
     "words.mp4": (text, "words.mp4: no video file, cut off or damaged"),
     "words.txt": (text, "words.txt: got a file of type 'tty', expected a video such as mp4"),
     "picture.png": (picture, "picture.png: got a picture, expected a video"),
+    "moving.webp": (
+        animated,
+        "moving.webp: got a picture, expected a video; an animated WebP is not read, save it as GIF",
+    ),
     "picture.mp4": (lambda path: picture(path.with_suffix(".jpg")).rename(path), "got a picture, expected a video"),
     "sound.wav": (write_sound, r"sound.wav: no video in it \(only audio\), expected a file with moving pictures"),
     "song.m4a": (write_sound, r"song.m4a: no video in it \(only audio\)"),
