@@ -50,7 +50,7 @@ def missing_words(message: str, options: Collection[str]) -> tuple[str, str] | N
         near = difflib.get_close_matches(found[1], known, n=3)
         return f"{found[1]}: no such command; {_meant(near) or 'expected one of ' + ', '.join(known)}", ""
     if found := re.match(r"unrecognized arguments: (\S+)", message):
-        near = difflib.get_close_matches(found[1].partition("=")[0], options, n=3)
+        near = difflib.get_close_matches(found[1].partition("=")[0], sorted(options), n=3)
         return f"{message}{'; ' if near else ''}{_meant(near)}", ""
     return None
 

@@ -100,7 +100,10 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:  # jsonargparse asks a copy of this parser about each class; the outer one reports
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        said, command = missing_words(message, [*parser._option_string_actions]) or (one_line(message), "")
+        said, command = missing_words(message, parser._option_string_actions.keys() - {"--help", "--print_config"}) or (
+            one_line(message),
+            "",
+        )
         program = f"{str(parser.prog).replace(' [options]', '')} {command}".strip()
         self.exit(2, f"maskgen: error: {said}; see `{program} --help`\n")
 

@@ -58,7 +58,7 @@ def test_more_gpus_hold_less_and_send_as_much() -> None:
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "fsdp2_nodes"])
 def test_accelerate_reads_its_files(name: str) -> None:
     found = load_config_from_file(str(ROOT / "docs" / "accelerate" / f"{name}.yaml"))
-    assert found.mixed_precision == "bf16"
+    assert found.mixed_precision == "no"  # the run's own setting decides
     assert found.num_processes in (8, 64)
     if name != "ddp":
         assert found.fsdp_config["fsdp_version"] == 2
