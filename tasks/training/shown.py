@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from maskgen.data import Batch, draw_numbers
 from maskgen.tasks.data.base import AudioData, SignalData
 from maskgen.tasks.data.video.folders import VideoData
+from maskgen.tasks.media.audio.backends import check_writing
 from maskgen.tasks.media.images import image_grid, save_gif, save_image, to_images
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.training.base import crop_like
@@ -33,6 +34,8 @@ def show_reconstructions(data: SignalData) -> Show | None:
     """Writes some signals as they are and as the tokenizer gives them back; None for a modality without files here."""
     if data.modality not in _SHOWN:
         return None
+    if isinstance(data, AudioData):
+        check_writing()
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, Tokenizer)

@@ -25,6 +25,7 @@ from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
+from maskgen.tasks.media.audio.backends import check_writing
 from maskgen.tasks.media.images import image_grid, save_image
 from maskgen.tasks.model_folder import PipelineConfig, check_codec, trained_on
 from maskgen.tasks.pipeline import Pipeline
@@ -222,6 +223,7 @@ def _show_files(tokenizer: OwnModality, config: PipelineConfig) -> Show:
 
 def _show_sounds(codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show:
     """Writes some sounds once as they were, and at every showing with their middle third filled by the model."""
+    check_writing()
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)

@@ -23,6 +23,16 @@ _MISSING = 'sound files need soundfile: pip install "maskgen[audio]"'
 _PADDING = 3 * 1152  # samples that MP3 encoders put around a sound, at most
 
 
+def check_writing() -> None:
+    """Say before a work what would be missing after it.
+
+    Raises:
+        ImportError: without soundfile, which writes sounds.
+    """
+    if libsndfile.library() is None:
+        raise ImportError(_MISSING)
+
+
 class Decoder(Protocol):
     """A sound file open for reading.
 

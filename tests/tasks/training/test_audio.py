@@ -21,10 +21,12 @@ from maskgen.published.vampnet.blocks import VampNetConfig
 from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Request
+from maskgen.tasks.data.audio.melodies import Melodies
 from maskgen.tasks.data.base import AudioData
 from maskgen.tasks.data.tokens.cache import cached_tokens, tokenize
 from maskgen.tasks.media.audio.files import load_sound
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.training.shown import show_reconstructions
 from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
 from maskgen.tokenizers.audio.codec import AudioCodec, AudioCodecConfig
@@ -346,3 +348,9 @@ def test_it_learns(tmp_path: Path) -> None:
     mask[:, 4:9] = True
     filled = pipe.fill(tokens, mask, Request(seeds=[0], sampling=Sampling(steps=4, temperature=0.0)))
     assert (filled == tokens).float().mean() > 0.95
+
+
+def test_sounds_that_could_not_be_written_are_said_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskgen.tasks.media.audio.libsndfile.library", lambda: None)
+    with pytest.raises(ImportError, match="sound files need soundfile"):
+        show_reconstructions(Melodies())
