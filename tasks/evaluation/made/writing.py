@@ -39,11 +39,6 @@ _QUIET = 2  # seconds before the progress bar shows
 _SUFFIX = {"image": ".png", "video": ".png", "audio": ".wav"}
 
 
-def image_name(label: int, seed: int) -> str:
-    """File name of a generated picture."""
-    return result_name(seed, _SUFFIX["image"], label)
-
-
 def write_evaluation_set(
     pipe: Pipeline,
     ids: Sequence[int],

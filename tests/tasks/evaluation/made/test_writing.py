@@ -13,7 +13,7 @@ from PIL import Image
 
 import maskgen.tasks.evaluation.made.making
 from maskgen.sampling.settings import Sampling
-from maskgen.tasks.evaluation.made.writing import image_name, write_evaluation_set
+from maskgen.tasks.evaluation.made.writing import write_evaluation_set
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.image.generation import generate
 from tests.support import tiny_pipeline
@@ -22,7 +22,7 @@ from tests.tasks.evaluation.support import ONE_AT_A_TIME, together
 
 ROOT = Path(__file__).resolve().parents[4]
 IDS = [label for label in range(5) for _ in range(3)]  # 15 pictures, 4 blocks of 4
-NAMES = [image_name(label, 100 + i) for i, label in enumerate(IDS)]
+NAMES = [f"label-{label:04d}_seed-{100 + i:08d}.png" for i, label in enumerate(IDS)]
 
 
 def write(out: Path, **changes: Any) -> int:
@@ -213,4 +213,4 @@ def test_accelerate_launch(model: Path, tmp_path: Path) -> None:
         [*launcher, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert pixels(tmp_path / "out" / image_name(3, 1)).shape == (32, 32, 3)
+    assert pixels(tmp_path / "out" / "label-0003_seed-00000001.png").shape == (32, 32, 3)
