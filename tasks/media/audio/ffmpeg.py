@@ -22,7 +22,9 @@ from maskgen.tasks.media.audio.headers import KEPT_FILES, file_key
 from maskgen.tasks.media.audio.libsndfile import RAW, SoundKind
 
 # What says itself how it is to be read; FFmpeg would take any bytes for samples, were the file so named.
-_NAMES = "aac ac3 aiff ape asf au avi caf dsf dts eac3 flac flv mp3 mpeg mpegts mpc mpc8 mxf ogg rm tak tta voc w64 wav wv"
+_NAMES = (
+    "aac ac3 aiff ape asf au avi caf dsf dts eac3 flac flv mp3 mpeg mpegts mpc mpc8 mxf ogg rm tak tta voc w64 wav wv"
+)
 _CONTAINERS = {*_NAMES.split(), "xwma", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 _STREAMS = {"mp3", "aac", "ac3", "eac3", "mpegts"}  # which are cut anywhere, as broadcasts are
