@@ -4,7 +4,7 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -41,6 +41,29 @@ def with_time(cond: Cond, time: float | Tensor) -> Cond:
     return dataclasses.replace(cond, micro=torch.cat((micro[:, :MICRO_CONDITIONS].float(), column[:, None]), dim=1))
 
 
+def timed_logits(logits_of: Callable[[Cond], LogitsFn], cond: Cond, steps: int) -> LogitsFn:
+    """A ``logits_fn`` that tells the model the time of each step: steps - 1 - k at step k.
+
+    Where a loop skips its first steps, as image to image does, k counts them too: the last step always has time 0.
+
+    Args:
+        logits_of: makes the ``logits_fn`` under the conditions of one step; any guidance may be in it.
+        cond: conditions with ``micro`` from ``micro_conditions``.
+        steps: how many the loop counts.
+
+    Raises:
+        ValueError: see ``with_time``; in the loop, if it counts more steps than told.
+    """
+    with_time(cond, 0)
+
+    def logits_fn(tokens: Tensor, step: int) -> Tensor:
+        if not 0 <= step < steps:
+            raise ValueError(f"step: got {step}, expected 0 to {steps - 1}; give the steps that the loop has")
+        return logits_of(with_time(cond, steps - 1 - step))(tokens, step)
+
+    return logits_fn
+
+
 def meissonic_logits(
     model: TokenModel,
     cond: Cond,
@@ -50,31 +73,23 @@ def meissonic_logits(
     scale: float = 9.0,
     axes: Sequence[int] | None = None,
 ) -> LogitsFn:
-    """A ``logits_fn`` that tells the model the time of each step and pushes away from the empty prompt: u + s (c - u).
-
-    The time at step k is steps - 1 - k. Where a loop skips its first steps, as image to image does, k counts them too, so
-    that the last step always has time 0.
+    """``timed_logits`` with the published guidance, u + s (c - u), see ``amused_guided_logits``.
 
     Args:
         model: a ``MeissonicTransformer``.
         cond: the prompts, with ``micro`` from ``micro_conditions``.
-        unconditional: the same fields for the empty or a negative prompt; ``cond.unconditional()`` if left out. Not used
-            at a scale of 1 or less.
-        steps: S, how many the loop counts.
-        scale: s, see ``amused_guided_logits``; 9 in text to image.
+        unconditional: context and pooled vector of the empty or a negative prompt; those of ``cond.null`` if left out.
+        steps: how many the loop counts.
+        scale: s; 9 in text to image, 1 or less for no guidance.
         axes: token grid, passed on to the model.
 
     Raises:
-        ValueError: see ``amused_guided_logits`` and ``with_time``; or the loop counts more steps than told.
+        ValueError: see ``timed_logits`` and ``amused_guided_logits``; guidance without anything to push away from.
     """
-    weaker = unconditional if unconditional is not None else cond if scale <= 1 else cond.unconditional()
+    weaker = cond if scale <= 1 else cond.unconditional() if unconditional is None else unconditional
 
-    def logits_fn(tokens: Tensor, step: int) -> Tensor:
-        if not 0 <= step < steps:
-            raise ValueError(
-                f"step: got {step}, expected 0 to {steps - 1}; give meissonic_logits the steps of the loop"
-            )
-        halves = (dataclasses.replace(with_time(half, steps - 1 - step), null=None) for half in (cond, weaker))
-        return amused_guided_logits(model, *halves, scale=scale, axes=axes)(tokens, step)
+    def logits_of(timed: Cond) -> LogitsFn:
+        halves = (dataclasses.replace(half, micro=timed.micro, null=None) for half in (cond, weaker))
+        return amused_guided_logits(model, *halves, scale=scale, axes=axes)
 
-    return logits_fn
+    return timed_logits(logits_of, cond, steps)
