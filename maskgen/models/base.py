@@ -15,7 +15,12 @@ from maskgen.models.partial import FeatureMemory, Prepared
 
 
 class MaskedTransformer(nn.Module, ABC):
-    """The contract of a model: tokens and conditions in, logits out. The mask id is ``vocab_size``."""
+    """The contract of a model: tokens and conditions in, logits out. The mask id is ``vocab_size``.
+
+    Attributes:
+        context_width: width of the ``Cond.context`` it attends to, for instance of text; 0 if it takes none.
+        pooled_width: width of ``Cond.pooled``; 0 if it takes none.
+    """
 
     config: Any
     vocab_size: int
@@ -23,6 +28,8 @@ class MaskedTransformer(nn.Module, ABC):
     num_classes: int
     null_class: bool
     num_tasks: int = 0
+    context_width: int = 0
+    pooled_width: int = 0
 
     @abstractmethod
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
@@ -110,7 +117,8 @@ def task_ids(model: MaskedTransformer, cond: Cond, tokens: Tensor) -> Tensor | N
     Raises:
         ValueError: task ids for a model without tasks, which would be ignored in silence, or another number of them.
     """
-    cond.check_used(type(model).__name__, "labels", "task")
+    text = [name for name, width in (("context", model.context_width), ("pooled", model.pooled_width)) if width]
+    cond.check_used(type(model).__name__, "labels", "task", *text, *(["context_mask"] if model.context_width else []))
     if cond.task is None:
         return torch.zeros(len(tokens), dtype=torch.long, device=tokens.device) if model.num_tasks else None
     if not model.num_tasks:
