@@ -14,6 +14,7 @@ from maskgen.published.amused.sampler import AmusedSampling, amused_guided_logit
 from maskgen.published.amused.transformer import MICRO_CONDITIONS
 from maskgen.sampling.guidance import TokenModel
 from maskgen.sampling.loop import LogitsFn
+from maskgen.sampling.speed.query import PartialLogits, Query
 
 PUBLISHED_SAMPLING: dict[str, AmusedSampling] = {"meissonic-1024": AmusedSampling(steps=48, guidance=9.0)}
 """Published name -> settings of the text-to-image pipeline; image to image and inpainting keep aMUSEd's 12 steps and 10."""
@@ -41,7 +42,7 @@ def with_time(cond: Cond, time: float | Tensor) -> Cond:
     return dataclasses.replace(cond, micro=torch.cat((micro[:, :MICRO_CONDITIONS].float(), column[:, None]), dim=1))
 
 
-def timed_logits(logits_of: Callable[[Cond], LogitsFn], cond: Cond, steps: int) -> LogitsFn:
+def timed_logits(logits_of: Callable[[Cond], LogitsFn], cond: Cond, steps: int) -> PartialLogits:
     """A ``logits_fn`` that tells the model the time of each step: steps - 1 - k at step k.
 
     Where a loop skips its first steps, as image to image does, k counts them too: the last step always has time 0.
@@ -54,14 +55,27 @@ def timed_logits(logits_of: Callable[[Cond], LogitsFn], cond: Cond, steps: int) 
     Raises:
         ValueError: see ``with_time``; in the loop, if it counts more steps than told.
     """
-    with_time(cond, 0)
+    return _TimedLogits(logits_of, cond, steps)
 
-    def logits_fn(tokens: Tensor, step: int) -> Tensor:
-        if not 0 <= step < steps:
-            raise ValueError(f"step: got {step}, expected 0 to {steps - 1}; give the steps that the loop has")
-        return logits_of(with_time(cond, steps - 1 - step))(tokens, step)
 
-    return logits_fn
+class _TimedLogits(PartialLogits):
+    """See ``timed_logits``; it answers for all positions."""
+
+    is_partial = False
+
+    def __init__(self, logits_of: Callable[[Cond], LogitsFn], cond: Cond, steps: int) -> None:
+        with_time(cond, 0)  # what is wrong with it shows before the loop
+        self._logits_of, self._cond, self._steps = logits_of, cond, steps
+
+    def check_reuse(self, every: int) -> None:
+        """See ``PartialLogits``."""
+        raise ValueError(f"reuse: got {every}, but a Meissonic computes all positions or none; use 1 with this model")
+
+    def answer(self, tokens: Tensor, step: int, query: Query) -> Tensor:
+        """See ``PartialLogits``."""
+        if not 0 <= step < self._steps:
+            raise ValueError(f"step: got {step}, expected 0 to {self._steps - 1}; give the steps that the loop has")
+        return self._logits_of(with_time(self._cond, self._steps - 1 - step))(tokens, step)
 
 
 def meissonic_logits(
@@ -72,7 +86,7 @@ def meissonic_logits(
     steps: int,
     scale: float = 9.0,
     axes: Sequence[int] | None = None,
-) -> LogitsFn:
+) -> PartialLogits:
     """``timed_logits`` with the published guidance, u + s (c - u), see ``amused_guided_logits``.
 
     Args:

@@ -191,8 +191,8 @@ class MeissonicTransformer(MaskedTransformer):
         if context is None or pooled is None or micro is None or problems:
             raise ValueError(
                 "; ".join(problems) + ". Meissonic needs text features, their pooled vector, and micro_conditions() "
-                "with the time behind them (meissonic_logits sets it at every step); without text, give those of the "
-                "empty prompt"
+                "with the time behind them (meissonic_logits and the sampler amused set it at every step); without text, "
+                "give those of the empty prompt"
             )
         return context, pooled, micro
 

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from maskgen.conditioning import Cond
-from maskgen.published.amused.sampler import sample_amused
+from maskgen.published.amused.sampler import AmusedSampling, sample_amused
 from maskgen.published.amused.transformer import micro_conditions
+from maskgen.published.loops import Decoding, decide
 from maskgen.published.meissonic.sampler import PUBLISHED_SAMPLING, meissonic_logits, timed_logits, with_time
-from maskgen.published.meissonic.transformer import PUBLISHED
+from maskgen.published.meissonic.transformer import PUBLISHED, MeissonicConfig, MeissonicTransformer
 from maskgen.sampling.guidance import Guidance, guided_logits
+from maskgen.sampling.settings import Sampling
+from tests.core.toys import shaken
+from tests.selections import flat_sampling
 
 
 class Spy:
@@ -111,3 +115,59 @@ def test_a_time_stands_behind_five_numbers_in_float32() -> None:
         with_time(Cond(), 3)
     with pytest.raises(ValueError, match=r"cond.micro: got \(2, 4\), expected \[B, 5\]"):
         with_time(Cond(micro=torch.zeros(2, 4)), 3)
+
+
+TINY = MeissonicConfig(
+    codebook_size=11,
+    rows=14,
+    mask_row=12,
+    axes=(4, 4),
+    width=16,
+    text_width=1,
+    double_layers=1,
+    single_layers=1,
+    heads=2,
+    rotary_widths=(2, 2, 4),
+)
+
+
+def decoding(axes: tuple[int, int] = (4, 4), null: bool = True) -> Decoding:
+    """Two items of a small model, of which a token each is given."""
+    torch.manual_seed(0)
+    model = shaken(MeissonicTransformer(TINY))
+    generator = torch.Generator().manual_seed(3)
+    parts = [
+        Cond(context=torch.randn(2, 3, 1, generator=generator), pooled=torch.randn(2, 16, generator=generator))
+        for _ in range(2)
+    ]
+    cond = dataclasses.replace(parts[0], micro=micro_conditions(2, 8, 4), null=parts[1] if null else None)
+    tokens = torch.full((2, 16, 1), 11)
+    tokens[:, 5] = 3
+    return Decoding(model=model, cond=cond, tokens=tokens, mask=tokens == 11, axes=axes, seeds=[4, 5])
+
+
+def test_the_loop_by_name_tells_the_time_and_guides() -> None:
+    made = decoding()
+    sampling = Sampling(sampler="amused", steps=5, choice_temperature=2.0, guidance=Guidance(scale=2.0))
+    result = decide(made, sampling)
+    logits_fn = meissonic_logits(made.model, made.cond, steps=5, scale=3.0, axes=made.axes)
+    settings = AmusedSampling(steps=5, starting_mask_ratio="row")
+    assert torch.equal(result, sample_amused(logits_fn, made.tokens, made.mask, settings, seeds=made.seeds))
+    assert torch.equal(result[:, 5], made.tokens[:, 5])
+    assert result.max() < 11
+    other = decide(made, sampling.override(guidance=0.0))
+    assert not torch.equal(result, other)
+
+
+@pytest.mark.parametrize("against", ["unconditional", "self"])
+def test_our_own_loop_tells_the_time_too(against: str) -> None:
+    guidance = Guidance(scale=1.0, ramp="linear", against=against)  # type: ignore[arg-type]
+    result = decide(decoding(), Sampling(steps=3, guidance=guidance))
+    assert result.max() < 11
+    with pytest.raises(ValueError, match="reuse: got 2, but a Meissonic computes all positions or none"):
+        decide(decoding(), flat_sampling(steps=3, reuse=2))
+
+
+def test_guidance_by_name_needs_the_empty_prompt() -> None:
+    with pytest.raises(ValueError, match="cond.null: got none beside context; guidance needs the context of the empty"):
+        decide(decoding(null=False), Sampling(sampler="amused", steps=3, guidance=Guidance(scale=2.0)))

@@ -261,7 +261,7 @@ def test_conditions_that_are_missing_or_do_not_fit_are_all_named() -> None:
     tokens, cond = batch()
     wrong = (
         r"cond.context: got None, expected \(3, 1, 10\); cond.pooled: got \(3, 7\), expected \(3, 16\); "
-        r"cond.micro: got \(3, 5\), expected \(3, 6\). .*meissonic_logits sets it at every step.*the empty prompt"
+        r"cond.micro: got \(3, 5\), expected \(3, 6\). .*meissonic_logits and the sampler amused set it.*the empty prompt"
     )
     with pytest.raises(ValueError, match=wrong):
         model(tokens, Cond(pooled=torch.zeros(3, 7), micro=micro_conditions(3, 64, 48)))
