@@ -67,7 +67,7 @@ class GatedFeedForward(nn.Module):
         return self.out(self.hidden_norm(F.gelu(gate) * value))
 
 
-class MuseLayer(nn.Module):
+class MuseBlock(nn.Module):
     """Self-attention, attention to the context and feed-forward, each added to what came in."""
 
     def __init__(self, width: int, heads: int, head_width: int, hidden: int) -> None:

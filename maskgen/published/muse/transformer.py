@@ -23,7 +23,7 @@ from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer, check_grid
 from maskgen.precision import linear_float32
-from maskgen.published.muse.blocks import GatedFeedForward, MuseLayer
+from maskgen.published.muse.blocks import GatedFeedForward, MuseBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,8 @@ class MuseNetwork(MaskedTransformer):
         self.text_proj = nn.Linear(config.text_width, width, bias=False) if config.text_width != width else None
         # Its width does not follow that of the other feed-forwards.
         self.self_condition = GatedFeedForward(width, int(width * 4 * 2 / 3)) if config.self_conditioned else None
-        self.layers = nn.ModuleList(
-            MuseLayer(width, config.heads, config.head_width, config.mlp_width) for _ in range(config.layers)
+        self.blocks = nn.ModuleList(
+            MuseBlock(width, config.heads, config.head_width, config.mlp_width) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width, bias=False)
         self.head = nn.Linear(width, outputs, bias=False)
@@ -108,8 +108,8 @@ class MuseNetwork(MaskedTransformer):
         x = self.token_emb(tokens[..., 0]) + self.pos_emb.weight
         if previous is not None and self.self_condition is not None:
             x = x + self.self_condition(previous)
-        for layer in self.layers:
-            x = layer(x, context, mask)
+        for block in self.blocks:
+            x = block(x, context, mask)
         return self.norm(x)
 
     def outputs(self, features: Tensor) -> Tensor:
@@ -213,9 +213,9 @@ def without_text(cond: Cond, rows: Tensor | None = None) -> Cond:
 
 # Ours -> theirs, all that match.
 _NAMES = (
-    (r"^layers\.(\d+)\.self_attention\.", r"transformer_blocks.layers.\1.0."),
-    (r"^layers\.(\d+)\.context_attention\.", r"transformer_blocks.layers.\1.1."),
-    (r"^layers\.(\d+)\.feed_forward\.", r"transformer_blocks.layers.\1.2."),
+    (r"^blocks\.(\d+)\.self_attention\.", r"transformer_blocks.layers.\1.0."),
+    (r"^blocks\.(\d+)\.context_attention\.", r"transformer_blocks.layers.\1.1."),
+    (r"^blocks\.(\d+)\.feed_forward\.", r"transformer_blocks.layers.\1.2."),
     (r"^self_condition\.", "self_cond_to_init_embed."),
     (r"(\.2|embed)\.norm\.weight$", r"\1.0.gamma"),
     (r"(\.2|embed)\.wide\b", r"\1.1"),

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from maskgen.conditioning import Cond
-from maskgen.published.muse.transformer import MuseConfig, MuseCritic, MuseNetwork, MuseTransformer, config_from, convert
+from maskgen.published.muse.transformer import (
+    MuseConfig,
+    MuseCritic,
+    MuseNetwork,
+    MuseTransformer,
+    config_from,
+    convert,
+)
 from tests.parity.support import files, load, metadata
 
 UNGUIDED, GUIDED, LATE = ({"atol": atol, "rtol": 0.0} for atol in (5e-5, 2e-4, 2e-3))  # README

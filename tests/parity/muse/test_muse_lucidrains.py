@@ -56,9 +56,7 @@ def test_negative_text_as_the_original_meant_it() -> None:
     settings = recorded("muse_base")[1]
     assert settings["negative_prompt_call"].startswith("TypeError")
     tokens, scale = io["base/x"][..., None], settings["cond_scale"]
-    wanted, weak = (
-        model(tokens, half, None, previous) for half in (cond, Cond(context=io["negative_text_embeds"]))
-    )
+    wanted, weak = (model(tokens, half, None, previous) for half in (cond, Cond(context=io["negative_text_embeds"])))
     guided = weak + scale * (wanted - weak)
     torch.testing.assert_close(guided[:, :, 0], io["base/logits_negative_as_meant"], **GUIDED)
 
