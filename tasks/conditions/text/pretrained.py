@@ -174,7 +174,9 @@ def _load(source: str, revision: str | None) -> tuple[nn.Module, Any]:
     try:
         with _quiet(transformers):
             found = AutoConfig.from_pretrained(source, **trusted)
-            kind: Any = AutoModelForTextEncoding if getattr(found, "is_encoder_decoder", False) else AutoModel
+            # T5's encoder saved alone says of itself that it has no decoder.
+            encodes = type(found) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+            kind: Any = AutoModelForTextEncoding if encodes or found.is_encoder_decoder else AutoModel
             if found.model_type in ("clip", "clip_text_model"):
                 kind = transformers.CLIPTextModelWithProjection
             model = kind.from_pretrained(source, dtype="auto", **trusted)
