@@ -40,7 +40,7 @@ def settings(loop: str, **changes: object) -> Sampling:
 def test_known_tokens_stay_and_all_are_decided(loop: str) -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
-    done = pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
+    done = pipe.fill(tokens, mask, Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
     assert torch.equal(done[~mask], tokens[~mask])
     assert done.min() >= 0
     assert done.max() < pipe.tokenizer.vocab_size
@@ -50,9 +50,9 @@ def test_known_tokens_stay_and_all_are_decided(loop: str) -> None:
 def test_an_item_does_not_depend_on_its_batch(loop: str) -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
-    together = pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
+    together = pipe.fill(tokens, mask, Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
     alone = pipe.fill(
-        tokens[1:2], mask[1:2], Request(cond=pipe.class_cond(LABELS[1:2]), seeds=SEEDS[1:2], sampling=settings(loop))
+        tokens[1:2], mask[1:2], Request(cond=pipe.cond(LABELS[1:2]), seeds=SEEDS[1:2], sampling=settings(loop))
     )
     assert torch.equal(together[1:2], alone)
 
@@ -61,9 +61,7 @@ def test_the_loops_differ() -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
     chosen = [settings(loop, guidance_ramp="linear") for loop in LOOPS]  # open-muse's ramps are all that is its own
-    results = [
-        pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=one)) for one in chosen
-    ]
+    results = [pipe.fill(tokens, mask, Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=one)) for one in chosen]
     assert all(not torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
 
 
@@ -89,9 +87,7 @@ def test_the_settings_are_those_of_the_loop(loop: str, ramp: str) -> None:
         maskbit = MaskBitSampling(steps=5, annealed=True, choice_temperature=3.0)
         expected = sample_maskbit(guided, hidden, mask, maskbit, seeds=SEEDS)
     chosen = settings(loop, guidance_ramp=ramp, guidance_power=2.0, annealed=True, choice_temperature=3.0)
-    assert torch.equal(
-        pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=chosen)), expected
-    )
+    assert torch.equal(pipe.fill(tokens, mask, Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=chosen)), expected)
 
 
 @pytest.mark.parametrize("loop", ["amused", "openmuse"])
@@ -114,7 +110,7 @@ def test_the_settings_of_amuseds_loop(loop: str) -> None:
     ):
         chosen = settings(loop, guidance_ramp="linear", **changes)
         for start in (0, 2):
-            request = Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=chosen)
+            request = Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=chosen)
             done = pipe.fill(tokens, mask, request, start_step=start)
             assert torch.equal(done, sample_amused(guided, hidden, mask, own, seeds=SEEDS, start_step=start))
 
@@ -127,9 +123,7 @@ def test_a_temperature_of_amuseds_loop() -> None:
             tokens,
             mask,
             Request(
-                cond=pipe.class_cond(LABELS),
-                seeds=seeds,
-                sampling=settings("amused", temperature=0, choice_temperature=0),
+                cond=pipe.cond(LABELS), seeds=seeds, sampling=settings("amused", temperature=0, choice_temperature=0)
             ),
         )
         for seeds in (SEEDS, [8, 9, 10])
@@ -160,7 +154,7 @@ def test_counts_are_named() -> None:
 def test_a_schedule_that_amused_has_not_is_refused() -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
-    request = Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings("amused", schedule="arccos"))
+    request = Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=settings("amused", schedule="arccos"))
     with pytest.raises(ValueError, match="schedule: got 'arccos', expected 'cosine' or 'linear', the two of aMUSEd"):
         pipe.fill(tokens, mask, request)
 
