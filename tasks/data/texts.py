@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_NAMES = ("texts", "text_ends")  # of the tensors in files
+TEXT_TENSORS = ("texts", "text_ends")
+"""Names of the two tensors of ``Texts`` in files."""
 
 
 def decode_text(content: bytes, name: str) -> str:
@@ -62,9 +63,9 @@ class Texts:
     @classmethod
     def among(cls, tensors: Mapping[str, Tensor]) -> Texts | None:
         """Those that ``tensors()`` made, among others of a file; None if there are none."""
-        if not set(_NAMES) <= tensors.keys():
+        if not set(TEXT_TENSORS) <= tensors.keys():
             return None
-        content, ends = (tensors[name].numpy() for name in _NAMES)
+        content, ends = (tensors[name].numpy() for name in TEXT_TENSORS)
         return cls(content[: int(ends[-1]) if len(ends) else 0], ends)
 
     def __len__(self) -> int:
@@ -80,7 +81,7 @@ class Texts:
     def tensors(self) -> dict[str, Tensor]:
         """Content (at least one byte, for files keep no empty tensor) and ends, by the names that ``among`` looks for."""
         content = self.content if len(self.content) else np.zeros(1, np.uint8)
-        return dict(zip(_NAMES, (torch.from_numpy(content), torch.from_numpy(self.ends)), strict=True))
+        return dict(zip(TEXT_TENSORS, (torch.from_numpy(content), torch.from_numpy(self.ends)), strict=True))
 
     def digest(self) -> str:
         """Hash of all of them, in their order."""

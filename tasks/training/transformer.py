@@ -8,7 +8,7 @@ Shapes: B batch, N tokens, K codebooks, H W pixels.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.conditions.request import Request
+from maskgen.tasks.conditions.text.base import TextEncoder
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
@@ -40,6 +41,7 @@ from maskgen.tasks.training.checks import (
 )
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_sounds, some_signals
+from maskgen.tasks.training.text import check_text, text_encoder, with_captions
 from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality, Tokenizer
@@ -52,6 +54,19 @@ _SHOWN = 2  # sounds a run writes now and then
 _CLASSES = 10  # of which it generates samples
 
 
+class SoundOptions(TypedDict, total=False):
+    """What only sound has, all optional.
+
+    Attributes:
+        codebooks: train on the first so many codebooks only; all if left out.
+        stage: ``coarse``, or ``fine`` for the second transformer of a sound model, which goes into ``fine/`` of the model
+            folder that an earlier run made with ``codebooks``; ``masking.visible_codebooks`` must be that number.
+    """
+
+    codebooks: int | None
+    stage: Stage
+
+
 def train_transformer(
     *,
     tokenizer: Path,
@@ -62,10 +77,10 @@ def train_transformer(
     out: Path,
     sampling: Sampling | None = None,
     views: int = 1,
-    codebooks: int | None = None,
-    stage: Stage = "coarse",
+    text: TextEncoder | str | None = None,
     again: bool = False,
     say: Say = print,
+    **sound: Unpack[SoundOptions],
 ) -> Path:
     """Stage 2: train a masked-token transformer on a tokenizer's codes.
 
@@ -81,26 +96,30 @@ def train_transformer(
         out: the model folder to make: ``tokenizer/``, ``transformer/`` and ``pipeline.json``.
         sampling: settings the model will sample with unless told otherwise.
         views: how many differently augmented views of each example are tokenized before training.
-        codebooks: for sound, train on the first so many codebooks only; all if left out.
-        stage: ``coarse``, or ``fine`` for the second transformer of a sound model, which goes into ``fine/`` of the model
-            folder that an earlier run made with ``codebooks``; ``masking.visible_codebooks`` must be that number.
+        text: for data with captions, the encoder that turns them into what the transformer is conditioned on: by its class,
+            or a folder or name on the Hub for ``maskgen.tasks.conditions.text.PretrainedText``. It stays as it is, and each
+            different caption is encoded once, before training.
         again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
+        **sound: see ``SoundOptions``.
 
     Returns:
         ``out``.
 
     Raises:
-        FileNotFoundError: no tokenizer there, or for ``fine`` no model.
-        ValueError: the transformer does not fit the tokenizer or the data, the tokens are another tokenizer's, or ``out``
-            holds another run.
+        FileNotFoundError: no tokenizer or text encoder there, or for ``fine`` no model.
+        ValueError: the transformer does not fit the tokenizer, the data or the text encoder, the tokens are another
+            tokenizer's, captions without an encoder or the other way round, or ``out`` holds another run.
     """
-    folder = tokenizer_folder(tokenizer)
+    codebooks, stage = sound.get("codebooks"), sound.get("stage") or "coarse"
+    folder, text = tokenizer_folder(tokenizer), text_encoder(text)
     codes = load_tokenizer(folder)
     identity = fingerprint(codes)
     check_shards(data, identity, views)
     transformer = with_classes(transformer, len(data.class_names), say)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
+    features = out / "tokens" / "text"
+    check_text(text, transformer, data, features, again=again)
     check_preparation("tokenizer", trained_on(folder), data)
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
     if coarse is not None:
@@ -119,7 +138,10 @@ def train_transformer(
         show = _show(codes, config, data, masking.visible_codebooks)
         objective = MaskedModeling(model, masking, show=show)
         told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say}
-        source, objective.held_out = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
+        sources = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
+        if text is not None:
+            sources, objective.null = with_captions(text, model, sources, data, features, again=again, say=say)
+        source, objective.held_out = sources
         if coarse is None:
             copy_files(folder, out / "tokenizer")
         return objective, source
@@ -133,7 +155,8 @@ def train_transformer(
             Pipeline(codes, coarse.transformer, both, fine=trained).save_pretrained(out)
 
     parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking, "settings": settings}
-    run_stage(run, title, {**parts, "sampling": sampling, "views": views}, make, finish=finish, again=again, say=say)
+    parts |= {"sampling": sampling, "views": views} | ({} if text is None else {"text": text.identity()})
+    run_stage(run, title, parts, make, finish=finish, again=again, say=say)
     return out
 
 
