@@ -5,6 +5,7 @@ Shapes: B batch, N grid tokens, K codebooks, V codes.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ class MaskedTransformer(nn.Module, ABC):
     Attributes:
         context_width: width of the ``Cond.context`` it attends to, for instance of text; 0 if it takes none.
         pooled_width: width of ``Cond.pooled``; 0 if it takes none.
+        coarse_size: number of tokens in ``Cond.coarse``; 0 if it takes none.
     """
 
     config: Any
@@ -30,6 +32,23 @@ class MaskedTransformer(nn.Module, ABC):
     num_tasks: int = 0
     context_width: int = 0
     pooled_width: int = 0
+    coarse_size: int = 0
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it is conditioned on the features of a text."""
+        return bool(self.context_width or self.pooled_width)
+
+    def taken(self, cond: Cond) -> Cond:
+        """What this model takes of the conditions of another: its second stage, for instance, may know no classes."""
+        unknown = [] if self.num_classes else ["labels"]
+        unknown += [] if self.context_width else ["context", "context_mask"]
+        unknown += [] if self.pooled_width else ["pooled"]
+        return replace(cond, **dict.fromkeys(unknown))
+
+    def usual_micro(self, size: Sequence[int]) -> Tensor | None:
+        """``Cond.micro`` ``[M]`` of a signal of that size where nobody says more; None for a model that takes none."""
+        return None
 
     @abstractmethod
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
@@ -117,8 +136,10 @@ def task_ids(model: MaskedTransformer, cond: Cond, tokens: Tensor) -> Tensor | N
     Raises:
         ValueError: task ids for a model without tasks, which would be ignored in silence, or another number of them.
     """
-    text = [name for name, width in (("context", model.context_width), ("pooled", model.pooled_width)) if width]
-    cond.check_used(type(model).__name__, "labels", "task", *text, *(["context_mask"] if model.context_width else []))
+    used = ["labels", "task"]
+    used += ["context", "context_mask"] if model.context_width else []
+    used += ["pooled"] if model.pooled_width else []
+    cond.check_used(type(model).__name__, *used, *(["coarse"] if model.coarse_size else []))
     if cond.task is None:
         return torch.zeros(len(tokens), dtype=torch.long, device=tokens.device) if model.num_tasks else None
     if not model.num_tasks:

@@ -114,6 +114,7 @@ class UVit2D(MaskedTransformer):
         self.config = config
         self.vocab_size, self.num_codebooks = config.codebook_size, 1
         self.num_classes, self.null_class = 0, False
+        self.context_width, self.pooled_width = config.text_width, config.pooled_width
         width, ends, backend = config.width, config.block_width, config.attention
         self.encoder_proj = nn.Linear(config.text_width, width, bias=False)
         self.encoder_proj_layer_norm = nn.RMSNorm(width, eps=NORM_EPS)
@@ -155,6 +156,10 @@ class UVit2D(MaskedTransformer):
         ids = rearrange(tokens, "B (H W) 1 -> B H W", H=grid[0])
         ids = torch.where(ids == self.vocab_size, self.config.mask_row, ids)
         return rearrange(self.grid_logits(ids, context, pooled, micro), "B K H W -> B (H W) 1 K")
+
+    def usual_micro(self, size: Sequence[int]) -> Tensor:
+        """See ``MaskedTransformer``: uncropped, of the usual aesthetic score."""
+        return micro_conditions(1, size[1], size[0])[0]
 
     def grid_logits(self, ids: Tensor, context: Tensor, pooled: Tensor, micro: Tensor) -> Tensor:
         """The published forward: rows of the table ``[B, H, W]`` and the conditions in, logits ``[B, K, H, W]`` out."""

@@ -46,5 +46,5 @@ class TextEncoder(nn.Module, ABC):
     def cut(self, text: str) -> str:
         """The end of a text that does not fit into the window; "" for one that fits."""
 
-    def save_files(self, folder: Path) -> None:  # noqa: B027 (optional)
+    def save_files(self, folder: Path) -> None:
         """Write what the folder needs besides weights and config, for instance the tokenizer's files."""

@@ -1,7 +1,7 @@
 """Text encoders of ``transformers``: CLIP's text tower, T5's encoder, any ``AutoModel`` with its tokenizer.
 
-A model folder keeps the encoder by reference (a folder or a Hub name), or with its weights in ``text/encoder/``. Whichever it
-is, its identity is a hash of the weights, the vocabulary and the settings, so that another encoder of that name is noticed.
+A model folder keeps the encoder by reference (a folder or a Hub name), or with its weights in ``text/encoder/``. Either way
+its identity is a hash of weights, vocabulary and settings, so that another encoder under the same name is noticed.
 
 Shapes: B texts, L tokens of the window, D width of the context, P width of the pooled vector.
 """
