@@ -14,7 +14,7 @@ import json
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -195,7 +195,7 @@ def _read_list(place: Path, columns: Sequence[str], root: Path, names: Sequence[
         raise FileNotFoundError(f"captions: got {place}, expected a list with a path and captions in each line")
     by_spelling = {spelling(name): name for name in names}
     found, strange = defaultdict[str, list[str]](list), list[str]()
-    for path, captions in _rows(place, columns, by_spelling):
+    for path, captions in _rows(place, columns, lambda path: _below(path, root) in by_spelling):
         name = by_spelling.get(_below(path, root))
         if name is None:
             strange.append(path)
@@ -207,7 +207,7 @@ def _read_list(place: Path, columns: Sequence[str], root: Path, names: Sequence[
     return {name: tuple(dict.fromkeys(captions)) for name, captions in found.items() if captions}
 
 
-def _rows(place: Path, columns: Sequence[str], known: Mapping[str, str]) -> Iterable[tuple[str, Captions]]:
+def _rows(place: Path, columns: Sequence[str], known: Callable[[str], bool]) -> Iterable[tuple[str, Captions]]:
     """Path and captions of each line."""
     text = decode_text(place.read_bytes(), str(place))
     if place.suffix.lower() == ".jsonl":
@@ -225,14 +225,12 @@ def _rows(place: Path, columns: Sequence[str], known: Mapping[str, str]) -> Iter
             elif row is not None:
                 raise ValueError(f"{place}: line {number}: got {line[:80]!r}, expected an object")
         return
-    heading = text.partition("\n")[0]
-    mark = "\t" if place.suffix.lower() == ".tsv" else max(",;\t", key=heading.count)
     try:
-        lines = [line for line in csv.reader(text.splitlines(keepends=True), delimiter=mark) if any(line)]
+        lines = _table(text, known, "\t" if place.suffix.lower() == ".tsv" else ",;\t")
     except csv.Error as error:
         raise ValueError(f"{place}: cannot be read as a table ({error})") from None
     titles = [title.strip() for title in lines[0]] if lines else []
-    if titles and not columns and spelling(titles[0]) in known:  # no heading: path, then captions
+    if titles and not columns and known(titles[0]):  # no heading: path, then captions
         titles, left = [_PATHS[0], *(f"{_TEXTS[0]}{number}" for number in range(1, len(titles)))], lines
     else:
         left = lines[1:]
@@ -242,6 +240,21 @@ def _rows(place: Path, columns: Sequence[str], known: Mapping[str, str]) -> Iter
             raise ValueError(f"{place}: row {number}: got {len(line)} columns, expected {len(titles)}")
         row = dict(zip(titles, line, strict=True))
         yield row[path], _cleaned(row[name] for name in chosen)
+
+
+def _table(text: str, known: Callable[[str], bool], marks: str) -> list[list[str]]:
+    """The cells of each line that is not empty, by the mark that makes a known path or a heading of the first."""
+
+    def read(mark: str) -> list[list[str]]:
+        rows = csv.reader(text.splitlines(keepends=True), delimiter=mark, strict=True)
+        return [row for row in rows if any(row)]
+
+    heading = text.partition("\n")[0]
+    for mark in marks:
+        first = next(csv.reader([heading], delimiter=mark), [""])
+        if len(first) > 1 and (known(first[0]) or any(title.strip().lower() in _PATHS for title in first)):
+            return read(mark)
+    return read(max(marks, key=heading.count))
 
 
 def _columns(place: Path, titles: Sequence[str], wanted: Sequence[str]) -> tuple[str, list[str]]:

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from maskgen.conditioning import Cond
-from maskgen.data import Source
+from maskgen.data import Source, draw_numbers
 from maskgen.models.base import MaskedTransformer
 from maskgen.tasks.conditions.text.base import TextEncoder
 from maskgen.tasks.conditions.text.pretrained import PretrainedText, PretrainedTextConfig
 from maskgen.tasks.data.base import SignalData
+from maskgen.tasks.data.captions import is_captioned
 from maskgen.tasks.data.tokens.embeddings import (
     TextSource,
     all_texts,
@@ -16,7 +17,8 @@ from maskgen.tasks.data.tokens.embeddings import (
     encode_texts,
     fields_of,
 )
-from maskgen.tasks.data.tokens.shards import TokenShards
+from maskgen.tasks.data.tokens.shards import TokenShards, TokenShardSource
+from maskgen.tasks.model_folder import check_text
 from maskgen.tasks.training.runs import Say
 
 
@@ -29,7 +31,7 @@ def text_encoder(given: TextEncoder | str | None) -> TextEncoder | None:
     return PretrainedText(PretrainedTextConfig(source=given)) if isinstance(given, str) else given
 
 
-def check_text(
+def check_captions(
     text: TextEncoder | None, transformer: MaskedTransformer, data: SignalData, folder: Path, *, again: bool
 ) -> None:
     """Refuse captions that nobody reads, an encoder without captions or other than before, and widths that do not fit.
@@ -42,31 +44,38 @@ def check_text(
         again: whether what ``folder`` holds is made anew.
 
     Raises:
-        ValueError: naming what is missing, or both widths.
+        ValueError: naming what is missing, or both sides.
     """
+    shards = isinstance(data, TokenShards)
     if data.has_captions and text is None:
-        remedy = "set captions: false" if isinstance(data, TokenShards) else "leave captions out"
-        raise ValueError(
-            f"text: got no text encoder, but the data have captions; name one, or {remedy} for a model of none"
-        )
+        remedy = "set captions: false of the tokens" if shards else "leave captions of the data out"
+        raise ValueError(f"text: got no text encoder, but the data have captions; name one, or {remedy}")
     if text is not None and not data.has_captions:
-        remedy = "make tokens of data with captions" if isinstance(data, TokenShards) else "say where they are"
+        remedy = "make tokens of data with captions" if shards else "say where they are (captions: txt)"
+        raise ValueError(f"text: got a text encoder, but the data have no captions; {remedy}, or leave it out")
+    check_text(text, transformer)
+    if text is None and transformer.takes_text:
         raise ValueError(
-            f"text: got a text encoder, but the data have no captions; {remedy} (captions: txt), or leave it out"
+            f"transformer: got a {type(transformer).__name__} that takes a text (context {transformer.context_width}, "
+            f"pooled {transformer.pooled_width}), but there is no text encoder; give data with captions and an encoder, or take "
+            "both widths out"
         )
-    takes = {"context_width": transformer.context_width, "pooled_width": transformer.pooled_width}
-    gives = {name: 0 if text is None else getattr(text, name) for name in takes}
-    wrong = [
-        f"{name} is {takes[name]}, expected {gives[name]}" for name in takes if takes[name] not in (0, gives[name])
-    ]
-    if text is not None and not any(takes.values()):
-        wrong = [f"context_width is 0, expected {text.context_width}"]
-    if wrong:
-        who = "there is no text encoder" if text is None else f"the text encoder is {type(text).__name__}"
-        raise ValueError(f"the transformer does not fit the text: {'; '.join(wrong)} ({who})")
     place = features_folder(data, folder)
     if text is not None and not (again and place == folder):
         check_encoder(place, text)
+
+
+def some_captions(data: SignalData, count: int) -> tuple[list[str], list[int] | None]:
+    """Captions of some examples, the same ones every time, held out where any are, and their labels if they have any."""
+    source = data.test() or data.train()
+    numbers = draw_numbers(len(source), count)
+    batch = source.batch(numbers, numbers)
+    if is_captioned(source):
+        captions = source.captions(numbers, numbers)
+    else:
+        assert isinstance(source, TokenShardSource), "see SignalData.has_captions"
+        captions = [source.texts[int(number)] for number in batch["caption"]]
+    return captions, batch["labels"].tolist() if "labels" in batch else None
 
 
 def features_folder(data: SignalData, folder: Path) -> Path:

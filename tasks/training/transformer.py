@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from maskgen.checkpoint import fingerprint, load_module
-from maskgen.conditioning import Cond
+from maskgen.conditioning import NO_LABEL
 from maskgen.data import Source, draw_numbers
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
@@ -23,6 +23,7 @@ from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.conditions.text.base import TextEncoder
+from maskgen.tasks.conditions.text.prompts import Wording
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
@@ -41,7 +42,7 @@ from maskgen.tasks.training.checks import (
 )
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_sounds, some_signals
-from maskgen.tasks.training.text import check_text, text_encoder, with_captions
+from maskgen.tasks.training.text import check_captions, some_captions, text_encoder, with_captions
 from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality, Tokenizer
@@ -119,7 +120,7 @@ def train_transformer(
     transformer = with_classes(transformer, len(data.class_names), say)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
     features = out / "tokens" / "text"
-    check_text(text, transformer, data, features, again=again)
+    check_captions(text, transformer, data, features, again=again)
     check_preparation("tokenizer", trained_on(folder), data)
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
     if coarse is not None:
@@ -135,7 +136,7 @@ def train_transformer(
         model = type(transformer)(transformer.config)
         if isinstance(model, VampNetTransformer) and isinstance(codes, AudioTokenizer):
             model.set_code_tables(codes.code_tables())
-        show = _show(codes, config, data, masking.visible_codebooks)
+        show = _show(codes, config, data, masking.visible_codebooks, text)
         objective = MaskedModeling(model, masking, show=show)
         told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say}
         sources = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
@@ -149,10 +150,10 @@ def train_transformer(
     def finish() -> None:
         trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
         if coarse is None:
-            Pipeline(codes, trained, config).save_pretrained(out)
+            Pipeline(codes, trained, config, text=text).save_pretrained(out)
         else:
             both = dataclasses.replace(coarse.config, fine_sampling=config.sampling)
-            Pipeline(codes, coarse.transformer, both, fine=trained).save_pretrained(out)
+            Pipeline(codes, coarse.transformer, both, fine=trained, text=text).save_pretrained(out)
 
     parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking, "settings": settings}
     parts |= {"sampling": sampling, "views": views} | ({} if text is None else {"text": text.identity()})
@@ -208,55 +209,72 @@ def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: Signa
         raise ValueError(f"the transformer does not fit the tokenizer and the data: {'; '.join(wrong)}")
 
 
-def _show(codes: Tokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show | None:
+def _show(
+    codes: Tokenizer, config: PipelineConfig, data: SignalData, visible: int, text: TextEncoder | None
+) -> Show | None:
     """What a run writes now and then; nothing for sounds of which only the tokens are there."""
     if isinstance(codes, OwnModality):
-        return _show_files(codes, config)
+        return _show_files(codes, config, data, text)
     if not isinstance(codes, AudioTokenizer):
-        return _show_samples(codes, config)
-    return None if isinstance(data, TokenShards) else _show_sounds(codes, config, data, visible)
+        return _show_samples(codes, config, data, text)
+    return None if isinstance(data, TokenShards) else _show_sounds(codes, config, data, visible, text)
 
 
-def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
+def _wishes(
+    model: MaskedTransformer, data: SignalData, text: TextEncoder | None, folder: Path
+) -> tuple[list[int] | None, list[str] | None]:
+    """Classes and prompts to show: some captions, written beside the samples, with their classes; or some classes."""
+    if text is None:
+        return draw_numbers(model.num_classes, _CLASSES) or None, None
+    captions, labels = some_captions(data, _CLASSES)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "captions.txt").write_text("".join(f"{caption}\n" for caption in captions), encoding="utf-8")
+    return labels, captions
+
+
+def _show_samples(tokenizer: Tokenizer, config: PipelineConfig, data: SignalData, text: TextEncoder | None) -> Show:
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
-        device = next(model.parameters()).device
-        pipe = Pipeline(tokenizer, model, config, device)
-        labels = draw_numbers(model.num_classes, _CLASSES) * 4 or None
-        columns = len(labels or ()) // 4 or _CLASSES
-        pictures = generate(pipe, labels, seeds=range(4 * columns))
+        pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device, text=text)
+        labels, prompts = _wishes(model, data, text, folder)
+        columns = len(prompts or labels or ()) or _CLASSES
+        wishes = {"labels": labels and labels * 4, "prompt": prompts and prompts * 4}
+        pictures = generate(pipe, **wishes, seeds=range(4 * columns))  # type: ignore[arg-type]
         save_image(image_grid(pictures, columns), folder / f"samples-{step:08d}.png")
 
     return show
 
 
-def _show_files(tokenizer: OwnModality, config: PipelineConfig) -> Show:
-    """Writes a file of each of some classes."""
+def _show_files(tokenizer: OwnModality, config: PipelineConfig, data: SignalData, text: TextEncoder | None) -> Show:
+    """Writes a file of each of some classes or captions."""
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
-        pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device)
+        pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device, text=text)
         folder.mkdir(parents=True, exist_ok=True)
-        labels = draw_numbers(model.num_classes, _CLASSES) or None
-        for number, signal in enumerate(pipe.generate(pipe.generation(labels, {}))):
+        labels, prompts = _wishes(model, data, text, folder)
+        for number, signal in enumerate(pipe.generate(pipe.generation(labels, {"prompt": prompts}))):
             tokenizer.write(signal, folder / f"sample-{number}-{step:08d}{tokenizer.suffix}")
 
     return show
 
 
-def _show_sounds(codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show:
+def _show_sounds(
+    codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int, text: TextEncoder | None
+) -> Show:
     """Writes some sounds once as they were, and at every showing with their middle third filled by the model."""
     check_writing()
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
         batch = some_signals(data, _SHOWN)
-        pipe = Pipeline(codec, model, config, next(model.parameters()).device)
+        pipe = Pipeline(codec, model, config, next(model.parameters()).device, text=text)
         tokens = pipe.encode(batch[data.key])[..., : model.num_codebooks]
         mask = torch.zeros_like(tokens, dtype=torch.bool)
         frames = mask.shape[1]
         mask[:, frames // 3 : -(-2 * frames // 3), visible:] = True
-        cond = Cond(labels=batch.get("labels"))
+        ids = batch["labels"].tolist() if "labels" in batch else [NO_LABEL] * len(tokens)
+        cond = pipe.cond(ids, None if text is None else Wording(some_captions(data, _SHOWN)[0]))
         request = Request(seeds=range(len(tokens)), sampling=config.sampling, cond=cond)
         filled = pipe.decode(pipe.fill(tokens, mask, request))
         save_sounds(batch[data.key], filled[..., : data.size[0]], codec.sample_rate, folder, step)
