@@ -72,9 +72,9 @@ def get_schedule(name: str) -> Schedule:
     """The schedule of that name.
 
     Args:
-        name: ``cosine`` (default of the paper), ``arccos``, ``sigmoid`` (open-muse: its middle from -3 to 3), ``uniform`` = ``linear``, ``square``, ``cubic``, ``sqrt``,
+        name: ``cosine`` (default of the paper), ``arccos``, ``uniform`` = ``linear``, ``square``, ``cubic``, ``sqrt``,
             ``pow<P>`` (1 - r^P), ``poly:<a,b,...>`` (MAGVIT: a polynomial in r, highest power first, that should fall from
-            1 to 0; ``poly:-1,0,1`` is ``square``), ``log``, ``exp``.
+            1 to 0; ``poly:-1,0,1`` is ``square``), ``log``, ``exp``, ``sigmoid`` (open-muse: the curve from 3 to -3).
 
     Raises:
         ValueError: for any other name.

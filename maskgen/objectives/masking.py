@@ -30,10 +30,10 @@ def random_mask(
 ) -> Tensor:
     """A training mask: every row has its own ratio r ~ U[0, 1), and gamma = max(schedule(r), min_ratio).
 
-    ``exact``: ceil(gamma x M) positions, at least one, chosen uniformly (MaskGIT, section 3.1). ``rounded``: the whole number
-    nearest to gamma x M of them, halves to the even one, at least one (open-muse, aMUSEd, Meissonic). ``bernoulli``: each position
-    with probability gamma by itself (VampNet); a row that came out without any masked position, which would teach nothing,
-    gets one chosen uniformly (the original leaves such rows).
+    ``exact``: ceil(gamma x M) positions, at least one, chosen uniformly (MaskGIT, section 3.1). ``rounded``: the whole
+    number nearest to gamma x M, halves to the even one, at least one (open-muse, aMUSEd, Meissonic). ``bernoulli``: each
+    position with probability gamma by itself (VampNet); a row that came out without any masked position, which would teach
+    nothing, gets one chosen uniformly (the original leaves such rows).
 
     Args:
         shape: ``(B, N, K)``.

@@ -59,9 +59,9 @@ class AmusedChoices(Layer):
     """What only the samplers ``amused`` and ``openmuse`` have.
 
     Attributes:
-        counts: the tokens that the schedule counts: those masked in each row at the start (``row``); as many as are masked in
-            a row of the batch on average (``batch``, published inpainting; then items depend on their batch); or ``all``, as
-            published without inpainting, where few masked tokens are then decided in the last steps.
+        counts: the tokens that the schedule counts: those masked in each row at the start (``row``); as many as are masked
+            in a row of the batch on average (``batch``, published inpainting; then items depend on their batch); or ``all``,
+            as published without inpainting, where few masked tokens are then decided in the last steps.
         rehides: whether given tokens may be masked and decided anew, as published: where little or nothing is masked, or
             where the noise is strong.
     """
@@ -81,8 +81,8 @@ class Sampling(Layer):
     Attributes:
         sampler: which loop, see ``maskgen.published.loops``: ``maskgit`` is ours and the official one; the others belong to
             the weights of their groups and ignore the fields they do not have (``halton`` has no schedule, order or
-            choice temperature; ``onedtok`` and ``maskbit`` have no order and always use arccos; ``amused``, for Meissonic, too,
-            and ``openmuse`` have no order and few schedules). Sound has two more:
+            choice temperature; ``onedtok`` and ``maskbit`` have no order and always use arccos; ``amused``, which is
+            Meissonic's, too, and ``openmuse`` have no order and few schedules). Sound has two more:
             ``vampnet`` ranks the tokens of all codebooks together (cosine, by confidence), ``codebook`` decides one
             codebook after the other. Video's ``commit`` (MAGVIT) takes given tokens for a draft and decides them, too, by
             confidence.
@@ -93,7 +93,7 @@ class Sampling(Layer):
         temperature: of the sampled tokens; with ``maskgit`` also a course over the steps as ``linear:1.2,0.8``, see
             ``maskgen.sampling.temperatures``.
         choice_temperature: of the ranking noise; lower is safer and less varied. VampNet's mask temperature is this (10.5).
-            A number falls to 0 over the steps; with ``maskgit``, ``amused`` and ``openmuse`` also another course, as above.
+            A number falls to 0 over the steps; with ``maskgit``, ``amused`` and ``openmuse`` also another course.
         guidance: see ``Guidance``; ``interval`` and ``against`` are for the samplers ``maskgit``, ``halton``, ``vampnet``
             and ``codebook``, the interval for ``commit`` as well.
         filter: which tokens may be sampled, with every sampler. It comes before the temperature, with ``codebook`` after it.
@@ -138,8 +138,8 @@ class Sampling(Layer):
         choice_weights(self.choice_temperature, 1)
         if self.sampler not in get_args(Loop):
             raise ValueError(
-                f"sampler: got {self.sampler!r}, expected 'maskgit', 'halton', 'onedtok' or 'maskbit'; or, for text, 'amused' "
-                "or 'openmuse'; for several codebooks, 'vampnet' or 'codebook'; for video, 'commit'"
+                f"sampler: got {self.sampler!r}, expected 'maskgit', 'halton', 'onedtok' or 'maskbit'; or, for text, "
+                "'amused' or 'openmuse'; for several codebooks, 'vampnet' or 'codebook'; for video, 'commit'"
             )
         if self.steps < 1:
             raise ValueError(f"steps: got {self.steps}, expected at least 1")

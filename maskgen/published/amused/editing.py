@@ -1,8 +1,9 @@
-"""Where an edit by aMUSEd's loop begins: image to image hides a share of a picture's tokens and skips the first steps.
+"""Where an edit by aMUSEd's loop begins: image to image hides a part of a picture's tokens and skips the first steps.
 
-The published pipeline (diffusers) reads a strength of 1.0, which should decide everything anew, as the end of the schedule: it
-hides nothing, and its loop then changes one token a step. A strength too small for one step gives the picture back without a
-word. Here strength 1 hides everything, and any strength runs one step at least; ``official`` brings both back.
+The published pipeline (diffusers) reads a strength of 1.0, which should decide everything anew, as the end of the
+schedule: it hides nothing, and its loop then changes one token a step. A strength too small for one step gives the picture
+back without a word. Here strength 1 hides everything, and any strength runs at least one step; ``official`` brings both
+back.
 
 Shapes: B batch, N tokens, K codebooks.
 """

@@ -1,4 +1,4 @@
-"""aMUSEd's decoding loop (AmusedScheduler of diffusers; Patil et al. 2024, arXiv 2401.01808); Meissonic and open-muse share it.
+"""The decoding loop of aMUSEd (AmusedScheduler of diffusers; Patil et al. 2024, arXiv 2401.01808), Meissonic and open-muse.
 
 It differs from ``maskgen.sampling.sample`` in three ways: the weight of the ranking noise runs from one number to another
 instead of falling with the share of the work left; the schedule counts all tokens, not those masked at the start; and a
@@ -182,8 +182,8 @@ def share_left(schedule: str, done: int, steps: int) -> Tensor:
         low, high = torch.tensor(-3.0).sigmoid(), torch.tensor(3.0).sigmoid()
         return ((high - (6 * ratio - 3).sigmoid()) / (high - low)).clamp(1e-6, 1.0)
     raise ValueError(
-        f"schedule: got {schedule!r}, expected 'cosine' or 'linear', the two of aMUSEd; or 'sigmoid' or 'pow<P>' (as 'pow2') "
-        "of open-muse"
+        f"schedule: got {schedule!r}, expected 'cosine' or 'linear', the two of aMUSEd; or 'sigmoid' or 'pow<P>' (as "
+        "'pow2') of open-muse"
     )
 
 

@@ -175,6 +175,13 @@ FAMILIES: dict[str, Family] = {
         "maskbit.transformer:MaskBitTransformer",
         r"transformer\.layers\.\d+\.\d+\.|(prediction_layer|input_proj|token_emb|class_emb)\.|tok_emb_list\.",
     ),
+    # Its middle has names of the next one's.
+    "openmuse-transformer": _transformer(
+        "an open-muse transformer (MaskGiTUViT_v2)",
+        "openmuse",
+        r"(down|up)_blocks\.0\.(res|attention)_blocks\.",
+        build="published.amused.transformer:UVit2D",
+    ),
     "amused-transformer": _transformer(
         "an aMUSEd transformer (diffusers UVit2DModel)",
         "amused.transformer:UVit2D",
