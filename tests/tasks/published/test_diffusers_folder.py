@@ -1,4 +1,4 @@
-"""A whole aMUSEd in the layout of diffusers becomes a model folder: tokenizer, transformer, text encoder, and settings.
+"""A whole aMUSEd in the layout of diffusers becomes a model folder: tokenizer, transformer, text encoder, settings."""
 
 import json
 import shutil
