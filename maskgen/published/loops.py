@@ -20,6 +20,8 @@ from maskgen.models.base import MaskedTransformer
 from maskgen.published.amused.sampler import AmusedSampling, sample_amused
 from maskgen.published.halton.sampler import HaltonSampling, halton_order, rolled_orders, sample_halton
 from maskgen.published.maskbit.sampler import MaskBitSampling, maskbit_guided_logits, sample_maskbit
+from maskgen.published.meissonic.sampler import timed_logits
+from maskgen.published.meissonic.transformer import MeissonicTransformer
 from maskgen.published.onedtok.sampler import OneDTokSampling, onedtok_guided_logits, sample_onedtok
 from maskgen.published.openmuse import openmuse_guided_logits
 from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
@@ -111,7 +113,13 @@ def _critic_scores(d: Decoding, sampling: Sampling) -> CriticFn | None:
 
 
 def _guided(d: Decoding, sampling: Sampling) -> PartialLogits:
-    """The model's logits with maskgen's own guidance."""
+    """The model's logits with maskgen's own guidance; Meissonic is told the time of each step."""
+    if isinstance(d.model, MeissonicTransformer):
+        return timed_logits(lambda cond: _guided_step(replace(d, cond=cond), sampling), d.cond, sampling.steps)
+    return _guided_step(d, sampling)
+
+
+def _guided_step(d: Decoding, sampling: Sampling) -> PartialLogits:
     guidance, steps = sampling.guidance, sampling.steps
     if not guidance.scale:
         return model_logits(d.model, d.cond, d.axes)

@@ -187,6 +187,11 @@ FAMILIES: dict[str, Family] = {
         "amused.transformer:UVit2D",
         r"(down_block|up_block)\.(res|attention)_blocks\.|transformer_layers\.\d+\.",
     ),
+    "meissonic-transformer": _transformer(
+        "a Meissonic transformer",
+        "meissonic.transformer:MeissonicTransformer",
+        r"single_transformer_blocks\.\d+\.|transformer_blocks\.\d+\.norm1_context\.",
+    ),
     # It shares the other names with DAC, which stands after it.
     "lac": _tokenizer(
         "VampNet's codec (LAC)",
