@@ -13,6 +13,7 @@ conditions, C channels at the ends, D width in the middle, K codes, R rows of th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -339,6 +340,23 @@ def config_from(
         mlp_width=state["transformer_layers.0.ff.net.2.weight"].shape[1],
         resample=resample,
     )
+
+
+def settings_from(model: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes do not show, as arguments of ``config_from``, from the settings in a folder of diffusers.
+
+    Args:
+        model: ``transformer/config.json``.
+        scheduler: ``scheduler/scheduler_config.json``; may be empty.
+    """
+    told = {
+        "heads": model["num_attention_heads"],
+        "block_heads": model["block_num_heads"],
+        "micro_width": model["micro_cond_encode_dim"],
+        "axes": (model["sample_size"], model["sample_size"]),
+    }
+    mask_row = scheduler.get("mask_token_id")
+    return told if mask_row is None else told | {"mask_row": mask_row}
 
 
 # Tensors that give the sizes, one letter an axis; E is the width of the table, I what the condition's first layer takes.

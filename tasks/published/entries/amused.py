@@ -1,4 +1,4 @@
-"""aMUSEd (Patil et al. 2024, arXiv 2401.01808) and the transformers it was made of, open-muse's.
+"""aMUSEd (Patil et al. 2024, arXiv 2401.01808): transformer, tokenizer and text encoder.
 
 Nothing heavy is imported here.
 """
@@ -46,23 +46,8 @@ def _amused(size: int, parameters: int) -> Published:
     )
 
 
-def _openmuse(size: int, parameters: int) -> Published:
-    name = f"openmuse-{size}"
-    return Published(
-        name=name,
-        transformer=Weights(family="openmuse-transformer", sizes=name, parameters=parameters),
-        licence="Apache-2.0 code; weights not read",
-        signal_size=(size, size),
-        mask_id=8255,
-        class_rule="no classes; the empty prompt is no text",
-        sampling=Sampling(sampler="openmuse", steps=16, choice_temperature=2.0, guidance=Guidance(scale=9.0)),
-    )
-
-
 AMUSED: tuple[Published, ...] = (
     image_tokenizer("amused-vq", _vq("amused/amused-256"), "OpenRAIL++ (not checked)", low=0),
     _amused(256, 603_537_664),
     _amused(512, 608_257_792),
-    _openmuse(256, 603_537_664),
-    _openmuse(512, 608_257_792),
 )

@@ -134,8 +134,11 @@ class TestMistakes:
         )
         assert "llamagen-vq16" in line
         torch.save({"transformer_layers.0.x": torch.ones(1)}, tmp_path / "v.pt")
+        advice = "looks like an aMUSEd transformer .*; use --transformer with --family amused-256, amused-512"
+        self.refusal(tmp_path / "m", advice, transformer=tmp_path / "v.pt")
+        torch.save({"down_blocks.0.res_blocks.0.x": torch.ones(1)}, tmp_path / "v.pt")
         self.refusal(
-            tmp_path / "m", "looks like an aMUSEd transformer .*; it has no entry", transformer=tmp_path / "v.pt"
+            tmp_path / "m", "looks like an open-muse transformer .*; it has no entry", transformer=tmp_path / "v.pt"
         )
         torch.save({"fc.weight": torch.ones(1), "fc.bias": torch.ones(1)}, tmp_path / "u.pt")
         self.refusal(

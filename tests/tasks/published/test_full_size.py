@@ -101,6 +101,7 @@ LAYOUT_OF = {
     "imagebert": lambda sizes: sizes,
     "uvitbert": lambda sizes: sizes,
     "amused-tokenizer": lambda sizes: "amused_vqvae",
+    "amused-transformer": lambda sizes: sizes.replace("-", "_") + "_transformer",
     "maskgit-torch": lambda sizes: sizes.replace("-", "_"),
 }
 
