@@ -1,4 +1,4 @@
-"""aMUSEd (Patil et al. 2024, arXiv 2401.01808): transformer, tokenizer and text encoder.
+"""aMUSEd (Patil et al. 2024, arXiv 2401.01808) and Meissonic (Bai et al. 2024, arXiv 2410.08261), which has its tokenizer.
 
 Nothing heavy is imported here.
 """
@@ -46,8 +46,31 @@ def _amused(size: int, parameters: int) -> Published:
     )
 
 
+def _meissonic(name: str, repository: str) -> Published:
+    return Published(
+        name=name,
+        tokenizer=_vq(repository),
+        transformer=Weights(
+            family="meissonic-transformer",
+            sizes=name,
+            repository=repository,
+            file=f"transformer/{_FILE}",
+            parameters=1_006_946_304,
+        ),
+        # Tuned with the model; the published scripts take laion/CLIP-ViT-H-14-laion2B-s32B-b79K, of the same sizes.
+        text=TextFiles(repository=repository, parameters=354_032_640, length=77),
+        licence="Apache-2.0 code; weights not checked",
+        signal_size=(1024, 1024),
+        pixel_range=(0, 1),
+        mask_id=8255,
+        class_rule="no classes; the empty prompt is no text",
+        sampling=Sampling(sampler="amused", steps=48, choice_temperature=2.0, guidance=Guidance(scale=8.0)),
+    )
+
+
 AMUSED: tuple[Published, ...] = (
     image_tokenizer("amused-vq", _vq("amused/amused-256"), "OpenRAIL++ (not checked)", low=0),
     _amused(256, 603_537_664),
     _amused(512, 608_257_792),
+    _meissonic("meissonic-1024", "MeissonFlow/Meissonic"),
 )

