@@ -14,6 +14,7 @@ from torch import Tensor
 
 from maskgen.published.meissonic.transformer import MeissonicTransformer
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.image.editing import edit
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.model_folder import check_text
@@ -121,6 +122,9 @@ def test_our_own_loop_and_other_tasks_tell_it_too(pipe: Pipeline) -> None:
     right = (picture.width // 2, 0, *picture.size)
     assert repainted.crop(right).tobytes() == picture.crop(right).tobytes()
     assert apart(repainted, picture) > 1
+    times.clear()
+    edit(pipe, picture, prompt="a dog", seeds=[1], steps=4, strength=0.5)
+    assert [row[0] for row in times] == [1.0, 0.0]  # of the steps that are skipped, the time is skipped too
 
 
 def test_a_whole_clip_is_an_encoder_too(pipe: Pipeline, tmp_path: Path) -> None:
