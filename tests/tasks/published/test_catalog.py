@@ -201,6 +201,7 @@ def test_settings_of_the_groups() -> None:
             "uvitbert": "onedtok",
             "maskbit": "maskbit",
             "amused": "amused",
+            "meissonic": "amused",
         }
         assert loop == own.get(name.split("-")[0], "maskgit")
     assert all(CATALOG[name].sampling.annealed == (loop == "onedtok") for name, loop in loops.items())
