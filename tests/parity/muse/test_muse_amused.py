@@ -192,8 +192,7 @@ def check_pictures(kind: str, run: str, tokens: Tensor, axes: tuple[int, ...]) -
     io, _ = recorded(kind)
     decoded = tokenizer().decode(tokens, axes)
     if f"{run}/decoded" in io:  # before clipping
-        expected = io[f"{run}/decoded"]
-        torch.testing.assert_close(decoded, expected, atol=PIXELS, rtol=0)
+        torch.testing.assert_close(decoded, io[f"{run}/decoded"], atol=PIXELS, rtol=0)
     pictures = torch.from_numpy(np.stack([np.array(one) for one in to_images(decoded.clamp(0, 1))]))
     assert pictures.shape == io[f"{run}/image_u8"].shape
     assert (pictures.int() - io[f"{run}/image_u8"].int()).abs().max() <= 1

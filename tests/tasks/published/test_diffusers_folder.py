@@ -1,22 +1,30 @@
 """A whole aMUSEd in the layout of diffusers becomes a model folder: tokenizer, transformer, text encoder, settings."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import maskgen.tasks.published.convert
 from maskgen.checkpoint import load_module
+from maskgen.published.amused import transformer as uvit
 from maskgen.published.amused.transformer import PUBLISHED, UVit2D
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.published.catalog import CATALOG
 from maskgen.tasks.published.convert import convert_files
 from maskgen.tasks.published.folders import told_settings, with_settings
+from maskgen.tasks.published.text import obtain_text
+from maskgen.tokenizers.published.image import amused as vq
 from tests.parity.support import files, load, metadata, parity_folder
 from tests.tasks.commandline import files as listing
 from tests.tasks.commandline import refused, run
@@ -110,6 +118,49 @@ def test_it_is_saved_and_read_again(converted: Path, tmp_path: Path) -> None:
     again = Pipeline.from_pretrained(tmp_path / "m", device="cpu")
     assert again.config == pipe.config
     assert again.config.text_identity
+
+
+def test_it_is_fetched_by_name(
+    official: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and text encoder come from the repository that the catalog names."""
+    usual = Pipeline.from_pretrained(converted, device="cpu")
+    monkeypatch.setitem(uvit.PUBLISHED, "tiny-amused", usual.transformer.config)
+    monkeypatch.setitem(vq.PUBLISHED, "tiny-amused", usual.tokenizer.config)
+    entry = CATALOG["amused-256"]
+    tiny = {
+        part: dataclasses.replace(weights, sizes="tiny-amused", repository="some/one")
+        for part, weights in entry.parts.items()
+    }
+    assert entry.text is not None
+    text = dataclasses.replace(entry.text, repository="some/one")
+    monkeypatch.setitem(CATALOG, "tiny-amused", dataclasses.replace(entry, name="tiny-amused", text=text, **tiny))
+    monkeypatch.setattr(maskgen.tasks.published.convert, "cache_folder", lambda: tmp_path / "cache")
+    asked: list[str] = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append(f"{repository}/{file}")
+        return str(official / file)
+
+    def snapshot(repository: str, *, allow_patterns: list[str]) -> str:
+        if repository != "some/one":
+            raise LocalEntryNotFoundError("offline")
+        asked.append(f"{repository}: {' '.join(allow_patterns)}")
+        return str(official)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    fetched = Pipeline.from_pretrained("tiny-amused", device="cpu")
+    assert fetched.config == usual.config
+    assert asked == [
+        f"some/one/vqvae/{_WEIGHTS}",
+        f"some/one/transformer/{_WEIGHTS}",
+        "some/one: text_encoder/*.json text_encoder/model.safetensors tokenizer/*",
+    ]
+    with pytest.raises(
+        ConnectionError, match="gone/away: not in the cache, and the Hugging Face Hub cannot be reached"
+    ):
+        obtain_text(dataclasses.replace(text, repository="gone/away"))
 
 
 def copied(official: Path, to: Path, change: Callable[[Path], None]) -> Path:
