@@ -19,8 +19,14 @@ import maskgen.tasks.published.convert
 from maskgen.checkpoint import load_module
 from maskgen.conditioning import Cond
 from maskgen.published.amused import transformer as uvit
+from maskgen.published.amused.editing import OFFICIAL
 from maskgen.published.amused.transformer import PUBLISHED, UVit2D
+from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.image.editing import edit
 from maskgen.tasks.image.generation import generate
+from maskgen.tasks.image.inpainting import inpaint
+from maskgen.tasks.media.images import to_tensor
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.published.catalog import CATALOG
 from maskgen.tasks.published.convert import convert_files
@@ -30,8 +36,6 @@ from maskgen.tokenizers.published.image import amused as vq
 from tests.parity.support import files, load, metadata, parity_folder
 from tests.tasks.commandline import files as listing
 from tests.tasks.commandline import refused, run
-
-transformers = pytest.importorskip("transformers")
 
 CLASSES = {"transformer": "UVit2DModel", "vqvae": "VQModel"}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -50,6 +54,8 @@ def write_json(path: Path, values: object) -> None:
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded weights as diffusers saves a pipeline."""
+    import transformers
+
     folder = tmp_path_factory.mktemp("official") / "amused"
     for part, kind in CLASSES.items():
         state, settings = recorded(part)
@@ -103,6 +109,27 @@ def test_a_whole_model_is_sampled(converted: Path) -> None:
     (alone,) = generate(pipe, prompt="a photo of a red cat", negative_prompt="blurry", seeds=[2], steps=3)
     gap = np.abs(np.asarray(alone).astype(int) - np.asarray(others[0]))  # of batches the last bit may differ
     assert gap.max() <= 1
+
+
+def test_pictures_are_edited_as_published_or_better(converted: Path) -> None:
+    """Strength 1 makes all of a picture anew, where the original keeps nearly all of it; both paint a hole."""
+    pipe = Pipeline.from_pretrained(converted, device="cpu")
+    (picture,) = generate(pipe, prompt="a cat", seeds=[5], steps=2)
+    kept = pipe.encode(to_tensor([picture]))
+
+    def changed(sampling: Sampling | None) -> float:
+        states: list[SampleStep] = []
+        edit(pipe, picture, strength=1.0, prompt="a dog", sampling=sampling, steps=4, callback=states.append)
+        return (states[-1].tokens != kept).float().mean().item()
+
+    assert changed(None) > 0.5
+    assert 0 < changed(OFFICIAL["image-to-image"]) <= 3 / kept.numel()  # one a step, but for the last
+    hole = np.zeros((picture.height, picture.width), dtype=bool)
+    hole[: picture.height // 2] = True
+    for sampling in (None, OFFICIAL["inpainting"]):
+        (painted,) = inpaint(pipe, picture, hole, prompt="a dog", sampling=sampling, steps=3, feather=0)
+        assert np.array_equal(np.asarray(painted)[~hole], np.asarray(picture)[~hole])
+        assert not np.array_equal(np.asarray(painted)[hole], np.asarray(picture)[hole])
 
 
 def test_its_conditions_are_the_recorded_ones(converted: Path) -> None:
