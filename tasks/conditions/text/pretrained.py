@@ -174,7 +174,7 @@ def _load(source: str, revision: str | None) -> tuple[nn.Module, Any]:
     try:
         with _quiet(transformers):
             found = AutoConfig.from_pretrained(source, **trusted)
-            # T5's encoder saved alone says of itself that it is no encoder-decoder.
+            # T5's encoder saved alone says of itself that it has no decoder.
             encodes = type(found) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
             kind: Any = AutoModelForTextEncoding if encodes or found.is_encoder_decoder else AutoModel
             if found.model_type in ("clip", "clip_text_model"):
