@@ -8,12 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
+from maskgen.objectives.conditions import batch_cond
 from maskgen.published.muse.transformer import MuseConfig, MuseTransformer, without_text
 from maskgen.tasks.conditions.text.prompts import Prompts, Wording
+from maskgen.tasks.data.tokens.cache import tokenize
 from maskgen.tasks.image import generate, inpaint
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.training.text import with_captions
+from maskgen.tokenizers.image.toy import ToyTokenizer, ToyTokenizerConfig
 from tests.core.toys import shaken
 from tests.support import text_encoder_folder, text_pipeline
+from tests.toy_text import Sayings, ToyText, ToyTextConfig
+
+CODES = ToyTokenizer(ToyTokenizerConfig(levels=4, patch=2))
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +71,27 @@ def test_it_generates_and_paints_by_text_and_comes_back_from_its_folder(pipe: Pi
     mask[4:12, 4:12] = True
     painted = inpaint(again, red[0], mask, prompt="a blue cat", seeds=[1])
     assert np.array_equal(np.asarray(painted[0])[0], np.asarray(red[0])[0])
+
+
+def test_training_drops_text_as_sampling_does(tmp_path: Path) -> None:
+    """Its own rows without a caption, too."""
+    data, encoder = Sayings(), ToyText(ToyTextConfig())
+    sizes = {"width": 12, "layers": 1, "heads": 2, "head_width": 4, "mlp_width": 16}
+    model = MuseTransformer(MuseConfig(codebook_size=8, axes=(8, 8), text_width=encoder.context_width, **sizes)).eval()
+    sources = (tokenize(data.train(), CODES), None)
+    options = {"again": False, "say": lambda text: None}
+    (source, _), null = with_captions(encoder, model, sources, data, tmp_path, **options)  # type: ignore[arg-type]
+    assert null.context_mask is not None
+    assert not null.context_mask.any()
+    batch = source.batch(range(4), range(4))
+    assert batch["context_mask"].any(1).all()
+    assert source.table.absent is not None  # type: ignore[attr-defined]
+    nothing = source.table.rows(torch.tensor([source.table.absent, 0]))  # type: ignore[attr-defined]
+    assert nothing["context_mask"].any(1).tolist() == [False, True]
+    batch.pop("labels", None)
+    dropped = torch.tensor([True, False, False, True])
+    tokens = torch.full((4, 64, 1), 8)
+    with torch.no_grad():
+        ours = model(tokens, batch_cond(batch | {"tokens": tokens}, dropped, null))
+        expected = model(tokens, without_text(batch_cond(batch), dropped))
+    torch.testing.assert_close(ours, expected)
