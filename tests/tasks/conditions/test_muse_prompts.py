@@ -1,5 +1,6 @@
 """Models trained with no vector at all in place of a missing text, as lucidrains' Muse: what prompts become there."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 
 from maskgen.objectives.conditions import batch_cond
-from maskgen.published.muse.transformer import MuseConfig, MuseTransformer, without_text
+from maskgen.published.muse.transformer import MuseConfig, MuseCritic, MuseTransformer, without_text
+from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.text.prompts import Prompts, Wording
 from maskgen.tasks.data.tokens.cache import tokenize
 from maskgen.tasks.image import generate, inpaint
@@ -95,3 +97,24 @@ def test_training_drops_text_as_sampling_does(tmp_path: Path) -> None:
         ours = model(tokens, batch_cond(batch | {"tokens": tokens}, dropped, null))
         expected = model(tokens, without_text(batch_cond(batch), dropped))
     torch.testing.assert_close(ours, expected)
+
+
+def test_the_published_loop_by_name(pipe: Pipeline) -> None:
+    """With self-conditioning and a critic, which plain loops do not know."""
+    sizes = {"width": 12, "layers": 1, "heads": 2, "head_width": 4, "mlp_width": 16, "text_width": 16}
+    config = MuseConfig(codebook_size=8, axes=(8, 8), **sizes)
+    torch.manual_seed(1)
+    model = shaken(MuseTransformer(dataclasses.replace(config, self_conditioned=True)))
+    judged = Pipeline(pipe.tokenizer, model, pipe.config, "cpu", text=pipe.text, critic=shaken(MuseCritic(config)))
+    made = {
+        name: generate(judged, prompt="a red cat", seeds=range(3), guidance=2.0, sampling=sampling)
+        for name, sampling in (
+            ("ours", Sampling(steps=6)),
+            ("muse", Sampling(sampler="muse", steps=6)),
+            ("critic", Sampling(sampler="muse", select="critic", steps=6)),
+        )
+    }
+    assert not same(made["ours"], made["muse"])
+    assert not same(made["muse"], made["critic"])
+    with pytest.raises(ValueError, match="works with the sampler 'maskgit' only, got sampler 'muse'"):
+        Sampling(sampler="muse", select="self-critic")
