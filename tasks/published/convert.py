@@ -24,7 +24,7 @@ from maskgen.tasks.model_folder import PipelineConfig, check_parts, check_text, 
 from maskgen.tasks.published.catalog import CATALOG, find
 from maskgen.tasks.published.download import download
 from maskgen.tasks.published.entries.base import Published, Weights
-from maskgen.tasks.published.entries.families import FAMILIES, load_name, looks_like
+from maskgen.tasks.published.entries.families import FAMILIES, Family, load_name, looks_like
 from maskgen.tasks.published.folders import find_files, told_settings, with_settings
 from maskgen.tasks.published.readers import check_order, code_tables, read_part, state_names
 from maskgen.tasks.published.text import obtain_text, read_text, write_text
@@ -237,37 +237,40 @@ def _convert_names(
     """Config and state dict of weights that are named and nothing more: published sizes, or those of the shapes."""
     weights = entry.parts[part]
     state = read_weights(file, ema=ema)
-    _check_family(entry, weights, file, state)
+    kind = _check_family(entry, weights, file, state)
     config = weights.kind.published(weights.sizes)
     try:
-        told = told_settings(weights.kind.module, file)
+        told = told_settings(kind.module, file)
         if any_size:
             known = told | ({"vocab_size": tokenizer.empty.vocab_size} if tokenizer else {})
-            function = load_name(f"{weights.kind.module}:config_from")
-            taken = inspect.signature(function).parameters
-            config = function(state, **{name: value for name, value in known.items() if name in taken})
+            taken = inspect.signature(load_name(f"{weights.kind.module}:config_from")).parameters
+            config = kind.config_from(state, **{name: value for name, value in known.items() if name in taken})
         else:
             config = with_settings(config, told, file)
-        return config, weights.kind.convert(state, config)
+        return config, kind.convert(state, config)
     except ValueError as error:
         raise ValueError(f"{file}: {'' if any_size else _size_problem(entry, part, state)}{error}") from None
 
 
-def _check_family(entry: Published, weights: Weights, file: Path, state: Iterable[str]) -> None:
-    """Refuse weights of another family or part, saying what they look like and where they belong."""
+def _check_family(entry: Published, weights: Weights, file: Path, state: Iterable[str]) -> Family:
+    """The family of a file; another one, or another part, is refused, saying what it looks like and where it belongs."""
     named = sorted(state)
     seen = looks_like(named)
     if seen == weights.family or (seen is not None and FAMILIES[seen].marks == weights.kind.marks):
-        return
+        return weights.kind
+    if seen is not None and seen == weights.kind.also:
+        return FAMILIES[seen]
     expected = weights.kind.title
     if seen is None:
         names = ", ".join(named[:3])
         raise ValueError(
             f"{file}: expected {expected}; its {len(named)} weights are of no family known here ({names}, ...)"
         )
+    fits = {other.name: [w.family for w in other.parts.values()] for other in CATALOG.values()}
+    fits = {name: [*found, *(FAMILIES[family].also for family in found)] for name, found in fits.items()}
     advice = next((f"give it as --{part}" for part, other in entry.parts.items() if other.family == seen), "")
     if not advice:
-        names = ", ".join(other.name for other in CATALOG.values() if seen in (w.family for w in other.parts.values()))
+        names = ", ".join(name for name, found in fits.items() if seen in found)
         advice = f"use --{FAMILIES[seen].part} with --family {names}" if names else "it has no entry in the catalog"
     raise ValueError(f"{file}: expected {expected}, but this looks like {FAMILIES[seen].title}; {advice}")
 

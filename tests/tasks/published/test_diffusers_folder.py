@@ -1,27 +1,41 @@
 """A whole aMUSEd in the layout of diffusers becomes a model folder: tokenizer, transformer, text encoder, settings."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import maskgen.tasks.published.convert
 from maskgen.checkpoint import load_module
+from maskgen.conditioning import Cond
+from maskgen.published.amused import transformer as uvit
+from maskgen.published.amused.editing import OFFICIAL
 from maskgen.published.amused.transformer import PUBLISHED, UVit2D
+from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
+from maskgen.tasks.image.editing import edit
 from maskgen.tasks.image.generation import generate
+from maskgen.tasks.image.inpainting import inpaint
+from maskgen.tasks.media.images import to_tensor
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.published.catalog import CATALOG
 from maskgen.tasks.published.convert import convert_files
 from maskgen.tasks.published.folders import told_settings, with_settings
+from maskgen.tasks.published.text import obtain_text
+from maskgen.tokenizers.published.image import amused as vq
 from tests.parity.support import files, load, metadata, parity_folder
 from tests.tasks.commandline import files as listing
 from tests.tasks.commandline import refused, run
-
-transformers = pytest.importorskip("transformers")
 
 CLASSES = {"transformer": "UVit2DModel", "vqvae": "VQModel"}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -40,6 +54,8 @@ def write_json(path: Path, values: object) -> None:
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded weights as diffusers saves a pipeline."""
+    import transformers
+
     folder = tmp_path_factory.mktemp("official") / "amused"
     for part, kind in CLASSES.items():
         state, settings = recorded(part)
@@ -85,8 +101,35 @@ def test_a_whole_model_is_sampled(converted: Path) -> None:
     assert [cat.size for cat in cats] == [pipe.config.signal_size[::-1]] * 2
     assert cats[1].tobytes() == again[0].tobytes()
     assert again[0].tobytes() != again[1].tobytes()
-    (other,) = generate(pipe, prompt="a photo of a red cat", negative_prompt="blurry", seeds=[2], steps=3)
-    assert other.tobytes() != again[0].tobytes()
+    # One negative prompt goes with any number of prompts, which the original refuses.
+    others = generate(
+        pipe, prompt=["a photo of a red cat", "blue house"], negative_prompt="blurry", seeds=[2, 2], steps=3
+    )
+    assert others[0].tobytes() != again[0].tobytes()
+    (alone,) = generate(pipe, prompt="a photo of a red cat", negative_prompt="blurry", seeds=[2], steps=3)
+    gap = np.abs(np.asarray(alone).astype(int) - np.asarray(others[0]))  # of batches the last bit may differ
+    assert gap.max() <= 1
+
+
+def test_pictures_are_edited_as_published_or_better(converted: Path) -> None:
+    """Strength 1 makes all of a picture anew, where the original keeps nearly all of it; both paint a hole."""
+    pipe = Pipeline.from_pretrained(converted, device="cpu")
+    (picture,) = generate(pipe, prompt="a cat", seeds=[5], steps=2)
+    kept = pipe.encode(to_tensor([picture]))
+
+    def changed(sampling: Sampling | None) -> float:
+        states: list[SampleStep] = []
+        edit(pipe, picture, strength=1.0, prompt="a dog", sampling=sampling, steps=4, callback=states.append)
+        return (states[-1].tokens != kept).float().mean().item()
+
+    assert changed(None) > 0.5
+    assert 0 < changed(OFFICIAL["image-to-image"]) <= 3 / kept.numel()  # one a step, but for the last
+    hole = np.zeros((picture.height, picture.width), dtype=bool)
+    hole[: picture.height // 2] = True
+    for sampling in (None, OFFICIAL["inpainting"]):
+        (painted,) = inpaint(pipe, picture, hole, prompt="a dog", sampling=sampling, steps=3, feather=0)
+        assert np.array_equal(np.asarray(painted)[~hole], np.asarray(picture)[~hole])
+        assert not np.array_equal(np.asarray(painted)[hole], np.asarray(picture)[hole])
 
 
 def test_its_conditions_are_the_recorded_ones(converted: Path) -> None:
@@ -110,6 +153,71 @@ def test_it_is_saved_and_read_again(converted: Path, tmp_path: Path) -> None:
     again = Pipeline.from_pretrained(tmp_path / "m", device="cpu")
     assert again.config == pipe.config
     assert again.config.text_identity
+
+
+def test_it_is_fetched_by_name(
+    official: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and text encoder come from the repository that the catalog names."""
+    usual = Pipeline.from_pretrained(converted, device="cpu")
+    monkeypatch.setitem(uvit.PUBLISHED, "tiny-amused", usual.transformer.config)
+    monkeypatch.setitem(vq.PUBLISHED, "tiny-amused", usual.tokenizer.config)
+    entry = CATALOG["amused-256"]
+    tiny = {
+        part: dataclasses.replace(weights, sizes="tiny-amused", repository="some/one")
+        for part, weights in entry.parts.items()
+    }
+    assert entry.text is not None
+    text = dataclasses.replace(entry.text, repository="some/one")
+    monkeypatch.setitem(CATALOG, "tiny-amused", dataclasses.replace(entry, name="tiny-amused", text=text, **tiny))
+    monkeypatch.setattr(maskgen.tasks.published.convert, "cache_folder", lambda: tmp_path / "cache")
+    asked: list[str] = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append(f"{repository}/{file}")
+        return str(official / file)
+
+    def snapshot(repository: str, *, allow_patterns: list[str]) -> str:
+        if repository != "some/one":
+            raise LocalEntryNotFoundError("offline")
+        asked.append(f"{repository}: {' '.join(allow_patterns)}")
+        return str(official)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    fetched = Pipeline.from_pretrained("tiny-amused", device="cpu")
+    assert fetched.config == usual.config
+    assert asked == [
+        f"some/one/vqvae/{_WEIGHTS}",
+        f"some/one/transformer/{_WEIGHTS}",
+        "some/one: text_encoder/*.json text_encoder/model.safetensors tokenizer/*",
+    ]
+    with pytest.raises(
+        ConnectionError, match="gone/away: not in the cache, and the Hugging Face Hub cannot be reached"
+    ):
+        obtain_text(dataclasses.replace(text, repository="gone/away"))
+
+
+def test_open_muses_names_are_read_too(official: Path, tmp_path: Path) -> None:
+    """It is the same network, and its own settings stand beside it."""
+    (source,) = files("muse", "openmuse_uvit.weights.safetensors")
+    settings = metadata(source)
+    shutil.copyfile(source, tmp_path / "model.safetensors")
+    write_json(tmp_path / "config.json", {"_class_name": "MaskGiTUViT_v2", **settings["config"]})
+    assert settings["mask_id"] == settings["config"]["vocab_size"] - 1
+    convert_files("amused-256", tmp_path / "m", transformer=tmp_path / "model.safetensors", any_size=True)
+    model = load_module(tmp_path / "m", UVit2D)
+    assert (model.config.heads, model.config.mask_row) == (
+        settings["config"]["num_attention_heads"],
+        settings["mask_id"],
+    )
+    (path,) = files("muse", "openmuse_uvit.io.safetensors")
+    io = load(path)
+    ids = io["ids"].masked_fill(io["ids"] == settings["mask_id"], model.vocab_size)[..., None]
+    cond = Cond(context=io["encoder_hidden_states"], pooled=io["pooled"], micro=io["micro_conds"])
+    with torch.no_grad():
+        logits = model(ids, cond, (settings["grid"], settings["grid"]))
+    torch.testing.assert_close(logits[:, :, 0], io["logits"], atol=5e-5, rtol=0)
 
 
 def copied(official: Path, to: Path, change: Callable[[Path], None]) -> Path:
@@ -194,7 +302,7 @@ def test_settings_beside_the_weights_are_taken_and_a_difference_is_said(official
     file = official / "transformer" / _WEIGHTS
     told = told_settings("maskgen.published.amused.transformer", file)
     assert told_settings("maskgen.published.amused.transformer", official / _WEIGHTS) == {}
-    assert told_settings("maskgen.published.openmuse", file) == {}
+    assert told_settings("maskgen.published.maskgit", file) == {}
     with pytest.warns(UserWarning, match=r"transformer: says .*heads \d+, .*other than what was published"):
         config = with_settings(PUBLISHED["amused-256"], {**told, "micro_width": 256, "mask_row": 8255}, file)
     assert (config.heads, config.axes) == (told["heads"], (16, 16))
