@@ -300,6 +300,14 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_digest(path: Path) -> str:
+    """Of a file's bytes; "none" for one that is not there."""
+    if not path.is_file():
+        return "none"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 # Where classes that folders and settings name by import path stood before they moved; new folders name doors.
 _MOVED = {
     "modern": "models.modern",
