@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S")
 
 
 # Names of the element types in a safetensors header.
@@ -200,6 +201,18 @@ def build_config(kind: type, values: Any, where: str) -> Any:
         return parser.instantiate(parser.parse_object({"config": values})).config
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def settings_from(source: object, kind: type[S], **others: Any) -> S:
+    """A dataclass of settings that takes what another object has under the same names.
+
+    Args:
+        source: has them as attributes.
+        kind: the dataclass; what ``source`` lacks keeps its default.
+        others: fields that have other names there, or other values here.
+    """
+    names = (one.name for one in dataclasses.fields(kind) if hasattr(source, one.name))  # type: ignore[arg-type]
+    return kind(**{name: getattr(source, name) for name in names} | others)
 
 
 def _find_class(path: str, folder: Path, expected: type) -> Any:

@@ -278,7 +278,8 @@ def _some(pipe: Pipeline) -> list[int] | None:
 
 def _class_ids(pipe: Pipeline, labels: str | int | list[int] | None, each: int) -> list[int]:
     """Of all results, ``NO_LABEL`` for those of a model without classes; all classes for None, and for a text ``all`` that
-    is no name of one."""
+    is no name of one.
+    """
     names = pipe.config.class_names
     if labels is None or (labels == "all" and "all" not in names):
         ids = list(range(pipe.transformer.num_classes)) or pipe.class_ids(None)

@@ -45,7 +45,9 @@ def read_labels(path: Path, images: Sequence[str]) -> tuple[list[int], tuple[str
     if bare:
         remedy = "add a line for each, or take the images away"
         if gone:
-            remedy = f"{len(gone)} lines name no image ({_some(gone)}); write paths as they stand below the data's folder"
+            remedy = (
+                f"{len(gone)} lines name no image ({_some(gone)}); write paths as they stand below the data's folder"
+            )
         raise ValueError(f"{path}: {len(bare)} of {len(images)} images have no label ({_some(bare)}); {remedy}")
     if gone:
         raise ValueError(

@@ -158,10 +158,7 @@ ODD: dict[str, Any] = {
         "16 bits a channel come back as 8",
         lambda: Image.fromarray(numbers(*SIZE).astype(np.uint16) * 257),
     ),
-    "32-bit grey": (
-        "32 bits a channel come back as 8",
-        lambda: Image.fromarray(numbers(*SIZE).astype(np.int32)),
-    ),
+    "32-bit grey": ("32 bits a channel come back as 8", lambda: Image.fromarray(numbers(*SIZE).astype(np.int32))),
     "CMYK": ("CMYK comes back as RGB", lambda: Image.fromarray(numbers(*SIZE, 4), "CMYK")),
     "LAB": ("LAB comes back as RGB", lambda: Image.fromarray(numbers(*SIZE, 3), "LAB")),
     "YCbCr": ("YCbCr comes back as RGB", lambda: Image.fromarray(numbers(*SIZE, 3), "YCbCr")),
