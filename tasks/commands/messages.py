@@ -51,8 +51,9 @@ def missing_words(message: str, options: Collection[str]) -> tuple[str, str] | N
         return f"{found[1]}: no such command; {_meant(near) or 'expected one of ' + ', '.join(known)}", ""
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         bare = {option.lstrip("-"): option for option in sorted(options)}
-        near = difflib.get_close_matches(found[1].partition("=")[0].lstrip("-"), bare, n=3)
-        return f"{message}{'; ' if near else ''}{_meant([bare[name] for name in near])}", ""
+        name = found[1].partition("=")[0].lstrip("-")
+        near = [one for one in bare if one.endswith(f".{name}")] or difflib.get_close_matches(name, bare, n=3)
+        return f"{message}{'; ' if near else ''}{_meant([bare[one] for one in near])}", ""
     return None
 
 
@@ -88,6 +89,7 @@ def one_line(text: str) -> str:
         r"Problem with given class_path '[\w.]+': ", "", line.replace("Not a valid subclass of ", "expected ")
     )
     line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
+    line = re.sub(r"(expected \w+) expected (?=\w+, got )", r"\1 or ", line)
     return line.replace(". Got value: ", ", got ").removesuffix(".")
 
 

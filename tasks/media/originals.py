@@ -125,7 +125,7 @@ def _tells_place(picture: Image.Image) -> bool:
 def _texts(picture: Image.Image) -> list[str]:
     """Names of what people and programs wrote into a file beside EXIF and XMP: text of a PNG, comments, IPTC."""
     info = {name: value for name, value in picture.info.items() if name not in _OF_PILLOW}
-    found = sorted(name for name, value in info.items() if isinstance(value, str) or name == "comment")
+    found = sorted(str(name) for name, value in info.items() if isinstance(value, str) or name == "comment")
     photoshop = info.get("photoshop")
     return found + (["IPTC"] if isinstance(photoshop, dict) and _IPTC in photoshop else [])
 
