@@ -148,6 +148,8 @@ def test_data_of_another_loudness_are_said(place: Path) -> None:
     words = ["evaluate", "model", "--model=m", f"--data={data(-24.0)['class_path']}", *louder, "--data.held_out=0.5"]
     with pytest.warns(UserWarning, match=told.format("model")):
         main([*words, "--out=e", '--settings.metrics=["masked"]'])
+    with pytest.warns(UserWarning, match=told.format("model")):
+        main([*words, "--out=f", "--task=infill", '--settings.metrics=["log_mel"]'])
 
 
 def test_the_bound_is_heard_as_the_gap_is(place: Path, heard: list[float]) -> None:
