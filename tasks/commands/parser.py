@@ -297,8 +297,8 @@ def _check_values(
             value = value.get("init_args")
             key += ".init_args"
         if isinstance(value, Namespace):
-            known = isinstance(kind, type)
-            _check_values(_kinds_of(kind) if known else {}, value, f"{key}.", _required(kind) if known else ())
+            inner = kind if isinstance(kind, type) else object
+            _check_values(_kinds_of(inner), value, f"{key}.", _required(inner))
         elif dataclasses.is_dataclass(kind):
             expected = ", ".join(field.name for field in dataclasses.fields(kind))
             raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
