@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,10 @@ class CaptionedTokens(TensorSource):
     def __init__(self, texts: Texts, **tensors: Tensor) -> None:
         super().__init__(**tensors)
         self.texts = texts
+
+    def captions(self, indices: Sequence[int], seeds: Sequence[int]) -> list[str]:
+        """See ``maskgen.tasks.data.captions.Captioned``: those that were drawn when the tokens were made."""
+        return [self.texts[int(self.tensors["caption"][index])] for index in indices]
 
 
 def cached_tokens(
