@@ -5,7 +5,7 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +55,9 @@ class MaskingSettings:
 
     def __post_init__(self) -> None:
         get_schedule(self.schedule)
-        for name, expected in (("draw", ("exact", "bernoulli")), ("ratios", ("uniform", "sobol"))):
+        for name, expected in (("draw", get_args(Draw)), ("ratios", ("uniform", "sobol"))):
             if getattr(self, name) not in expected:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected[0]!r} or {expected[1]!r}")
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {' or '.join(map(repr, expected))}")
         if self.visible_codebooks < 0 or self.sobol_seed < 0:
             raise ValueError(
                 f"got visible_codebooks {self.visible_codebooks}, sobol_seed {self.sobol_seed}; expected 0 or more"
