@@ -67,7 +67,8 @@ def test_it_learns_what_captions_say(tmp_path: Path) -> None:
     """One batch of twelve pictures that differ in what their captions say, until prompts bring them back."""
     text, said = encoder(), list[str]()
     masking = MaskingSettings(label_smoothing=0.0, label_dropout=0.0)
-    out = train(tmp_path / "out", text=text, masking=masking, settings=settings(steps=130), views=2, say=said.append)
+    told = {"masking": masking, "settings": settings(steps=250)}
+    out = train(tmp_path / "out", text=text, views=2, say=said.append, **told)
     assert losses(out)[-1] < 0.05
     assert said[0] == "transformer: tokenizing 12 images, 2 view(s) each"
     assert said[1].startswith("text: encoding ")
