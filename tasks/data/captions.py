@@ -234,12 +234,12 @@ def _rows(place: Path, columns: Sequence[str], known: Callable[[str], bool]) -> 
         titles, left = [_PATHS[0], *(f"{_TEXTS[0]}{number}" for number in range(1, len(titles)))], lines
     else:
         left = lines[1:]
-    path, chosen = _columns(place, titles, columns)
+    place_of, chosen = _columns(place, titles, columns)
     for number, line in enumerate(left, 1 + len(lines) - len(left)):
         if len(line) != len(titles):
             raise ValueError(f"{place}: row {number}: got {len(line)} columns, expected {len(titles)}")
-        row = dict(zip(titles, line, strict=True))
-        yield row[path], _cleaned(row[name] for name in chosen)
+        cells = list(zip(titles, line, strict=True))
+        yield line[titles.index(place_of)], _cleaned(cell for title, cell in cells if title in chosen)
 
 
 def _table(text: str, known: Callable[[str], bool], marks: str) -> list[list[str]]:

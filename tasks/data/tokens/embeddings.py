@@ -117,7 +117,8 @@ def all_texts(sources: Sequence[Source | None]) -> tuple[Texts, list[Tensor]]:
 def empty_prompt(texts: Texts, table: TextTable, fields: Sequence[str] = _FIELDS) -> Cond:
     """The features of the empty prompt, one row; ``texts`` are those of the table."""
     number = next(number for number, text in enumerate(texts) if not text)
-    return Cond(**table.rows(torch.tensor([number]), fields))
+    rows = table.rows(torch.tensor([number]), fields)
+    return Cond(context=rows.get("context"), context_mask=rows.get("context_mask"), pooled=rows.get("pooled"))
 
 
 def encode_texts(

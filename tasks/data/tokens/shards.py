@@ -203,7 +203,9 @@ class TokenShardSource:
     def _open(self, shard: int) -> dict[str, np.ndarray]:
         """The arrays of a shard that batches are made of; captions are numbered among all ``texts``."""
         tensors = self._read(shard)
-        opened = {name: tensors[name].numpy() for name in ("tokens", "labels") if name in tensors}
+        opened: dict[str, np.ndarray] = {
+            name: tensors[name].numpy() for name in ("tokens", "labels") if name in tensors
+        }
         if self.has_captions:
             opened["caption"] = self._numbered[1][shard][tensors["caption"].numpy()]
         self._shards[shard] = opened
