@@ -145,6 +145,8 @@ def _check(
             )
     if pipe.modality == "video":
         raise ValueError("model: got one of video, whose sampler 'commit' has no critic")
+    if pipe.transformer.coarse_size:
+        raise ValueError("model: got the second stage of a cascade, which has no critic yet")
     check_signals(pipe.tokenizer, data)
     check_preparation("model", pipe.config.prepared, data)
     got = {"size": tuple(data.size), "classes": len(data.class_names)}
