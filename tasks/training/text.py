@@ -11,8 +11,10 @@ from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.captions import is_captioned
 from maskgen.tasks.data.tokens.embeddings import (
     TextSource,
+    TextTable,
     all_texts,
     check_encoder,
+    empty_number,
     empty_prompt,
     encode_texts,
     fields_of,
@@ -107,6 +109,8 @@ def with_captions(
     texts, numbers = all_texts(sources)
     place = features_folder(data, folder)
     table = encode_texts(texts, text, place, again=again and place == folder, say=say)
+    if transformer.drops_text:
+        table = TextTable(table.parts, absent=empty_number(texts))
     fields = fields_of(transformer)
     train, test = (
         None if source is None else TextSource(source, table, own, fields)

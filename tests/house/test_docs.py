@@ -146,13 +146,17 @@ def prepared(page: Path) -> dict[str, object]:
         return {}
     from maskgen.conditioning import Cond
     from maskgen.published.amused.transformer import UVit2D, UVit2DConfig, micro_conditions
+    from maskgen.published.muse.transformer import MuseConfig
+    from tests.core.published.muse.toys import model_of, published_state
 
     sizes = {"codebook_size": 16, "rows": 20, "mask_row": 19, "axes": (4, 4), "blocks": 1, "layers": 1, "mlp_width": 16}
     widths = {"embed_width": 16, "block_width": 16, "width": 16, "text_width": 8, "pooled_width": 8, "micro_width": 8}
     model = UVit2D(UVit2DConfig(**sizes, **widths, block_heads=2, heads=2)).eval()  # type: ignore[arg-type]
     features, pooled = torch.randn(2, 3, 8), torch.randn(2, 8)
     empty = Cond(context=features * 0, pooled=pooled * 0, micro=micro_conditions(2, 256, 256))
-    return {"model": model, "features": features, "pooled": pooled, "empty": empty, "batch": 2, "seeds": [0, 1]}
+    state = published_state(model_of(MuseConfig(axes=(4, 4), width=16, layers=1, text_width=8, self_conditioned=True)))
+    given = {"model": model, "features": features, "pooled": pooled, "empty": empty, "batch": 2, "seeds": [0, 1]}
+    return given | {"state": state}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
