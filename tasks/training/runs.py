@@ -1,6 +1,8 @@
 """Folders of training runs: what decided a run's outcome, whether it is finished, and what may go on in it."""
 
+import dataclasses
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ import torch
 
 from maskgen.checkpoint import file_digest, read_json, write_json
 from maskgen.data import Source
+from maskgen.models.context import ContextConfig
 from maskgen.sampling.settings import with_current_sampling
 from maskgen.tasks.data.broken import count_broken
 from maskgen.tasks.data.identity import describe, differences, refuse_others
@@ -182,6 +185,11 @@ def _in_todays_words(found: dict[str, Any]) -> dict[str, Any]:
         guard = dict(settings["guard"])
         guard["max_consecutive_skips"] = guard.pop("most_in_a_row")
         found["settings"] = {**settings, "guard": guard}
+    for name in ("transformer", "critic"):  # had no context
+        part = found.get(name)
+        if isinstance(part, dict) and part.get("class") == "ModernTransformer":
+            told = json.loads(json.dumps(dataclasses.asdict(ContextConfig())))
+            found[name] = {**part, "config": {"context": told, **part["config"]}}
     masking = found.get("masking")
     if isinstance(masking, dict) and masking.get("loss_on") == "hidden":
         found["masking"] = {**masking, "loss_on": "masked"}

@@ -51,8 +51,11 @@ def test_a_finished_run_of_before_is_reused(first: str, tmp_path: Path) -> None:
 
 
 def test_a_second_stage_of_before_is_reused(tmp_path: Path) -> None:
-    now = {"masking": {"loss_on": "masked"}, "critic_settings": {"weight": 1.0}}
-    before = {"masking": {"loss_on": "hidden"}, "judging": {"weight": 1.0}, "finished": True}
+    now = describe(masking={"loss_on": "masked"}, critic_settings={"weight": 1.0}, transformer=test_image.model())
+    transformer = {**now["transformer"], "config": dict(now["transformer"]["config"])}
+    del transformer["config"]["context"]  # the modern family had none
+    masking, judging = {"loss_on": "hidden"}, {"weight": 1.0}
+    before = {"masking": masking, "judging": judging, "transformer": transformer, "finished": True}
     (tmp_path / "run.json").write_text(json.dumps(before), encoding="utf-8")
     assert finished_before(tmp_path, now, "critic", lambda text: None)
 
