@@ -200,10 +200,14 @@ PARTS = (
 )
 """All that a model folder may hold; loading, saving, the Hub and ``maskgen info`` go by this table."""
 
+FIRST_STAGE = "coarse"
+"""Sub-folder with the first stage of a cascade, a model folder itself."""
+
 
 def model_files() -> list[str]:
     """Patterns of what belongs to a model folder; nothing else is fetched from a Hub repository."""
-    return ["pipeline.json", *(f"{part.name}/*" for part in PARTS)]
+    own = ["pipeline.json", *(f"{part.name}/*" for part in PARTS)]
+    return own + [f"{FIRST_STAGE}/{pattern}" for pattern in own]
 
 
 def read_parts(folder: Path, attention: AttentionBackend | None = None) -> dict[str, Any]:

@@ -213,5 +213,5 @@ def current_sampling(values: Any) -> Any:
 
 def with_current_sampling(saved: Mapping[str, Any]) -> dict[str, Any]:
     """What a ``pipeline.json``, ``manifest.json`` or ``run.json`` holds, with its samplings' keys of today."""
-    named = ("sampling", "fine_sampling")
+    named = ("sampling", "fine_sampling", "coarse_sampling")
     return {name: current_sampling(value) if name in named else value for name, value in saved.items()}

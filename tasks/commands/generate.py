@@ -113,7 +113,10 @@ def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
         raise ValueError(f"{manifest}: not a manifest of `maskgen generate`")
     try:
         ids, seeds = ([int(item[name]) for item in found["items"]] for name in ("label", "seed"))
-        model, found = str(found["model"]), with_current_sampling({"fine_sampling": None, **found})
+        model, found = (
+            str(found["model"]),
+            with_current_sampling({"fine_sampling": None, "coarse_sampling": None, **found}),
+        )
         settings = found["sampling"]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
@@ -122,6 +125,8 @@ def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
     if found["fine_sampling"] is not None:
         fine = build_config(Sampling, found["fine_sampling"], str(manifest))
         pipe.config = dataclasses.replace(pipe.config, fine_sampling=fine)
+    if pipe.coarse is not None and found["coarse_sampling"] is not None:
+        pipe.coarse.set_sampling(build_config(Sampling, found["coarse_sampling"], str(manifest)))
     if found.get("classes") and pipe.config.class_names:  # which may have been trained anew, with other classes
         told = tuple(found["classes"].get(str(number), "") for number in range(max(ids, default=-1) + 1))
         places = class_places(ids, told, pipe.config.class_names, str(manifest), "the model")

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from maskgen.tasks.commands.audio import describe_audio
 from maskgen.tasks.commands.parts import describe_part, load_model
 from maskgen.tasks.commands.video import describe_video
 from maskgen.tasks.media.results import environment
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.published import catalog
 from maskgen.tasks.published.convert import convert_files
 
@@ -21,9 +23,12 @@ def info_command(*, model: str | None = None) -> None:
     if model is None:
         print(json.dumps(environment(), indent=2))  # noqa: T201
         return
-    pipe = load_model(model, "cpu")
-    description = {
-        "model": model,
+    print(json.dumps({"model": model, **_described(load_model(model, "cpu"))}, indent=2))  # noqa: T201
+
+
+def _described(pipe: Pipeline) -> dict[str, Any]:
+    """What a model folder holds; of a cascade its first stage likewise."""
+    description: dict[str, Any] = {
         "modality": pipe.modality,
         "signal_size": list(pipe.config.signal_size),
         "token_axes": list(pipe.axes),
@@ -36,7 +41,12 @@ def info_command(*, model: str | None = None) -> None:
         description |= describe_audio(pipe)
     if pipe.modality == "video":
         description |= describe_video(pipe)
-    print(json.dumps(description, indent=2))  # noqa: T201
+    description |= {
+        name: describe_part(part) for name, part in pipe.parts.items() if part is not None and name not in description
+    }
+    if pipe.coarse is not None:
+        description["coarse"] = _described(pipe.coarse)
+    return description
 
 
 def models_command() -> None:

@@ -197,7 +197,8 @@ def _generate(making: _Making, truth: SampleSet | None, count: int) -> dict[str,
 
 
 def _weights(pipe: Pipeline) -> str:
-    return "-".join(fingerprint(part) for part in (pipe.tokenizer, pipe.transformer, pipe.fine) if part is not None)
+    own = "-".join(fingerprint(part) for part in pipe.parts.values() if part is not None)
+    return own if pipe.coarse is None else f"{own}-{_weights(pipe.coarse)}"
 
 
 def _conditions(target: Target, making: _Making, warnings: list[str]) -> SampleSet | None:
