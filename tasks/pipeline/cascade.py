@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange, repeat
@@ -21,12 +21,28 @@ from maskgen.models.base import MaskedTransformer
 from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.media.images import fill_holes
 from maskgen.tasks.model_folder import PipelineConfig
-
-if TYPE_CHECKING:
-    from maskgen.tasks.pipeline.model import Pipeline
+from maskgen.tokenizers.base import Tokenizer
 
 
-def check_stages(first: Pipeline, transformer: MaskedTransformer, config: PipelineConfig, modality: str) -> None:
+class Stage(Protocol):
+    """A ``maskgen.tasks.pipeline.Pipeline`` as one stage sees the other."""
+
+    tokenizer: Tokenizer
+    transformer: MaskedTransformer
+    config: PipelineConfig
+    device: torch.device
+    axes: tuple[int, ...]
+
+    @property
+    def coarse(self) -> Stage | None: ...  # noqa: D102
+    @property
+    def modality(self) -> str: ...  # noqa: D102
+    def encode(self, signal: Tensor) -> Tensor: ...  # noqa: D102
+    def decode(self, tokens: Tensor, axes: Sequence[int] | None = None, scale: Tensor | None = None) -> Tensor: ...  # noqa: D102
+    def fill(self, tokens: Tensor, mask: Tensor, request: Request, **options: Any) -> Tensor: ...  # noqa: D102
+
+
+def check_stages(first: Stage, transformer: MaskedTransformer, config: PipelineConfig, modality: str) -> None:
     """Refuse a first stage that a second one was not made for.
 
     Args:
@@ -68,13 +84,13 @@ def check_stages(first: Pipeline, transformer: MaskedTransformer, config: Pipeli
         )
 
 
-def reduced(pictures: Tensor, first: Pipeline) -> Tensor:
+def reduced(pictures: Tensor, first: Stage) -> Tensor:
     """Pictures ``[B, 3, H, W]`` at the size of the first stage: each pixel is the mean of the area it stands for."""
     return F.interpolate(pictures, tuple(first.config.signal_size), mode="area")
 
 
 def first_tokens(
-    pipe: Pipeline,
+    pipe: Stage,
     tokens: Tensor,
     mask: Tensor,
     request: Request,
@@ -118,7 +134,7 @@ def small_mask(mask: Tensor, axes: Sequence[int], small: Sequence[int]) -> Tenso
     return rearrange(pooled, "B 1 h w -> B (h w) 1") > 0
 
 
-def known_pictures(pipe: Pipeline, tokens: Tensor, mask: Tensor) -> Tensor:
+def known_pictures(pipe: Stage, tokens: Tensor, mask: Tensor) -> Tensor:
     """The pictures of tokens ``[B, N, K]`` of which some are masked, ``[B, 3, H, W]``; smooth colours stand in the holes."""
     pictures = pipe.decode(torch.where(mask.to(tokens.device), 0, tokens).to(pipe.device))
     holes = rearrange(mask.any(-1).cpu(), "B (h w) -> B h w", h=pipe.axes[0])
