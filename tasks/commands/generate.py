@@ -93,7 +93,7 @@ def generate_command(
     state = process_state(run.device)
     pipe = run.pipeline(model, str(state.device) if state.num_processes > 1 and run.device is None else None)
     pipe.require("image", "generate")
-    ids = _class_ids(pipe, "all" if labels is None else labels, per_class)
+    ids = _class_ids(pipe, labels, per_class)
     write_evaluation_set(
         *(pipe, ids, run.out),
         seed=run.seed,
@@ -335,11 +335,11 @@ def _generate(pipe: Pipeline, model: str, asked: _Asked, out: Path, batch_size: 
     write_manifest("generate", model, items, out, details, f"{len(items)} {kind.name}{grid}")
 
 
-def _some(pipe: Pipeline) -> str | list[int]:
-    """What nobody named: all classes of a few, some of many."""
+def _some(pipe: Pipeline) -> list[int] | None:
+    """What nobody named: all classes (None) of a few, some of many."""
     classes = pipe.transformer.num_classes
     if classes <= _FEW:
-        return "all"
+        return None
     chosen, names = [number * classes // _FEW for number in range(_FEW)], pipe.config.class_names
     told = ", ".join(names[number] if names else str(number) for number in chosen)
     warnings.warn(
@@ -348,11 +348,13 @@ def _some(pipe: Pipeline) -> str | list[int]:
     return chosen
 
 
-def _class_ids(pipe: Pipeline, labels: str | int | list[int], each: int) -> list[int]:
-    """Of all results, ``NO_LABEL`` for those of a model without classes."""
-    if labels == "all":
+def _class_ids(pipe: Pipeline, labels: str | int | list[int] | None, each: int) -> list[int]:
+    """Of all results, ``NO_LABEL`` for those of a model without classes; all classes for None, and for a text ``all`` that
+    is no name of one.
+    """
+    names = pipe.config.class_names
+    if labels is None or (labels == "all" and "all" not in names):
         ids = list(range(pipe.transformer.num_classes)) or pipe.class_ids(None)
     else:
-        listed = labels if isinstance(labels, list) else split_labels(str(labels), pipe.config.class_names)
-        ids = pipe.class_ids(listed)
+        ids = pipe.class_ids(labels if isinstance(labels, list) else split_labels(str(labels), names))
     return [label for label in ids for _ in range(each)]

@@ -61,6 +61,8 @@ def convert_command(
     tokenizer: Path | None = None,
     transformer: Path | None = None,
     fine: Path | None = None,
+    text: Path | None = None,
+    folder: Path | None = None,
     ema: bool | None = None,
     any_size: bool = False,
 ) -> None:
@@ -72,8 +74,11 @@ def convert_command(
         tokenizer: file of the tokenizer.
         transformer: file of the transformer.
         fine: file of the second transformer, for models of sound that have one.
+        text: folder of the text encoder and its tokenizer, for models that take prompts.
+        folder: a copy of the model's repository with all its parts, instead of the files.
         ema: take the averaged copy of the weights, where a file has one; by default that of which figures were published.
         any_size: take whatever sizes the files show, for weights of your own training in a published layout.
     """
-    convert_files(family, out, tokenizer=tokenizer, transformer=transformer, fine=fine, ema=ema, any_size=any_size)
+    files = {"tokenizer": tokenizer, "transformer": transformer, "fine": fine, "text": text, "folder": folder}
+    convert_files(family, out, **files, ema=ema, any_size=any_size)
     print(f"{family} in {out}")  # noqa: T201

@@ -71,6 +71,8 @@ def evaluate_model(
         )
     run, warnings, clock = dataclasses.replace(run, device=pipe.device), list[str](), Clock()
     masked = _held_out(pipe, data, run.settings, warnings)
+    if data is not None and (masked is not None or task is not None):
+        check_preparation("model", pipe.config.prepared, data)
     result: Evaluation | None = None
     if run.settings.needs_samples:
         making = _Making(pipe, name, pipe.sampling(sampling), task, run)
@@ -255,8 +257,6 @@ def _held_out(
             told = str(error)
     if told:
         warnings.append(f"masked tokens: left out ({told})")
-    if not told:
-        check_preparation("model", pipe.config.prepared, data)
     return None if told else data
 
 

@@ -253,14 +253,16 @@ def losses(picture: Image.Image) -> list[str]:
     """
     raw = [str(part) for tile in getattr(picture, "tile", ()) for part in tile]
     told = []
-    if picture.mode.startswith("I") or any(";16" in part for part in raw):
+    if picture.mode == "I" and not any(";16" in part for part in raw):
+        told.append("32 bits a channel come back as 8")
+    elif picture.mode.startswith("I") or any(";16" in part for part in raw):
         told.append("16 bits a channel come back as 8")
     elif picture.mode == "F":
         told.append("32-bit grey comes back as 8 bits")
     if picture.mode.startswith("I") and "transparency" in picture.info:
         told.append("the transparency of 16-bit grey comes back as white")
-    if picture.mode == "CMYK":
-        told.append("CMYK comes back as RGB")
+    if picture.mode in ("CMYK", "LAB", "YCbCr"):
+        told.append(f"{picture.mode} comes back as RGB")
     if (frames := getattr(picture, "n_frames", 1)) > 1:
         told.append(f"the first of {frames} pictures is edited, the others are left out")
     return told

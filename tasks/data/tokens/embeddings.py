@@ -120,7 +120,8 @@ def all_texts(sources: Sequence[Source | None]) -> tuple[Texts, list[Tensor]]:
 
 def empty_prompt(texts: Texts, table: TextTable, fields: Sequence[str] = _FIELDS) -> Cond:
     """The features of the empty prompt, one row; ``texts`` are those of the table."""
-    return Cond(**table.rows(torch.tensor([empty_number(texts)]), fields))
+    rows = table.rows(torch.tensor([empty_number(texts)]), fields)
+    return Cond(context=rows.get("context"), context_mask=rows.get("context_mask"), pooled=rows.get("pooled"))
 
 
 def empty_number(texts: Texts) -> int:
