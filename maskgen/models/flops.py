@@ -1,11 +1,11 @@
 """Floating-point operations of a training step, for the model FLOPs utilisation (MFU).
 
 Counted are matrix products alone, two operations a multiply-add, and three forward passes a step (one forward, two for the
-two gradients), as PaLM counts (Chowdhery et al. 2022, arXiv 2204.02311, appendix B); attention is full, not causal. Of a
-context, whose length nobody knows beforehand, the queries are counted and what is made of them, not its keys and values.
+two gradients), as PaLM counts (Chowdhery et al. 2022, arXiv 2204.02311, appendix B); attention is not causal. A smaller grid
+is counted whole; of a text, whose length nobody knows, the queries and what is made of them, not its keys and values.
 Recomputing for gradient checkpointing is not counted: it is a cost, not a use.
 
-Shapes: N tokens, S sequence, D width, H heads, V vocabulary, K codebooks.
+Shapes: N tokens, M tokens of the smaller grid, S sequence, D width, H heads, V vocabulary, K codebooks.
 """
 
 import math
@@ -47,7 +47,14 @@ def _modern(model: ModernTransformer, rows: int) -> int:
     N, D = math.prod(config.axes), config.width
     hidden = 8 * round(config.mlp_ratio * D / 8)
     tokens = rows * N
-    block = 2 * tokens * (4 * D * D + 3 * D * hidden) + 4 * tokens * N * D + 2 * rows * 6 * D * D
+    linear = 4 * D * D + 3 * D * hidden
+    size = math.prod(config.multi_axis)
+    seen = (size + N // size) / 2 if config.multi_axis else N  # by half of the heads each
+    block = 2 * tokens * linear + round(4 * tokens * seen * D) + 2 * rows * 6 * D * D
     head = 2 * tokens * D * config.num_codebooks * config.vocab_size + 2 * rows * 2 * D * D
     looks = sum(one.context is not None for one in model.blocks)
-    return config.layers * block + looks * 4 * tokens * D * D + head + 2 * N * (D // config.heads) * D
+    M, place = model.coarse_size, 2 * (D // config.heads) * D
+    layer = 2 * rows * M * linear + 4 * rows * M * M * D + 2 * rows * 6 * D * D
+    small = config.context.coarse.layers * layer + M * place if M else 0
+    look = 4 * tokens * D * D + 4 * rows * M * D * D + 4 * tokens * M * D
+    return config.layers * block + small + looks * look + head + N * place

@@ -20,6 +20,7 @@ from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import PartialTransformer, init_layer, task_ids
 from maskgen.models.context import ContextConfig, ContextReader, PooledReader
 from maskgen.models.modern_block import Context, ModernBlock
+from maskgen.models.multi_axis import check_blocks
 from maskgen.models.partial import FeatureMemory, Prepared, take
 from maskgen.models.positions import coordinates, rotary_angles
 from maskgen.precision import Linear, linear_float32
@@ -42,6 +43,8 @@ class ModernConfig:
         num_tasks: task ids, whose embedding is added to the label's (see ``maskgen.sampling.commit.Prompt``); 0 for a
             single task: then ``cond.task`` is refused. Where ``cond`` names no task it is task 0.
         rope_theta: base of the rotary wavelengths; about the longest axis in tokens times 10.
+        multi_axis: block sides (8, 8) of multi-axis attention instead of full attention, for large grids, whose sides they
+            must divide: see ``maskgen.models.multi_axis``. Muse's second stage has it.
         context: what else it is told, see ``ContextConfig``: nothing by default.
         attention: back-end, see ``maskgen.models.attention``.
     """
@@ -57,6 +60,7 @@ class ModernConfig:
     dropout: float = 0.0
     num_tasks: int = 0
     rope_theta: float = 100.0
+    multi_axis: tuple[int, ...] = ()
     context: ContextConfig = field(default_factory=ContextConfig)
     attention: AttentionBackend = "sdpa"
 
@@ -77,6 +81,8 @@ class ModernConfig:
         if self.num_tasks < 0:
             raise ValueError(f"num_tasks: got {self.num_tasks}, expected 0 (a single task) or more")
         check_backend(self.attention)
+        if self.multi_axis:
+            check_blocks(self.axes, self.multi_axis, self.heads)
 
 
 class ModernTransformer(PartialTransformer):
@@ -100,7 +106,7 @@ class ModernTransformer(PartialTransformer):
         self.pooled = PooledReader(told.pooled, width) if told.pooled else None
         self.context = ContextReader(told, config, config.rope_theta) if told.is_sequence else None
         self.blocks = nn.ModuleList(
-            ModernBlock(config, context=told.is_sequence and number % told.every == 0)
+            ModernBlock(config, told.is_sequence and number % told.every == 0, config.multi_axis)
             for number in range(config.layers)
         )
         self.final_norm = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
@@ -117,12 +123,12 @@ class ModernTransformer(PartialTransformer):
         """
         # In training a block makes what it needs itself: its weights may be there only while it runs (FSDP).
         label, shared = self._given(cond, tokens, axes)
-        modulations = (label,) * (len(self.blocks) + 1)
+        modulations, grid = (label,) * (len(self.blocks) + 1), self._grid(axes)
         if self.context is None:
-            return self.logits_at(tokens, Prepared(rows=modulations, shared=shared))
+            return self.logits_at(tokens, Prepared(rows=modulations, shared=shared, grid=grid))
         features, mask = self.context(cond, label)
         contexts = [features for block in self.blocks if block.context is not None]
-        return self.logits_at(tokens, Prepared(rows=(*modulations, *contexts, *_masks(mask)), shared=shared))
+        return self.logits_at(tokens, Prepared((*modulations, *contexts, *_masks(mask)), shared, grid))
 
     def prepare(self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None = None) -> Prepared:
         """See ``PartialTransformer``: modulations of all blocks and of the head; positions and rotary angles; contexts."""
@@ -130,21 +136,26 @@ class ModernTransformer(PartialTransformer):
         blocks = [block for block in self.blocks if isinstance(block, ModernBlock)]
         modulations = [block.modulation(label)[:, None] for block in blocks] + [self.final_modulation(label)[:, None]]
         if self.context is None:
-            return Prepared(rows=tuple(modulations), shared=shared)
+            return Prepared(rows=tuple(modulations), shared=shared, grid=self._grid(axes))
         features, mask = self.context(cond, label)
         contexts = [block.context.ready(features) for block in blocks if block.context is not None]
-        return Prepared(rows=(*modulations, *contexts, *_masks(mask)), shared=shared)
+        return Prepared((*modulations, *contexts, *_masks(mask)), shared, self._grid(axes))
+
+    def _grid(self, axes: Sequence[int] | None) -> tuple[int, ...]:
+        return tuple(self.config.axes if axes is None else axes)
 
     def _given(
         self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """What the modulations are made of, ``[B, D]``; the positions ``[N, D]`` with cos and sin of the rotary angles."""
-        grid = tuple(self.config.axes if axes is None else axes)
+        grid = self._grid(axes)
         if tokens.ndim != 3 or tokens.shape[1] != torch.Size(grid).numel() or tokens.shape[2] != self.num_codebooks:
             raise ValueError(
                 f"tokens: got {tuple(tokens.shape)}, expected [B, {torch.Size(grid).numel()}, {self.num_codebooks}] "
                 f"for the grid {grid}"
             )
+        if self.config.multi_axis:
+            check_blocks(grid, self.config.multi_axis, self.config.heads)
         label = self.label_embedding(cond.class_ids(tokens, self.num_classes))
         task = task_ids(self, cond, tokens)
         if self.task_embedding is not None:
@@ -172,13 +183,14 @@ class ModernTransformer(PartialTransformer):
         offsets = torch.arange(self.num_codebooks, device=tokens.device) * (self.vocab_size + 1)
         x = self.embedding(tokens + offsets).sum(2) + position
         if memory is None:
-            x = self.trunk(x, modulations[:-1], cos, sin, contexts[:-1])
+            x = self.trunk(x, modulations[:-1], cos, sin, contexts[:-1], prepared.grid)
         else:
             for index, block in enumerate(self.blocks[:-1]):
-                x = block(x, modulations[index], cos, sin, memory=memory.of_layer(index), context=contexts[index])
+                held = memory.of_layer(index)
+                x = block(x, modulations[index], cos, sin, None, held, contexts[index], prepared.grid)
         last = None if memory is None else memory.of_layer(count - 1)
         for block in self.blocks[-1:]:
-            x = block(x, modulations[-1], cos, sin, positions, last, contexts[-1])
+            x = block(x, modulations[-1], cos, sin, positions, last, contexts[-1], prepared.grid)
         ready = final if final.ndim == 3 else self.final_modulation(final)[:, None]
         shift, scale = ready.chunk(2, dim=-1)
         x = self.final_norm(x) * (1 + scale) + shift
@@ -186,11 +198,17 @@ class ModernTransformer(PartialTransformer):
         return logits.unflatten(-1, (self.num_codebooks, self.vocab_size))
 
     def trunk(
-        self, x: Tensor, modulations: Sequence[Tensor], cos: Tensor, sin: Tensor, contexts: Sequence[Context | None]
+        self,
+        x: Tensor,
+        modulations: Sequence[Tensor],
+        cos: Tensor,
+        sin: Tensor,
+        contexts: Sequence[Context | None],
+        grid: Sequence[int] = (),
     ) -> Tensor:
         """All blocks but the last, ``[B, N, D]`` -> ``[B, N, D]``; arguments as of ``ModernBlock``, one of each a block."""
         for block, modulation, context in zip(self.blocks[:-1], modulations, contexts, strict=True):
-            x = block(x, modulation, cos, sin, context=context)
+            x = block(x, modulation, cos, sin, context=context, grid=grid)
         return x
 
     def _contexts(self, rows: Sequence[Tensor]) -> list[Context | None]:

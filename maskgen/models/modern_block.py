@@ -3,6 +3,7 @@
 Shapes: B batch, N tokens, L positions of the context, D width, H heads, d head width.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -10,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from maskgen.models.attention import AttentionBackend, attend
+from maskgen.models.multi_axis import multi_axis_attend, multi_axis_seen
 from maskgen.models.partial import LayerMemory, take
 from maskgen.models.positions import apply_rotary
 from maskgen.precision import Linear, linear, linear_swiglu
@@ -73,13 +75,14 @@ class ModernBlock(nn.Module):
     Args:
         config: see ``BlockConfig``.
         context: whether the block looks at a context, see ``ContextAttention``.
+        multi_axis: sides of the blocks of multi-axis attention, see ``maskgen.models.multi_axis``; none for full attention.
     """
 
-    def __init__(self, config: BlockConfig, context: bool = False) -> None:
+    def __init__(self, config: BlockConfig, context: bool = False, multi_axis: Sequence[int] = ()) -> None:
         super().__init__()
         width = config.width
         hidden = 8 * round(config.mlp_ratio * width / 8)
-        self.heads, self.backend = config.heads, config.attention
+        self.heads, self.backend, self.multi_axis = config.heads, config.attention, tuple(multi_axis)
         self.modulation = Linear(width, 6 * width)
         self.attention_norm = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp_norm = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
@@ -101,6 +104,7 @@ class ModernBlock(nn.Module):
         at: Tensor | None = None,
         memory: LayerMemory | None = None,
         context: Context | None = None,
+        grid: Sequence[int] = (),
     ) -> Tensor:
         """One block.
 
@@ -112,6 +116,7 @@ class ModernBlock(nn.Module):
             at: long ``[B, P]``, the positions whose result is wanted, which still see all N; all by default.
             memory: adds the keys and values of what is not in ``x``.
             context: see ``ContextAttention``.
+            grid: sides, for multi-axis attention.
 
         Returns:
             ``[B, N, D]``, or ``[B, P, D]``.
@@ -120,7 +125,7 @@ class ModernBlock(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = ready.chunk(6, dim=-1)
         seen = self.attention_norm(x) * (1 + scale_a) + shift_a
         rows = x if at is None else take(x, at)
-        x = rows + gate_a * self.dropout(self.attention(seen, cos, sin, at, memory))
+        x = rows + gate_a * self.dropout(self.attention(seen, cos, sin, at, memory, grid))
         if self.context is not None:
             assert context is not None, "the transformer refuses a missing context"
             x = x + self.dropout(self.context(x, context))
@@ -128,7 +133,13 @@ class ModernBlock(nn.Module):
         return x + gate_m * self.dropout(self.down(hidden))
 
     def attention(
-        self, x: Tensor, cos: Tensor, sin: Tensor, at: Tensor | None = None, memory: LayerMemory | None = None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        at: Tensor | None = None,
+        memory: LayerMemory | None = None,
+        grid: Sequence[int] = (),
     ) -> Tensor:
         """Self-attention with normalised queries and keys, ``[B, N, D]`` -> ``[B, N or P, D]``; see ``forward``."""
         width = x.shape[-1]
@@ -144,6 +155,16 @@ class ModernBlock(nn.Module):
         if at is not None:
             cos, sin = (take(t[:, 0], at)[:, None] if t.ndim == 4 else t[at][:, None] for t in (cos, sin))
         q = apply_rotary(self.query_norm(q), cos, sin)
+        here = at
         if memory is not None:
             k, v = memory.merge(k, v)
-        return self.out(attend(q, k, v, backend=self.backend).transpose(1, 2).flatten(2))
+            if memory.positions is not None:
+                here = memory.positions if at is None else memory.positions.gather(1, at)
+        if not self.multi_axis:
+            mixed = attend(q, k, v, backend=self.backend)
+        elif here is None:
+            mixed = multi_axis_attend(q, k, v, grid, self.multi_axis, backend=self.backend)
+        else:
+            seen = multi_axis_seen(here, grid, self.multi_axis, self.heads)
+            mixed = attend(q, k, v, backend=self.backend, mask=seen)
+        return self.out(mixed.transpose(1, 2).flatten(2))

@@ -28,6 +28,28 @@ def check_blocks(grid: Sequence[int], block: Sequence[int], heads: int) -> None:
         raise ValueError(f"block: got {tuple(block)}, expected a divisor of each side of the grid {tuple(grid)}")
 
 
+def multi_axis_seen(at: Tensor, grid: Sequence[int], block: Sequence[int], heads: int) -> Tensor:
+    """What some positions see in ``multi_axis_attend``: for ``attend`` where only some queries are wanted.
+
+    Args:
+        at: long ``[B, P]``, numbers below N.
+        grid: see ``multi_axis_attend``.
+        block: see there.
+        heads: H.
+
+    Returns:
+        bool ``[B, H, P, N]``, True where a key is seen.
+    """
+    check_blocks(grid, block, heads)
+    within = across = torch.zeros(1, dtype=torch.long, device=at.device)
+    for side, part in zip(grid, block, strict=True):  # row-major numbers of block and of place in it
+        line = torch.arange(side, device=at.device)
+        within = (within[:, None] * (side // part) + line // part).flatten()
+        across = (across[:, None] * part + line % part).flatten()
+    both = torch.stack((within[at][..., None] == within, across[at][..., None] == across), dim=1)
+    return both.repeat_interleave(heads // 2, dim=1)
+
+
 def multi_axis_attend(
     q: Tensor,
     k: Tensor,

@@ -45,14 +45,16 @@ class Prepared:
     Attributes:
         rows: tensors whose first axis is the batch.
         shared: tensors that all rows share.
+        grid: sides of the grid, for models that need them.
     """
 
     rows: tuple[Tensor, ...]
     shared: tuple[Tensor, ...] = ()
+    grid: tuple[int, ...] = ()
 
     def pick(self, index: Tensor | slice) -> Prepared:
         """The same for some rows of the batch."""
-        return Prepared(tuple(tensor[index] for tensor in self.rows), self.shared)
+        return Prepared(tuple(tensor[index] for tensor in self.rows), self.shared, self.grid)
 
 
 class FeatureMemory:
@@ -99,6 +101,11 @@ class LayerMemory:
 
     def __init__(self, memory: FeatureMemory, layer: int, prefix: int) -> None:
         self._memory, self._layer, self._prefix = memory, layer, prefix
+
+    @property
+    def positions(self) -> Tensor | None:
+        """See ``FeatureMemory``; with a prefix they are not those of the sequence."""
+        return self._memory.positions
 
     def merge(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put new keys and values ``[B, H, prefix + C, d]`` among those held; all of them, ``[B, H, S, d]``."""

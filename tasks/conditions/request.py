@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -111,5 +111,5 @@ class Request:
 
     def told(self, **fields: Tensor) -> Request:
         """The request with some fields of its conditions, on the CPU as the others."""
-        given = {name: value.cpu() for name, value in fields.items()}
+        given: dict[str, Any] = {name: value.cpu() for name, value in fields.items()}
         return dataclasses.replace(self, cond=dataclasses.replace(self.cond, **given))

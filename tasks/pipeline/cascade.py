@@ -8,9 +8,8 @@ Shapes: B batch, H W pixels of the second stage, N tokens of its grid (h, w), M 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange, repeat
@@ -19,14 +18,31 @@ from torch.nn import functional as F
 
 from maskgen.models.base import MaskedTransformer
 from maskgen.tasks.conditions.request import Request
+from maskgen.tasks.data.tokens.coarse import smaller
 from maskgen.tasks.media.images import fill_holes
 from maskgen.tasks.model_folder import PipelineConfig
-
-if TYPE_CHECKING:
-    from maskgen.tasks.pipeline.model import Pipeline
+from maskgen.tokenizers.base import Tokenizer
 
 
-def check_stages(first: Pipeline, transformer: MaskedTransformer, config: PipelineConfig, modality: str) -> None:
+class Stage(Protocol):
+    """A ``maskgen.tasks.pipeline.Pipeline`` as one stage sees the other."""
+
+    tokenizer: Tokenizer
+    transformer: MaskedTransformer
+    config: PipelineConfig
+    device: torch.device
+    axes: tuple[int, ...]
+
+    @property
+    def coarse(self) -> Stage | None: ...  # noqa: D102
+    @property
+    def modality(self) -> str: ...  # noqa: D102
+    def encode(self, signal: Tensor) -> Tensor: ...  # noqa: D102
+    def decode(self, tokens: Tensor, axes: Sequence[int] | None = None, scale: Tensor | None = None) -> Tensor: ...  # noqa: D102
+    def fill(self, tokens: Tensor, mask: Tensor, request: Request, **options: Any) -> Tensor: ...  # noqa: D102
+
+
+def check_stages(first: Stage, transformer: MaskedTransformer, config: PipelineConfig, modality: str) -> None:
     """Refuse a first stage that a second one was not made for.
 
     Args:
@@ -39,26 +55,21 @@ def check_stages(first: Pipeline, transformer: MaskedTransformer, config: Pipeli
         ValueError: no pictures, a transformer that takes no smaller grid or another one, pictures that are not smaller or of
             another shape, or classes that the second stage does not have.
     """
-    name = type(transformer).__name__
     if (modality, first.modality) != ("image", "image"):
         raise ValueError(f"coarse: got a first stage of {first.modality} for one of {modality}; a cascade is of images")
-    told = getattr(getattr(transformer.config, "context", None), "coarse", None)
-    got = (told.vocab_size, tuple(told.axes)) if told is not None and told.vocab_size else None
-    if not transformer.coarse_size:
-        raise ValueError(f"coarse: got a first stage, but {name} takes no tokens of a smaller grid (context.coarse)")
-    if first.transformer.num_codebooks != 1:
-        raise ValueError(f"coarse: got a first stage of {first.transformer.num_codebooks} codebooks, expected one")
-    expected = (first.transformer.vocab_size, tuple(first.axes))
-    if got not in (None, expected) or math.prod(first.axes) != transformer.coarse_size:
+    small, large, codebooks = first.config.signal_size, config.signal_size, first.transformer.num_codebooks
+    if codebooks != 1 or small[0] * large[1] != small[1] * large[0] or small[0] >= large[0]:
         raise ValueError(
-            f"coarse: the first stage has {expected[0]} codes on {expected[1]}, but {name} takes "
-            f"{transformer.coarse_size if got is None else f'{got[0]} codes on {got[1]}'}"
+            f"coarse: got a model of pictures of {small[0]} x {small[1]} with {codebooks} codebook(s), expected smaller ones "
+            f"of the shape of {large[0]} x {large[1]}, with one"
         )
-    small, large = first.config.signal_size, config.signal_size
-    if small[0] * large[1] != small[1] * large[0] or small[0] > large[0]:
+    told = getattr(getattr(transformer.config, "context", None), "coarse", None)
+    got = (told.vocab_size, tuple(told.axes)) if told is not None and transformer.coarse_size else (0, ())
+    expected = (first.transformer.vocab_size, tuple(first.axes))
+    if got != expected:
         raise ValueError(
-            f"coarse: got a first stage of pictures of {small[0]} x {small[1]}, expected those of {large[0]} x {large[1]} "
-            "made smaller"
+            f"the transformer does not fit the coarse model: context.coarse has {got[0]} codes on {got[1]}, expected "
+            f"{expected[0]} on {expected[1]}"
         )
     classes = (first.transformer.num_classes, first.config.class_names)
     if classes[0] and classes != (transformer.num_classes, config.class_names):
@@ -68,13 +79,14 @@ def check_stages(first: Pipeline, transformer: MaskedTransformer, config: Pipeli
         )
 
 
-def reduced(pictures: Tensor, first: Pipeline) -> Tensor:
+def reduced(pictures: Tensor, first: Stage) -> Tensor:
     """Pictures ``[B, 3, H, W]`` at the size of the first stage: each pixel is the mean of the area it stands for."""
-    return F.interpolate(pictures, tuple(first.config.signal_size), mode="area")
+    height, width = first.config.signal_size
+    return smaller(pictures, (height, width))
 
 
 def first_tokens(
-    pipe: Pipeline,
+    pipe: Stage,
     tokens: Tensor,
     mask: Tensor,
     request: Request,
@@ -118,7 +130,7 @@ def small_mask(mask: Tensor, axes: Sequence[int], small: Sequence[int]) -> Tenso
     return rearrange(pooled, "B 1 h w -> B (h w) 1") > 0
 
 
-def known_pictures(pipe: Pipeline, tokens: Tensor, mask: Tensor) -> Tensor:
+def known_pictures(pipe: Stage, tokens: Tensor, mask: Tensor) -> Tensor:
     """The pictures of tokens ``[B, N, K]`` of which some are masked, ``[B, 3, H, W]``; smooth colours stand in the holes."""
     pictures = pipe.decode(torch.where(mask.to(tokens.device), 0, tokens).to(pipe.device))
     holes = rearrange(mask.any(-1).cpu(), "B (h w) -> B h w", h=pipe.axes[0])

@@ -17,6 +17,7 @@ from maskgen.tasks.data.tokens.coarse import SmallPictures
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.pipeline.cascade import check_stages
 from maskgen.tasks.training.shown import save_rows, some_signals
 from maskgen.tasks.training.text import some_captions
 from maskgen.tokenizers.base import Tokenizer
@@ -35,10 +36,9 @@ def first_stage(folder: Path | None, transformer: MaskedTransformer, data: Signa
 
     Raises:
         FileNotFoundError: no model there.
-        ValueError: a transformer that takes no smaller grid or another one, or none given to one that does; data that are
-            tokens already, or no larger pictures of the same shape.
+        ValueError: none given to a transformer that takes a smaller grid, data that are tokens already, or stages that do
+            not fit, see ``maskgen.tasks.pipeline.cascade.check_stages``.
     """
-    told = getattr(getattr(transformer.config, "context", None), "coarse", None)
     if folder is None:
         if transformer.coarse_size:
             raise ValueError(
@@ -47,22 +47,9 @@ def first_stage(folder: Path | None, transformer: MaskedTransformer, data: Signa
             )
         return None
     pipe = Pipeline.from_pretrained(folder, device="cpu")
-    pipe.require("image", "coarse")
     if isinstance(data, TokenShards):
         raise ValueError("data: got tokens, but a cascade needs the pictures, which both tokenizers read; name those")
-    small, size = pipe.config.signal_size, data.size
-    if pipe.tokenizer.num_codebooks != 1 or len(size) != 2 or small[0] * size[1] != small[1] * size[0] or small >= size:
-        raise ValueError(
-            f"coarse: got a model of pictures of {small[0]} x {small[1]} with {pipe.tokenizer.num_codebooks} codebook(s), "
-            f"expected smaller ones of the shape of {' x '.join(map(str, size))}, with one"
-        )
-    expected = (pipe.tokenizer.vocab_size, tuple(pipe.axes))
-    got = (0, ()) if told is None else (told.vocab_size, tuple(told.axes))
-    if got != expected:
-        raise ValueError(
-            f"the transformer does not fit the coarse model: context.coarse has {got[0]} codes on {got[1]}, expected "
-            f"{expected[0]} on {expected[1]}"
-        )
+    check_stages(pipe, transformer, PipelineConfig(signal_size=data.size, class_names=data.class_names), data.modality)
     return pipe
 
 

@@ -153,10 +153,8 @@ def train_transformer(
 
     def finish() -> None:
         trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
-        if first is not None:
-            first.save_pretrained(out / "coarse")
         if begun is None:
-            return Pipeline(codes, trained, config, text=text).save_pretrained(out)
+            return Pipeline(codes, trained, config, text=text, coarse=first).save_pretrained(out)
         both = dataclasses.replace(begun.config, fine_sampling=config.sampling)
         return Pipeline(codes, begun.transformer, both, fine=trained, text=text).save_pretrained(out)
 

@@ -15,6 +15,11 @@ from maskgen.checkpoint import fingerprint
 from maskgen.tokenizers.base import Tokenizer
 
 
+def smaller(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures ``[B, 3, H, W]`` as the first stage sees them, in training and edits: each pixel is the mean of its area."""
+    return F.interpolate(pictures, size, mode="area")
+
+
 @dataclass(frozen=True)
 class SmallPictures:
     """How the first stage of a cascade sees a picture.
@@ -34,9 +39,9 @@ class SmallPictures:
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
-        """Tokens long ``[B, M, 1]`` of float ``[B, 3, H, W]`` of any size; each pixel is the mean of those it stands for."""
+        """Tokens long ``[B, M, 1]`` of float ``[B, 3, H, W]`` of any size, see ``smaller``."""
         device = next((weight.device for weight in self.tokenizer.parameters()), torch.device("cpu"))
-        return self.tokenizer.encode(F.interpolate(pictures, self.size, mode="area").to(device))
+        return self.tokenizer.encode(smaller(pictures, self.size).to(device))
 
     def identity(self) -> str:
         """What decides its tokens."""

@@ -1,6 +1,7 @@
 """Multi-axis attention is full attention behind a mask, on any grid and any blocks."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, attend
-from maskgen.models.multi_axis import check_blocks, multi_axis_attend
+from maskgen.models.context import CoarseConfig, ContextConfig
+from maskgen.models.flops import forward_flops
+from maskgen.models.modern import ModernConfig, ModernTransformer
+from maskgen.models.multi_axis import check_blocks, multi_axis_attend, multi_axis_seen
+from maskgen.models.partial import FeatureMemory
 from maskgen.models.positions import coordinates
+from tests.core.toys import shaken
 
 # Sides of a block and numbers of blocks, an axis each.
 AXES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
@@ -90,3 +98,68 @@ def test_other_positions_than_those_of_the_grid_are_refused() -> None:
     q, k, v = drawn(1, 2, 24)
     with pytest.raises(ValueError, match=r"got 23 queries and 24 keys, expected one for each position of \(4, 6\)"):
         multi_axis_attend(q[:, :, 1:], k, v, (4, 6), (2, 2))
+
+
+@settings(max_examples=30, deadline=None)
+@given(AXES, st.sampled_from([2, 4]))
+def test_what_some_positions_see(axes: list[tuple[int, int]], heads: int) -> None:
+    block, grid = [side for side, _ in axes], [side * count for side, count in axes]
+    at = torch.randint(math.prod(grid), (2, 5), generator=torch.Generator().manual_seed(0))
+    expected = visible(grid, block, heads)[:, at].transpose(0, 1)
+    assert torch.equal(multi_axis_seen(at, grid, block, heads), expected)
+
+
+def modern(axes: tuple[int, ...] = (4, 6), block: tuple[int, ...] = (2, 3), **changes: Any) -> ModernTransformer:
+    config = {
+        "vocab_size": 9,
+        "num_classes": 0,
+        "axes": axes,
+        "width": 32,
+        "layers": 3,
+        "heads": 4,
+        "multi_axis": block,
+    }
+    torch.manual_seed(0)
+    return shaken(ModernTransformer(ModernConfig(**{**config, **changes})))  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def test_a_transformer_computes_some_positions_exactly() -> None:
+    model, draw = modern(), torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, 10, (3, 24, 1), generator=draw)
+    whole, prepared = model(tokens, Cond()), model.prepare(Cond(), tokens)
+    full = modern(block=())
+    full.load_state_dict(model.state_dict())
+    assert (full(tokens, Cond()) - whole).abs().max() > 0.01
+    at = torch.tensor([[1, 23], [0, 7], [12, 12]])
+    rows = torch.arange(3)[:, None]
+    torch.testing.assert_close(model.logits_at(tokens, prepared), whole)
+    torch.testing.assert_close(model.logits_at(tokens, prepared, at), whole[rows, at], atol=1e-4, rtol=1e-4)
+    memory = FeatureMemory()
+    model.logits_at(tokens, prepared, memory=memory)
+    memory.positions = torch.tensor([[3, 1, 23], [7, 0, 2], [12, 5, 6]])
+    again = model.logits_at(tokens, prepared, memory=memory)
+    torch.testing.assert_close(again, whole[rows, memory.positions], atol=1e-4, rtol=1e-4)
+    some = model.logits_at(tokens, prepared, torch.tensor([[2], [1], [0]]), memory)
+    torch.testing.assert_close(some, again[rows, torch.tensor([[2], [1], [0]])], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_transformer_takes_other_grids_that_its_blocks_divide() -> None:
+    model = modern()
+    assert model(torch.zeros(1, 24, 1, dtype=torch.long), Cond(), (8, 3)).shape == (1, 24, 1, 9)
+    with pytest.raises(ValueError, match=r"block: got \(2, 3\), expected a divisor of each side of the grid \(6, 4\)"):
+        model(torch.zeros(1, 24, 1, dtype=torch.long), Cond(), (6, 4))
+    with pytest.raises(ValueError, match=r"expected a divisor of each side of the grid \(4, 6\)"):
+        modern(block=(3, 3))
+    with pytest.raises(ValueError, match="heads: got 1, expected an even number"):
+        modern(heads=1)
+
+
+@pytest.mark.parametrize("block", [(), (2, 3)])
+def test_operations_of_a_second_stage(block: tuple[int, ...]) -> None:
+    told = ContextConfig(every=2, coarse=CoarseConfig(vocab_size=5, axes=(2, 3), layers=2))
+    model = modern(block=block, context=told, attention="eager")
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(2, 24, 1, dtype=torch.long), Cond(coarse=torch.zeros(2, 6, 1, dtype=torch.long)))
+    assert forward_flops(model, 2) == counter.get_total_flops()

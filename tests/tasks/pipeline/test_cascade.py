@@ -213,8 +213,8 @@ def test_other_edits(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("first", "message"),
     [
-        (lambda: stage(8, 7, ContextConfig()), r"first stage has 7 codes on \(4, 4\).* takes 5 codes on \(4, 4\)"),
-        (lambda: stage(4, 5, ContextConfig()), r"first stage has 5 codes on \(2, 2\).* takes 5 codes on \(4, 4\)"),
+        (lambda: stage(8, 7, ContextConfig()), r"context.coarse has 5 codes on \(4, 4\), expected 7 on \(4, 4\)"),
+        (lambda: stage(4, 5, ContextConfig()), r"context.coarse has 5 codes on \(4, 4\), expected 5 on \(2, 2\)"),
         (lambda: stage(8, 5, ContextConfig(), classes=1), "has 1 classes, the second 2"),
     ],
 )
@@ -226,11 +226,11 @@ def test_stages_that_do_not_fit(first: Any, message: str) -> None:
 
 def test_a_model_that_takes_no_smaller_grid() -> None:
     small, large = stage(8, 5, ContextConfig()), stage(16, 6, ContextConfig())
-    with pytest.raises(ValueError, match=r"takes no tokens of a smaller grid \(context.coarse\)"):
+    with pytest.raises(ValueError, match=r"context.coarse has 0 codes on \(\), expected 5 on \(4, 4\)"):
         Pipeline(large.tokenizer, large.transformer, large.config, "cpu", coarse=small)
     pipe = cascade()
     wide = dataclasses.replace(pipe.config, signal_size=(16, 12))
-    with pytest.raises(ValueError, match=r"coarse: got a first stage of pictures of 8 x 8, expected those of 16 x 12"):
+    with pytest.raises(ValueError, match=r"coarse: got a model of pictures of 8 x 8 with 1 codebook.* shape of 16 x 12"):
         Pipeline(pipe.tokenizer, pipe.transformer, wide, "cpu", coarse=pipe.coarse)
 
 
