@@ -87,7 +87,7 @@ _MODE = "yaml of words"
 
 
 def _load_words(text: str) -> Any:
-    """YAML, but that a line which YAML takes for a comment or a bare anchor ("#1 dad", "&c") is a text, as a prompt may be."""
+    """YAML; but what it takes for a comment or a bare anchor ("#1 dad", "&c") is a text, as a prompt may be."""
     found = get_loader("yaml")(text)
     is_none = text.strip().lower() in ("", "null", "~") or "\n" in text
     return text if found is None and not is_none else found
