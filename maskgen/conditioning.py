@@ -27,6 +27,7 @@ class Cond:
         context_mask: bool ``[B, L]``, True where ``context`` is real.
         pooled: float ``[B, P]``, one vector for the whole context (aMUSEd: CLIP's projected text embedding).
         micro: float ``[B, M]``, plain numbers about the wanted item (aMUSEd: sizes, crop and an aesthetic score).
+        coarse: long ``[B, M, 1]``, tokens of a smaller grid of the same item (the first stage of a cascade).
         null: what ``context`` and ``pooled`` are for the empty prompt, in the same fields; classifier-free guidance on a
             context needs it. Also holds a negative prompt.
     """
@@ -37,6 +38,7 @@ class Cond:
     context_mask: Tensor | None = None
     pooled: Tensor | None = None
     micro: Tensor | None = None
+    coarse: Tensor | None = None
     null: Cond | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Cond:
@@ -55,7 +57,7 @@ class Cond:
     def unconditional(self) -> Cond:
         """What classifier-free guidance compares with: no label in any row, and the context of the empty prompt.
 
-        ``task`` and ``micro`` stay: they say what is made, not what it shows.
+        ``task``, ``micro`` and ``coarse`` stay: they say what is made, not what it shows.
 
         Raises:
             ValueError: a context without ``null``; it would be compared with itself.

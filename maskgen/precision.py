@@ -164,7 +164,7 @@ def attention(
         k: keys.
         v: values.
         dropout: probability of dropping an attention weight.
-        mask: added to the logits, ``[..., S, S']``.
+        mask: ``[..., S, S']``, added to the logits; or bool, True where a key may be seen.
         causal: whether position s sees the positions up to s only.
 
     Returns:

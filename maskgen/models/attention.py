@@ -34,8 +34,16 @@ def check_backend(backend: str) -> None:
         raise ImportError("attention back-end 'xformers' is not installed: pip install \"maskgen[xformers]\"") from None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "sdpa", dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v, without a mask.
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    backend: AttentionBackend = "sdpa",
+    dropout: float = 0.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v.
 
     Args:
         q: queries ``[B, H, S, D]``; k and v: ``[B, H, S', D]``.
@@ -43,12 +51,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "sdpa
         v: values.
         backend: ``sdpa`` (torch's fused kernels), ``xformers`` (CUDA only), ``eager`` (written out, for tests).
         dropout: probability of dropping an attention weight; pass 0 outside training.
+        mask: bool, to be broadcast to ``[B, H, S, S']``: True where a key may be seen, at least one for each query.
+            ``xformers`` wants whole, aligned matrices for that, so torch's kernels take masked attention.
 
     Returns:
         ``[B, H, S, D]``.
     """
-    if backend == "sdpa":
-        return attention(q, k, v, dropout=dropout)
+    if backend == "sdpa" or (backend == "xformers" and mask is not None):
+        return attention(q, k, v, dropout=dropout, mask=mask)
     if backend == "xformers":
         check_backend(backend)
         from xformers.ops import memory_efficient_attention
@@ -56,5 +66,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "sdpa
         rows = (t.transpose(1, 2) for t in (q, k, v))  # xformers takes [B, S, H, D]
         attended: Tensor = memory_efficient_attention(*rows, p=dropout)
         return attended.transpose(1, 2)
-    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, dim=-1)
     return F.dropout(weights, dropout, training=dropout > 0) @ v

@@ -15,7 +15,13 @@ from maskgen.models.partial import FeatureMemory, Prepared
 
 
 class MaskedTransformer(nn.Module, ABC):
-    """The contract of a model: tokens and conditions in, logits out. The mask id is ``vocab_size``."""
+    """The contract of a model: tokens and conditions in, logits out. The mask id is ``vocab_size``.
+
+    Attributes:
+        context_width: width of the ``Cond.context`` it attends to, for instance of text; 0 if it takes none.
+        pooled_width: width of ``Cond.pooled``; 0 if it takes none.
+        coarse_size: number of tokens in ``Cond.coarse``; 0 if it takes none.
+    """
 
     config: Any
     vocab_size: int
@@ -23,6 +29,9 @@ class MaskedTransformer(nn.Module, ABC):
     num_classes: int
     null_class: bool
     num_tasks: int = 0
+    context_width: int = 0
+    pooled_width: int = 0
+    coarse_size: int = 0
 
     @abstractmethod
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
@@ -110,7 +119,10 @@ def task_ids(model: MaskedTransformer, cond: Cond, tokens: Tensor) -> Tensor | N
     Raises:
         ValueError: task ids for a model without tasks, which would be ignored in silence, or another number of them.
     """
-    cond.check_used(type(model).__name__, "labels", "task")
+    used = ["labels", "task"]
+    used += ["context", "context_mask"] if model.context_width else []
+    used += ["pooled"] if model.pooled_width else []
+    cond.check_used(type(model).__name__, *used, *(["coarse"] if model.coarse_size else []))
     if cond.task is None:
         return torch.zeros(len(tokens), dtype=torch.long, device=tokens.device) if model.num_tasks else None
     if not model.num_tasks:

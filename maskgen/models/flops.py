@@ -1,7 +1,8 @@
 """Floating-point operations of a training step, for the model FLOPs utilisation (MFU).
 
 Counted are matrix products alone, two operations a multiply-add, and three forward passes a step (one forward, two for the
-two gradients), as PaLM counts (Chowdhery et al. 2022, arXiv 2204.02311, appendix B); attention is full, not causal.
+two gradients), as PaLM counts (Chowdhery et al. 2022, arXiv 2204.02311, appendix B); attention is full, not causal. Of a
+context, whose length nobody knows beforehand, the queries are counted and what is made of them, not its keys and values.
 Recomputing for gradient checkpointing is not counted: it is a cost, not a use.
 
 Shapes: N tokens, S sequence, D width, H heads, V vocabulary, K codebooks.
@@ -48,4 +49,5 @@ def _modern(model: ModernTransformer, rows: int) -> int:
     tokens = rows * N
     block = 2 * tokens * (4 * D * D + 3 * D * hidden) + 4 * tokens * N * D + 2 * rows * 6 * D * D
     head = 2 * tokens * D * config.num_codebooks * config.vocab_size + 2 * rows * 2 * D * D
-    return config.layers * block + head + 2 * N * (D // config.heads) * D
+    looks = sum(one.context is not None for one in model.blocks)
+    return config.layers * block + looks * 4 * tokens * D * D + head + 2 * N * (D // config.heads) * D

@@ -3,23 +3,26 @@
 Pre-norm RMSNorm, QK-norm, rotary positions from per-axis coordinates (any grid, any number of axes; the same angles are
 also added at the input, for rotary attention alone cannot tell positions apart when all tokens are equal), gated MLP, and
 adaptive norm from label and task (DiT, arXiv 2212.09748: each branch has shift, scale and gate, the gate starting at zero).
+A context, as the features of a text, is attended to in every few blocks; its pooled vector is added to the label.
 
 Shapes: B batch, N tokens, K codebooks, V vocabulary, D width, H heads.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskgen.conditioning import Cond
-from maskgen.models.attention import AttentionBackend, attend, check_backend
+from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import PartialTransformer, init_layer, task_ids
-from maskgen.models.partial import FeatureMemory, LayerMemory, Prepared, take
-from maskgen.models.positions import apply_rotary, coordinates, rotary_angles
-from maskgen.precision import Linear, linear, linear_float32, linear_swiglu
+from maskgen.models.context import ContextConfig, ContextReader, PooledReader
+from maskgen.models.modern_block import Context, ModernBlock
+from maskgen.models.partial import FeatureMemory, Prepared, take
+from maskgen.models.positions import coordinates, rotary_angles
+from maskgen.precision import Linear, linear_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class ModernConfig:
         num_tasks: task ids, whose embedding is added to the label's (see ``maskgen.sampling.commit.Prompt``); 0 for a
             single task: then ``cond.task`` is refused. Where ``cond`` names no task it is task 0.
         rope_theta: base of the rotary wavelengths; about the longest axis in tokens times 10.
+        context: what else it is told, see ``ContextConfig``: nothing by default.
         attention: back-end, see ``maskgen.models.attention``.
     """
 
@@ -53,6 +57,7 @@ class ModernConfig:
     dropout: float = 0.0
     num_tasks: int = 0
     rope_theta: float = 100.0
+    context: ContextConfig = field(default_factory=ContextConfig)
     attention: AttentionBackend = "sdpa"
 
     def __post_init__(self) -> None:
@@ -82,6 +87,8 @@ class ModernTransformer(PartialTransformer):
         self.config = config
         self.vocab_size, self.num_codebooks = config.vocab_size, config.num_codebooks
         self.num_classes, self.null_class, self.num_tasks = config.num_classes, True, config.num_tasks
+        self.context_width, self.pooled_width = config.context.width, config.context.pooled
+        self.coarse_size = torch.Size(config.context.coarse.axes).numel() if config.context.coarse.vocab_size else 0
         width, rows = config.width, config.vocab_size + 1
         self.embedding = nn.Embedding(rows * config.num_codebooks, width)
         # Rotary attention over equal tokens gives equal outputs: without this, a fully masked grid has no positions
@@ -89,7 +96,13 @@ class ModernTransformer(PartialTransformer):
         self.position = Linear(width // config.heads, width, bias=False)
         self.label_embedding = nn.Embedding(config.num_classes + 1, width)
         self.task_embedding = nn.Embedding(config.num_tasks, width) if config.num_tasks else None
-        self.blocks = nn.ModuleList(ModernBlock(config) for _ in range(config.layers))
+        told = config.context
+        self.pooled = PooledReader(told.pooled, width) if told.pooled else None
+        self.context = ContextReader(told, config, config.rope_theta) if told.is_sequence else None
+        self.blocks = nn.ModuleList(
+            ModernBlock(config, context=told.is_sequence and number % told.every == 0)
+            for number in range(config.layers)
+        )
         self.final_norm = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
         self.final_modulation = Linear(width, 2 * width)
         self.head = Linear(width, config.num_codebooks * config.vocab_size)
@@ -99,20 +112,28 @@ class ModernTransformer(PartialTransformer):
         """See ``MaskedTransformer``; any grid with N = product of ``axes``.
 
         Raises:
-            ValueError: N is not the product of the axes, another number of codebooks, or task ids for a model without tasks.
+            ValueError: N is not the product of the axes, another number of codebooks, task ids for a model without tasks, or
+                a context that is missing.
         """
-        # In training a block makes its modulation itself: its weights may be there only while it runs (FSDP).
+        # In training a block makes what it needs itself: its weights may be there only while it runs (FSDP).
         label, shared = self._given(cond, tokens, axes)
-        return self.logits_at(tokens, Prepared(rows=(label,) * (len(self.blocks) + 1), shared=shared))
+        modulations = (label,) * (len(self.blocks) + 1)
+        if self.context is None:
+            return self.logits_at(tokens, Prepared(rows=modulations, shared=shared))
+        features, mask = self.context(cond, label)
+        contexts = [features for block in self.blocks if block.context is not None]
+        return self.logits_at(tokens, Prepared(rows=(*modulations, *contexts, *_masks(mask)), shared=shared))
 
     def prepare(self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None = None) -> Prepared:
-        """See ``PartialTransformer``: the modulations of all blocks and of the head; positions and rotary angles."""
+        """See ``PartialTransformer``: modulations of all blocks and of the head; positions and rotary angles; contexts."""
         label, shared = self._given(cond, tokens, axes)
-        modulations = []
-        for block in self.blocks:
-            assert isinstance(block, ModernBlock)
-            modulations.append(block.modulation(label)[:, None])
-        return Prepared(rows=(*modulations, self.final_modulation(label)[:, None]), shared=shared)
+        blocks = [block for block in self.blocks if isinstance(block, ModernBlock)]
+        modulations = [block.modulation(label)[:, None] for block in blocks] + [self.final_modulation(label)[:, None]]
+        if self.context is None:
+            return Prepared(rows=tuple(modulations), shared=shared)
+        features, mask = self.context(cond, label)
+        contexts = [block.context.ready(features) for block in blocks if block.context is not None]
+        return Prepared(rows=(*modulations, *contexts, *_masks(mask)), shared=shared)
 
     def _given(
         self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None
@@ -128,6 +149,8 @@ class ModernTransformer(PartialTransformer):
         task = task_ids(self, cond, tokens)
         if self.task_embedding is not None:
             label = label + self.task_embedding(task)
+        if self.pooled is not None:
+            label = label + self.pooled(cond, label)
         label = F.silu(label)
         angles = rotary_angles(
             coordinates(grid, tokens.device), self.config.width // self.config.heads, self.config.rope_theta
@@ -139,7 +162,9 @@ class ModernTransformer(PartialTransformer):
         self, tokens: Tensor, prepared: Prepared, positions: Tensor | None = None, memory: FeatureMemory | None = None
     ) -> Tensor:
         """See ``PartialTransformer``."""
-        *modulations, final = prepared.rows
+        count = len(self.blocks)
+        modulations, final = prepared.rows[:count], prepared.rows[count]
+        contexts = self._contexts(prepared.rows[count + 1 :])
         position, cos, sin = prepared.shared
         if memory is not None and memory.positions is not None:
             tokens = take(tokens, memory.positions)
@@ -147,101 +172,47 @@ class ModernTransformer(PartialTransformer):
         offsets = torch.arange(self.num_codebooks, device=tokens.device) * (self.vocab_size + 1)
         x = self.embedding(tokens + offsets).sum(2) + position
         if memory is None:
-            x = self.trunk(x, modulations[:-1], cos, sin)
+            x = self.trunk(x, modulations[:-1], cos, sin, contexts[:-1])
         else:
             for index, block in enumerate(self.blocks[:-1]):
-                x = block(x, modulations[index], cos, sin, memory=memory.of_layer(index))
-        last = None if memory is None else memory.of_layer(len(self.blocks) - 1)
+                x = block(x, modulations[index], cos, sin, memory=memory.of_layer(index), context=contexts[index])
+        last = None if memory is None else memory.of_layer(count - 1)
         for block in self.blocks[-1:]:
-            x = block(x, modulations[-1], cos, sin, positions, last)
+            x = block(x, modulations[-1], cos, sin, positions, last, contexts[-1])
         ready = final if final.ndim == 3 else self.final_modulation(final)[:, None]
         shift, scale = ready.chunk(2, dim=-1)
         x = self.final_norm(x) * (1 + scale) + shift
         logits = linear_float32(x, self.head.weight, self.head.bias)
         return logits.unflatten(-1, (self.num_codebooks, self.vocab_size))
 
-    def trunk(self, x: Tensor, modulations: Sequence[Tensor], cos: Tensor, sin: Tensor) -> Tensor:
-        """All blocks but the last, ``[B, N, D]`` -> ``[B, N, D]``; arguments as of ``ModernBlock``, one modulation each."""
-        for block, modulation in zip(self.blocks[:-1], modulations, strict=True):
-            x = block(x, modulation, cos, sin)
+    def trunk(
+        self, x: Tensor, modulations: Sequence[Tensor], cos: Tensor, sin: Tensor, contexts: Sequence[Context | None]
+    ) -> Tensor:
+        """All blocks but the last, ``[B, N, D]`` -> ``[B, N, D]``; arguments as of ``ModernBlock``, one of each a block."""
+        for block, modulation, context in zip(self.blocks[:-1], modulations, contexts, strict=True):
+            x = block(x, modulation, cos, sin, context=context)
         return x
+
+    def _contexts(self, rows: Sequence[Tensor]) -> list[Context | None]:
+        """What each block looks at: features of those that do, in their order, and then perhaps the mask of all."""
+        looks = sum(block.context is not None for block in self.blocks)
+        features, mask = iter(rows[:looks]), rows[looks] if len(rows) > looks else None
+        return [None if block.context is None else (next(features), mask) for block in self.blocks]
 
     def _init(self) -> None:
         """Normal 0.02 everywhere; modulations and the head zero, so that training starts at the identity and ln V."""
         self.apply(init_layer)
+        if self.context is not None:
+            for inner in getattr(self.context, "blocks", ()):
+                nn.init.zeros_(inner.modulation.weight)
         for block in self.blocks:
             assert isinstance(block, ModernBlock)
             nn.init.zeros_(block.modulation.weight)
+            if block.context is not None:
+                nn.init.zeros_(block.context.out.weight)
         nn.init.zeros_(self.final_modulation.weight)
         nn.init.zeros_(self.head.weight)
 
 
-class ModernBlock(nn.Module):
-    """x += gate Attention(mod RMS(x)); x += gate MLP(mod RMS(x)); the six modulations come from the label."""
-
-    def __init__(self, config: ModernConfig) -> None:
-        super().__init__()
-        width = config.width
-        hidden = 8 * round(config.mlp_ratio * width / 8)
-        self.heads, self.backend = config.heads, config.attention
-        self.modulation = Linear(width, 6 * width)
-        self.attention_norm = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
-        self.mlp_norm = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
-        self.qkv = Linear(width, 3 * width, bias=False)
-        self.query_norm = nn.RMSNorm(width // config.heads, eps=1e-6)
-        self.key_norm = nn.RMSNorm(width // config.heads, eps=1e-6)
-        self.out = Linear(width, width, bias=False)
-        self.gate_and_up = Linear(width, 2 * hidden, bias=False)
-        self.down = Linear(hidden, width, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        at: Tensor | None = None,
-        memory: LayerMemory | None = None,
-    ) -> Tensor:
-        """One block.
-
-        Args:
-            x: ``[B, N, D]``.
-            modulation: ``[B, 1, 6 D]``, what ``self.modulation`` makes of the label; or the label, ``[B, D]``.
-            cos: ``[N, D / H / 2]``, or ``[B, N, D / H / 2]`` where rows have positions of their own; as ``sin``.
-            sin: see ``cos``.
-            at: long ``[B, P]``, the positions whose result is wanted, which still see all N; all by default.
-            memory: adds the keys and values of what is not in ``x``.
-
-        Returns:
-            ``[B, N, D]``, or ``[B, P, D]``.
-        """
-        ready = modulation if modulation.ndim == 3 else self.modulation(modulation)[:, None]
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = ready.chunk(6, dim=-1)
-        seen = self.attention_norm(x) * (1 + scale_a) + shift_a
-        rows = x if at is None else take(x, at)
-        x = rows + gate_a * self.dropout(self.attention(seen, cos, sin, at, memory))
-        hidden = linear_swiglu(self.gate_and_up, self.mlp_norm(x) * (1 + scale_m) + shift_m)
-        return x + gate_m * self.dropout(self.down(hidden))
-
-    def attention(
-        self, x: Tensor, cos: Tensor, sin: Tensor, at: Tensor | None = None, memory: LayerMemory | None = None
-    ) -> Tensor:
-        """Self-attention with normalised queries and keys, ``[B, N, D]`` -> ``[B, N or P, D]``; see ``forward``."""
-        width = x.shape[-1]
-        if at is None:
-            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        else:
-            weight = self.qkv.weight
-            k, v = linear(x, weight[width:]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-            q = linear(take(x, at), weight[:width]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        if cos.ndim == 3:
-            cos, sin = cos[:, None], sin[:, None]  # a row's positions are the same for all heads
-        k = apply_rotary(self.key_norm(k), cos, sin)
-        if at is not None:
-            cos, sin = (take(t[:, 0], at)[:, None] if t.ndim == 4 else t[at][:, None] for t in (cos, sin))
-        q = apply_rotary(self.query_norm(q), cos, sin)
-        if memory is not None:
-            k, v = memory.merge(k, v)
-        return self.out(attend(q, k, v, backend=self.backend).transpose(1, 2).flatten(2))
+def _masks(mask: Tensor | None) -> tuple[Tensor, ...]:
+    return () if mask is None else (mask,)

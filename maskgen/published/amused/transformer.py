@@ -114,6 +114,7 @@ class UVit2D(MaskedTransformer):
         self.config = config
         self.vocab_size, self.num_codebooks = config.codebook_size, 1
         self.num_classes, self.null_class = 0, False
+        self.context_width, self.pooled_width = config.text_width, config.pooled_width
         width, ends, backend = config.width, config.block_width, config.attention
         self.encoder_proj = nn.Linear(config.text_width, width, bias=False)
         self.encoder_proj_layer_norm = nn.RMSNorm(width, eps=NORM_EPS)
