@@ -179,7 +179,7 @@ def measure(
     """
     labels, count = real.labels.tolist(), _Counter(sampling)
     tokens = torch.zeros(len(labels), math.prod(pipe.axes), pipe.transformer.num_codebooks, dtype=torch.long)
-    cond = pipe.class_cond(labels)
+    cond = pipe.cond(labels)
     images = []
     for number in range(sets):
         seeds = range(number * len(labels), (number + 1) * len(labels))

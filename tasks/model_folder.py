@@ -1,6 +1,7 @@
 """What a model folder holds: its description, its optional parts, and whether the parts belong together."""
 
 import dataclasses
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.sampling.settings import Sampling, with_current_sampling
 from maskgen.tasks.conditions.preparation import USUAL_LOUDNESS, Preparation
+from maskgen.tasks.conditions.text.base import TextEncoder
+from maskgen.tasks.conditions.text.pretrained import OWN_FOLDER
 from maskgen.tasks.conditions.trained import TrainedTasks
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
@@ -31,6 +34,7 @@ class PipelineConfig:
         sampling: settings used when a call names none.
         fine_sampling: the same for the fine transformer of sound; None where there is none.
         tokenizer_identity: ``AudioTokenizer.identity()`` of the codec the transformers were trained with; else "".
+        text_identity: ``TextEncoder.identity()`` of the encoder that the transformer was trained with; else "".
         video: what a model of video was trained to do, if it is known.
         prepared: what its training examples were brought to, if it is known.
     """
@@ -40,6 +44,7 @@ class PipelineConfig:
     sampling: Sampling = field(default_factory=Sampling)
     fine_sampling: Sampling | None = None
     tokenizer_identity: str = ""
+    text_identity: str = ""
     video: TrainedTasks | None = None
     prepared: Preparation | None = None
 
@@ -138,6 +143,39 @@ def check_codec(codec: AudioTokenizer, expected: str = "") -> str:
     return identity
 
 
+def check_text(text: TextEncoder | None, transformer: MaskedTransformer, expected: str = "") -> str:
+    """Refuse a text encoder that a transformer was not trained with: its features would mean other things.
+
+    Args:
+        text: the encoder, if there is one.
+        transformer: what it is for.
+        expected: identity of the one it was trained with, or "" if nobody wrote it down.
+
+    Returns:
+        Identity of ``text``; what was expected where there is none.
+
+    Raises:
+        ValueError: a transformer that takes no text, features of another width, or another encoder.
+    """
+    if text is None:
+        return expected
+    name = type(transformer).__name__
+    if not transformer.takes_text:
+        raise ValueError(f"text: got an encoder, but {name} takes no text (context.width and context.pooled are 0)")
+    for field_, takes, gives in (
+        ("context", transformer.context_width, text.context_width),
+        ("pooled", transformer.pooled_width, text.pooled_width),
+    ):
+        if takes and takes != gives:
+            raise ValueError(f"text: the encoder's {field_} is {gives or 'none'}, but {name} takes a width of {takes}")
+    identity = text.identity()
+    if expected not in ("", identity):
+        raise ValueError(
+            f"text: got the encoder {identity}, but the transformer was trained with {expected}; put that one back"
+        )
+    return identity
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of a model folder: a sub-folder and an attribute of ``Pipeline`` of the same name.
@@ -149,7 +187,7 @@ class Part:
     """
 
     name: str
-    kind: type[Tokenizer] | type[MaskedTransformer]
+    kind: type[Tokenizer] | type[MaskedTransformer] | type[TextEncoder]
     required: bool = False
 
 
@@ -158,6 +196,7 @@ PARTS = (
     Part("transformer", MaskedTransformer, required=True),
     Part("fine", MaskedTransformer),
     Part("critic", MaskedTransformer),
+    Part("text", TextEncoder),
 )
 """All that a model folder may hold; loading, saving, the Hub and ``maskgen info`` go by this table."""
 
@@ -184,8 +223,11 @@ def read_parts(folder: Path, attention: AttentionBackend | None = None) -> dict[
     found: dict[str, Any] = {}
     for part in sorted(PARTS, key=lambda part: part.kind is Tokenizer):  # settings are refused before large codecs load
         missing = not part.required and not (folder / part.name / "config.json").is_file()
-        change = adjust if part.kind is MaskedTransformer else None
-        found[part.name] = None if missing else load_module(folder / part.name, part.kind, change)
+        change = {
+            MaskedTransformer: adjust,
+            TextEncoder: partial(_from_own_files, folder=folder / part.name / OWN_FOLDER),
+        }
+        found[part.name] = None if missing else load_module(folder / part.name, part.kind, change.get(part.kind))
     return found
 
 
@@ -194,9 +236,17 @@ def write_parts(folder: Path, parts: Mapping[str, Any]) -> None:
     for part in PARTS:
         if parts[part.name] is not None:
             save_module(parts[part.name], folder / part.name)
+            if isinstance(parts[part.name], TextEncoder):
+                parts[part.name].save_files(folder / part.name)
             continue
         for name in ("config.json", "model.safetensors"):
             (folder / part.name / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / part.name / OWN_FOLDER, ignore_errors=True)
+
+
+def _from_own_files(config: Any, folder: Path) -> Any:
+    """The settings of a text encoder whose files lie in the model folder, where they do."""
+    return dataclasses.replace(config, source=str(folder), revision=None) if folder.is_dir() else config
 
 
 def _with_attention(config: Any, attention: AttentionBackend) -> Any:

@@ -1,5 +1,6 @@
 """Tiny image pipelines for tests: seeded random weights, or a lossless tokenizer with a model that knows the answer."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from torch import Tensor, nn
 
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
+from maskgen.models.context import ContextConfig
 from maskgen.models.modern import ModernConfig, ModernTransformer
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.conditions.text.pretrained import Pooled, PretrainedText, PretrainedTextConfig
 from maskgen.tasks.model_folder import PipelineConfig
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.testing import OracleModel
@@ -59,6 +62,37 @@ def toy_pipeline(size: tuple[int, int] = (16, 16), levels: int = 8, patch: int =
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _pipeline(ToyTokenizer(ToyTokenizerConfig(levels=levels, patch=patch)), size)
+
+
+def text_encoder_folder(folder: Path, seed: int = 0) -> Path:
+    """A CLIP text tower of width 16 and 20 positions with random weights, and its tokenizer, as ``transformers`` saves them."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 12, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLIPTextModelWithProjection(
+            CLIPTextConfig(**sizes, num_hidden_layers=2, max_position_embeddings=20, vocab_size=554, eos_token_id=553)
+        )
+        for weight in model.parameters():
+            nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
+    tokenizer = Path(__file__).parent / "fixtures" / "muse" / "amused_tokenizer"
+    return Path(shutil.copytree(tokenizer, folder, dirs_exist_ok=True))
+
+
+def text_pipeline(encoder: Path, *, classes: int = 0, pooled: Pooled = "projection") -> Pipeline:
+    """``toy_pipeline`` under a random transformer that is told texts, and classes if there are any."""
+    text = PretrainedText(PretrainedTextConfig(source=str(encoder), length=20, pooled=pooled))
+    context = ContextConfig(width=16, pooled=text.pooled_width, every=1)
+    sizes = {"vocab_size": 8, "num_classes": classes, "axes": (8, 8), "width": 16, "layers": 2, "heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = ModernTransformer(ModernConfig(**sizes, context=context))
+        for weight in transformer.parameters():
+            nn.init.normal_(weight, std=0.3)
+    config = PipelineConfig(signal_size=(16, 16), class_names=CLASS_NAMES[:classes], sampling=SAMPLING)
+    return Pipeline(ToyTokenizer(ToyTokenizerConfig(levels=8, patch=2)), transformer, config, "cpu", text=text)
 
 
 def oracle_pipeline(

@@ -5,6 +5,7 @@ Shapes: B batch, N grid tokens, K codebooks, V codes.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,6 +33,22 @@ class MaskedTransformer(nn.Module, ABC):
     context_width: int = 0
     pooled_width: int = 0
     coarse_size: int = 0
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it is conditioned on the features of a text."""
+        return bool(self.context_width or self.pooled_width)
+
+    def taken(self, cond: Cond) -> Cond:
+        """What this model takes of the conditions of another: its second stage, for instance, may know no classes."""
+        unknown = [] if self.num_classes else ["labels"]
+        unknown += [] if self.context_width else ["context", "context_mask"]
+        unknown += [] if self.pooled_width else ["pooled"]
+        return replace(cond, **dict.fromkeys(unknown))
+
+    def usual_micro(self, size: Sequence[int]) -> Tensor | None:
+        """``Cond.micro`` ``[M]`` of a signal of that size where nobody says more; None for a model that takes none."""
+        return None
 
     @abstractmethod
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:

@@ -66,7 +66,9 @@ class ContextAttention(nn.Module):
 
 
 class ModernBlock(nn.Module):
-    """x += gate Attention(mod RMS(x)); x += Context(RMS(x)); x += gate MLP(mod RMS(x)); the six modulations come from the label.
+    """x += gate Attention(mod RMS(x)); x += Context(RMS(x)); x += gate MLP(mod RMS(x)).
+
+    The six modulations come from the label.
 
     Args:
         config: see ``BlockConfig``.

@@ -91,7 +91,7 @@ def check_guidance(model: MaskedTransformer, sampling: Sampling) -> None:
     guidance = sampling.guidance
     if not guidance.scale or sampling.sampler == "commit":  # which pushes away from other things than a class
         return
-    if guidance.against == "unconditional" and not model.null_class:
+    if guidance.against == "unconditional" and not (model.null_class or model.takes_text):
         raise ValueError(
             f"guidance: got {guidance.scale}, but this model has no unconditional mode (it was trained without label "
             "dropout); use 0, or push away from something else (guidance.against)"

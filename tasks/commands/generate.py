@@ -1,4 +1,4 @@
-"""``maskgen generate``: results from nothing but a class, of a model of any modality.
+"""``maskgen generate``: results from nothing but a class or a text, of a model of any modality.
 
 What the modalities differ in is the table ``GENERATED``: how results are made, how they are written, what shows them all.
 
@@ -21,10 +21,11 @@ from maskgen.sampling.settings import Sampling, with_current_sampling
 from maskgen.tasks.commands.parts import ProgressBar, Run, sampling_told, write_manifest, write_results
 from maskgen.tasks.conditions.classes import class_places, split_labels
 from maskgen.tasks.conditions.request import SamplingOptions
+from maskgen.tasks.conditions.text.prompts import LongPrompts
 from maskgen.tasks.evaluation.made.writing import write_evaluation_set
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.image.generation import generate
-from maskgen.tasks.media.images import image_grid, save_image
+from maskgen.tasks.media.images import broadcast, image_grid, save_image
 from maskgen.tasks.media.results import check_results_folder, classes_told
 from maskgen.tasks.media.video.backends import Frames
 from maskgen.tasks.media.video.files import save_video
@@ -42,17 +43,20 @@ def generate_command(
     *,
     model: str | None = None,
     labels: str | int | None = None,
+    prompts: Path | None = None,
     per_class: int | None = None,
     batch_size: int = 64,
     manifest: Path | None = None,
 ) -> None:
-    """Generate images, videos or sounds of given classes: a file each, a manifest to make them again, and a grid.
+    """Generate images, videos or sounds of classes or texts: a file each, a manifest to make them again, and a grid.
 
     Args:
         run: see ``Run``.
         model: model folder, published name or Hub repository.
         labels: class numbers or names, separated by commas; ``all`` for every class. If left out, all of at most ten, ten
-            that are spread evenly over more; of an evaluation set, all. A model may have none.
+            that are spread evenly over more; of an evaluation set, all. A model may have none, and none is needed beside a
+            prompt.
+        prompts: text file with a prompt a line, in place of ``prompt``; ``count`` results of each.
         per_class: images for each label of an evaluation set, instead of ``count``: written as they come, without a grid;
             run the same command again to go on after an interruption, under ``accelerate launch`` to share the work.
         batch_size: results at a time.
@@ -63,13 +67,25 @@ def generate_command(
         _regenerate(run, manifest, batch_size)
         return
     if per_class is None:
+        texts = _texts(run, prompts)
         check_results_folder(run.out)
         pipe = run.pipeline(model)
         _kind(pipe)
-        ids = _class_ids(pipe, _some(pipe) if labels is None else labels, run.count)
+        words = None if texts is None else [text for text in texts for _ in range(run.count)]
+        if words is not None and labels is None:
+            ids = pipe.class_ids(None) * len(words)
+        else:
+            ids = _class_ids(pipe, _some(pipe) if labels is None else labels, run.count)
+        if words is not None:
+            ids, words = broadcast(labels=ids, prompts=words)
         seeds = range(run.seed, run.seed + len(ids))
-        _generate(pipe, str(model), ids, seeds, run.settings(pipe), run.out, batch_size)
+        asked = _Asked(ids, seeds, run.settings(pipe), words, run.negative_prompt, run.long_prompts)
+        _generate(pipe, str(model), asked, run.out, batch_size)
         return
+    if run.prompt is not None or prompts is not None:
+        raise ValueError(
+            "per_class: got it with a prompt; an evaluation set is of classes: give prompts and count instead"
+        )
     if run.count != 1:
         raise ValueError("count: give either count (a few images and a grid) or per_class (an evaluation set)")
     if per_class < 1:
@@ -118,7 +134,50 @@ def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
         )
         return
     check_results_folder(run.out)
-    _generate(pipe, model, ids, seeds, sampling, run.out, batch_size)
+    words = [str(item["prompt"]) for item in found["items"]] if "prompt" in found["items"][0] else None
+    asked = _Asked(ids, seeds, sampling, words, found.get("negative_prompt"))
+    _generate(pipe, model, asked, run.out, batch_size)
+
+
+def _texts(run: Run, prompts: Path | None) -> list[str] | None:
+    """The prompts of a call; None where there are none."""
+    if prompts is None:
+        return None if run.prompt is None else [run.prompt]
+    if run.prompt is not None:
+        raise ValueError("prompts: give either prompt (one text) or prompts (a file with one a line)")
+    if not prompts.is_file():
+        raise FileNotFoundError(f"{prompts}: no such file; expected a text file with a prompt a line")
+    try:
+        lines = prompts.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{prompts}: not UTF-8 text ({error}); save it as UTF-8") from None
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise ValueError(f"{prompts}: got no prompt, expected one a line")
+    return texts
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is made: a class id, a seed and perhaps a prompt for each result."""
+
+    ids: Sequence[int]
+    seeds: Sequence[int]
+    sampling: Sampling
+    prompts: Sequence[str] | None = None
+    negative: str | None = None
+    long: LongPrompts = "cut"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For ``Generated.make``."""
+        words = {"prompt": self.prompts, "negative_prompt": self.negative, "long_prompts": self.long}
+        return {"seeds": self.seeds, "sampling": self.sampling, **words}
+
+    def items(self) -> Iterator[dict[str, Any]]:
+        """What the manifest says of each."""
+        for number, (label, seed) in enumerate(zip(self.ids, self.seeds, strict=True)):
+            yield {"label": label, "seed": seed} | ({} if self.prompts is None else {"prompt": self.prompts[number]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +186,8 @@ class Generated:
 
     Attributes:
         name: of the results, for the line on the screen.
-        make: ``make(pipe, labels, seeds=, batch_size=, sampling=, callback=)`` gives one result a seed; labels are class
-            ids, or None for a model without classes.
+        make: ``make(pipe, labels, batch_size=, **options)`` gives one result a seed; labels are class ids, or None for a
+            model without classes; for options see ``maskgen.tasks.conditions.request.SamplingOptions``.
         save: ``save(pipe, result, path)`` writes a result.
         suffix: of the results' files, by which ``save`` may choose a format.
         grid: ``grid(pipe, results, out)`` writes a file that shows results together, and gives back its name; or None.
@@ -146,11 +205,19 @@ class Generated:
 
 
 def _clips(
-    pipe: Pipeline, labels: list[int] | None, *, seeds: Sequence[int], batch_size: int, **options: Any
+    pipe: Pipeline,
+    labels: list[int] | None,
+    *,
+    seeds: Sequence[int],
+    batch_size: int,
+    prompt: Any = None,
+    **options: Any,
 ) -> Iterator[Frames]:
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)
-        yield from generate_video(pipe, None if labels is None else labels[part], seeds=seeds[part], **options)
+        texts = None if prompt is None else prompt[part]
+        given = None if labels is None else labels[part]
+        yield from generate_video(pipe, given, seeds=seeds[part], prompt=texts, **options)
 
 
 def _sounds(pipe: Pipeline, labels: list[int] | None, **options: Any) -> Iterable[Tensor]:
@@ -239,27 +306,28 @@ def _kind(pipe: Pipeline) -> Generated:
     return GENERATED[pipe.modality]
 
 
-def _generate(
-    pipe: Pipeline, model: str, ids: Sequence[int], seeds: Sequence[int], sampling: Sampling, out: Path, batch_size: int
-) -> None:
+def _generate(pipe: Pipeline, model: str, asked: _Asked, out: Path, batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     kind = _kind(pipe)
     # Without classes there is nothing to choose; ``ids`` then say so for each result.
-    labels = list(ids) if pipe.transformer.num_classes else None
+    labels = list(asked.ids) if pipe.transformer.num_classes else None
     shown: list[Any] = []
 
-    def written(made: Iterable[Any]) -> Iterator[tuple[dict[str, int], Callable[[Path], object]]]:
-        for label, seed, result in zip(ids, seeds, made, strict=True):
+    def written(made: Iterable[Any]) -> Iterator[tuple[dict[str, Any], Callable[[Path], object]]]:
+        for item, result in zip(asked.items(), made, strict=True):
             if kind.grid is not None and (kind.most_shown is None or len(shown) < kind.most_shown):
                 shown.append(result)
-            yield {"label": label, "seed": seed}, partial(kind.save, pipe, result)
+            yield item, partial(kind.save, pipe, result)
 
-    with ProgressBar(sampling.steps * -(-len(ids) // batch_size) if kind.counted else None) as callback:
-        made = kind.make(pipe, labels, seeds=seeds, batch_size=batch_size, sampling=sampling, callback=callback)
+    batches = -(-len(asked.ids) // batch_size)
+    with ProgressBar(asked.sampling.steps * batches if kind.counted else None) as callback:
+        made = kind.make(pipe, labels, batch_size=batch_size, callback=callback, **asked.options)
         items, _ = write_results(out, written(made), suffix=kind.suffix(pipe))
     grid = "" if kind.grid is None else f", {kind.grid(pipe, shown, out)}"
-    details = sampling_told(pipe, sampling) | {"classes": classes_told(ids, pipe.config.class_names)}
+    details = sampling_told(pipe, asked.sampling) | {"classes": classes_told(asked.ids, pipe.config.class_names)}
+    if asked.negative is not None:
+        details["negative_prompt"] = asked.negative
     write_manifest("generate", model, items, out, details, f"{len(items)} {kind.name}{grid}")
 
 

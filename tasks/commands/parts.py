@@ -15,6 +15,7 @@ from maskgen.checkpoint import write_json
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.request import Options
+from maskgen.tasks.conditions.text.prompts import LongPrompts
 from maskgen.tasks.media.results import (
     MANIFEST,
     check_results_folder,
@@ -39,6 +40,9 @@ class Run:
         steps: decoding steps, instead of the number in the settings.
         guidance: classifier-free guidance scale, instead of that in the settings.
         sampling: settings that lie over the model's own: what is not named stays as the model has it.
+        prompt: what the results show, in words; for models that were trained with texts.
+        negative_prompt: what guidance pushes away from, instead of the empty text.
+        long_prompts: what becomes of a prompt that the text encoder cannot read to its end: ``cut`` (and said) or ``refuse``.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
         plugins: modules of your own to import first, whose classes a model folder may then name; see
             ``examples/new_modality``.
@@ -50,6 +54,9 @@ class Run:
     steps: int | None = None
     guidance: float | None = None
     sampling: Sampling | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    long_prompts: LongPrompts = "cut"
     device: str | None = None
     plugins: tuple[str, ...] = ()
 
@@ -62,6 +69,11 @@ class Run:
         for name in self.plugins:
             importlib.import_module(name)
         return load_model(model, device or self.device)
+
+    def words_told(self) -> dict[str, str]:
+        """Prompt and negative prompt for a manifest, where there are any."""
+        told = {"prompt": self.prompt, "negative_prompt": self.negative_prompt}
+        return {name: text for name, text in told.items() if text is not None}
 
     def settings(self, pipe: Pipeline) -> Sampling:
         """The sampling settings of this run for a model, see ``Pipeline.sampling``."""
@@ -102,7 +114,15 @@ class EditRun(Run):
             sampling: settings, see ``settings``.
             callback: see ``ProgressBar``.
         """
-        return Options(label=self.label, seeds=self.seeds, sampling=sampling, callback=callback)
+        return Options(
+            label=self.label,
+            seeds=self.seeds,
+            sampling=sampling,
+            callback=callback,
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            long_prompts=self.long_prompts,
+        )
 
     def write(
         self, task: str, suffix: str, writers: Iterable[Callable[[Path], Told]]
@@ -121,7 +141,7 @@ class EditRun(Run):
         what: str,
     ) -> None:
         """``write_manifest``, with what every edit says."""
-        details = details | {"label": self.label}
+        details = details | {"label": self.label} | self.words_told()
         if self.label is not None:
             with warnings.catch_warnings(action="ignore"):  # what the label was taken for was said
                 ids = pipe.class_ids(self.label)
@@ -173,13 +193,14 @@ def sampling_told(pipe: Pipeline, sampling: Sampling) -> dict[str, Any]:
 
 
 def write_results(
-    out: Path, results: Iterable[tuple[dict[str, int], Callable[[Path], Told]]], *, prefix: str = "", suffix: str
+    out: Path, results: Iterable[tuple[dict[str, Any], Callable[[Path], Told]]], *, prefix: str = "", suffix: str
 ) -> tuple[list[dict[str, Any]], list[Told]]:
     """Write a file for each result, as they are made.
 
     Args:
         out: folder of the files.
-        results: ``seed`` and perhaps ``label`` (``NO_LABEL`` for none) of each, which name its file; what writes it.
+        results: ``seed`` and perhaps ``label`` (``NO_LABEL`` for none) of each, which name its file, and what else the
+            manifest shall say; what writes it.
         prefix: of the files' names.
         suffix: of the files' names, which chooses their format.
 

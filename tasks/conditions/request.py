@@ -17,6 +17,7 @@ from maskgen.data import item_seed
 from maskgen.sampling.loop import SampleStep
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.classes import Label
+from maskgen.tasks.conditions.text.prompts import LongPrompts, Prompt
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -28,6 +29,9 @@ class SamplingOptions(TypedDict, total=False):
         guidance: scale of classifier-free guidance, instead of the settings'.
         sampling: settings that lie over the model's own.
         callback: sees each step of each window or batch.
+        prompt: a text, or one for each result; for models that were trained with texts.
+        negative_prompt: what guidance pushes away from instead of the empty text; one, or one for each result.
+        long_prompts: what becomes of a prompt beyond the encoder's window; ``cut`` (and said) by default.
     """
 
     seeds: Sequence[int] | None
@@ -35,12 +39,15 @@ class SamplingOptions(TypedDict, total=False):
     guidance: float | None
     sampling: Sampling | None
     callback: Callable[[SampleStep], None] | None
+    prompt: Prompt | None
+    negative_prompt: Prompt | None
+    long_prompts: LongPrompts
 
 
 class Options(SamplingOptions, total=False):
     """Keyword arguments of the tasks that edit something, all optional.
 
-    Inputs, labels and seeds must be equally many or single ones, which repeat.
+    Inputs, labels, prompts and seeds must be equally many or single ones, which repeat.
 
     Attributes:
         label: class id or name of the result, or one for each seed; None for a model that works without.

@@ -157,6 +157,10 @@ class UVit2D(MaskedTransformer):
         ids = torch.where(ids == self.vocab_size, self.config.mask_row, ids)
         return rearrange(self.grid_logits(ids, context, pooled, micro), "B K H W -> B (H W) 1 K")
 
+    def usual_micro(self, size: Sequence[int]) -> Tensor:
+        """See ``MaskedTransformer``: uncropped, of the usual aesthetic score."""
+        return micro_conditions(1, size[1], size[0])[0]
+
     def grid_logits(self, ids: Tensor, context: Tensor, pooled: Tensor, micro: Tensor) -> Tensor:
         """The published forward: rows of the table ``[B, H, W]`` and the conditions in, logits ``[B, K, H, W]`` out."""
         text = self.encoder_proj_layer_norm(self.encoder_proj(context))

@@ -1,16 +1,20 @@
 """The prompts of calls: checked, encoded once, and remembered.
 
-Shapes: B prompts.
+Shapes: B results.
 """
+
+from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 
 from maskgen.conditioning import Cond
+from maskgen.models.base import MaskedTransformer
 from maskgen.tasks.conditions.text.base import TextEncoder
 
 Prompt = str | Sequence[str]
@@ -43,6 +47,49 @@ def prompt_list(prompt: Prompt, name: str = "prompt") -> list[str]:
     return list(listed)
 
 
+@dataclass(frozen=True)
+class Wording:
+    """What a call says in words.
+
+    Attributes:
+        prompts: one text, or one for each result; the empty one where nothing is asked.
+        negatives: the same for what guidance pushes away from.
+        long: see ``LongPrompts``.
+    """
+
+    prompts: Sequence[str] = ("",)
+    negatives: Sequence[str] = ("",)
+    long: LongPrompts = "cut"
+
+    @classmethod
+    def of(
+        cls, prompt: Prompt | None, negative: Prompt | None = None, long: LongPrompts = "cut", *, guided: bool = True
+    ) -> Wording:
+        """The texts of a call, checked.
+
+        Args:
+            prompt: None for nothing asked.
+            negative: None for the empty text.
+            long: see ``LongPrompts``.
+            guided: whether the call uses guidance, which a negative prompt needs.
+
+        Raises:
+            TypeError: something else than texts.
+            ValueError: a negative prompt without guidance, or an unknown ``long``.
+        """
+        if long not in get_args(LongPrompts):
+            raise ValueError(f"long_prompts: got {long!r}, expected 'cut' or 'refuse'")
+        if negative is not None and not guided:
+            raise ValueError(
+                "negative_prompt: got one, but guidance is 0, so nothing is pushed away from; give guidance (as 3), too"
+            )
+        prompts = [""] if prompt is None else prompt_list(prompt)
+        if prompt is not None and (empty := sum(not text.strip() for text in prompts)):
+            warnings.warn(f"prompt: {empty} of {len(prompts)} empty; they ask for nothing", stacklevel=4)
+        negatives = [""] if negative is None else prompt_list(negative, "negative_prompt")
+        return cls(*([text if text.strip() else "" for text in texts] for texts in (prompts, negatives)), long)
+
+
 class Prompts:
     """The encoder of a pipeline and the features of the prompts it has seen.
 
@@ -53,6 +100,25 @@ class Prompts:
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
         self._known: OrderedDict[str, Cond] = OrderedDict()
+
+    def cond(self, words: Wording, model: MaskedTransformer, count: int) -> Cond:
+        """What a model takes of the features of B prompts, with those of the negative prompts as ``null``.
+
+        Args:
+            words: see ``Wording``; one text, or one for each of B results.
+            model: what the features are for.
+            count: B.
+        """
+        told, null = (
+            Cond(
+                **{name: getattr(found, name) for name in ("context", "context_mask", "pooled") if _takes(model, name)}
+            )
+            for found in (
+                self.encode(texts, words.long, name)
+                for texts, name in ((words.prompts, "prompt"), (words.negatives, "negative_prompt"))
+            )
+        )
+        return replace(_spread(told, count), null=_spread(null, count))
 
     def encode(self, texts: Sequence[str], long: LongPrompts = "cut", name: str = "prompt") -> Cond:
         """Features of B texts, on the CPU; each different text is encoded once in the life of a pipeline.
@@ -92,6 +158,16 @@ class Prompts:
         if long == "refuse":
             raise ValueError(f"{told}; shorten it by {_short(lost)!r}, or let it be cut (long_prompts: cut)")
         warnings.warn(f"{told}; cut off: {_short(lost)!r}", stacklevel=5)
+
+
+def _takes(model: MaskedTransformer, name: str) -> bool:
+    return bool(model.pooled_width if name == "pooled" else model.context_width)
+
+
+def _spread(cond: Cond, count: int) -> Cond:
+    """The same row for each of some results, where there is one only."""
+    rows = next(len(value) for value in (cond.context, cond.pooled) if value is not None)
+    return cond if rows == count else cond.rows([0] * count)
 
 
 def _short(text: str) -> str:

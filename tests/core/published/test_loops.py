@@ -37,7 +37,7 @@ def settings(loop: str, **changes: object) -> Sampling:
 def test_known_tokens_stay_and_all_are_decided(loop: str) -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
-    done = pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
+    done = pipe.fill(tokens, mask, Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
     assert torch.equal(done[~mask], tokens[~mask])
     assert done.min() >= 0
     assert done.max() < pipe.tokenizer.vocab_size
@@ -47,9 +47,9 @@ def test_known_tokens_stay_and_all_are_decided(loop: str) -> None:
 def test_an_item_does_not_depend_on_its_batch(loop: str) -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
-    together = pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
+    together = pipe.fill(tokens, mask, Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
     alone = pipe.fill(
-        tokens[1:2], mask[1:2], Request(cond=pipe.class_cond(LABELS[1:2]), seeds=SEEDS[1:2], sampling=settings(loop))
+        tokens[1:2], mask[1:2], Request(cond=pipe.cond(LABELS[1:2]), seeds=SEEDS[1:2], sampling=settings(loop))
     )
     assert torch.equal(together[1:2], alone)
 
@@ -58,8 +58,7 @@ def test_the_loops_differ() -> None:
     pipe = tiny_pipeline()
     tokens, mask = scene(pipe)
     results = [
-        pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=settings(loop)))
-        for loop in LOOPS
+        pipe.fill(tokens, mask, Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=settings(loop))) for loop in LOOPS
     ]
     assert all(not torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
 
@@ -86,9 +85,7 @@ def test_the_settings_are_those_of_the_loop(loop: str, ramp: str) -> None:
         maskbit = MaskBitSampling(steps=5, annealed=True, choice_temperature=3.0)
         expected = sample_maskbit(guided, hidden, mask, maskbit, seeds=SEEDS)
     chosen = settings(loop, guidance_ramp=ramp, guidance_power=2.0, annealed=True, choice_temperature=3.0)
-    assert torch.equal(
-        pipe.fill(tokens, mask, Request(cond=pipe.class_cond(LABELS), seeds=SEEDS, sampling=chosen)), expected
-    )
+    assert torch.equal(pipe.fill(tokens, mask, Request(cond=pipe.cond(LABELS), seeds=SEEDS, sampling=chosen)), expected)
 
 
 def test_an_unknown_loop_is_refused() -> None:

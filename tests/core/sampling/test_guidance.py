@@ -95,6 +95,7 @@ def full_cond(count: int = 2) -> Cond:
         context_mask=torch.ones(count, 3, dtype=torch.bool),
         pooled=torch.ones(count, 6),
         micro=torch.ones(count, 5),
+        coarse=torch.ones(count, 4, 1),
     )
 
 
@@ -135,7 +136,7 @@ def test_conditions_that_a_model_does_not_use_are_refused() -> None:
 def test_map_changes_what_is_there() -> None:
     mapped = full_cond().map(lambda tensor: tensor[:1])
     given = [getattr(mapped, item.name) for item in dataclasses.fields(Cond) if item.name != "null"]
-    assert [len(tensor) for tensor in given] == [1] * 6
+    assert [len(tensor) for tensor in given] == [1] * 7
     assert Cond(task=torch.ones(2)).map(lambda tensor: tensor + 1).labels is None
 
 

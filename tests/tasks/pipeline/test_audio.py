@@ -241,7 +241,7 @@ def test_a_coarse_model_with_classes(tmp_path: Path) -> None:
     known = tokens(2, 12, 3)
     mask = torch.ones_like(known, dtype=torch.bool)
     dogs, cats = (
-        fill(pipe, known, mask, [1, 2], cond=pipe.class_cond(pipe.class_ids([name] * 2))) for name in ("dog", "cat")
+        fill(pipe, known, mask, [1, 2], cond=pipe.cond(pipe.class_ids([name] * 2))) for name in ("dog", "cat")
     )
     assert not torch.equal(dogs, cats)
 

@@ -68,7 +68,7 @@ def filled(pipe: Pipeline, count: int = 3, **changes: Any) -> Tensor:
     mask = torch.ones(shape, dtype=torch.bool)
     mask[0, : shape[1] // 2] = False
     batch_size = changes.pop("batch_size", 64)
-    plain = Request(cond=pipe.class_cond(range(count)), seeds=range(count), sampling=Sampling(steps=3))
+    plain = Request(cond=pipe.cond(range(count)), seeds=range(count), sampling=Sampling(steps=3))
     request = dataclasses.replace(plain, **changes)
     return pipe.fill(torch.zeros(shape, dtype=torch.long), mask, request, batch_size=batch_size)
 
@@ -291,7 +291,7 @@ def test_what_stands_at_hidden_places_is_ignored() -> None:
     shape = (2, 64, 1)
     mask = torch.ones(shape, dtype=torch.bool)
     mask[:, :20] = False
-    request = Request(cond=pipe.class_cond([1, 2]), seeds=[3, 4], sampling=Sampling(steps=3))
+    request = Request(cond=pipe.cond([1, 2]), seeds=[3, 4], sampling=Sampling(steps=3))
     first = pipe.fill(torch.zeros(shape, dtype=torch.long), mask, request)
     other = pipe.fill(torch.where(mask, 5, 0), mask, request)
     assert torch.equal(first, other)

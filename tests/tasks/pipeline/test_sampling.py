@@ -63,7 +63,7 @@ def fill(pipe: Pipeline, rows: slice = slice(None), **settings: Any) -> torch.Te
     tokens, mask = scene(pipe)
     chosen = pipe.sampling(flat_sampling(**{"steps": 5, **settings}))
     return pipe.fill(
-        tokens[rows], mask[rows], Request(cond=pipe.class_cond(LABELS[rows]), seeds=SEEDS[rows], sampling=chosen)
+        tokens[rows], mask[rows], Request(cond=pipe.cond(LABELS[rows]), seeds=SEEDS[rows], sampling=chosen)
     )
 
 

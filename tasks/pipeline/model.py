@@ -17,28 +17,29 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.models.attention import AttentionBackend
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import check_seeds
 from maskgen.precision import fast_matmul
-from maskgen.published.loops import Decoding, check_guidance, decide
+from maskgen.published.loops import Decoding, decide
 from maskgen.sampling.critics import check_critic
 from maskgen.sampling.settings import Sampling
-from maskgen.tasks.conditions.classes import Label, class_id, label_list
-from maskgen.tasks.conditions.request import Options, Request, SamplingOptions, check_options
-from maskgen.tasks.media.images import broadcast
+from maskgen.tasks.conditions.request import Request
+from maskgen.tasks.conditions.text.base import TextEncoder
+from maskgen.tasks.conditions.text.prompts import Prompts
 from maskgen.tasks.model_folder import (
     PARTS,
     PipelineConfig,
     check_codec,
     check_parts,
+    check_text,
     read_description,
     read_parts,
     upload,
     write_description,
     write_parts,
 )
+from maskgen.tasks.pipeline.calls import Calls
 from maskgen.tasks.published.find import find_model
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality, Tokenizer, check_contract
@@ -46,7 +47,7 @@ from maskgen.tokenizers.base import OwnModality, Tokenizer, check_contract
 _FINE = 0xF17E  # stream of the fine stage's seeds
 
 
-class Pipeline:
+class Pipeline(Calls):
     """A tokenizer, a transformer, and how to sample from them.
 
     Args:
@@ -57,10 +58,11 @@ class Pipeline:
         device: where to run; CUDA if there is any, else the CPU.
         fine: for sound, predicts all codebooks of the tokenizer from those of ``transformer``.
         critic: scores what ``transformer`` draws, for the order ``critic``; see ``maskgen.objectives.critic``.
+        text: encodes prompts, for a transformer that was trained with texts.
 
     Raises:
-        ValueError: the parts do not fit each other, class names not their number of classes, or the codec is not the one
-            that the transformers were trained with.
+        ValueError: the parts do not fit each other, class names not their number of classes, or the codec or text encoder is
+            not the one that the transformers were trained with.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Pipeline:
         *,
         fine: MaskedTransformer | None = None,
         critic: MaskedTransformer | None = None,
+        text: TextEncoder | None = None,
     ) -> None:
         check_contract(tokenizer)
         check_parts(tokenizer, transformer, fine)
@@ -83,13 +86,15 @@ class Pipeline:
             )
         if isinstance(tokenizer, AudioTokenizer):
             config = dataclasses.replace(config, tokenizer_identity=check_codec(tokenizer, config.tokenizer_identity))
+        config = dataclasses.replace(config, text_identity=check_text(text, transformer, config.text_identity))
         if fine is not None and config.fine_sampling is None:
             config = dataclasses.replace(config, fine_sampling=Sampling())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        for part in (tokenizer, transformer, fine, critic):
+        for part in (tokenizer, transformer, fine, critic, text):
             if part is not None:
                 part.eval().requires_grad_(False).to(self.device)
         self.tokenizer, self.transformer, self.fine, self.critic = tokenizer, transformer, fine, critic
+        self.text, self.prompts = text, None if text is None else Prompts(text)
         self.config = config
         channels = tokenizer.channels if isinstance(tokenizer, AudioTokenizer | OwnModality) else 3
         self.axes = tokenizer.axes((1, channels, *config.signal_size))
@@ -173,34 +178,6 @@ class Pipeline:
                 "use a model whose tokens form a grid"
             )
 
-    def class_ids(self, labels: Label | Sequence[Label] | None) -> list[int]:
-        """Class ids of ids or names, see ``class_id``; None is "no class", for models that know it.
-
-        Raises:
-            TypeError: neither integers nor texts.
-            ValueError: out of range, unknown name, a class asked of a model without, or none of a model that needs one.
-        """
-        if labels is None:
-            if not self.transformer.num_classes or self.transformer.null_class:
-                return [NO_LABEL]
-            raise ValueError(
-                "label: got none, but this model has no unconditional mode (it was trained without label dropout); "
-                "give a class"
-            )
-        count, names = self.transformer.num_classes, self.config.class_names
-        return [class_id(label, count, names) for label in label_list(labels)]
-
-    def sampling(self, settings: Sampling | None, steps: int | None = None, guidance: float | None = None) -> Sampling:
-        """The settings of a call: what it names over the model's own, with the two usual overrides.
-
-        Raises:
-            ValueError: see ``maskgen.published.loops.check_guidance``.
-        """
-        own = self.config.sampling
-        chosen = (own if settings is None else settings.over(own)).override(steps=steps, guidance=guidance)
-        check_guidance(self.transformer, chosen)
-        return chosen
-
     @torch.no_grad()
     def encode(self, signal: Tensor) -> Tensor:
         """Tokens ``[B, N, K]`` of a signal in the tokenizer's layout."""
@@ -235,41 +212,6 @@ class Pipeline:
                 parts = [codec.decode(part, grid, factor.to(part.device)).float().cpu() for part, factor in pairs]
         signal = torch.cat(parts)
         return signal if self.modality == "audio" else signal.clamp(0, 1)
-
-    def request(self, options: Options | SamplingOptions, **inputs: Sequence[Any]) -> Request:
-        """The keyword arguments of a call as what is asked of this model.
-
-        Args:
-            options: see ``Options``; seed 0 if there are none.
-            inputs: what the call works on, by what errors call it; goes with labels and seeds of the same number.
-
-        Raises:
-            TypeError: an option that there is not, or seeds that are no integers.
-            ValueError: no seeds or negative ones, numbers that differ, an unknown class, settings out of range.
-        """
-        given = check_options(options)
-        chosen = self.sampling(given.get("sampling"), given.get("steps"), given.get("guidance"))
-        ids = self.class_ids(given.get("label"))
-        seeds = given.get("seeds")
-        lists = {name: range(len(values)) for name, values in inputs.items()}
-        *sources, labels, listed = broadcast(**lists, labels=ids, seeds=[0] if seeds is None else list(seeds))
-        return Request(
-            seeds=check_seeds(listed, len(listed)),
-            sampling=chosen,
-            cond=self.class_cond(labels),
-            callback=given.get("callback"),
-            sources=sources[0] if sources else (),
-        )
-
-    def generation(self, labels: Any, options: SamplingOptions) -> Request:
-        """``request`` for results from nothing: without seeds, 0, 1, 2... for the labels, see ``class_ids``."""
-        seeds = options.get("seeds")
-        seeds = range(len(self.class_ids(labels))) if seeds is None else seeds
-        return self.request({**options, "label": labels, "seeds": seeds})
-
-    def class_cond(self, ids: Sequence[int]) -> Cond:
-        """The condition of one class id a row; none for a model without classes."""
-        return Cond(labels=torch.tensor(ids)) if self.transformer.num_classes else Cond()
 
     def fill(
         self,
@@ -311,7 +253,7 @@ class Pipeline:
             return coarse
         given = torch.cat((coarse, tokens[..., split:].to(coarse.device)), dim=-1)
         masked = torch.cat((torch.zeros_like(mask[..., :split]), mask[..., split:]), dim=-1)
-        cond = request.cond if self.fine.num_classes else dataclasses.replace(request.cond, labels=None)
+        cond = self.fine.taken(request.cond)
         settings = request.fine_sampling or self.config.fine_sampling or Sampling()
         # Seeds of their own: the noise of both stages must not be the same numbers.
         fine = dataclasses.replace(request.window(_FINE), cond=cond, sampling=settings)
