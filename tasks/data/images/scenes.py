@@ -1,6 +1,6 @@
 """Scenes with captions: one or two real handwritten digits of a colour, a size and a place, on a coloured ground.
 
-A picture has four places, its quarters. A big digit fills its quarter; a small one has half its side and lies in its middle.
+A picture has four places, its quarters. A big digit fills its quarter; a small one lies in its middle.
 What a caption says can be counted in the picture, so text to image can be measured here without a large judge.
 
 Shapes: B batch, S side of a picture, P side of a place (S / 2), in pixels.
@@ -131,15 +131,15 @@ def describe_scene(scene: Scene, draw: random.Random, *, unseen: bool = False, s
 
     Args:
         scene: what to describe.
-        draw: where chance comes from.
+        draw: where chance comes from; scenes that differ in colours alone get the same wording of it.
         unseen: name colours by words that training never uses.
         silent: chance that a digit's colour is not told.
     """
 
     def figure(one: Figure) -> str:
-        name = COLOURS[one.colour]
-        plain = draw.random() < _PLAIN
-        word = draw.choice(UNSEEN_WORDS[name].split() if unseen else [name] if plain else SEEN_WORDS[name].split())
+        name, plain = COLOURS[one.colour], draw.random() < _PLAIN
+        words = UNSEEN_WORDS[name].split() if unseen else [name] if plain else SEEN_WORDS[name].split()
+        word = words[int(draw.random() * len(words))]  # one draw, whatever the colour: the rest of the wording stays
         told = [draw.choice(_SIZE_WORDS[one.size])] + ([] if draw.random() < silent else [word])
         number = draw.choice((str(one.digit), _NUMBERS[one.digit]))
         what = f"{_article(told[0])} {' '.join(told)} {number}"
@@ -148,7 +148,9 @@ def describe_scene(scene: Scene, draw: random.Random, *, unseen: bool = False, s
         return draw.choice((f"{what} at the {where}", f"{what} in the {where} corner", f"at the {where} {what}"))
 
     figures, ground = " and ".join(figure(one) for one in scene.figures), GROUNDS[scene.ground]
-    return draw.choice((f"{figures} on a {ground} ground", f"{figures}, {ground} background", f"on {ground}: {figures}"))
+    return draw.choice(
+        (f"{figures} on a {ground} ground", f"{figures}, {ground} background", f"on {ground}: {figures}")
+    )
 
 
 def _article(word: str) -> str:
@@ -168,13 +170,18 @@ def paint_scenes(scenes: Sequence[Scene], digits: Sequence[Sequence[Tensor]], si
     for scene, strokes in zip(scenes, digits, strict=True):
         picture = _rgb(GROUNDS[scene.ground]).expand(3, side, side).clone()
         for figure, stroke in zip(scene.figures, strokes, strict=True):
-            size = place // (1 if figure.size else 2)
+            size = place if figure.size else _small(place)
             top, left = (place * index + (place - size) // 2 for index in divmod(figure.place, 2))
             alpha = F.interpolate(stroke[None, None], size=(size, size), mode="bicubic", align_corners=False)[0, 0]
             spot = picture[:, top : top + size, left : left + size]
             spot.lerp_(_rgb(COLOURS[figure.colour]).expand_as(spot), alpha.clamp(0, 1).expand_as(spot))
         pictures.append(picture)
     return torch.stack(pictures)
+
+
+def _small(place: int) -> int:
+    """Side of a small digit: three fifths, on the grid of tokens of 4 pixels as big ones are: equal strokes, equal tokens."""
+    return place - 8 * max(1, round(place / 20))
 
 
 def _rgb(name: str) -> Tensor:
@@ -189,7 +196,7 @@ class Scenes(ImageData):
     training example whose handwriting it is; a test example is always the same.
 
     Args:
-        size: S, a multiple of 32.
+        size: S, a multiple of 8 and at least 32.
         count: scenes for training.
         test_count: scenes for testing.
         silent: share of digits whose colour the training captions do not tell, so that a prompt may leave it open.
@@ -207,7 +214,7 @@ class Scenes(ImageData):
 
     def __init__(
         self,
-        size: int = 32,
+        size: int = 40,
         count: int = 6000,
         test_count: int = 500,
         *,
@@ -216,8 +223,8 @@ class Scenes(ImageData):
         unseen_words: bool = False,
         seed: int = 0,
     ) -> None:
-        if size < 32 or size % 32:
-            raise ValueError(f"size: got {size}, expected a multiple of 32 pixels")
+        if size < 32 or size % 8:
+            raise ValueError(f"size: got {size}, expected a multiple of 8 from 32 pixels on")
         if min(count, test_count) < 1:
             raise ValueError(f"Scenes: got count {count}, test_count {test_count}, expected 1 or more of each")
         if not 0 <= silent < 1:
