@@ -63,7 +63,7 @@ _POWERS = {"uniform": 1.0, "linear": 1.0, "square": 2.0, "cubic": 3.0, "sqrt": 0
 _NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)"
 
 _EXPECTED = (
-    "'cosine', 'arccos', 'uniform', 'linear', 'square', 'cubic', 'sqrt', 'pow<P>' (as 'pow2.5'), "
+    "'cosine', 'arccos', 'uniform', 'sigmoid', 'linear', 'square', 'cubic', 'sqrt', 'pow<P>' (as 'pow2.5'), "
     "'poly:<coefficients>' (as 'poly:-1,0,1'), 'log' or 'exp'"
 )
 
@@ -74,7 +74,7 @@ def get_schedule(name: str) -> Schedule:
     Args:
         name: ``cosine`` (default of the paper), ``arccos``, ``uniform`` = ``linear``, ``square``, ``cubic``, ``sqrt``,
             ``pow<P>`` (1 - r^P), ``poly:<a,b,...>`` (MAGVIT: a polynomial in r, highest power first, that should fall from
-            1 to 0; ``poly:-1,0,1`` is ``square``), ``log``, ``exp``.
+            1 to 0; ``poly:-1,0,1`` is ``square``), ``log``, ``exp``, ``sigmoid`` (open-muse: the curve from 3 to -3).
 
     Raises:
         ValueError: for any other name.
@@ -88,6 +88,7 @@ def get_schedule(name: str) -> Schedule:
     named = {
         "cosine": Schedule(_cosine),
         "arccos": Schedule(_arccos),
+        "sigmoid": Schedule(_sigmoid),
         "log": Schedule(_log),
         "exp": Schedule(_exp, _exp_at),
     }
@@ -149,6 +150,11 @@ def _cosine(ratio: Tensor, total: Tensor) -> Tensor:
 
 def _arccos(ratio: Tensor, total: Tensor) -> Tensor:
     return torch.acos(ratio.float().clamp(0, 1)) / (math.pi / 2)
+
+
+def _sigmoid(ratio: Tensor, total: Tensor) -> Tensor:
+    low, high = (torch.tensor(end, device=ratio.device).sigmoid() for end in (-3.0, 3.0))
+    return (high - (6 * ratio.float() - 3).sigmoid()) / (high - low)
 
 
 def _log2(value: Tensor) -> Tensor:

@@ -10,9 +10,15 @@ from torch import Tensor
 from maskgen.sampling.filters import TokenFilter
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.selectors.base import Selection
-from maskgen.sampling.settings import Sampling, Speed, VampNetChoices, current_sampling
+from maskgen.sampling.settings import AmusedChoices, Sampling, Speed, VampNetChoices, current_sampling
 
-_GROUPS = {"guidance": Guidance, "filter": TokenFilter, "speed": Speed, "vampnet": VampNetChoices}
+_GROUPS = {
+    "guidance": Guidance,
+    "filter": TokenFilter,
+    "speed": Speed,
+    "vampnet": VampNetChoices,
+    "amused": AmusedChoices,
+}
 
 
 def call(loop: Callable[..., Tensor], kind: Any, **arguments: Any) -> Tensor:

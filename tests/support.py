@@ -65,14 +65,15 @@ def toy_pipeline(size: tuple[int, int] = (16, 16), levels: int = 8, patch: int =
 
 
 def text_encoder_folder(folder: Path, seed: int = 0) -> Path:
-    """A CLIP text tower of width 16 and 20 positions with random weights, and its tokenizer, as ``transformers`` saves them."""
+    """A random CLIP text tower of width 16 and 20 positions, and its tokenizer, as ``transformers`` saves them."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 12, "num_attention_heads": 2}
+    ends = {"bos_token_id": 552, "eos_token_id": 553, "pad_token_id": 553}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = CLIPTextModelWithProjection(
-            CLIPTextConfig(**sizes, num_hidden_layers=2, max_position_embeddings=20, vocab_size=554, eos_token_id=553)
+            CLIPTextConfig(**sizes, **ends, num_hidden_layers=2, max_position_embeddings=20, vocab_size=554)
         )
         for weight in model.parameters():
             nn.init.normal_(weight, std=0.3)

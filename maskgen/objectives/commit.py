@@ -4,14 +4,14 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.conditioning import NO_LABEL, Cond
+from maskgen.conditioning import Cond
 from maskgen.data import Batch
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.commit_masking import (
@@ -22,8 +22,9 @@ from maskgen.objectives.commit_masking import (
     commit_example,
     commit_mask,
 )
+from maskgen.objectives.conditions import batch_cond, check_dropout
 from maskgen.objectives.loss import masked_accuracy, masked_cross_entropy
-from maskgen.objectives.validation import check_dropout, fixed_validation
+from maskgen.objectives.validation import fixed_validation
 from maskgen.sampling.commit import Prompt
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows
@@ -40,8 +41,8 @@ class CommitSettings:
         condition_mode: where the condition goes, see ``maskgen.objectives.commit_masking.ConditionMode``.
         loss_on: which positions weigh, see ``maskgen.objectives.commit_masking.LossOn``.
         label_smoothing: eps of the target (1 - eps) one-hot + eps / V.
-        condition_dropout: share of rows trained without any condition: no condition tokens, no class, the prompt of full
-            generation. Guidance needs such rows, unless full generation is among the tasks anyway; officially 0.
+        condition_dropout: share of rows trained without any condition: no condition tokens, no class, no text, the prompt of
+            full generation. Guidance needs such rows, unless full generation is among the tasks anyway; officially 0.
         block: shape of the blocks that are masked together, one size an axis; none by default.
         frame_by_frame: mask later frames first.
     """
@@ -74,34 +75,43 @@ class CommitModeling(Objective):
     Batches hold ``tokens`` long ``[B, N, K]``; the condition as ``condition`` long ``[B, N, K]`` (tokens of the padded
     condition) and ``given`` bool ``[B, N, K]`` (where it counts), both or neither; ``task`` long ``[B]`` (see
     ``maskgen.sampling.commit.Prompt``), which a model of a single task does not look at; for class-conditional tasks
-    ``labels`` long ``[B]``, ``NO_LABEL`` at the rows of other tasks.
+    ``labels`` long ``[B]``, ``NO_LABEL`` at the rows of other tasks; a text as for
+    ``maskgen.objectives.masked.MaskedModeling``.
 
     Args:
         model: what is trained.
         settings: see ``CommitSettings``.
+        null: see ``maskgen.objectives.masked.MaskedModeling``.
         options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
         ValueError: condition dropout on a model with classes but without a null class, or blocks that do not fit its grid.
     """
 
-    def __init__(self, model: MaskedTransformer, settings: CommitSettings, **options: Unpack[ObjectiveOptions]) -> None:
+    def __init__(
+        self,
+        model: MaskedTransformer,
+        settings: CommitSettings,
+        *,
+        null: Cond | None = None,
+        **options: Unpack[ObjectiveOptions],
+    ) -> None:
         check_dropout("condition_dropout", settings.condition_dropout, model)
         if settings.block:
             check_block(settings.block, model.config.axes)
         super().__init__(model, **options)
-        self.settings = settings
+        self.settings, self.null = settings, null
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted cross-entropy of one batch; terms: see ``commit_loss``."""
-        batch = self._checked(batch)
+        batch, dropped = self._checked(batch), None
         if self.settings.condition_dropout:
             dropped = self.rows.rand((len(batch["given"]),), batch["given"].device) < self.settings.condition_dropout
             batch = _without_conditions(batch, dropped)
         example = self._example(batch, self._mask(batch["given"], self.settings.ratios, self.rows))
-        logits = modules["model"](example.inputs.tokens, self._cond(batch))
+        logits = modules["model"](example.inputs.tokens, self._cond(batch, dropped))
         return commit_loss(logits, example, label_smoothing=self.settings.label_smoothing)
 
     def units(self, batch: Batch) -> int:
@@ -161,8 +171,9 @@ class CommitModeling(Objective):
             loss_on=self.settings.loss_on,
         )
 
-    def _cond(self, batch: Batch) -> Cond:
-        return Cond(labels=batch.get("labels"), task=batch["task"] if self.model.num_tasks else None)
+    def _cond(self, batch: Batch, dropped: Tensor | None = None) -> Cond:
+        cond = batch_cond(batch, dropped, self.null)
+        return cond if self.model.num_tasks else replace(cond, task=None)
 
 
 def commit_loss(
@@ -193,10 +204,8 @@ def commit_loss(
 
 
 def _without_conditions(batch: Batch, dropped: Tensor) -> Batch:
-    """The batch with the rows ``dropped`` bool ``[B]`` turned into full generation without a class."""
+    """The batch with the rows ``dropped`` bool ``[B]`` turned into full generation."""
     changed = {"given": batch["given"] & ~dropped[:, None, None]}
-    if "labels" in batch:
-        changed["labels"] = batch["labels"].masked_fill(dropped, NO_LABEL)
     if "task" in batch:
         changed["task"] = batch["task"].masked_fill(dropped, Prompt.FULL_GENERATION)
     return {**batch, **changed}

@@ -22,9 +22,10 @@ from maskgen.conditioning import Cond
 from maskgen.data import Batch, Source
 from maskgen.models.base import MaskedTransformer
 from maskgen.noise import SeededNoise
+from maskgen.objectives.conditions import batch_cond, check_dropout, draw_dropped
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
 from maskgen.objectives.masking import random_mask
-from maskgen.objectives.validation import check_dropout, drop_labels, fixed_validation
+from maskgen.objectives.validation import fixed_validation
 from maskgen.sampling.critics import check_critic, token_scores
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows
@@ -38,7 +39,7 @@ class CriticSettings:
     Attributes:
         schedule: distribution of the mask ratio, see ``maskgen.schedules.get_schedule``.
         temperature: of the generator's samples; 0 takes the most likely tokens.
-        label_dropout: share of rows shown without their label; 0 for models without a null class.
+        label_dropout: share of rows shown without their label and text; 0 for models without a null class.
         equal_is_real: whether a sampled token that equals the real one counts as real; the paper's target is the mask.
         weight: of the critic's loss beside the generator's, where the generator is its own critic.
     """
@@ -61,12 +62,13 @@ class CriticSettings:
 class CriticModeling(Objective):
     """Train a critic on the samples of a frozen generator.
 
-    Batches hold ``tokens`` long ``[B, N, K]`` and, for class-conditional models, ``labels`` long ``[B]``.
+    Batches hold ``tokens`` long ``[B, N, K]`` and conditions, see ``maskgen.objectives.masked.MaskedModeling``.
 
     Args:
         model: the critic, which is trained.
         generator: samples tokens; is not changed.
         settings: see ``CriticSettings``.
+        null: see ``maskgen.objectives.masked.MaskedModeling``.
         options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
@@ -78,20 +80,23 @@ class CriticModeling(Objective):
         model: MaskedTransformer,
         generator: MaskedTransformer,
         settings: CriticSettings,
+        *,
+        null: Cond | None = None,
         **options: Unpack[ObjectiveOptions],
     ) -> None:
         check_critic(model, generator)
         check_dropout("label_dropout", settings.label_dropout, generator)
         super().__init__(model, **options)
         self.generator = generator.eval().requires_grad_(False)
-        self.settings = settings
+        self.settings, self.null = settings, null
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Binary cross-entropy of one batch; terms: ``accuracy`` over all positions."""
         generator = self.generator.to(batch["tokens"].device)
-        return _critic_loss(modules["model"], generator, batch, self.settings, self.model.vocab_size, self.rows)
+        how = (self.settings, self.model.vocab_size, self.rows, self.null)
+        return _critic_loss(modules["model"], generator, batch, *how)
 
     def units(self, batch: Batch) -> int:
         """Tokens in the batch."""
@@ -113,6 +118,7 @@ class SelfCriticModeling(MaskedModeling):
         model: what is trained, usually from trained weights on.
         masking: see ``MaskedModeling``.
         settings: of the critic.
+        null: see ``MaskedModeling``.
         options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
@@ -124,6 +130,8 @@ class SelfCriticModeling(MaskedModeling):
         model: MaskedTransformer,
         masking: MaskingSettings,
         settings: CriticSettings,
+        *,
+        null: Cond | None = None,
         **options: Unpack[ObjectiveOptions],
     ) -> None:
         check_dropout("label_dropout", settings.label_dropout, model)
@@ -132,7 +140,7 @@ class SelfCriticModeling(MaskedModeling):
                 f"masking: got unmasked_weight {masking.unmasked_weight} and visible_codebooks {masking.visible_codebooks}, "
                 "expected 0 and 0: the logits of visible tokens are what a self-critic says of them"
             )
-        super().__init__(model, masking, **options)
+        super().__init__(model, masking, null=null, **options)
         self.critic_settings = settings
 
     def loss(
@@ -141,7 +149,7 @@ class SelfCriticModeling(MaskedModeling):
         """Masked cross-entropy + weight x binary cross-entropy; terms: ``accuracy`` and ``critic_accuracy``."""
         loss, terms = super().loss(network, modules, batch, step)
         model, settings = modules["model"], self.critic_settings
-        critic, critic_terms = _critic_loss(model, model, batch, settings, self.model.vocab_size, self.rows)
+        critic, critic_terms = _critic_loss(model, model, batch, settings, self.model.vocab_size, self.rows, self.null)
         return loss + settings.weight * critic, terms | {"critic_accuracy": critic_terms["accuracy"]}
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -155,12 +163,18 @@ class SelfCriticModeling(MaskedModeling):
 
 
 def _critic_loss(
-    critic: nn.Module, generator: nn.Module, batch: Batch, settings: CriticSettings, mask_id: int, rows: RandomRows
+    critic: nn.Module,
+    generator: nn.Module,
+    batch: Batch,
+    settings: CriticSettings,
+    mask_id: int,
+    rows: RandomRows,
+    null: Cond | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    tokens, labels = batch["tokens"], drop_labels(batch.get("labels"), settings.label_dropout, rows)
+    tokens, cond = batch["tokens"], batch_cond(batch, draw_dropped(batch, settings.label_dropout, rows), null)
     mask = random_mask(tokens.shape, schedule=settings.schedule, generator=rows, device=tokens.device)
     noise = SeededNoise(rows.seeds(len(tokens), tokens.device), tokens.device)
-    return _scored(critic, generator, tokens, mask, Cond(labels=labels), settings, mask_id, noise)
+    return _scored(critic, generator, tokens, mask, cond, settings, mask_id, noise)
 
 
 def _scored(
@@ -204,7 +218,7 @@ def _validate(
         return random_mask(batch["tokens"].shape, schedule=settings.schedule, generator=generator)
 
     def forward(batch: Batch, masked: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        cond, noise = Cond(labels=batch.get("labels")), SeededNoise(rows.tolist(), device)
+        cond, noise = batch_cond(batch), SeededNoise(rows.tolist(), device)
         loss, terms = _scored(critic, generator, batch["tokens"], masked, cond, settings, mask_id, noise)
         return loss, terms["accuracy"]
 

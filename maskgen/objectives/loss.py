@@ -19,7 +19,7 @@ def masked_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     normalize: Normalize = "row",
-    unmasked_weight: float = 0.0,
+    unmasked_weight: float | Tensor = 0.0,
     over_processes: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Cross-entropy over masked tokens, with label smoothing.
@@ -39,7 +39,7 @@ def masked_cross_entropy(
         mask: bool ``[B, ...]``, True = masked.
         label_smoothing: eps in [0, 1).
         normalize: see 3.
-        unmasked_weight: weight of visible tokens (1d-tokenizer uses 0.1).
+        unmasked_weight: weight of visible tokens (1d-tokenizer uses 0.1), or of those of each row, ``[B]``.
         over_processes: mean over processes of a scalar, for ``batch``; None on one process.
 
     Returns:
@@ -58,7 +58,9 @@ def masked_cross_entropy(
     )
     cost = flat.view(len(targets), -1)
     weight = mask.flatten(1).to(cost.dtype)
-    if unmasked_weight:
+    if isinstance(unmasked_weight, Tensor):
+        weight = weight + unmasked_weight[:, None] * (1 - weight)
+    elif unmasked_weight:
         weight = weight + unmasked_weight * (1 - weight)
     if normalize == "row":
         return ((cost * weight).sum(1) / weight.sum(1).clamp(min=1e-8)).mean()

@@ -5,7 +5,7 @@ Shapes: B batch, N tokens, K codebooks, V vocabulary.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,10 @@ from maskgen.conditioning import Cond
 from maskgen.data import Batch
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.flops import training_flops
+from maskgen.objectives.conditions import batch_cond, check_dropout, draw_dropped
 from maskgen.objectives.loss import Normalize, masked_accuracy, masked_cross_entropy
 from maskgen.objectives.masking import Draw, random_mask, sobol_ratios
-from maskgen.objectives.validation import check_dropout, drop_labels, fixed_validation
+from maskgen.objectives.validation import fixed_validation
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.whole_batch import mean_over_processes
 from maskgen.training.objective import Objective, ObjectiveOptions
@@ -30,7 +31,8 @@ class MaskingSettings:
         schedule: distribution of the mask ratio, see ``maskgen.schedules.get_schedule``.
         min_ratio: lower bound of the mask ratio.
         label_smoothing: see ``maskgen.objectives.loss.masked_cross_entropy``.
-        label_dropout: share of rows trained without their label, which guidance needs; 0 for models without a null class.
+        label_dropout: share of rows trained without their label and with the empty prompt instead of their text, which
+            guidance needs; 0 for models with classes but without a null class.
         normalize: see ``maskgen.objectives.loss.masked_cross_entropy``.
         unmasked_weight: weight of visible tokens in the loss.
         draw: how many are masked at a ratio, see ``maskgen.objectives.masking.random_mask``.
@@ -53,9 +55,9 @@ class MaskingSettings:
 
     def __post_init__(self) -> None:
         get_schedule(self.schedule)
-        for name, expected in (("draw", ("exact", "bernoulli")), ("ratios", ("uniform", "sobol"))):
+        for name, expected in (("draw", get_args(Draw)), ("ratios", ("uniform", "sobol"))):
             if getattr(self, name) not in expected:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected[0]!r} or {expected[1]!r}")
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {' or '.join(map(repr, expected))}")
         if self.visible_codebooks < 0 or self.sobol_seed < 0:
             raise ValueError(
                 f"got visible_codebooks {self.visible_codebooks}, sobol_seed {self.sobol_seed}; expected 0 or more"
@@ -68,11 +70,13 @@ class MaskingSettings:
 class MaskedModeling(Objective):
     """Mask a random share of the tokens and predict them from the rest.
 
-    Batches hold ``tokens`` long ``[B, N, K]`` and, for class-conditional models, ``labels`` long ``[B]``.
+    Batches hold ``tokens`` long ``[B, N, K]`` and, under their names in ``Cond``, the conditions that the model takes:
+    ``labels`` long ``[B]``; ``context``, ``context_mask`` and ``pooled`` of a text.
 
     Args:
         model: what is trained.
         settings: see ``MaskingSettings``.
+        null: the text of rows that lose theirs, see ``maskgen.objectives.conditions.batch_cond``.
         options: see ``maskgen.training.objective.ObjectiveOptions``.
 
     Raises:
@@ -80,7 +84,12 @@ class MaskedModeling(Objective):
     """
 
     def __init__(
-        self, model: MaskedTransformer, settings: MaskingSettings, **options: Unpack[ObjectiveOptions]
+        self,
+        model: MaskedTransformer,
+        settings: MaskingSettings,
+        *,
+        null: Cond | None = None,
+        **options: Unpack[ObjectiveOptions],
     ) -> None:
         check_dropout("label_dropout", settings.label_dropout, model)
         # A coarse-to-fine model says how many codebooks it reads only; others predict all.
@@ -92,7 +101,7 @@ class MaskedModeling(Objective):
                 f"for a model of {model.num_codebooks} codebooks{reads}"
             )
         super().__init__(model, **options)
-        self.settings = settings
+        self.settings, self.null = settings, null
 
     def loss(
         self, network: str, modules: Mapping[str, nn.Module], batch: Batch, step: int
@@ -100,7 +109,7 @@ class MaskedModeling(Objective):
         """Masked cross-entropy of one batch; terms: ``accuracy`` over masked tokens."""
         settings = self.settings
         tokens = batch["tokens"]
-        labels = drop_labels(batch.get("labels"), settings.label_dropout, self.rows)
+        cond = batch_cond(batch, draw_dropped(batch, settings.label_dropout, self.rows), self.null)
         mask = random_mask(
             tokens.shape,
             schedule=settings.schedule,
@@ -111,7 +120,7 @@ class MaskedModeling(Objective):
             generator=self.rows,
             device=tokens.device,
         )
-        logits = modules["model"](tokens.masked_fill(mask, self.model.vocab_size), Cond(labels=labels))
+        logits = modules["model"](tokens.masked_fill(mask, self.model.vocab_size), cond)
         logits, tokens, mask = (grid[:, :, settings.visible_codebooks :] for grid in (logits, tokens, mask))
         loss = masked_cross_entropy(
             logits,
@@ -156,7 +165,7 @@ class MaskedModeling(Objective):
 
         def forward(batch: Batch, masked: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
             tokens = batch["tokens"]
-            logits = model(tokens.masked_fill(masked, self.model.vocab_size), Cond(labels=batch.get("labels")))
+            logits = model(tokens.masked_fill(masked, self.model.vocab_size), batch_cond(batch))
             logits, tokens, masked = (grid[:, :, visible:] for grid in (logits, tokens, masked))
             return masked_cross_entropy(logits, tokens, masked), masked_accuracy(logits, tokens, masked)
 

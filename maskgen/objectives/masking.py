@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from maskgen.schedules import get_schedule
 from maskgen.training.distributed.rows import RandomRows, uniform
 
-Draw = Literal["exact", "bernoulli"]
+Draw = Literal["exact", "bernoulli", "rounded"]
 
 
 def random_mask(
@@ -30,9 +30,10 @@ def random_mask(
 ) -> Tensor:
     """A training mask: every row has its own ratio r ~ U[0, 1), and gamma = max(schedule(r), min_ratio).
 
-    ``exact``: ceil(gamma x M) positions, at least one, chosen uniformly (MaskGIT, section 3.1). ``bernoulli``: each position
-    with probability gamma by itself (VampNet); a row that came out without any masked position, which would teach nothing,
-    gets one chosen uniformly (the original leaves such rows).
+    ``exact``: ceil(gamma x M) positions, at least one, chosen uniformly (MaskGIT, section 3.1). ``rounded``: the whole
+    number nearest to gamma x M, halves to the even one, at least one (open-muse, aMUSEd, Meissonic). ``bernoulli``: each
+    position with probability gamma by itself (VampNet); a row that came out without any masked position, which would teach
+    nothing, gets one chosen uniformly (the original leaves such rows).
 
     Args:
         shape: ``(B, N, K)``.
@@ -69,12 +70,13 @@ def random_mask(
         # Given that none is masked, the smallest chance is at every position equally often.
         nearest = F.one_hot(chances.argmin(1), positions).bool()
         mask = torch.where(mask.any(1, keepdim=True), mask, nearest)
-    elif draw == "exact":
+    elif draw in ("exact", "rounded"):
         # gamma is at least 1e-6, so the ceiling is at least one position.
-        counts = torch.ceil(gamma * positions).long()
+        wanted = gamma * positions
+        counts = (wanted.ceil() if draw == "exact" else wanted.round().clamp(min=1)).long()
         mask = mask_exactly(counts, positions, generator=generator)
     else:
-        raise ValueError(f"draw: got {draw!r}, expected 'exact' or 'bernoulli'")
+        raise ValueError(f"draw: got {draw!r}, expected 'exact' or 'bernoulli' or 'rounded'")
     return F.pad(rearrange(mask, "b (n k) -> b n k", n=shape[1]), (visible_codebooks, 0))
 
 

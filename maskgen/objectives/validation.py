@@ -8,10 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from maskgen.conditioning import NO_LABEL
 from maskgen.data import Batch, Source, draw_numbers
-from maskgen.models.base import MaskedTransformer
-from maskgen.training.distributed.rows import RandomRows
 
 _MOST, _AT_A_TIME = 512, 64  # examples of a validation
 
@@ -40,25 +37,3 @@ def fixed_validation(
         found = forward(part, masked[rows].to(device), rows)
         totals += torch.stack(found).cpu() * len(rows) / count
     return float(totals[0]), float(totals[1])
-
-
-def drop_labels(labels: Tensor | None, share: float, rows: RandomRows) -> Tensor | None:
-    """Labels ``[B]`` of which a random share is ``NO_LABEL``: guidance needs rows without their class."""
-    if labels is None or not share:
-        return labels
-    return labels.masked_fill(rows.rand((len(labels),), labels.device) < share, NO_LABEL)
-
-
-def check_dropout(name: str, share: float, model: MaskedTransformer) -> None:
-    """Refuse rows without a class on a model that cannot have them.
-
-    Args:
-        name: of the setting.
-        share: of the rows that lose their class.
-        model: to be trained.
-
-    Raises:
-        ValueError: it has classes but no null class.
-    """
-    if share and model.num_classes and not model.null_class:
-        raise ValueError(f"{name}: got {share}, but the model has no null class; set null_class or 0")

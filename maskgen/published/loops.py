@@ -1,8 +1,8 @@
 """Which loop decides the tokens: maskgen's own, or that of the group whose weights are sampled.
 
 Published numbers belong to a loop as much as to weights: Halton-MaskGIT decides positions in a fixed order, 1d-tokenizer
-ranks raw logits, MaskBit ramps its guidance by a power of a cosine, VampNet ranks all codebooks together, MAGVIT decides
-given tokens once more.
+ranks raw logits, MaskBit ramps its guidance by a power of a cosine, aMUSEd lets its noise fall from one number to another,
+VampNet ranks all codebooks together, MAGVIT decides given tokens once more.
 ``Sampling.sampler`` names the loop; the other fields mean the same in all of them as far as the loop has them.
 
 Shapes: B batch, N tokens, K codebooks.
@@ -17,16 +17,20 @@ from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
+from maskgen.published.amused.sampler import AmusedSampling, sample_amused
 from maskgen.published.halton.sampler import HaltonSampling, halton_order, rolled_orders, sample_halton
 from maskgen.published.maskbit.sampler import MaskBitSampling, maskbit_guided_logits, sample_maskbit
+from maskgen.published.meissonic.sampler import timed_logits
+from maskgen.published.meissonic.transformer import MeissonicTransformer
 from maskgen.published.onedtok.sampler import OneDTokSampling, onedtok_guided_logits, sample_onedtok
+from maskgen.published.openmuse import openmuse_guided_logits
 from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
 from maskgen.sampling.codebooks import sample_by_codebook
 from maskgen.sampling.commit import commit_guided_logits, commit_logits, sample_commit
 from maskgen.sampling.critics import critic_scores
 from maskgen.sampling.filters import filtered_logits
 from maskgen.sampling.guidance import guided_logits, model_logits, self_guided_logits
-from maskgen.sampling.loop import SampleStep, sample
+from maskgen.sampling.loop import LogitsFn, SampleStep, sample
 from maskgen.sampling.selectors.base import CriticFn
 from maskgen.sampling.selectors.named import get_selector
 from maskgen.sampling.settings import Loop, Sampling
@@ -45,7 +49,7 @@ class Decoding:
         mask: bool ``[B, N, K]``.
         axes: token grid.
         seeds: one integer an item.
-        start_step: first step that is run; only maskgen's own loop can skip steps, the others run all.
+        start_step: first step that is run; only ``maskgit``, ``amused`` and ``openmuse`` can skip steps, the others run all.
         critic: scores the sampled tokens where ``Sampling.select`` is ``critic``; for ``self-critic`` the model does.
         callback: sees each step.
     """
@@ -109,7 +113,13 @@ def _critic_scores(d: Decoding, sampling: Sampling) -> CriticFn | None:
 
 
 def _guided(d: Decoding, sampling: Sampling) -> PartialLogits:
-    """The model's logits with maskgen's own guidance."""
+    """The model's logits with maskgen's own guidance; Meissonic is told the time of each step."""
+    if isinstance(d.model, MeissonicTransformer):
+        return timed_logits(lambda cond: _guided_step(replace(d, cond=cond), sampling), d.cond, sampling.steps)
+    return _guided_step(d, sampling)
+
+
+def _guided_step(d: Decoding, sampling: Sampling) -> PartialLogits:
     guidance, steps = sampling.guidance, sampling.steps
     if not guidance.scale:
         return model_logits(d.model, d.cond, d.axes)
@@ -169,6 +179,37 @@ def _maskbit(d: Decoding, sampling: Sampling) -> Tensor:
     )
 
 
+def _amused(d: Decoding, sampling: Sampling) -> Tensor:
+    """aMUSEd, Meissonic."""
+    return _sample_amused(_guided(d, sampling), d, sampling)
+
+
+def _openmuse(d: Decoding, sampling: Sampling) -> Tensor:
+    """open-muse: aMUSEd's loop, with guidance that may grow from none at all."""
+    guidance, steps = sampling.guidance, sampling.steps
+    if not guidance.scale:
+        return _amused(d, sampling)
+    return _sample_amused(openmuse_guided_logits(d.model, d.cond, guidance, steps=steps, axes=d.axes), d, sampling)
+
+
+def _sample_amused(logits_fn: LogitsFn, d: Decoding, sampling: Sampling) -> Tensor:
+    return sample_amused(
+        _sharper(filtered_logits(logits_fn, sampling.filter), sampling.number("temperature")),
+        *d.prompt,
+        AmusedSampling.of(sampling),
+        seeds=d.seeds,
+        start_step=d.start_step,
+        callback=d.callback,
+    )
+
+
+def _sharper(logits_fn: LogitsFn, temperature: float) -> LogitsFn:
+    """Logits over a temperature, for a loop without one."""
+    if temperature == 1:
+        return logits_fn
+    return lambda tokens, step: logits_fn(tokens, step) / max(temperature, 1e-3)
+
+
 def _vampnet(d: Decoding, sampling: Sampling) -> Tensor:
     """VampNet: all codebooks in one ranking."""
     logits_fn = filtered_logits(_guided(d, sampling), sampling.filter)
@@ -226,6 +267,8 @@ _LOOPS: dict[Loop, Callable[[Decoding, Sampling], Tensor]] = {
     "halton": _halton,
     "onedtok": _onedtok,
     "maskbit": _maskbit,
+    "amused": _amused,
+    "openmuse": _openmuse,
     "vampnet": _vampnet,
     "codebook": _codebook,
     "commit": _commit,

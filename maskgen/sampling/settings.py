@@ -14,7 +14,7 @@ from maskgen.sampling.selectors.named import NEEDS_CRITIC, check_selector
 from maskgen.sampling.temperatures import Temperature, choice_weights, temperatures
 from maskgen.schedules import get_schedule
 
-Loop = Literal["maskgit", "halton", "onedtok", "maskbit", "vampnet", "codebook", "commit"]
+Loop = Literal["maskgit", "halton", "onedtok", "maskbit", "amused", "openmuse", "vampnet", "codebook", "commit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,34 @@ class VampNetChoices(Layer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AmusedChoices(Layer):
+    """What only the samplers ``amused`` and ``openmuse`` have.
+
+    Attributes:
+        counts: the tokens that the schedule counts: those masked in each row at the start (``row``); as many as are masked
+            in a row of the batch on average (``batch``, published inpainting; then items depend on their batch); or ``all``,
+            as published without inpainting, where few masked tokens are then decided in the last steps.
+        rehides: whether given tokens may be masked and decided anew, as published: where little or nothing is masked, or
+            where the noise is strong.
+    """
+
+    counts: Literal["row", "batch", "all"] = "row"
+    rehides: bool = False
+
+    def __post_init__(self) -> None:
+        if self.counts not in ("row", "batch", "all"):
+            raise ValueError(f"amused.counts: got {self.counts!r}, expected 'row', 'batch' or 'all'")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampling(Layer):
     """How tokens are decided; see ``maskgen.sampling.sample`` and docs/samplers.md.
 
     Attributes:
         sampler: which loop, see ``maskgen.published.loops``: ``maskgit`` is ours and the official one; the others belong to
             the weights of their groups and ignore the fields they do not have (``halton`` has no schedule, order or
-            choice temperature; ``onedtok`` and ``maskbit`` have no order and always use arccos). Sound has two more:
+            choice temperature; ``onedtok`` and ``maskbit`` have no order and always use arccos; ``amused``, which is
+            Meissonic's, too, and ``openmuse`` have no order and few schedules). Sound has two more:
             ``vampnet`` ranks the tokens of all codebooks together (cosine, by confidence), ``codebook`` decides one
             codebook after the other. Video's ``commit`` (MAGVIT) takes given tokens for a draft and decides them, too, by
             confidence.
@@ -72,7 +93,7 @@ class Sampling(Layer):
         temperature: of the sampled tokens; with ``maskgit`` also a course over the steps as ``linear:1.2,0.8``, see
             ``maskgen.sampling.temperatures``.
         choice_temperature: of the ranking noise; lower is safer and less varied. VampNet's mask temperature is this (10.5).
-            A number falls to 0 over the steps; with ``maskgit`` also another course, as above.
+            A number falls to 0 over the steps; with ``maskgit``, ``amused`` and ``openmuse`` also another course.
         guidance: see ``Guidance``; ``interval`` and ``against`` are for the samplers ``maskgit``, ``halton``, ``vampnet``
             and ``codebook``, the interval for ``commit`` as well.
         filter: which tokens may be sampled, with every sampler. It comes before the temperature, with ``codebook`` after it.
@@ -82,6 +103,7 @@ class Sampling(Layer):
         codebook_steps: steps of each codebook where the sampler is ``codebook``, as (20, 10, 10, 10); () means ``steps`` for
             each.
         vampnet: see ``VampNetChoices``.
+        amused: see ``AmusedChoices``.
     """
 
     sampler: Loop = "maskgit"
@@ -96,6 +118,7 @@ class Sampling(Layer):
     annealed: bool = False
     codebook_steps: tuple[int, ...] = ()
     vampnet: VampNetChoices = field(default_factory=VampNetChoices)
+    amused: AmusedChoices = field(default_factory=AmusedChoices)
 
     former_names: ClassVar[Mapping[str, str]] = {
         "guidance": "guidance.scale",
@@ -115,8 +138,8 @@ class Sampling(Layer):
         choice_weights(self.choice_temperature, 1)
         if self.sampler not in get_args(Loop):
             raise ValueError(
-                f"sampler: got {self.sampler!r}, expected 'maskgit', 'halton', 'onedtok' or 'maskbit'; or, for several "
-                "codebooks, 'vampnet' or 'codebook'; for video, 'commit'"
+                f"sampler: got {self.sampler!r}, expected 'maskgit', 'halton', 'onedtok' or 'maskbit'; or, for text, "
+                "'amused' or 'openmuse'; for several codebooks, 'vampnet' or 'codebook'; for video, 'commit'"
             )
         if self.steps < 1:
             raise ValueError(f"steps: got {self.steps}, expected at least 1")
@@ -137,7 +160,8 @@ class Sampling(Layer):
             raise ValueError(
                 f"speed.reuse: got {self.speed.reuse} with the sampler {self.sampler!r}, works with 'maskgit' only; use 1"
             )
-        for name in ("temperature", "choice_temperature"):
+        courses = self.sampler in ("amused", "openmuse")
+        for name in ("temperature",) if courses else ("temperature", "choice_temperature"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(
                     f"{name}: got {getattr(self, name)!r}, which works with the sampler 'maskgit' only; give a number with "

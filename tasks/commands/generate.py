@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.checkpoint import build_config, read_json
+from maskgen.conditioning import NO_LABEL
 from maskgen.sampling.settings import Sampling, with_current_sampling
 from maskgen.tasks.commands.parts import ProgressBar, Run, sampling_told, write_manifest, write_results
 from maskgen.tasks.conditions.classes import class_places, split_labels
@@ -71,15 +72,14 @@ def generate_command(
         check_results_folder(run.out)
         pipe = run.pipeline(model)
         _kind(pipe)
-        words = None if texts is None else [text for text in texts for _ in range(run.count)]
-        if words is not None and labels is None:
-            ids = pipe.class_ids(None) * len(words)
-        else:
+        if texts is None:
             ids = _class_ids(pipe, _some(pipe) if labels is None else labels, run.count)
-        if words is not None:
-            ids, words = broadcast(labels=ids, prompts=words)
+        else:
+            ids = pipe.class_ids(None) if labels is None else _class_ids(pipe, labels, 1)
+            pairs = [pair for pair in zip(*broadcast(labels=ids, prompts=texts), strict=True) for _ in range(run.count)]
+            ids, texts = [label for label, _ in pairs], [text for _, text in pairs]
         seeds = range(run.seed, run.seed + len(ids))
-        asked = _Asked(ids, seeds, run.settings(pipe), words, run.negative_prompt, run.long_prompts)
+        asked = _Asked(ids, seeds, run.settings(pipe), texts, run.negative_prompt, run.long_prompts)
         _generate(pipe, str(model), asked, run.out, batch_size)
         return
     if run.prompt is not None or prompts is not None:
@@ -310,8 +310,7 @@ def _generate(pipe: Pipeline, model: str, asked: _Asked, out: Path, batch_size: 
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     kind = _kind(pipe)
-    # Without classes there is nothing to choose; ``ids`` then say so for each result.
-    labels = list(asked.ids) if pipe.transformer.num_classes else None
+    labels = None if set(asked.ids) == {NO_LABEL} else list(asked.ids)
     shown: list[Any] = []
 
     def written(made: Iterable[Any]) -> Iterator[tuple[dict[str, Any], Callable[[Path], object]]]:

@@ -42,7 +42,7 @@ class Run:
         sampling: settings that lie over the model's own: what is not named stays as the model has it.
         prompt: what the results show, in words; for models that were trained with texts.
         negative_prompt: what guidance pushes away from, instead of the empty text.
-        long_prompts: what becomes of a prompt that the text encoder cannot read to its end: ``cut`` (and said) or ``refuse``.
+        long_prompts: what becomes of a prompt beyond the text encoder's window: ``cut`` (and said) or ``refuse``.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
         plugins: modules of your own to import first, whose classes a model folder may then name; see
             ``examples/new_modality``.

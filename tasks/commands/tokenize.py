@@ -22,15 +22,20 @@ from tqdm.auto import tqdm
 from maskgen.checkpoint import fingerprint, read_json, write_json
 from maskgen.data import Batch, Source
 from maskgen.precision import fast_matmul
+from maskgen.tasks.conditions.text.base import TextEncoder
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.broken import count_broken
+from maskgen.tasks.data.captions import is_captioned
 from maskgen.tasks.data.identity import describe, refuse_others, short_hash
 from maskgen.tasks.data.images.hub import StreamedPictures
+from maskgen.tasks.data.texts import distinct
 from maskgen.tasks.data.tokens.cache import probe, read_tokens, write_tokens
+from maskgen.tasks.data.tokens.embeddings import all_texts, check_encoder, encode_texts
 from maskgen.tasks.data.tokens.shards import UNDECISIVE, TokenShards, made_by, shard_path, shard_stamp
 from maskgen.tasks.evaluation.sets.processes import process_state
 from maskgen.tasks.training.checks import check_signals, load_tokenizer, token_grid
 from maskgen.tasks.training.runs import Say
+from maskgen.tasks.training.text import text_encoder
 from maskgen.tokenizers.base import Tokenizer
 
 _Shard = tuple[str, int, range]  # split, number, its examples
@@ -68,6 +73,7 @@ def tokenize_data(
     batch_size: int = 64,
     workers: int = 0,
     device: str | None = None,
+    text: TextEncoder | str | None = None,
     again: bool = False,
     say: Say = print,
 ) -> Path:
@@ -83,6 +89,9 @@ def tokenize_data(
         batch_size: examples that are encoded together.
         workers: processes that decode pictures, for each process that encodes.
         device: as ``cpu`` or ``cuda:1``; chosen by itself if left out.
+        text: for data with captions, the text encoder to keep their features of in ``out/text``, so that a training need
+            not encode them: by its class, or a folder or name on the Hub for
+            ``maskgen.tasks.conditions.text.PretrainedText``.
         again: make them anew even if ``out`` holds other tokens, which are lost.
         say: told what happens.
 
@@ -91,13 +100,16 @@ def tokenize_data(
 
     Raises:
         FileNotFoundError: no tokenizer there.
-        ValueError: data that the tokenizer does not take, other tokens in ``out``, or settings out of range.
+        ValueError: data that the tokenizer does not take, other tokens in ``out``, a text encoder for data without
+            captions or other than the one of ``out/text``, or settings out of range.
         OSError: the disk is full, for instance.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     codes, views, size = load_tokenizer(tokenizer), shards.views, shards.shard_size
     _check_data(codes, data)
+    encoder = text_encoder(text)
+    _check_encoder(encoder, data, out, again)
     state = process_state(device)
     place = torch.device(device) if device and state.num_processes == 1 else state.device
     train, test = data.train(), data.test()
@@ -129,7 +141,16 @@ def tokenize_data(
     state.wait_for_everyone()
     if state.is_main_process:
         write_json(out / "tokens.json", description | counts | {"complete": True})
-        TokenShards(out)
+    state.wait_for_everyone()
+    made = TokenShards(out)
+    if encoder is not None:
+        told = say if state.is_main_process else lambda text: None
+        texts, _ = all_texts((made.train(), made.test()))
+        encode_texts(
+            texts, encoder, out / "text", again=again, say=told, share=(state.process_index, state.num_processes)
+        )
+        state.wait_for_everyone()
+    if state.is_main_process:
         skipped = count_broken(out / "skipped.jsonl")
         say(
             f"tokenize: {counts['train']} and {counts['test']} held-out examples in {out}, {skipped} broken ones skipped"
@@ -148,6 +169,15 @@ def _check_data(codes: Tokenizer, data: SignalData) -> None:
     check_signals(codes, data)
 
 
+def _check_encoder(encoder: TextEncoder | None, data: SignalData, out: Path, again: bool) -> None:
+    if encoder is None:
+        return
+    if not data.has_captions:
+        raise ValueError("text: got a text encoder, but the data have no captions; say where they are (captions: txt)")
+    if not again:
+        check_encoder(out / "text", encoder)
+
+
 def _is_stream(data: SignalData) -> bool:
     return isinstance(getattr(data.train(), "pictures", None), StreamedPictures)
 
@@ -163,6 +193,7 @@ def _describe(codes: Tokenizer, data: SignalData, shards: ShardSettings) -> dict
         "modality": data.modality,
         "signal_size": data.size,
         "class_names": data.class_names,
+        **({"captions": True} if data.has_captions else {}),
         **dataclasses.asdict(shards),
         # Three examples stand for all, unless looking at the last one means reading them all.
         "probe": "" if _is_stream(data) else probe(data.train(), data.key),
@@ -198,16 +229,17 @@ def _is_whole(path: Path, stamp: dict[str, str], count: int) -> bool:
     return metadata == stamp and len(tensors["tokens"]) == count
 
 
-class _Examples(Dataset[Batch]):
-    """Batch number -> the examples of a shard that are encoded together."""
+class _Examples(Dataset[tuple[Batch, list[str]]]):
+    """Batch number -> the examples of a shard that are encoded together, and their captions if they have any."""
 
     def __init__(self, sources: dict[str, Source], blocks: Sequence[tuple[str, range]], seed: int) -> None:
         self.sources, self.blocks, self.seed = sources, blocks, seed
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> tuple[Batch, list[str]]:
         split, block = self.blocks[number]
         source = self.sources[split]
-        return source.batch([index % len(source) for index in block], [self.seed + index for index in block])
+        rows = [index % len(source) for index in block], [self.seed + index for index in block]
+        return source.batch(*rows), source.captions(*rows) if is_captioned(source) else []
 
 
 @torch.no_grad()
@@ -232,7 +264,7 @@ def _make(
     # Its own generator: torch's global one must not depend on how often a loader was started.
     generator = torch.Generator().manual_seed(0)
     examples, numbers = _Examples(sources, blocks, seed), range(len(blocks))
-    batches: Iterator[Batch] = iter(
+    batches: Iterator[tuple[Batch, list[str]]] = iter(
         DataLoader(examples, batch_size=None, sampler=numbers, num_workers=workers, generator=generator)
     )
     with (
@@ -246,10 +278,15 @@ def _make(
     ):
         for split, number, span in planned:
             parts: list[Batch] = []
+            said: list[str] = []
             for _ in range(0, len(span), batch_size):
-                batch = next(batches)
+                batch, captions = next(batches)
+                said += captions
                 part = {"tokens": codes.encode(batch[data.key].to(device)).cpu()}
                 parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
                 bar.update(len(part["tokens"]))
             whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            if said:
+                texts, whole["caption"] = distinct(said)
+                whole |= texts.tensors()
             write_tokens(whole, shard_path(out, split, number), vocab_size=codes.vocab_size, metadata=stamp)

@@ -2,6 +2,7 @@
 
 import maskgen.models.modern
 import maskgen.published.vampnet.transformer
+import maskgen.tasks.conditions.text
 import maskgen.tasks.data.audio.folders
 import maskgen.tasks.data.audio.melodies
 import maskgen.tasks.data.images.cifar10

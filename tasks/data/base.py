@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from maskgen.data import Source
 from maskgen.tasks.conditions.preparation import Preparation
+from maskgen.tasks.data.captions import is_captioned
 
 
 class SignalData(ABC):
@@ -39,6 +40,11 @@ class SignalData(ABC):
     @abstractmethod
     def test(self) -> Source | None:
         """Held-out examples, never augmented; None if there are none."""
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether the training examples have captions, see ``maskgen.tasks.data.captions.Captioned``."""
+        return is_captioned(self.train())
 
     @property
     def prepared(self) -> Preparation:

@@ -45,7 +45,9 @@ class Tolerance:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
-            raise ValueError(f"broken: got {self.share}, expected the share that may be unusable, from 0 to below 1")
+            raise ValueError(
+                f"{self.option}: got {self.share}, expected the share that may be unusable, from 0 to below 1"
+            )
 
     def check(self, reasons: Collection[str], *, at_least: bool = False) -> None:
         """Refuse a data set of which too much is broken.

@@ -34,7 +34,7 @@ _NAMED = 4  # differences that a message names
 _LONG = 80  # characters of a value in a message
 
 # Where data lie says nothing about what they are.
-_PLACES = {"root", "test_root", "shards"}
+_PLACES = {"root", "test_root", "shards", "captions", "test_captions"}
 
 
 @runtime_checkable

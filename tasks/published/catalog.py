@@ -9,6 +9,7 @@ import difflib
 
 from maskgen.sampling.guidance import Guidance
 from maskgen.sampling.settings import Sampling
+from maskgen.tasks.published.entries.amused import AMUSED
 from maskgen.tasks.published.entries.audio import AUDIO
 from maskgen.tasks.published.entries.base import Published, Weights, image_tokenizer
 from maskgen.tasks.published.entries.seed_voken import SEED_VOKEN
@@ -30,13 +31,13 @@ def table() -> str:
     """The catalog for people: one line a model."""
     rows = [("name", "holds", "signal", "parameters", "FID", "steps", "licence")]
     for entry in CATALOG.values():
-        counts = [weights.parameters for weights in entry.parts.values()]
+        counts = [weights.parameters for weights in (*entry.parts.values(), entry.text) if weights is not None]
         known = [count for count in counts if count is not None]
         fid = "-" if entry.fid is None else f"{entry.fid:g}" + ("" if entry.transformer else " (reconstruction)")
         rows.append(
             (
                 entry.name,
-                " + ".join(entry.parts),
+                " + ".join((*entry.parts, *(["text"] if entry.text else []))),
                 entry.signal,
                 f"{sum(known) / 1e6:.1f} M" if len(known) == len(counts) else "-",
                 fid,
@@ -227,18 +228,7 @@ CATALOG: dict[str, Published] = {
         _maskbit(14, 1.62, guidance=7.1, power=3.0, randomness=7.8),
         _maskbit(16, 1.64, guidance=6.5, power=2.5, randomness=7.5),
         _maskbit(18, 1.67, guidance=5.7, power=2.5, randomness=8.5),
-        image_tokenizer(
-            "amused-vq",
-            Weights(
-                family="amused-tokenizer",
-                sizes="amused-vqvae",
-                repository="amused/amused-256",
-                file="vqvae/diffusion_pytorch_model.safetensors",
-                parameters=146_244_675,
-            ),
-            "OpenRAIL++ (not checked)",
-            low=0,
-        ),
+        *AMUSED,
         *SEED_VOKEN,
         *AUDIO,
     )

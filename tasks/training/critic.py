@@ -15,6 +15,7 @@ from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.checks import check_preparation, check_shards, check_signals
 from maskgen.tasks.training.runs import Say, run_stage
+from maskgen.tasks.training.text import check_captions, with_captions
 from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.training.objective import Objective
@@ -69,16 +70,21 @@ def train_critic(
     _check(pipe, data, kind, critic, masking, model.resolve() == out.resolve())
     generator, scored, identity = pipe.transformer, critic_settings or CriticSettings(), fingerprint(pipe.tokenizer)
     check_shards(data, identity, views)
-    start = critic or generator
+    start, features = critic or generator, out / "tokens" / "text"
+    check_captions(pipe.text, generator, data, features, again=again)
     run, title = (out / "critic", "critic") if kind == "separate" else (out / "transformer", "self-critic")
 
     def make() -> tuple[Objective, Source]:
         told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say}
-        tokens, held_out = training_tokens(pipe.tokenizer, data, out / "tokens", generator.num_codebooks, **told)  # type: ignore[arg-type]
+        sources = training_tokens(pipe.tokenizer, data, out / "tokens", generator.num_codebooks, **told)  # type: ignore[arg-type]
+        null = None
+        if pipe.text is not None:
+            sources, null = with_captions(pipe.text, generator, sources, data, features, again=again, say=say)
+        tokens, held_out = sources
         trained = _begun(start, generator, pipe)
         if kind == "separate":
-            return CriticModeling(trained, generator, scored, held_out=held_out), tokens
-        return SelfCriticModeling(trained, masking or MaskingSettings(), scored, held_out=held_out), tokens
+            return CriticModeling(trained, generator, scored, null=null, held_out=held_out), tokens
+        return SelfCriticModeling(trained, masking or MaskingSettings(), scored, null=null, held_out=held_out), tokens
 
     def finish() -> None:
         _write(pipe, run, out, kind, model.resolve() == out.resolve())
@@ -111,7 +117,8 @@ def _write(pipe: Pipeline, run: Path, out: Path, kind: CriticKind, same_folder: 
     trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
     # A critic of an earlier training was for another generator than the one that has just learnt to criticise itself.
     transformer, critic = (pipe.transformer, trained) if kind == "separate" else (trained, None)
-    Pipeline(pipe.tokenizer, transformer, pipe.config, "cpu", fine=pipe.fine, critic=critic).save_pretrained(out)
+    parts = {"fine": pipe.fine, "critic": critic, "text": pipe.text}
+    Pipeline(pipe.tokenizer, transformer, pipe.config, "cpu", **parts).save_pretrained(out)  # type: ignore[arg-type]
 
 
 def _check(
@@ -130,6 +137,12 @@ def _check(
         raise ValueError("masking: only the kind 'self' goes on learning to predict masked tokens; leave it out")
     if critic is not None:
         check_critic(critic, pipe.transformer)
+        text = (pipe.transformer.context_width, pipe.transformer.pooled_width)
+        if (critic.context_width, critic.pooled_width) != text:
+            raise ValueError(
+                f"critic: takes a text of widths {critic.context_width} and {critic.pooled_width} (context, pooled), expected "
+                f"the model's {text[0]} and {text[1]}"
+            )
     if pipe.modality == "video":
         raise ValueError("model: got one of video, whose sampler 'commit' has no critic")
     check_signals(pipe.tokenizer, data)

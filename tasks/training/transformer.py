@@ -8,13 +8,13 @@ Shapes: B batch, N tokens, K codebooks, H W pixels.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import nn
 
 from maskgen.checkpoint import fingerprint, load_module
-from maskgen.conditioning import Cond
+from maskgen.conditioning import NO_LABEL
 from maskgen.data import Source, draw_numbers
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.masked import MaskedModeling, MaskingSettings
@@ -22,6 +22,8 @@ from maskgen.published.vampnet.transformer import VampNetTransformer
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.classes import check_class_order
 from maskgen.tasks.conditions.request import Request
+from maskgen.tasks.conditions.text.base import TextEncoder
+from maskgen.tasks.conditions.text.prompts import Wording
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
@@ -40,6 +42,7 @@ from maskgen.tasks.training.checks import (
 )
 from maskgen.tasks.training.runs import Say, copy_files, run_stage
 from maskgen.tasks.training.shown import save_sounds, some_signals
+from maskgen.tasks.training.text import check_captions, some_captions, text_encoder, with_captions
 from maskgen.tasks.training.tokens import training_tokens
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality, Tokenizer
@@ -52,6 +55,19 @@ _SHOWN = 2  # sounds a run writes now and then
 _CLASSES = 10  # of which it generates samples
 
 
+class SoundOptions(TypedDict, total=False):
+    """What only sound has, all optional.
+
+    Attributes:
+        codebooks: train on the first so many codebooks only; all if left out.
+        stage: ``coarse``, or ``fine`` for the second transformer of a sound model, which goes into ``fine/`` of the model
+            folder that an earlier run made with ``codebooks``; ``masking.visible_codebooks`` must be that number.
+    """
+
+    codebooks: int | None
+    stage: Stage
+
+
 def train_transformer(
     *,
     tokenizer: Path,
@@ -62,10 +78,10 @@ def train_transformer(
     out: Path,
     sampling: Sampling | None = None,
     views: int = 1,
-    codebooks: int | None = None,
-    stage: Stage = "coarse",
+    text: TextEncoder | str | None = None,
     again: bool = False,
     say: Say = print,
+    **sound: Unpack[SoundOptions],
 ) -> Path:
     """Stage 2: train a masked-token transformer on a tokenizer's codes.
 
@@ -81,26 +97,30 @@ def train_transformer(
         out: the model folder to make: ``tokenizer/``, ``transformer/`` and ``pipeline.json``.
         sampling: settings the model will sample with unless told otherwise.
         views: how many differently augmented views of each example are tokenized before training.
-        codebooks: for sound, train on the first so many codebooks only; all if left out.
-        stage: ``coarse``, or ``fine`` for the second transformer of a sound model, which goes into ``fine/`` of the model
-            folder that an earlier run made with ``codebooks``; ``masking.visible_codebooks`` must be that number.
+        text: for data with captions, the encoder that turns them into what the transformer is conditioned on: by its class,
+            or a folder or name on the Hub for ``maskgen.tasks.conditions.text.PretrainedText``. It stays as it is, and each
+            different caption is encoded once, before training.
         again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
+        **sound: see ``SoundOptions``.
 
     Returns:
         ``out``.
 
     Raises:
-        FileNotFoundError: no tokenizer there, or for ``fine`` no model.
-        ValueError: the transformer does not fit the tokenizer or the data, the tokens are another tokenizer's, or ``out``
-            holds another run.
+        FileNotFoundError: no tokenizer or text encoder there, or for ``fine`` no model.
+        ValueError: the transformer does not fit the tokenizer, the data or the text encoder, the tokens are another
+            tokenizer's, captions without an encoder or the other way round, or ``out`` holds another run.
     """
-    folder = tokenizer_folder(tokenizer)
+    codebooks, stage = sound.get("codebooks"), sound.get("stage") or "coarse"
+    folder, text = tokenizer_folder(tokenizer), text_encoder(text)
     codes = load_tokenizer(folder)
     identity = fingerprint(codes)
     check_shards(data, identity, views)
     transformer = with_classes(transformer, len(data.class_names), say)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))
+    features = out / "tokens" / "text"
+    check_captions(text, transformer, data, features, again=again)
     check_preparation("tokenizer", trained_on(folder), data)
     coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
     if coarse is not None:
@@ -116,10 +136,13 @@ def train_transformer(
         model = type(transformer)(transformer.config)
         if isinstance(model, VampNetTransformer) and isinstance(codes, AudioTokenizer):
             model.set_code_tables(codes.code_tables())
-        show = _show(codes, config, data, masking.visible_codebooks)
+        show = _show(codes, config, data, masking.visible_codebooks, text)
         objective = MaskedModeling(model, masking, show=show)
         told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say}
-        source, objective.held_out = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
+        sources = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
+        if text is not None:
+            sources, objective.null = with_captions(text, model, sources, data, features, again=again, say=say)
+        source, objective.held_out = sources
         if coarse is None:
             copy_files(folder, out / "tokenizer")
         return objective, source
@@ -127,13 +150,14 @@ def train_transformer(
     def finish() -> None:
         trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
         if coarse is None:
-            Pipeline(codes, trained, config).save_pretrained(out)
+            Pipeline(codes, trained, config, text=text).save_pretrained(out)
         else:
             both = dataclasses.replace(coarse.config, fine_sampling=config.sampling)
-            Pipeline(codes, coarse.transformer, both, fine=trained).save_pretrained(out)
+            Pipeline(codes, coarse.transformer, both, fine=trained, text=text).save_pretrained(out)
 
     parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking, "settings": settings}
-    run_stage(run, title, {**parts, "sampling": sampling, "views": views}, make, finish=finish, again=again, say=say)
+    parts |= {"sampling": sampling, "views": views} | ({} if text is None else {"text": text.identity()})
+    run_stage(run, title, parts, make, finish=finish, again=again, say=say)
     return out
 
 
@@ -185,55 +209,72 @@ def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: Signa
         raise ValueError(f"the transformer does not fit the tokenizer and the data: {'; '.join(wrong)}")
 
 
-def _show(codes: Tokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show | None:
+def _show(
+    codes: Tokenizer, config: PipelineConfig, data: SignalData, visible: int, text: TextEncoder | None
+) -> Show | None:
     """What a run writes now and then; nothing for sounds of which only the tokens are there."""
     if isinstance(codes, OwnModality):
-        return _show_files(codes, config)
+        return _show_files(codes, config, data, text)
     if not isinstance(codes, AudioTokenizer):
-        return _show_samples(codes, config)
-    return None if isinstance(data, TokenShards) else _show_sounds(codes, config, data, visible)
+        return _show_samples(codes, config, data, text)
+    return None if isinstance(data, TokenShards) else _show_sounds(codes, config, data, visible, text)
 
 
-def _show_samples(tokenizer: Tokenizer, config: PipelineConfig) -> Show:
+def _wishes(
+    model: MaskedTransformer, data: SignalData, text: TextEncoder | None, folder: Path
+) -> tuple[list[int] | None, list[str] | None]:
+    """Classes and prompts to show: some captions, written beside the samples, with their classes; or some classes."""
+    if text is None:
+        return draw_numbers(model.num_classes, _CLASSES) or None, None
+    captions, labels = some_captions(data, _CLASSES)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "captions.txt").write_text("".join(f"{caption}\n" for caption in captions), encoding="utf-8")
+    return labels, captions
+
+
+def _show_samples(tokenizer: Tokenizer, config: PipelineConfig, data: SignalData, text: TextEncoder | None) -> Show:
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
-        device = next(model.parameters()).device
-        pipe = Pipeline(tokenizer, model, config, device)
-        labels = draw_numbers(model.num_classes, _CLASSES) * 4 or None
-        columns = len(labels or ()) // 4 or _CLASSES
-        pictures = generate(pipe, labels, seeds=range(4 * columns))
+        pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device, text=text)
+        labels, prompts = _wishes(model, data, text, folder)
+        columns = len(prompts or labels or ()) or _CLASSES
+        wishes = {"labels": labels and labels * 4, "prompt": prompts and prompts * 4}
+        pictures = generate(pipe, **wishes, seeds=range(4 * columns))  # type: ignore[arg-type]
         save_image(image_grid(pictures, columns), folder / f"samples-{step:08d}.png")
 
     return show
 
 
-def _show_files(tokenizer: OwnModality, config: PipelineConfig) -> Show:
-    """Writes a file of each of some classes."""
+def _show_files(tokenizer: OwnModality, config: PipelineConfig, data: SignalData, text: TextEncoder | None) -> Show:
+    """Writes a file of each of some classes or captions."""
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
-        pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device)
+        pipe = Pipeline(tokenizer, model, config, next(model.parameters()).device, text=text)
         folder.mkdir(parents=True, exist_ok=True)
-        labels = draw_numbers(model.num_classes, _CLASSES) or None
-        for number, signal in enumerate(pipe.generate(pipe.generation(labels, {}))):
+        labels, prompts = _wishes(model, data, text, folder)
+        for number, signal in enumerate(pipe.generate(pipe.generation(labels, {"prompt": prompts}))):
             tokenizer.write(signal, folder / f"sample-{number}-{step:08d}{tokenizer.suffix}")
 
     return show
 
 
-def _show_sounds(codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int) -> Show:
+def _show_sounds(
+    codec: AudioTokenizer, config: PipelineConfig, data: SignalData, visible: int, text: TextEncoder | None
+) -> Show:
     """Writes some sounds once as they were, and at every showing with their middle third filled by the model."""
     check_writing()
 
     def show(model: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(model, MaskedTransformer)
         batch = some_signals(data, _SHOWN)
-        pipe = Pipeline(codec, model, config, next(model.parameters()).device)
+        pipe = Pipeline(codec, model, config, next(model.parameters()).device, text=text)
         tokens = pipe.encode(batch[data.key])[..., : model.num_codebooks]
         mask = torch.zeros_like(tokens, dtype=torch.bool)
         frames = mask.shape[1]
         mask[:, frames // 3 : -(-2 * frames // 3), visible:] = True
-        cond = Cond(labels=batch.get("labels"))
+        ids = batch["labels"].tolist() if "labels" in batch else [NO_LABEL] * len(tokens)
+        cond = pipe.cond(ids, None if text is None else Wording(some_captions(data, _SHOWN)[0]))
         request = Request(seeds=range(len(tokens)), sampling=config.sampling, cond=cond)
         filled = pipe.decode(pipe.fill(tokens, mask, request))
         save_sounds(batch[data.key], filled[..., : data.size[0]], codec.sample_rate, folder, step)

@@ -79,6 +79,8 @@ def train_video_transformer(
     codes = load_tokenizer(folder)
     if not isinstance(codes, VideoTokenizer):
         raise ValueError(f"tokenizer: got one of modality {codes.modality}, expected one of video")
+    if data.has_captions:
+        raise ValueError("data: got captions, which models of video do not take yet; leave captions out")
     by_class = _check_tasks(tasks, data)
     transformer = with_classes(transformer, len(data.class_names) if by_class else 0, say)
     _check_fit(codes, transformer, data, tasks, by_class)

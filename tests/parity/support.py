@@ -44,9 +44,9 @@ def files(family: str, pattern: str) -> list[Path]:
 @functools.cache
 def own_set(family: str) -> bool:
     """Whether the recordings in use are those of the repository, byte for byte; another set may lack some kinds."""
-    folder = parity_folder(family)
-    kept = [path for path in (ROOT / "tests" / "fixtures" / family).iterdir() if path.suffix != ".md"]
-    return all((folder / p.name).is_file() and filecmp.cmp(p, folder / p.name, shallow=False) for p in kept)
+    folder, own = parity_folder(family), ROOT / "tests" / "fixtures" / family
+    kept = [path.relative_to(own) for path in own.rglob("*") if path.is_file() and path.suffix != ".md"]
+    return all((folder / p).is_file() and filecmp.cmp(own / p, folder / p, shallow=False) for p in kept)
 
 
 def check_kinds(family: str, found: Collection[object], expected: Collection[object]) -> None:

@@ -70,6 +70,7 @@ class PretrainedText(TextEncoder):
 
     def __init__(self, config: PretrainedTextConfig) -> None:
         super().__init__()
+        self.model: Any
         self.model, self.tokenizer = _load(config.source, config.revision)
         self._identity = _identity(self.model, self.tokenizer, config)
         self.model.float().eval().requires_grad_(False)  # float16 overflows in T5, and is slow on CPUs
@@ -121,12 +122,15 @@ class PretrainedText(TextEncoder):
     def save_files(self, folder: Path) -> None:
         """See ``TextEncoder``."""
         if self.config.keep_weights:
-            self.model.save_pretrained(folder / OWN_FOLDER)
-            self.tokenizer.save_pretrained(folder / OWN_FOLDER)
+            import transformers
+
+            with _quiet(transformers):
+                self.model.save_pretrained(folder / OWN_FOLDER)
+                self.tokenizer.save_pretrained(folder / OWN_FOLDER)
 
     # The weights are the encoder's own files, not those that a model folder writes for its parts.
 
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Nothing."""
         return {}
 
@@ -139,11 +143,11 @@ class PretrainedText(TextEncoder):
         if kind == "none":
             return None
         if kind == "projection":
-            return out.text_embeds.float()  # type: ignore[no-any-return]
+            return out.text_embeds.float()
         last = out.last_hidden_state.float()
         if kind == "first":
-            return last[:, 0]  # type: ignore[no-any-return]
-        return (last * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # type: ignore[no-any-return]
+            return last[:, 0]
+        return (last * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
     def _check(self, config: PretrainedTextConfig) -> None:
         sizes = _sizes(self.model)
@@ -168,13 +172,15 @@ def _load(source: str, revision: str | None) -> tuple[nn.Module, Any]:
         raise ImportError('text encoders need the package transformers: pip install "maskgen[text]"') from None
     trusted = {"revision": revision, "trust_remote_code": False}
     try:
-        found = AutoConfig.from_pretrained(source, **trusted)
-        kind: Any = AutoModelForTextEncoding if getattr(found, "is_encoder_decoder", False) else AutoModel
-        if found.model_type in ("clip", "clip_text_model"):
-            kind = transformers.CLIPTextModelWithProjection
         with _quiet(transformers):
+            found = AutoConfig.from_pretrained(source, **trusted)
+            # T5's encoder saved alone says of itself that it has no decoder.
+            encodes = type(found) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+            kind: Any = AutoModelForTextEncoding if encodes or found.is_encoder_decoder else AutoModel
+            if found.model_type in ("clip", "clip_text_model"):
+                kind = transformers.CLIPTextModelWithProjection
             model = kind.from_pretrained(source, dtype="auto", **trusted)
-        return model, AutoTokenizer.from_pretrained(source, **trusted)
+            return model, AutoTokenizer.from_pretrained(source, **trusted)
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(

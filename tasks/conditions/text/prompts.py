@@ -9,7 +9,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -38,7 +38,7 @@ def prompt_list(prompt: Prompt, name: str = "prompt") -> list[str]:
     Raises:
         TypeError: neither a text nor a sequence of texts.
     """
-    listed = [prompt] if isinstance(prompt, str) else prompt
+    listed: Any = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(listed, Sequence) or isinstance(listed, bytes):
         raise TypeError(f"{name}: got {type(prompt).__name__}, expected a text or a list of texts")
     for number, one in enumerate(listed):
@@ -87,7 +87,7 @@ class Wording:
         if prompt is not None and (empty := sum(not text.strip() for text in prompts)):
             warnings.warn(f"prompt: {empty} of {len(prompts)} empty; they ask for nothing", stacklevel=4)
         negatives = [""] if negative is None else prompt_list(negative, "negative_prompt")
-        return cls(*([text if text.strip() else "" for text in texts] for texts in (prompts, negatives)), long)
+        return cls(_without_spaces(prompts), _without_spaces(negatives), long)
 
 
 class Prompts:
@@ -158,6 +158,11 @@ class Prompts:
         if long == "refuse":
             raise ValueError(f"{told}; shorten it by {_short(lost)!r}, or let it be cut (long_prompts: cut)")
         warnings.warn(f"{told}; cut off: {_short(lost)!r}", stacklevel=5)
+
+
+def _without_spaces(texts: Sequence[str]) -> list[str]:
+    """Nothing but spaces is the empty text."""
+    return [text if text.strip() else "" for text in texts]
 
 
 def _takes(model: MaskedTransformer, name: str) -> bool:

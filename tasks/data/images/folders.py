@@ -10,11 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.captions import Captions, captioned, find_captions
 from maskgen.tasks.data.file_sets import class_folders, warn_of_parts
 from maskgen.tasks.data.identity import Compare, files_identity
 from maskgen.tasks.data.images.labels import class_names, read_labels
 from maskgen.tasks.data.images.sources import Encoded, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
+from maskgen.tasks.data.texts import Texts
 from maskgen.tasks.media.shelf import PICTURE_SUFFIXES, Shelf, is_hidden
 
 
@@ -30,6 +32,8 @@ class Folder(PictureData):
             ``maskgen.tasks.data.images.labels.read_labels``.
         test_label_file: the same for ``test_root``.
         names: names of the classes: ``imagenet`` or a text file with one a line; those of the sub-folders if left out.
+        test_captions: the captions of ``test_root``, where those of ``root`` are a list; see
+            ``maskgen.tasks.data.captions``.
         **rules: see ``maskgen.tasks.data.images.sources.PictureRules``.
 
     Raises:
@@ -47,6 +51,7 @@ class Folder(PictureData):
         label_file: Path | None = None,
         test_label_file: Path | None = None,
         names: str | None = None,
+        test_captions: str | None = None,
         **rules: Any,
     ) -> None:
         settled = PictureRules(**rules)
@@ -59,10 +64,13 @@ class Folder(PictureData):
         self._names = class_names(names, usual)
         test = None
         told: dict[str, Any] = {"labelled": classes, "compare": settled.compare}
+        kind = settled.captions
         if test_root is not None:
             _, found = _labelled(Path(test_root), test_label_file, classes, usual)
-            test = (ImageFiles(found, root=Path(test_root), **told), str(test_root))
-        self._hold(size, settled, (ImageFiles(train, root=Path(root), **told), str(root)), test)
+            files = _captioned(found, Path(test_root), test_captions or kind, settled.uncaptioned)
+            test = (ImageFiles(*files, root=Path(test_root), **told), str(test_root))
+        files = _captioned(train, Path(root), kind, settled.uncaptioned)
+        self._hold(size, settled, (ImageFiles(*files, root=Path(root), **told), str(root)), test)
 
 
 class ImageFiles:
@@ -70,6 +78,7 @@ class ImageFiles:
 
     Args:
         files: path and label of each.
+        captions: of each, if they have any.
         root: a folder that they are below.
         labelled: whether the labels mean anything.
         compare: see ``maskgen.tasks.data.identity.Compare``.
@@ -78,6 +87,7 @@ class ImageFiles:
     def __init__(
         self,
         files: Sequence[tuple[Path | str, int]],
+        captions: Sequence[Captions] = (),
         *,
         root: Path = Path(),
         labelled: bool = True,
@@ -85,6 +95,7 @@ class ImageFiles:
     ) -> None:
         self.paths, self.root, self.compare = [str(path) for path, _ in files], root, compare
         self.labels, self.labelled = [label for _, label in files], labelled
+        self.captions = Texts.of("\n".join(some) for some in captions)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,16 +103,20 @@ class ImageFiles:
     def identity(self) -> dict[str, Any]:
         """See ``maskgen.tasks.data.identity.Identified``."""
         names = [path.removeprefix(f"{self.root}{os.sep}") for path in self.paths]
-        return files_identity(self.root, names, self.labels if self.labelled else None, self.compare)
+        told = files_identity(self.root, names, self.labels if self.labelled else None, self.compare)
+        return told | ({"captions": self.captions.digest()} if len(self.captions) else {})
 
     def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``."""
-        return [self._read(Path(self.paths[index]), self.labels[index]) for index in indices]
+        return [self._read(int(index)) for index in indices]
 
-    def _read(self, path: Path, label: int) -> Encoded | Broken:
+    def _read(self, index: int) -> Encoded | Broken:
+        path, label = Path(self.paths[index]), self.labels[index] if self.labelled else None
+        captions = tuple(self.captions[index].split("\n")) if len(self.captions) else ()
+
         def ask() -> Encoded | Broken:
             try:
-                return Encoded(str(path), path.read_bytes(), label if self.labelled else None)
+                return Encoded(str(path), path.read_bytes(), label, captions)
             except OSError as error:
                 # One file that is gone is a broken example; its whole folder gone, or a failing disk, is something else.
                 if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError) and path.parent.is_dir():
@@ -133,6 +148,17 @@ def _labelled(
                 raise ValueError(f"{label_file}: has classes {strange[:5]} that the training images lack")
             labels = [known.index(names[label]) for label in labels]
     return known or names, [(os.path.join(root, name), label) for name, label in zip(images, labels, strict=True)]
+
+
+def _captioned(
+    files: list[tuple[str, int]], root: Path, kind: str | None, share: float
+) -> tuple[list[tuple[str, int]], list[Captions]]:
+    """The images that have captions, and these; all images and no captions where none are wanted."""
+    if kind is None:
+        return files, []
+    found = find_captions(root, [os.path.relpath(path, root).replace(os.sep, "/") for path, _ in files], kind)
+    kept = captioned(str(root), found, share, stacklevel=3)
+    return [files[number] for number in kept], [one for one in found if not isinstance(one, Broken)]
 
 
 def _by_folder(root: Path, images: Sequence[str], known: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int]]:

@@ -13,7 +13,8 @@ from torch.utils.data import get_worker_info
 
 from maskgen.data import item_seed
 from maskgen.tasks.data.broken import Broken
-from maskgen.tasks.data.identity import AUTO_BYTES, Compare, listing_identity
+from maskgen.tasks.data.captions import Captions, captioned, captions_of
+from maskgen.tasks.data.identity import AUTO_BYTES, Compare, listing_identity, short_hash
 from maskgen.tasks.data.images.sources import Encoded, Encodings, PictureData, PictureRules
 from maskgen.tasks.data.patience import patiently
 
@@ -22,6 +23,9 @@ _WINDOWS = 2  # windows of a stream that are kept: a batch may lie in two
 
 class HubImages(PictureData):
     """A data set of images by its name on the Hub, or by a loader (``parquet``, ``imagefolder``, ``webdataset``) and files.
+
+    ``captions`` names the column of the captions, texts or lists of texts. Rows without are left out; those of a stream
+    count as broken.
 
     Usually all of it is fetched first and kept by ``datasets``: any image is then at hand, and a run goes on at the very
     image where it stopped at no cost. As a stream nothing is kept, and there are limits: it is read forwards only, in the
@@ -67,8 +71,9 @@ class HubImages(PictureData):
         if settled.crop == "resized":
             self.min_scale = settled.min_scale
         self.path, self.split, self.label, self.stream = path, split, label or "", stream
-        columns = (image, label)
-        table = _load(path, split, data_files, columns, stream > 0)
+        columns, captions = (image, label), settled.captions
+        told: dict[str, Any] = {"captions": captions, "uncaptioned": settled.uncaptioned}
+        table = _load(path, split, data_files, (*columns, captions), stream > 0)
         self._names = _class_names(table, label, path)
         if stream:
             length = count or _length(table, split)
@@ -78,13 +83,14 @@ class HubImages(PictureData):
             def start(first: int) -> Iterator[dict[str, Any]]:
                 return iter(table.skip(first))
 
-            train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}")
+            train: Encodings = StreamedPictures(start, length, stream, columns, f"{path} {split}", captions)
         else:
-            train = StoredPictures(table, columns, f"{path} {split}", settled.compare)
+            train = StoredPictures(table, columns, f"{path} {split}", settled.compare, **told)
         test = None
         if test_split is not None:
-            held_out = _load(path, test_split, data_files, columns, False)
-            test = (StoredPictures(held_out, columns, f"{path} {test_split}", settled.compare), path)
+            held_out = _load(path, test_split, data_files, (*columns, captions), False)
+            name = f"{path} {test_split}"
+            test = (StoredPictures(held_out, columns, name, settled.compare, **told), path)
         self._hold(size, settled, (train, path), test)
 
 
@@ -96,12 +102,28 @@ class StoredPictures:
         columns: of picture and label.
         name: how errors call it.
         compare: see ``maskgen.tasks.data.identity.Compare``.
+        captions: column of the captions, if they are wanted.
+        uncaptioned: share of the pictures that may have none.
     """
 
-    def __init__(self, table: Any, columns: tuple[str, str | None], name: str, compare: Compare = "auto") -> None:
+    def __init__(
+        self,
+        table: Any,
+        columns: tuple[str, str | None],
+        name: str,
+        compare: Compare = "auto",
+        *,
+        captions: str | None = None,
+        uncaptioned: float = 0.1,
+    ) -> None:
         if not len(table):
             raise ValueError(f"{name}: no images in it")
-        self.table, self.columns, self.name, self.compare = table, columns, name, compare
+        if captions is not None:
+            texts = table.select_columns([captions])
+            found = [_captions(row[captions], captions, f"{name}: {place}") for place, row in enumerate(texts)]
+            kept = captioned(name, found, uncaptioned, stacklevel=3)
+            table = table if len(kept) == len(table) else table.select(kept)
+        self.table, self.columns, self.name, self.compare, self.captions = table, columns, name, compare, captions
 
     def __len__(self) -> int:
         return len(self.table)
@@ -114,11 +136,15 @@ class StoredPictures:
         if self.compare == "content" or (self.compare == "auto" and size <= AUTO_BYTES):
             found = self.read(range(len(self)))
             content = [hashlib.sha256(one.content if isinstance(one, Encoded) else b"").hexdigest() for one in found]
-        return listing_identity([self.name, str(len(self))], [size], labels, content)
+        told = listing_identity([self.name, str(len(self))], [size], labels, content)
+        if (column := self.captions) is not None:
+            told["captions"] = short_hash([row[column] for row in self.table.select_columns([column])])
+        return told
 
     def read(self, indices: Sequence[int]) -> list[Encoded | Broken]:
         """See ``maskgen.tasks.data.images.sources.Encodings``."""
-        return [_encoded(self.table[int(index)], self.columns, f"{self.name}: {index}") for index in indices]
+        rows = ((self.table[int(index)], f"{self.name}: {index}") for index in indices)
+        return [_encoded(row, self.columns, self.captions, name) for row, name in rows]
 
 
 class StreamedPictures:
@@ -130,6 +156,7 @@ class StreamedPictures:
         window: rows that are mixed with each other.
         columns: of picture and label.
         name: how errors call it.
+        captions: column of the captions, if they are wanted; a row without is broken.
     """
 
     def __init__(
@@ -139,8 +166,10 @@ class StreamedPictures:
         window: int,
         columns: tuple[str, str | None],
         name: str,
+        captions: str | None = None,
     ) -> None:
         self.start, self.count, self.window, self.columns, self.name = start, count, window, columns, name
+        self.captions = captions
         self._rows: Iterator[dict[str, Any]] | None = None
         self._next = 0  # the window that comes next
         self._kept: dict[int, list[Encoded | Broken]] = {}
@@ -183,7 +212,7 @@ class StreamedPictures:
         rows, self._rows = self._rows, None  # if it breaks off, it has to be opened anew
         wanted = min(self.window, self.count - first)
         found = [
-            _encoded(row, self.columns, f"{self.name}: {first + place}")
+            _encoded(row, self.columns, self.captions, f"{self.name}: {first + place}")
             for place, row in zip(range(wanted), rows, strict=False)
         ]
         if len(found) < wanted:
@@ -195,7 +224,7 @@ class StreamedPictures:
         return {**self.__dict__, "_rows": None, "_kept": {}}
 
 
-def _load(path: str, split: str, data_files: str | None, columns: tuple[str, str | None], stream: bool) -> Any:
+def _load(path: str, split: str, data_files: str | None, columns: Sequence[str | None], stream: bool) -> Any:
     try:
         from datasets import Image, load_dataset
     except ImportError:
@@ -207,7 +236,7 @@ def _load(path: str, split: str, data_files: str | None, columns: tuple[str, str
     if missing:
         raise ValueError(f"{path}: has no column {missing[0]!r}, expected one of {', '.join(features)}")
     wanted = [column for column in columns if column is not None]
-    return table.select_columns(wanted).cast_column(columns[0], Image(decode=False))
+    return table.select_columns(wanted).cast_column(wanted[0], Image(decode=False))
 
 
 def _class_names(table: Any, label: str | None, path: str) -> tuple[str, ...]:
@@ -227,12 +256,19 @@ def _length(table: Any, split: str) -> int:
     return int(found.num_examples or 0) if found is not None else 0
 
 
-def _encoded(row: dict[str, Any], columns: tuple[str, str | None], name: str) -> Encoded | Broken:
+def _captions(value: Any, column: str, name: str) -> Captions | Broken:
+    return captions_of(value, f"{name}: {column}") or Broken(name, f"{name}: no caption")
+
+
+def _encoded(row: dict[str, Any], columns: tuple[str, str | None], captions: str | None, name: str) -> Encoded | Broken:
     picture, label = row[columns[0]], None if columns[1] is None else row[columns[1]]
     if columns[1] is not None and (label is None or label < 0):
         return Broken(name, f"{name}: no label")
     if picture is None:
         return Broken(name, f"{name}: no picture")
+    found = () if captions is None else _captions(row[captions], captions, name)
+    if isinstance(found, Broken):
+        return found
     content = picture.get("bytes")
     if content is None:
         try:
@@ -240,4 +276,4 @@ def _encoded(row: dict[str, Any], columns: tuple[str, str | None], name: str) ->
                 content = handle.read()
         except OSError as error:
             return Broken(name, f"{name}: {error.filename}: {error.strerror}")
-    return Encoded(name, content, label)
+    return Encoded(name, content, label, found)

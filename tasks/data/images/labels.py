@@ -5,9 +5,10 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from maskgen.tasks.conditions.classes import imagenet_classes, listed
+from maskgen.tasks.data.texts import decode_text, spelling
 
 _IMAGE, _LABEL = (
     ("image", "file", "filename", "file_name", "path", "name"),
@@ -87,7 +88,7 @@ def class_names(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
         path = Path(given)
         if not path.is_file():
             raise FileNotFoundError(f"names: got {given}, expected imagenet or a text file with one class name a line")
-        names = tuple(line.strip() for line in _text(path).splitlines() if line.strip())
+        names = tuple(line.strip() for line in decode_text(path.read_bytes(), str(path)).splitlines() if line.strip())
     if len(names) != len(usual):
         raise ValueError(f"names: got {len(names)} from {given}, expected {len(usual)}, one for each class of the data")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
@@ -100,25 +101,25 @@ def class_names(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
 def _by_spelling(path: Path, images: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in images:
-        if (other := found.setdefault(_spelling(name), name)) != name:
+        if (other := found.setdefault(spelling(name), name)) != name:
             raise ValueError(f"{path}: {other} and {name} are spelt the same but for accents; rename one of them")
     return found
 
 
 def _read_lines(path: Path, images: Mapping[str, str]) -> dict[str, str]:
     """Label of each image; ``images`` are their names by the spelling that all spellings are brought to."""
-    lines = [line for line in _text(path).splitlines() if line.strip()]
+    lines = [line for line in decode_text(path.read_bytes(), str(path)).splitlines() if line.strip()]
     found: dict[str, str] = {}
     left, right, wide = 0, 1, 2  # columns of image and label, and how many there are
     for number, line in enumerate(lines):
         parts = _split(line, left, images)
-        if number == 0 and (columns := _columns(parts)) is not None and _spelling(parts[columns[0]]) not in images:
+        if number == 0 and (columns := _columns(parts)) is not None and spelling(parts[columns[0]]) not in images:
             (left, right), wide = columns, len(parts)
             continue
         if len(parts) != wide or not parts[left].strip() or not parts[right].strip():
             raise ValueError(f"{path}: line {number + 1}: got {line[:80]!r}, expected `image,label`")
-        name, label = images.get(_spelling(parts[left]), parts[left].strip()), parts[right].strip()
-        if number == 0 and _spelling(name) not in images and len(lines) > len(images):
+        name, label = images.get(spelling(parts[left]), parts[left].strip()), parts[right].strip()
+        if number == 0 and spelling(name) not in images and len(lines) > len(images):
             continue
         if name in found:
             raise ValueError(f"{path}: line {number + 1}: got a second label for {name}, expected one line an image")
@@ -130,7 +131,7 @@ def _split(line: str, column: int, images: Mapping[str, str]) -> list[str]:
     """The columns of a line; of several marks between them, the one that gives the name of an image."""
     options = [next(csv.reader([line], delimiter=mark)) for mark in "\t,;" if mark in line]
     options.append(line.rsplit(maxsplit=1))
-    fitting = (parts for parts in options if column < len(parts) and _spelling(parts[column]) in images)
+    fitting = (parts for parts in options if column < len(parts) and spelling(parts[column]) in images)
     return next(fitting, options[0])
 
 
@@ -139,20 +140,6 @@ def _columns(heading: Sequence[str]) -> tuple[int, int] | None:
     words = [word.strip().lower() for word in heading]
     image, label = (next((word for word in known if word in words), None) for known in (_IMAGE, _LABEL))
     return None if image is None or label is None else (words.index(image), words.index(label))
-
-
-def _spelling(name: str) -> str:
-    """A path as all its spellings are compared: with slashes, without ``./``, accents composed."""
-    return PurePosixPath(unicodedata.normalize("NFC", name.strip().replace("\\", "/"))).as_posix()
-
-
-def _text(path: Path) -> str:
-    """The text of a file; spreadsheets write UTF-16, too, with a mark at its beginning."""
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: got a file that is no text ({error}), expected UTF-8") from None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from maskgen.tasks.data.captions import ending_of
 from maskgen.tasks.data.images.labels import class_names
 from maskgen.tasks.data.images.places import ShardPlace, expand
 from maskgen.tasks.data.images.sources import PictureData, PictureRules
@@ -17,6 +18,8 @@ from maskgen.tasks.data.images.tar import TarShards, index_folder
 
 class ShardImages(PictureData):
     """Images in tar shards: each sample a picture (``.jpg``, ``.png``, ``.webp``...) and its class (``.cls``, ``.json``).
+
+    ``captions`` names the member with the captions: ``txt``, ``text``, ``caption``... or ``json:field``.
 
     Every shard is read through once, before the first step; an index of it is kept. After that each process reads the bytes
     of its own samples only, in an order that depends on seed and epoch alone, so that a run goes on at the very sample where
@@ -63,7 +66,11 @@ class ShardImages(PictureData):
             raise ValueError(f"window: got {window}, expected 0 (all shards) or how many are mixed at once")
         settled, folder = PictureRules(**rules), index_folder(index)
         picture = picture and picture.lower().removeprefix(".")
+        captions = settled.captions
+        if captions is not None:
+            ending_of(captions)
         told: dict[str, Any] = {"label": label, "picture": picture, "compare": settled.compare}
+        told |= {"captions": captions, "uncaptioned": settled.uncaptioned}
         train = _open(shards, folder, window, **told)
         test = None if test_shards is None else _open(test_shards, folder, window, **told)
         self.min_scale, self.shards, self.label, self.window = settled.min_scale, shards, label or "", train.window

@@ -18,6 +18,7 @@ from torch import Tensor
 from maskgen.data import Batch
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.broken import Broken, BrokenExamples, Tolerance
+from maskgen.tasks.data.captions import Captions, draw_caption
 from maskgen.tasks.data.identity import Compare, Identified
 from maskgen.tasks.media.images import load_image, reading, to_tensor
 
@@ -86,11 +87,13 @@ class Encoded:
         name: how errors call it.
         content: the file's bytes.
         label: class id; None for data without classes.
+        captions: all there are; none for data without.
     """
 
     name: str
     content: bytes
     label: int | None
+    captions: Captions = ()
 
 
 class Encodings(Protocol):
@@ -128,12 +131,14 @@ class PictureSource:
         pictures: where they come from.
         crop: how they get the wanted size.
         broken: told of broken ones.
+        has_captions: whether the pictures have captions.
     """
 
-    def __init__(self, pictures: Encodings, crop: Crop, broken: BrokenExamples) -> None:
+    def __init__(self, pictures: Encodings, crop: Crop, broken: BrokenExamples, *, has_captions: bool = False) -> None:
         import torchvision.transforms.v2  # noqa: F401 (here, before loader processes are forked: it takes a second)
 
-        self.pictures, self.crop, self.broken = pictures, crop, broken
+        self.pictures, self.crop, self.broken, self.has_captions = pictures, crop, broken, has_captions
+        self._captions: dict[int, Captions] = {}  # of the last batch
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -154,17 +159,32 @@ class PictureSource:
         pairs = [self._whole(one, index) for one, index in zip(found, indices, strict=True)]
         images = [self.crop(picture, seed) for (picture, _), seed in zip(pairs, seeds, strict=True)]
         batch = {"images": torch.stack(images)}
-        labels = [label for _, label in pairs if label is not None]
+        labels = [one.label for _, one in pairs if one.label is not None]
+        self._captions = {int(index): one.captions for index, (_, one) in zip(indices, pairs, strict=True)}
         return batch | ({"labels": torch.tensor(labels)} if labels else {})
 
-    def _whole(self, found: Encoded | Broken, index: int) -> tuple[Image.Image, int | None]:
+    def captions(self, indices: Sequence[int], seeds: Sequence[int]) -> list[str]:
+        """See ``maskgen.tasks.data.captions.Captioned``; costs nothing right after ``batch`` of the same indices.
+
+        Raises:
+            ValueError: data without captions; see ``batch``.
+        """
+        if not self.has_captions:
+            raise ValueError(f"{self.broken.tolerance.place}: has no captions; say where they are: captions: txt")
+        known = self._captions
+        if missing := [index for index in dict.fromkeys(map(int, indices)) if index not in known]:
+            found = zip(missing, self.pictures.read(missing), strict=True)
+            known = known | {index: self._whole(one, index)[1].captions for index, one in found}
+        return [draw_caption(known[int(index)], seed) for index, seed in zip(indices, seeds, strict=True)]
+
+    def _whole(self, found: Encoded | Broken, index: int) -> tuple[Image.Image, Encoded]:
         """The picture, or the next one that can be decoded."""
         for step in range(len(self.pictures)):
             if step:
                 (found,) = self.pictures.read([(index + step) % len(self.pictures)])
             if isinstance(found, Encoded):
                 try:
-                    return decode_picture(found.content, found.name), found.label
+                    return decode_picture(found.content, found.name), found
                 except ValueError as error:
                     found = Broken(found.name, str(error))
             self.broken.add(found)
@@ -191,6 +211,9 @@ class PictureRules:
         min_scale: see ``Crop``.
         broken: share of the images that may be unusable.
         compare: what tells whether the files are those of an earlier run, see ``maskgen.tasks.data.identity.Compare``.
+        captions: where the captions of the pictures are, for a model of text: the ending of files beside them (``txt``),
+            ``json:FIELD``, or what the data set says; none by default.
+        uncaptioned: share of the images that may have no caption; those are left out.
     """
 
     flip: bool = True
@@ -198,6 +221,8 @@ class PictureRules:
     min_scale: float = 0.8
     broken: float = 0.05
     compare: Compare = "auto"
+    captions: str | None = None
+    uncaptioned: float = 0.1
 
 
 class PictureData(ImageData):
@@ -208,6 +233,7 @@ class PictureData(ImageData):
     """
 
     rules = PictureRules
+    captions: str | None
     _names: tuple[str, ...]
 
     @property
@@ -238,18 +264,17 @@ class PictureData(ImageData):
             train: training pictures, and how errors call their place.
             test: held-out ones, likewise.
         """
-        self.size, self.flip, self.crop = (side, side), rules.flip, rules.crop
+        self.size, self.flip, self.crop, self.captions = (side, side), rules.flip, rules.crop, rules.captions
         cut = Crop(size=self.size, kind=rules.crop, min_scale=rules.min_scale, flip=rules.flip)
         middle = Crop(size=self.size, kind="centre", flip=False)
-        self._train = _source(*train, cut, rules.broken)
-        self._test = None if test is None else _source(*test, middle, rules.broken)
+        self._train = _source(*train, cut, rules)
+        self._test = None if test is None else _source(*test, middle, rules)
 
 
-def _source(pictures: Encodings, place: str, crop: Crop, share: float) -> PictureSource:
-    broken = BrokenExamples(Tolerance(place=place, total=len(pictures), share=share))
-    if isinstance(pictures, OrderedEncodings):
-        return OrderedPictures(pictures, crop, broken)
-    return PictureSource(pictures, crop, broken)
+def _source(pictures: Encodings, place: str, crop: Crop, rules: PictureRules) -> PictureSource:
+    broken = BrokenExamples(Tolerance(place=place, total=len(pictures), share=rules.broken))
+    kind = OrderedPictures if isinstance(pictures, OrderedEncodings) else PictureSource
+    return kind(pictures, crop, broken, has_captions=rules.captions is not None)
 
 
 def decode_picture(content: bytes, name: str) -> Image.Image:

@@ -22,7 +22,9 @@ from tqdm.auto import tqdm
 from maskgen.checkpoint import atomic_file, fingerprint
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.precision import fast_matmul
+from maskgen.tasks.data.captions import is_captioned
 from maskgen.tasks.data.identity import differences, in_words, source_identity
+from maskgen.tasks.data.texts import TEXT_TENSORS, Texts, distinct
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
@@ -44,12 +46,14 @@ def tokenize(
         batch_size: examples at a time.
 
     Returns:
-        ``tokens`` long ``[views x len, N, K]`` and, where there are classes, ``labels`` long.
+        ``tokens`` long ``[views x len, N, K]`` and, where there are classes, ``labels`` long; where there are captions,
+        ``CaptionedTokens``: each view draws its own.
     """
     if views < 1:
         raise ValueError(f"views: got {views}, expected at least 1")
     device = next((weight.device for weight in tokenizer.parameters()), torch.device("cpu"))  # a toy has no weights
     parts: list[Batch] = []
+    said: list[str] = []
     blocks = [range(first, min(first + batch_size, len(source))) for first in range(0, len(source), batch_size)]
     quiet = os.environ.get("LOCAL_RANK", "0") != "0"
     with fast_matmul(device), tqdm(total=views * len(source), desc="tokens", disable=quiet, delay=_QUIET) as bar:
@@ -58,8 +62,26 @@ def tokenize(
             batch = source.batch(indices, seeds)
             part = {"tokens": tokenizer.encode(batch[key].to(device)).cpu()}
             parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
+            said += source.captions(indices, seeds) if is_captioned(source) else []
             bar.update(len(indices))
-    return TensorSource(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if not is_captioned(source):
+        return TensorSource(**tensors)
+    texts, tensors["caption"] = distinct(said)
+    return CaptionedTokens(texts, **tensors)
+
+
+class CaptionedTokens(TensorSource):
+    """Tokens with captions; batches hold ``caption`` long ``[B]``, numbers of ``texts``.
+
+    Args:
+        texts: each different caption once.
+        **tensors: see ``TensorSource``.
+    """
+
+    def __init__(self, texts: Texts, **tensors: Tensor) -> None:
+        super().__init__(**tensors)
+        self.texts = texts
 
 
 def cached_tokens(
@@ -107,11 +129,14 @@ def cached_tokens(
             )
 
         def make() -> Mapping[str, Tensor]:
-            return tokenize(source, tokenizer, key=key, views=views, seed=seed).tensors
+            found = tokenize(source, tokenizer, key=key, views=views, seed=seed)
+            return {**found.tensors, **(found.texts.tensors() if isinstance(found, CaptionedTokens) else {})}
 
         fresh = again and os.environ.get("LOCAL_RANK", "0") == "0"  # once: the others take what the first makes
         tensors = kept_tokens(path, wanted, make, vocab_size=tokenizer.vocab_size, again=fresh, say=say)
-        return TensorSource(**{name: tensor.long() for name, tensor in tensors.items()})
+        texts = Texts.among(tensors)
+        rows = {name: tensor.long() for name, tensor in tensors.items() if name not in TEXT_TENSORS}
+        return TensorSource(**rows) if texts is None else CaptionedTokens(texts, **rows)
 
 
 def token_record(source: Source, tokenizer: Tokenizer, key: str, views: int, seed: int) -> dict[str, Any]:
@@ -174,14 +199,15 @@ def first_codebooks(source: TensorSource, codebooks: int) -> TensorSource:
     tokens = source.tensors["tokens"]
     if codebooks == tokens.shape[-1]:
         return source
-    return TensorSource(**{**source.tensors, "tokens": tokens[..., :codebooks].contiguous()})
+    tensors = {**source.tensors, "tokens": tokens[..., :codebooks].contiguous()}
+    return CaptionedTokens(source.texts, **tensors) if isinstance(source, CaptionedTokens) else TensorSource(**tensors)
 
 
 def write_tokens(tensors: Mapping[str, Tensor], path: Path, *, vocab_size: int, metadata: dict[str, str]) -> None:
-    """A file of tokens and labels, whole or not at all; all but ``labels`` are kept as small as V allows.
+    """A file of tokens, labels and texts, whole or not at all; tokens are kept as small as V allows.
 
     Args:
-        tensors: long, by name.
+        tensors: long, by name; those of ``Texts`` as they are.
         path: the file.
         vocab_size: V.
         metadata: what the tokens came of.
@@ -190,7 +216,8 @@ def write_tokens(tensors: Mapping[str, Tensor], path: Path, *, vocab_size: int, 
         OSError: the place cannot be written to.
     """
     kind = torch.int16 if vocab_size <= 1 << 15 else torch.int32
-    small = {name: tensor.to(torch.int64 if name == "labels" else kind) for name, tensor in tensors.items()}
+    whole = {"labels", "caption", *TEXT_TENSORS}
+    small = {name: tensor if name in whole else tensor.to(kind) for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
         try:
             save_file(small, temporary, metadata=metadata)
@@ -218,4 +245,6 @@ def probe(source: Source, key: str) -> str:
     for index in sorted({0, count // 2, count - 1}) if count else []:
         signal = source.batch([index], [0])[key]
         digest.update(json.dumps(list(signal.shape)).encode() + signal.float().contiguous().numpy().tobytes())
+        if is_captioned(source):
+            digest.update(source.captions([index], [0])[0].encode())
     return f"{count}-{digest.hexdigest()[:16]}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from maskgen.tasks.conditions.preparation import Preparation
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.identity import short_hash
 from maskgen.tasks.data.patience import patiently
+from maskgen.tasks.data.texts import Texts, distinct
 from maskgen.tasks.data.tokens.cache import read_tokens
 
 _NEEDED = {"tokenizer", "modality", "signal_size", "class_names", "shard_size", "train", "test", "views", "complete"}
@@ -37,6 +39,7 @@ class TokenShards(SignalData):
 
     Args:
         root: the folder, see ``maskgen tokenize``.
+        captions: whether its captions are used, where it holds any.
 
     Attributes:
         tokenizer: fingerprint of the tokenizer that made the tokens.
@@ -49,7 +52,7 @@ class TokenShards(SignalData):
 
     key: ClassVar[str] = "tokens"
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, captions: bool = True) -> None:
         place = Path(root) / "tokens.json"
         if not place.is_file():
             raise FileNotFoundError(
@@ -67,6 +70,7 @@ class TokenShards(SignalData):
         self.size = tuple(int(side) for side in found["signal_size"])
         self.tokenizer, self.views = str(found["tokenizer"]), int(found["views"])
         self._found: dict[str, Any] = found
+        self._captions = captions and bool(found.get("captions"))
         missing = [path for split in ("train", "test") for path in self._paths(split) if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"{missing[0]}: {len(missing)} token shard(s) missing; run maskgen tokenize again")
@@ -75,6 +79,11 @@ class TokenShards(SignalData):
     def class_names(self) -> tuple[str, ...]:
         """Those of the data that the tokens were made of."""
         return tuple(self._found["class_names"])
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether the data that the tokens were made of had captions, and they are used."""
+        return self._captions
 
     @property
     def prepared(self) -> Preparation:
@@ -110,7 +119,8 @@ class TokenShards(SignalData):
 
     def _source(self, split: str) -> TokenShardSource:
         stamp = shard_stamp(self.tokenizer, made_by(self._found))
-        return TokenShardSource(self._paths(split), int(self._found[split]), int(self._found["shard_size"]), stamp)
+        count, size = int(self._found[split]), int(self._found["shard_size"])
+        return TokenShardSource(self._paths(split), count, size, stamp, captions=self._captions)
 
 
 class TokenShardSource:
@@ -122,19 +132,41 @@ class TokenShardSource:
         size: examples of a shard.
         stamp: that each shard must bear, see ``shard_stamp``.
         codebooks: how many codebooks to read; 0 for all.
+        captions: whether batches hold ``caption`` long ``[B]``, numbers of ``texts``.
     """
 
-    def __init__(self, paths: Sequence[Path], count: int, size: int, stamp: dict[str, str], codebooks: int = 0) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        count: int,
+        size: int,
+        stamp: dict[str, str],
+        codebooks: int = 0,
+        *,
+        captions: bool = False,
+    ) -> None:
         self.paths, self.count, self.size = list(paths), count, size
-        self.stamp, self.codebooks = stamp, codebooks
-        self._shards: list[tuple[np.ndarray, np.ndarray | None] | None] = [None] * len(self.paths)
+        self.stamp, self.codebooks, self.captions = stamp, codebooks, captions
+        self._shards: list[dict[str, np.ndarray] | None] = [None] * len(self.paths)
 
     def __len__(self) -> int:
         return self.count
 
     def first_codebooks(self, codebooks: int) -> TokenShardSource:
         """The same examples with their first codebooks only."""
-        return TokenShardSource(self.paths, self.count, self.size, self.stamp, codebooks)
+        return TokenShardSource(self.paths, self.count, self.size, self.stamp, codebooks, captions=self.captions)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """Each different caption of all shards once: of a shard's own in their order, of the shards in theirs."""
+        return self._numbered[0]
+
+    @cached_property
+    def _numbered(self) -> tuple[Texts, list[np.ndarray]]:
+        """``texts``, and the number among them of each text of each shard."""
+        own = [Texts.among(self._read(shard)) or Texts.of(()) for shard in range(len(self.paths))]
+        texts, numbers = distinct(text for some in own for text in some)
+        return texts, np.split(numbers.numpy(), np.cumsum([len(some) for some in own])[:-1])
 
     def identity(self) -> dict[str, Any]:
         """See ``maskgen.tasks.data.identity.Identified``."""
@@ -151,16 +183,27 @@ class TokenShardSource:
         for index in indices:
             shard, row = divmod(int(index), self.size)
             rows.append((self._shards[shard] or self._open(shard), row))
-        first = rows[0][0][0]
+        first = rows[0][0]["tokens"]
         depth = self.codebooks or first.shape[2]
         tokens = np.empty((len(rows), first.shape[1], depth), first.dtype)
-        for place, ((arrays, _), row) in enumerate(rows):
-            tokens[place] = arrays[row, :, :depth]
+        for place, (arrays, row) in enumerate(rows):
+            tokens[place] = arrays["tokens"][row, :, :depth]
         batch = {"tokens": torch.from_numpy(tokens).long()}
-        labels = [int(labels[row]) for (_, labels), row in rows if labels is not None]
-        return batch | ({"labels": torch.tensor(labels)} if labels else {})
+        for name in ("labels", "caption"):
+            if name in rows[0][0]:
+                batch[name] = torch.tensor([int(arrays[name][row]) for arrays, row in rows])
+        return batch
 
-    def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _open(self, shard: int) -> dict[str, np.ndarray]:
+        """The arrays of a shard that batches are made of; captions are numbered among all ``texts``."""
+        tensors = self._read(shard)
+        opened = {name: tensors[name].numpy() for name in ("tokens", "labels") if name in tensors}
+        if self.captions:
+            opened["caption"] = self._numbered[1][shard][tensors["caption"].numpy()]
+        self._shards[shard] = opened
+        return opened
+
+    def _read(self, shard: int) -> dict[str, Tensor]:
         path = self.paths[shard]
 
         def ask() -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -180,12 +223,13 @@ class TokenShardSource:
                 f"{path}: made of other data or settings ({found.get('made')}) than tokens.json tells "
                 f"({wanted['made']}); delete it and run maskgen tokenize again"
             )
-        if "tokens" not in tensors or len(tensors["tokens"]) != expected:
+        if (
+            "tokens" not in tensors
+            or len(tensors["tokens"]) != expected
+            or (self.captions and "caption" not in tensors)
+        ):
             raise ValueError(f"{path}: expected {expected} examples; delete it and run maskgen tokenize again")
-        labels = tensors.get("labels")
-        opened = (tensors["tokens"].numpy(), None if labels is None else labels.numpy())
-        self._shards[shard] = opened
-        return opened
+        return tensors
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_shards": [None] * len(self.paths)}

@@ -44,7 +44,34 @@ class Weights:
     @property
     def source(self) -> str:
         """Address of the file."""
+        if not (self.url or self.repository):
+            return f"{self.sizes}: where these weights are was not read"
         return self.url or f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles:
+    """The text encoder of a published model, and what of it is used; see ``PretrainedTextConfig``.
+
+    Attributes:
+        repository: on the Hugging Face Hub.
+        parameters: numbers in the encoder, None where they were not counted.
+        encoder: its folder in the repository.
+        tokenizer: folder of its tokenizer.
+        length: tokens of the window; None for what the tokenizer's files say.
+        layer: hidden state that is the context.
+        pooled: the vector of the whole text.
+        attend_padding: whether padding belongs to the context.
+    """
+
+    repository: str
+    parameters: int | None = None
+    encoder: str = "text_encoder"
+    tokenizer: str = "tokenizer"
+    length: int | None = None
+    layer: int = -2
+    pooled: Literal["none", "projection", "first", "mean"] = "projection"
+    attend_padding: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +83,7 @@ class Published:
         tokenizer: its file; None for a transformer alone.
         transformer: its file; None for a tokenizer alone.
         fine: file of the second transformer of sound, which adds the fine codebooks.
+        text: its text encoder; None for a model without.
         licence: of the weights, as far as their authors say.
         signal_size: size it was trained on: (H, W) in pixels, or (S,) samples; () for codecs, which take any length.
         fid: published FID-50k of generated images (of reconstructions for a tokenizer alone); None if unknown.
@@ -78,6 +106,7 @@ class Published:
     tokenizer: Weights | None = None
     transformer: Weights | None = None
     fine: Weights | None = None
+    text: TextFiles | None = None
     licence: str
     signal_size: tuple[int, ...]
     fid: float | None = None
@@ -111,7 +140,7 @@ class Published:
     @property
     def convert_command(self) -> str:
         """The command that makes the same from local files."""
-        options = " ".join(f"--{part} FILE" for part in self.parts)
+        options = "--folder FOLDER" if self.text else " ".join(f"--{part} FILE" for part in self.parts)
         return f"maskgen convert --family {self.name} {options} --out DIR"
 
 

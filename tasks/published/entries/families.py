@@ -175,10 +175,22 @@ FAMILIES: dict[str, Family] = {
         "maskbit.transformer:MaskBitTransformer",
         r"transformer\.layers\.\d+\.\d+\.|(prediction_layer|input_proj|token_emb|class_emb)\.|tok_emb_list\.",
     ),
+    # Its middle has names of the next one's.
+    "openmuse-transformer": _transformer(
+        "an open-muse transformer (MaskGiTUViT_v2)",
+        "openmuse",
+        r"(down|up)_blocks\.0\.(res|attention)_blocks\.",
+        build="published.amused.transformer:UVit2D",
+    ),
     "amused-transformer": _transformer(
         "an aMUSEd transformer (diffusers UVit2DModel)",
         "amused.transformer:UVit2D",
         r"(down_block|up_block)\.(res|attention)_blocks\.|transformer_layers\.\d+\.",
+    ),
+    "meissonic-transformer": _transformer(
+        "a Meissonic transformer",
+        "meissonic.transformer:MeissonicTransformer",
+        r"single_transformer_blocks\.\d+\.|transformer_blocks\.\d+\.norm1_context\.",
     ),
     # It shares the other names with DAC, which stands after it.
     "lac": _tokenizer(

@@ -95,7 +95,7 @@ def full_cond(count: int = 2) -> Cond:
         context_mask=torch.ones(count, 3, dtype=torch.bool),
         pooled=torch.ones(count, 6),
         micro=torch.ones(count, 5),
-        coarse=torch.ones(count, 4, 1),
+        coarse=torch.arange(2 * count).reshape(count, 2, 1),
     )
 
 
@@ -106,7 +106,8 @@ def test_unconditional_drops_labels_and_context() -> None:
     assert dropped.labels is not None
     assert dropped.labels.tolist() == [NO_LABEL, NO_LABEL]
     assert (dropped.context, dropped.context_mask, dropped.pooled) == (empty.context, None, empty.pooled)
-    assert (dropped.task, dropped.micro, dropped.null) == (cond.task, cond.micro, None)
+    assert (dropped.task, dropped.micro, dropped.coarse) == (cond.task, cond.micro, cond.coarse)
+    assert dropped.null is None
     assert Cond().unconditional() == Cond()
     with pytest.raises(ValueError, match="cond.null: got none beside context"):
         full_cond().unconditional()
@@ -118,6 +119,8 @@ def test_rows_of_conditions() -> None:
     assert chosen.labels is not None
     assert cond.labels is not None
     assert chosen.labels.tolist() == cond.labels[[1, 1, 0]].tolist()
+    assert chosen.coarse is not None
+    assert chosen.coarse.flatten().tolist() == [2, 3, 2, 3, 0, 1]
     assert chosen.null is not None
     assert chosen.null.context is not None
     assert chosen.null.context.flatten().tolist() == [1, 1, 0]
@@ -154,6 +157,8 @@ def test_cat_joins_every_field() -> None:
     assert joined.pooled.shape == (5, 6)
     assert joined.micro is not None
     assert joined.micro.shape == (5, 5)
+    assert joined.coarse is not None
+    assert joined.coarse.flatten().tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
     assert Cond.cat([Cond(), Cond()]) == Cond()
     with pytest.raises(ValueError, match=r"cond.labels is present in 1 of 2 parts; give all or none"):
         Cond.cat([Cond(), LABELS])

@@ -45,7 +45,9 @@ def test_former_keys_become_those_of_today() -> None:
     before = dict(FORMER)
     assert build_config(Sampling, current_sampling(FORMER), "here") == CURRENT
     assert before == FORMER
-    assert current_sampling(FORMER) == json.loads(json.dumps(dataclasses.asdict(CURRENT)))
+    current = json.loads(json.dumps(dataclasses.asdict(CURRENT)))
+    del current["amused"]  # a group that no field was in before there were groups
+    assert current_sampling(FORMER) == current
 
 
 def test_keys_of_today_stay() -> None:

@@ -65,7 +65,7 @@ def test_many_prompts_of_very_different_length(encoder: Path) -> None:
         assert same([together[number]], generate(pipe, prompt=prompts[number], seeds=[number], steps=1))
 
 
-@pytest.mark.parametrize("prompt", ["🦊🍕 in the snow", "قطة حمراء", "a\nb\tc", "𝔞 zalgo t̶e̶x̶t̶"])
+@pytest.mark.parametrize("prompt", ["🦊🍕 in the snow", "قطة حمراء", "a\nb\tc"])
 def test_texts_of_any_script(encoder: Path, prompt: str) -> None:
     pipe = text_pipeline(encoder)
     assert not same(generate(pipe, prompt=prompt, seeds=range(4)), generate(pipe, seeds=range(4)))
