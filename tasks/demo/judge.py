@@ -61,7 +61,7 @@ def answers(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     return {**found, "ground": torch.tensor([scene.ground for scene in scenes])}
 
 
-def train_judge(source: SceneSource, steps: int = 1500, seed: int = 0) -> Judge:
+def train_judge(source: SceneSource, steps: int, seed: int = 0) -> Judge:
     """A judge that learned from real scenes of training digits.
 
     Args:

@@ -26,7 +26,7 @@ class Demo(Generic[Made]):
         title: of the report.
         introduction: its first words.
         notes: what each number means, by name.
-        configs: both stages' files of ``configs/``, by their names without the suffix.
+        configs: both stages' files of ``configs/demo/``, by their names without the suffix.
         making: name of the stage that makes something with the model, for its time.
         make: makes it from the model and the folder of the run.
         measure: every number of ``metrics.json`` but the times.
@@ -48,13 +48,14 @@ class Demo(Generic[Made]):
     tokenizer: str = "tokenizer"
     transformer: str = "transformer"
 
-    def run(self, out: Path, first: Path | None, second: Path | None) -> None:
+    def run(self, out: Path, first: Path | None, second: Path | None, further: Sequence[str] = ()) -> None:
         """Train, make, measure, and write a report.
 
         Args:
             out: folder for everything.
             first: settings of stage 1 instead of the demo's own.
             second: settings of stage 2 instead of the demo's own.
+            further: words after those of stage 2's command line.
         """
         clock, codes = Clock(out / "seconds.json"), out / self.tokenizer
         one, two = (
@@ -62,7 +63,7 @@ class Demo(Generic[Made]):
         )
         stages = {
             self.tokenizer: ["train", "tokenizer", one, f"--out={codes}"],
-            "transformer": ["train", self.transformer, two, f"--tokenizer={codes}", f"--out={out}"],
+            "transformer": ["train", self.transformer, two, f"--tokenizer={codes}", f"--out={out}", *further],
         }
         train_stages(clock, stages)
         pipe = Pipeline.from_pretrained(out)
@@ -93,8 +94,8 @@ def clock_metrics(clock: Clock) -> dict[str, float]:
 
 
 def config_file(name: str) -> Path:
-    """A YAML file of ``configs/``, by its name without the suffix."""
-    return Path(str(importlib.resources.files("maskgen") / "configs" / f"{name}.yaml"))
+    """A YAML file of ``configs/demo/``, by its name without the suffix."""
+    return Path(str(importlib.resources.files("maskgen") / "configs" / "demo" / f"{name}.yaml"))
 
 
 def train_stages(clock: Clock, stages: dict[str, list[str]]) -> None:

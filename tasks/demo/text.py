@@ -27,6 +27,8 @@ _SCENES = 400  # that are asked for of each kind
 
 _PART = 150  # of them for each further setting
 
+_JUDGE_STEPS = 1200
+
 _SCALES = (0.0, 1.0, 2.0, 4.0)
 
 _ATTRIBUTES = ("digit", "colour", "size", "place", "ground", "scene")
@@ -67,7 +69,7 @@ def _notes() -> dict[str, str]:
         "chance",
         "avoided_guided": "the same with guidance",
         "avoided_negative": "the same with guidance away from that colour, named by a negative prompt: should be near 0",
-        "avoided_digit": "share of right digits, size and place with the negative prompt",
+        "avoided_digit": "share of right digits with the negative prompt",
         "edited_scene": "one digit of real held-out scenes painted over as another in another colour by text: share right",
         "psnr_rebuilt": "dB, real held-out scenes through the tokenizer and back: mean over pictures",
     }
@@ -132,7 +134,7 @@ def _make(pipe: Pipeline, out: Path) -> _Made:
     made |= avoid_colours(pipe, part)
     made["edited"] = edit_scenes(pipe, part)
     say("demo: training the judge on real scenes")
-    return _Made(train_judge(Scenes(size).train()), made)
+    return _Made(train_judge(Scenes(size).train(), _JUDGE_STEPS), made)
 
 
 def _asked(data: Scenes) -> Drawn:
@@ -148,6 +150,7 @@ def _measure(pipe: Pipeline, made: _Made) -> dict[str, Any]:
     metrics = {f"{name}_{kind}": shares[kind][name] for kind in _KINDS for name in _ATTRIBUTES}
     metrics |= {f"scene_{kind}": shares[kind]["scene"] for kind in kinds if kind.startswith("guidance")}
     metrics |= {kind: _colour_share(made.judge, one) for kind, one in kinds.items() if kind.startswith("avoided")}
+    metrics["avoided_digit"] = shares["avoided_negative"]["digit"]
     metrics["edited_scene"] = shares["edited"]["scene"]
     metrics["psnr_rebuilt"] = float(frame_psnr(kinds["real"].images, kinds["rebuilt"].images).mean())
     return metrics | {"scenes": _SCENES, "sampling_steps": pipe.config.sampling.steps}
@@ -165,7 +168,7 @@ _DEMO = Demo(
     title="maskgen: scenes from sentences",
     introduction=_INTRODUCTION,
     notes=_notes(),
-    configs=("demo/scenes_tokenizer", "demo/scenes_transformer"),
+    configs=("scenes_tokenizer", "scenes_transformer"),
     making="draw",
     make=_make,
     measure=_measure,

@@ -69,7 +69,9 @@ def find_files(wanted: dict[str, str], folder: Path) -> dict[str, Path]:
     found = {part: _half(folder / path) for part, path in wanted.items()}
     for part, file in found.items():
         if not file.is_file():
-            raise FileNotFoundError(f"{folder / wanted[part]}: no such file; give a whole copy of the model's repository")
+            raise FileNotFoundError(
+                f"{folder / wanted[part]}: no such file; give a whole copy of the model's repository"
+            )
     return found
 
 

@@ -1,6 +1,6 @@
 """Scenes with captions: one or two real handwritten digits of a colour, a size and a place, on a coloured ground.
 
-A picture has four places, its quarters. A big digit fills its quarter; a small one lies in its middle.
+A picture has four places, its quarters. A big digit fills its quarter; a small one has two thirds of its side.
 What a caption says can be counted in the picture, so text to image can be measured here without a large judge.
 
 Shapes: B batch, S side of a picture, P side of a place (S / 2), in pixels.
@@ -170,18 +170,13 @@ def paint_scenes(scenes: Sequence[Scene], digits: Sequence[Sequence[Tensor]], si
     for scene, strokes in zip(scenes, digits, strict=True):
         picture = _rgb(GROUNDS[scene.ground]).expand(3, side, side).clone()
         for figure, stroke in zip(scene.figures, strokes, strict=True):
-            size = place if figure.size else _small(place)
+            size = place if figure.size else place * 2 // 3
             top, left = (place * index + (place - size) // 2 for index in divmod(figure.place, 2))
             alpha = F.interpolate(stroke[None, None], size=(size, size), mode="bicubic", align_corners=False)[0, 0]
             spot = picture[:, top : top + size, left : left + size]
             spot.lerp_(_rgb(COLOURS[figure.colour]).expand_as(spot), alpha.clamp(0, 1).expand_as(spot))
         pictures.append(picture)
     return torch.stack(pictures)
-
-
-def _small(place: int) -> int:
-    """Side of a small digit: three fifths, on the grid of tokens of 4 pixels as big ones are: equal strokes, equal tokens."""
-    return place - 8 * max(1, round(place / 20))
 
 
 def _rgb(name: str) -> Tensor:
@@ -196,7 +191,7 @@ class Scenes(ImageData):
     training example whose handwriting it is; a test example is always the same.
 
     Args:
-        size: S, a multiple of 8 and at least 32.
+        size: S, a multiple of 24: at 24 small digits have the 8 pixels that were scanned, and big ones 12.
         count: scenes for training.
         test_count: scenes for testing.
         silent: share of digits whose colour the training captions do not tell, so that a prompt may leave it open.
@@ -214,7 +209,7 @@ class Scenes(ImageData):
 
     def __init__(
         self,
-        size: int = 40,
+        size: int = 24,
         count: int = 6000,
         test_count: int = 500,
         *,
@@ -223,8 +218,8 @@ class Scenes(ImageData):
         unseen_words: bool = False,
         seed: int = 0,
     ) -> None:
-        if size < 32 or size % 8:
-            raise ValueError(f"size: got {size}, expected a multiple of 8 from 32 pixels on")
+        if size < 24 or size % 24:
+            raise ValueError(f"size: got {size}, expected a multiple of 24 pixels")
         if min(count, test_count) < 1:
             raise ValueError(f"Scenes: got count {count}, test_count {test_count}, expected 1 or more of each")
         if not 0 <= silent < 1:
