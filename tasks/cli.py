@@ -41,6 +41,8 @@ _COMMANDS: dict[str, Command] = {
     "inpaint": image_commands.inpaint_command,
     "outpaint": image_commands.outpaint_command,
     "swap-class": image_commands.swap_command,
+    "edit": image_commands.edit_command,
+    "revise": image_commands.revise_command,
     "infill": audio_commands.infill_command,
     "continue-audio": audio_commands.continue_command,
     "vary": audio_commands.vary_command,

@@ -1,4 +1,4 @@
-"""``maskgen inpaint``, ``outpaint`` and ``swap-class``: read a picture, edit it, write a picture a seed and a manifest.
+"""The tasks that edit a picture: read it, edit it, write a picture a seed and a manifest.
 
 The signatures are the command line: names, types, defaults and help come from here.
 """
@@ -13,6 +13,7 @@ from PIL import Image
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.commands.parts import EditRun, ProgressBar
 from maskgen.tasks.image.class_swap import swap_class, swap_sampling
+from maskgen.tasks.image.editing import edit, revise, revise_sampling
 from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.image.outpainting import outpaint
 from maskgen.tasks.media.images import save_image
@@ -72,6 +73,37 @@ def swap_command(run: EditRun, *, image: Path, box: tuple[int, int, int, int], s
     with ProgressBar(max(0, sampling.steps - start_step)) as callback:
         images = swap_class(pipe, image, box=box, start_step=start_step, **run.options(sampling, callback))
     _write(run, pipe, "swap-class", images, sampling, {"image": str(image), "box": list(box), "start_step": start_step})
+
+
+def edit_command(run: EditRun, *, image: Path, strength: float = 0.5) -> None:
+    """Make a picture anew by a prompt or a label, keeping the more of it the smaller the strength.
+
+    Args:
+        run: see ``EditRun``.
+        image: picture of any size; the model sees it at its own.
+        strength: over 0 (little is changed) to 1 (all is new).
+    """
+    pipe = run.load()
+    sampling = run.settings(pipe)
+    with ProgressBar() as callback:
+        images = edit(pipe, image, strength=strength, **run.options(sampling, callback))
+    _write(run, pipe, "edit", images, sampling, {"image": str(image), "strength": strength})
+
+
+def revise_command(run: EditRun, *, image: Path, rounds: int = 100, share: float = 0.08) -> None:
+    """Change a picture towards a prompt or a label without a mask, a few tokens at a time (Muse).
+
+    Args:
+        run: see ``EditRun``; where it does not say otherwise, guidance is 4 and tokens are drawn from the 3 likeliest.
+        image: picture of any size; the model sees it at its own.
+        rounds: how often tokens are drawn anew.
+        share: of the tokens that are, each time.
+    """
+    pipe = run.load()
+    sampling = pipe.sampling(revise_sampling(run.sampling), run.steps, run.guidance)
+    with ProgressBar(rounds * sampling.steps) as callback:
+        images = revise(pipe, image, rounds=rounds, share=share, **run.options(sampling, callback))
+    _write(run, pipe, "revise", images, sampling, {"image": str(image), "rounds": rounds, "share": share})
 
 
 def _write(

@@ -111,4 +111,6 @@ def edits(model: Path) -> dict[str, tuple[object, ...]]:
         "inpaint": ("inpaint", *common, "--mask", "mask.png"),
         "outpaint": ("outpaint", *common, "--right", 10, "--top", 6),
         "swap-class": ("swap-class", *common, "--box", "[4,6,20,16]"),
+        "edit": ("edit", *common, "--strength", 0.7),
+        "revise": ("revise", *common, "--rounds", 2),
     }

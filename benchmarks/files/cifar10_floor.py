@@ -19,7 +19,7 @@ from pathlib import Path
 
 from maskgen.tasks.cli import run
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def main() -> None:
