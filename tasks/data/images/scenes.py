@@ -51,15 +51,16 @@ UNSEEN_WORDS = {
     "white": "snowy pearly",
 }
 
+# Grounds are dark: a digit as light as its ground costs a tokenizer little where it is wrong, and is read badly.
 _RGB = {
-    "red": (0.90, 0.10, 0.10),
-    "blue": (0.15, 0.30, 1.00),
-    "green": (0.10, 0.75, 0.15),
+    "red": (1.00, 0.20, 0.20),
+    "blue": (0.25, 0.45, 1.00),
+    "green": (0.15, 0.90, 0.20),
     "yellow": (1.00, 0.90, 0.10),
     "white": (1.00, 1.00, 1.00),
     "black": (0.00, 0.00, 0.00),
-    "grey": (0.50, 0.50, 0.50),
-    "brown": (0.40, 0.22, 0.10),
+    "grey": (0.25, 0.25, 0.25),
+    "brown": (0.32, 0.16, 0.06),
 }
 
 _SIZE_WORDS = (("small", "little", "tiny"), ("big", "large", "huge"))

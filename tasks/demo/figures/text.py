@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from maskgen.tasks.demo.drawing import Drawn
+from maskgen.tasks.image.editing import revise
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import image_grid, save_image, to_images
 from maskgen.tasks.media.report import Figure
@@ -17,6 +18,8 @@ from maskgen.tasks.pipeline import Pipeline
 _SCALE = 3  # pictures are small: shown at three times their size
 
 _SHOWN = 8  # pictures in a row
+
+_ROUNDS = 40  # of editing without a mask
 
 _PROMPTS = (
     "a big red 3 at the top left on a black ground",
@@ -50,6 +53,7 @@ def plot_scenes(pipe: Pipeline, kinds: Mapping[str, Drawn], folder: Path) -> lis
         _sweep(kinds, folder),
         _negative(kinds, folder),
         _edited(kinds, folder),
+        _revised(pipe, kinds, folder),
     ]
 
 
@@ -88,6 +92,17 @@ def _edited(kinds: Mapping[str, Drawn], folder: Path) -> Figure:
     path = _save(_rows(kinds, "real", "edited"), folder / "edited.png")
     caption = "Real held-out scenes, and one quarter of each painted over by text, the rest kept bit for bit: "
     return Figure("Editing by text", path, caption + _quoted(kinds["edited"]))
+
+
+def _revised(pipe: Pipeline, kinds: Mapping[str, Drawn], folder: Path) -> Figure:
+    rows = []
+    for image, prompt in zip(to_images(kinds["real"].images[:2]), kinds["edited"].prompts, strict=False):
+        rows.append([image, *revise(pipe, image, prompt=prompt, rounds=_ROUNDS, seeds=range(_SHOWN - 1))])
+    path = _save(rows, folder / "revised.png")
+    caption = (
+        f"Left: real scenes. Right: after {_ROUNDS} rounds of a few tokens each, by the texts of the first two above."
+    )
+    return Figure("Editing by text without a mask", path, caption)
 
 
 def _rows(kinds: Mapping[str, Drawn], *names: str) -> list[list[Image.Image]]:

@@ -70,7 +70,7 @@ TRANSFORMER: dict[str, Any] = {
 PICTURES = {
     *(f"prompt-{number}.png" for number in range(3)),
     *(f"{name}-{number}.png" for name in ("unseen", "left-out") for number in range(2)),
-    *("held-out.png", "guidance.png", "negative.png", "edited.png"),
+    *("held-out.png", "guidance.png", "negative.png", "edited.png", "revised.png"),
 }
 STAGES = ("train_tokenizer", "train_transformer", "draw", "measure", "pictures")
 

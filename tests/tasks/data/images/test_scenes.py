@@ -115,8 +115,8 @@ def test_colours_and_silence_leave_the_wording_as_it_is() -> None:
 def test_pictures_show_the_scene() -> None:
     scene = Scene((Figure(1, 0, 1, 0), Figure(8, 4, 0, 3)), 2)
     picture = paint_scenes([scene], [[torch.ones(8, 8), torch.ones(8, 8)]], 24)[0]
-    wanted = torch.tensor([0.4, 0.22, 0.1])[:, None, None].expand(3, 24, 24).clone()  # brown
-    wanted[:, :12, :12] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]  # a big one fills its quarter
+    wanted = torch.tensor([0.32, 0.16, 0.06])[:, None, None].expand(3, 24, 24).clone()  # brown
+    wanted[:, :12, :12] = torch.tensor([1.0, 0.2, 0.2])[:, None, None]  # a big one fills its quarter
     wanted[:, 14:22, 14:22] = 1.0
     torch.testing.assert_close(picture, wanted)
 
