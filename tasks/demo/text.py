@@ -2,7 +2,7 @@
 
 A tokenizer and a transformer are trained, through the command line that trains on captioned photos, on scenes of real
 handwritten digits with captions, which a pretrained text encoder reads. Then the model draws what captions of held-out
-scenes say, and a judge that learned from real scenes counts what is right. Interrupted, it goes on; finished stages are
+scenes say, and a reader that learned from real scenes counts what is right. Interrupted, it goes on; finished stages are
 reused.
 
 Shapes: M scenes, S side of a picture.
@@ -16,7 +16,7 @@ from typing import Any
 from maskgen.tasks.data.images.scenes import Scenes
 from maskgen.tasks.demo.drawing import Drawn, avoid_colours, draw, edit_scenes
 from maskgen.tasks.demo.figures.text import plot_scenes
-from maskgen.tasks.demo.judge import Judge, judge_scenes, read_scenes, train_judge
+from maskgen.tasks.demo.reader import SceneReader, count_right, read_scenes, train_reader
 from maskgen.tasks.demo.stages import Demo, say
 from maskgen.tasks.evaluation.metrics.reconstruction import frame_psnr
 from maskgen.tasks.media.report import Figure, Table
@@ -29,7 +29,7 @@ _SCENES = 400  # that are asked for of each kind
 
 _PART = 150  # of them for each further setting
 
-_JUDGE_STEPS = 1200
+_READER_STEPS = 1200
 
 _SCALES = (0.0, 1.0, 2.0, 4.0)
 
@@ -38,11 +38,11 @@ _ATTRIBUTES = ("digit", "colour", "size", "place", "ground", "scene")
 _INTRODUCTION = (
     "A VQGAN turned scenes of real handwritten digits into tokens, and a masked-token transformer learned to predict "
     "masked tokens from visible ones and from a caption, which a pretrained text encoder read. What captions of held-out "
-    "scenes say was drawn, and a judge, a small network that learned from real scenes, counted what is right."
+    "scenes say was drawn, and a reader, a small network that learned from real scenes, counted what is right."
 )
 
 _KINDS = {
-    "real": "in real held-out scenes, read by the judge: nothing can be expected to be read better",
+    "real": "in real held-out scenes, read by the reader: nothing can be expected to be read better",
     "rebuilt": "in real held-out scenes through the tokenizer and back",
     "drawn": "in what was drawn for captions of held-out scenes",
     "left_out": "for scenes with a digit in a colour at a place that training never showed together",
@@ -113,9 +113,9 @@ def encoder_folder() -> Path:
 
 @dataclass(frozen=True)
 class _Made:
-    """Who judges, and pictures by kind: real ones, drawn ones, edited ones."""
+    """Who reads, and pictures by kind: real ones, drawn ones, edited ones."""
 
-    judge: Judge
+    reader: SceneReader
     kinds: dict[str, Drawn]
 
 
@@ -135,8 +135,8 @@ def _make(pipe: Pipeline, out: Path) -> _Made:
     made |= {f"guidance_{scale:g}": draw(pipe, part, guidance=scale) for scale in _SCALES}
     made |= avoid_colours(pipe, part)
     made["edited"] = edit_scenes(pipe, part)
-    say("demo: training the judge on real scenes")
-    return _Made(train_judge(Scenes(size).train(), _JUDGE_STEPS), made)
+    say("demo: training the reader on real scenes")
+    return _Made(train_reader(Scenes(size).train(), _READER_STEPS), made)
 
 
 def _asked(data: Scenes) -> Drawn:
@@ -150,7 +150,7 @@ def _measure(pipe: Pipeline, made: _Made) -> dict[str, Any]:
     kinds, shares = made.kinds, _shares(made)
     metrics = {f"{name}_{kind}": shares[kind][name] for kind in _KINDS for name in _ATTRIBUTES}
     metrics |= {f"scene_{kind}": shares[kind]["scene"] for kind in kinds if kind.startswith("guidance")}
-    metrics |= {kind: _colour_share(made.judge, one) for kind, one in kinds.items() if kind.startswith("avoided")}
+    metrics |= {kind: _colour_share(made.reader, one) for kind, one in kinds.items() if kind.startswith("avoided")}
     metrics["avoided_digit"] = shares["avoided_negative"]["digit"]
     metrics["edited_scene"] = shares["edited"]["scene"]
     metrics["psnr_rebuilt"] = float(frame_psnr(kinds["real"].images, kinds["rebuilt"].images).mean())
@@ -159,7 +159,7 @@ def _measure(pipe: Pipeline, made: _Made) -> dict[str, Any]:
 
 def _shares(made: _Made) -> dict[str, dict[str, float]]:
     """Shares of what is right, by kind and attribute."""
-    return {kind: judge_scenes(made.judge, one.images, one.scenes) for kind, one in made.kinds.items()}
+    return {kind: count_right(made.reader, one.images, one.scenes) for kind, one in made.kinds.items()}
 
 
 def _show(pipe: Pipeline, made: _Made, folder: Path) -> list[Figure | Table]:
@@ -176,9 +176,9 @@ def _show(pipe: Pipeline, made: _Made, folder: Path) -> list[Figure | Table]:
     return [table, *plot_scenes(pipe, made.kinds, folder)]
 
 
-def _colour_share(judge: Judge, some: Drawn) -> float:
+def _colour_share(reader: SceneReader, some: Drawn) -> float:
     """Share of scenes whose first digit has the colour it is said to have."""
-    colours = read_scenes(judge, some.images)["colour"]
+    colours = read_scenes(reader, some.images)["colour"]
     first = [scene.figures[0] for scene in some.scenes]
     read = [int(colours[row, figure.place]) == figure.colour for row, figure in enumerate(first)]
     return sum(read) / len(read)

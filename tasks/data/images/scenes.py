@@ -1,7 +1,7 @@
 """Scenes with captions: one or two real handwritten digits of a colour, a size and a place, on a coloured ground.
 
 A picture has four places, its quarters. A big digit fills its quarter; a small one has two thirds of its side.
-What a caption says can be counted in the picture, so text to image can be measured here without a large judge.
+What a caption says can be counted in the picture, so text to image can be measured here without a large reader.
 
 Shapes: B batch, S side of a picture, P side of a place (S / 2), in pixels.
 """

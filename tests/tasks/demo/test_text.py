@@ -1,4 +1,4 @@
-"""The text demo from end to end at toy size, and its judge: both stages, pictures, numbers, report, second run."""
+"""The text demo from end to end at toy size, and its reader: both stages, pictures, numbers, report, second run."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import maskgen.tasks.demo.text
 from maskgen.checkpoint import read_json
 from maskgen.tasks.cli import main
 from maskgen.tasks.data import Scenes
-from maskgen.tasks.demo.judge import answers, judge_scenes, train_judge
+from maskgen.tasks.demo.reader import answers, count_right, train_reader
 from maskgen.tasks.demo.stages import config_file
 from maskgen.tasks.pipeline import Pipeline
 from tests.support import text_encoder_folder
@@ -88,7 +88,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def run_small(words: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_SCENES", 8), ("_PART", 8), ("_JUDGE_STEPS", 2)):
+        for name, value in (("_SCENES", 8), ("_PART", 8), ("_READER_STEPS", 2)):
             patch.setattr(maskgen.tasks.demo.text, name, value)
         with pytest.warns(UserWarning, match="longer than the text encoder's window"):
             main(words)
@@ -130,18 +130,18 @@ def test_the_model_takes_prompts(run: tuple[Path, list[str]], tmp_path: Path) ->
     assert len(list((tmp_path / "out").glob("seed-*.png"))) == 1
 
 
-def test_the_judge_tells_scenes_apart() -> None:
+def test_the_reader_tells_scenes_apart() -> None:
     data = Scenes(count=2000, test_count=60)
-    judge = train_judge(data.train(), steps=60)
+    reader = train_reader(data.train(), steps=60)
     numbers = range(60)
     scenes, images = data.test().scenes(numbers), data.test().batch(numbers, numbers)["images"]
-    right = judge_scenes(judge, images, scenes)
+    right = count_right(reader, images, scenes)
     assert right["colour"] > 0.8
     assert right["place"] > 0.8
     assert right["ground"] > 0.9
-    others = judge_scenes(judge, images, [*scenes[1:], scenes[0]])
+    others = count_right(reader, images, [*scenes[1:], scenes[0]])
     assert all(others[name] < 0.8 for name in ("digit", "colour", "size", "place", "ground", "scene"))
-    blank = judge_scenes(judge, torch.zeros_like(images), scenes)
+    blank = count_right(reader, torch.zeros_like(images), scenes)
     assert blank["scene"] == 0
 
 
@@ -150,12 +150,12 @@ def test_right_answers_are_all_right_and_each_slip_counts(monkeypatch: pytest.Mo
     scenes = data.test().scenes(range(20))
     truth = answers(scenes)
     read: dict[str, Any] = {}
-    monkeypatch.setattr("maskgen.tasks.demo.judge.read_scenes", lambda judge, images: read)
+    monkeypatch.setattr("maskgen.tasks.demo.reader.read_scenes", lambda reader, images: read)
 
     def shares(**changes: Any) -> dict[str, float]:
         read.clear()
         read.update({name: changes.get(name, table) for name, table in truth.items()})
-        return judge_scenes(None, torch.empty(0), scenes)  # type: ignore[arg-type]
+        return count_right(None, torch.empty(0), scenes)  # type: ignore[arg-type]
 
     assert set(shares().values()) == {1.0}
     for name in ("digit", "colour", "size"):

@@ -1,9 +1,9 @@
-"""A judge that reads scenes: which digit, colour and size it finds at each place, and the colour of the ground.
+"""A network that reads scenes: which digit, colour and size stand at each place, and the colour of the ground.
 
-It learns from real scenes of training digits, and says how well it reads real scenes of digits it never saw: no model can be
-expected to be read better.
+It learns from real scenes of training digits. How well it reads real scenes of digits it never saw is the bound: no model
+can be expected to be read better.
 
-Shapes: B scenes, S side, P side of a place, F figures.
+Shapes: B scenes, S side of a picture.
 """
 
 import itertools
@@ -26,7 +26,7 @@ _NOTHING = {"digit": 10, "colour": len(COLOURS), "size": len(SIZES)}
 _BATCH = 32  # scenes
 
 
-class Judge(nn.Module):
+class SceneReader(nn.Module):
     """A small convolutional network that sees one place at a time."""
 
     def __init__(self) -> None:
@@ -61,46 +61,46 @@ def answers(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     return {**found, "ground": torch.tensor([scene.ground for scene in scenes])}
 
 
-def train_judge(source: SceneSource, steps: int, seed: int = 0) -> Judge:
-    """A judge that learned from real scenes of training digits.
+def train_reader(source: SceneSource, steps: int, seed: int = 0) -> SceneReader:
+    """A reader of scenes.
 
     Args:
-        source: the scenes.
+        source: real scenes of training digits.
         steps: batches of 32 scenes.
         seed: of its weights, and of the handwriting it sees.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = Judge()
-        judge(source.batch([0], [0])["images"])  # its first linear layer learns its width here
-        optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.01)
+        reader = SceneReader()
+        reader(source.batch([0], [0])["images"])  # its first linear layer learns its width here
+        optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
         for step in range(steps):
             numbers = range(step * _BATCH, (step + 1) * _BATCH)
             indices = [number % len(source) for number in numbers]
             images = source.batch(indices, [number + seed for number in numbers])["images"]
-            scores = judge(shifted(images, map(random.Random, numbers), 1))
+            scores = reader(shifted(images, map(random.Random, numbers), 1))
             right = answers(source.scenes(indices))
             loss = torch.stack([F.cross_entropy(scores[name].flatten(0, -2), right[name].flatten()) for name in right])
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
             schedule.step()
-    return judge.eval()
+    return reader.eval()
 
 
 @torch.no_grad()
-def read_scenes(judge: Judge, images: Tensor) -> dict[str, Tensor]:
-    """What the judge sees in pictures ``[B, 3, S, S]``: as ``answers``."""
-    parts = [judge(part) for part in images.split(256)]
+def read_scenes(reader: SceneReader, images: Tensor) -> dict[str, Tensor]:
+    """What the reader sees in pictures ``[B, 3, S, S]``: as ``answers``."""
+    parts = [reader(part) for part in images.split(256)]
     return {name: torch.cat([part[name].argmax(-1) for part in parts]) for name in _HEADS}
 
 
-def judge_scenes(judge: Judge, images: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
+def count_right(reader: SceneReader, images: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
     """Shares of what is right in pictures.
 
     Args:
-        judge: who reads them.
+        reader: who reads them.
         images: ``[B, 3, S, S]``.
         scenes: what was asked for.
 
@@ -108,7 +108,7 @@ def judge_scenes(judge: Judge, images: Tensor, scenes: Sequence[Scene]) -> dict[
         Shares of digits: ``digit``, ``colour`` and ``size``, those asked for at the place asked for; ``place``, something is
         there and nothing at the places that the scene leaves empty. Shares of scenes: ``ground``, and ``scene``, everything.
     """
-    read, right = read_scenes(judge, images), answers(scenes)
+    read, right = read_scenes(reader, images), answers(scenes)
     asked = right["digit"] != _NOTHING["digit"]
     occupied = read["digit"] != _NOTHING["digit"]
     correct = {name: read[name] == right[name] for name in _NOTHING}
