@@ -3,40 +3,18 @@
 Shapes: M scenes, S side of a picture.
 """
 
-from __future__ import annotations
-
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from maskgen.tasks.data.images.scenes import COLOURS, Scene, describe_scene
+from maskgen.tasks.demo.figures.text import Drawn
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.image.inpainting import inpaint
 from maskgen.tasks.media.images import to_images, to_tensor
 from maskgen.tasks.pipeline import Pipeline
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Pictures that were asked for.
-
-    Attributes:
-        scenes: M, what was asked for.
-        prompts: in which words.
-        images: ``[M, 3, S, S]``.
-    """
-
-    scenes: Sequence[Scene]
-    prompts: Sequence[str]
-    images: Tensor
-
-    def first(self, count: int) -> Drawn:
-        """Some of them."""
-        return Drawn(self.scenes[:count], self.prompts[:count], self.images[:count])
 
 
 def draw(pipe: Pipeline, asked: Drawn, **options: Any) -> Drawn:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from maskgen.tasks.data.images.scenes import Scenes
-from maskgen.tasks.demo.drawing import Drawn, avoid_colours, draw, edit_scenes
-from maskgen.tasks.demo.figures.text import plot_scenes
+from maskgen.tasks.demo.drawing import avoid_colours, draw, edit_scenes
+from maskgen.tasks.demo.figures.text import Drawn, plot_scenes
 from maskgen.tasks.demo.reader import SceneReader, count_right, read_scenes, train_reader
 from maskgen.tasks.demo.stages import Demo, say
 from maskgen.tasks.evaluation.metrics.reconstruction import frame_psnr

@@ -3,12 +3,16 @@
 Shapes: M scenes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
-from maskgen.tasks.demo.drawing import Drawn
+from maskgen.tasks.data.images.scenes import Scene
 from maskgen.tasks.image.editing import revise
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.images import image_grid, save_image, to_images
@@ -31,6 +35,25 @@ _UNSEEN = (
     "a large crimson 4 at the bottom left and a small navy 9 at the top right, grey background",
     "on black: a huge golden six in the upper right corner",
 )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures that were asked for.
+
+    Attributes:
+        scenes: M, what was asked for.
+        prompts: in which words.
+        images: ``[M, 3, S, S]``.
+    """
+
+    scenes: Sequence[Scene]
+    prompts: Sequence[str]
+    images: Tensor
+
+    def first(self, count: int) -> Drawn:
+        """Some of them."""
+        return Drawn(self.scenes[:count], self.prompts[:count], self.images[:count])
 
 
 def plot_scenes(pipe: Pipeline, kinds: Mapping[str, Drawn], folder: Path) -> list[Figure]:
