@@ -3,11 +3,10 @@
 Shapes: M samples, R real ones, F features.
 """
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
+from maskgen.checkpoint import settings_from
 from maskgen.tasks.evaluation.features.extraction import FeatureSet
 from maskgen.tasks.evaluation.features.protocols import Protocol
 from maskgen.tasks.evaluation.features.references import Reference
@@ -144,8 +143,7 @@ def floor_metrics(
         "is": floor.logits is None,
     }
     kept = tuple(name for name in names if not small[name])
-    found = FeatureSet(**{one.name: getattr(floor, one.name) for one in dataclasses.fields(FeatureSet)})
-    return feature_metrics(found, reference, run.measuring(metrics=kept))
+    return feature_metrics(settings_from(floor, FeatureSet), reference, run.measuring(metrics=kept))
 
 
 def nearest_shown(found: FeatureSet, reference: Reference, count: int) -> list[tuple[int, int | None]]:

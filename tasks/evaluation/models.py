@@ -71,6 +71,8 @@ def evaluate_model(
         )
     run, warnings, clock = dataclasses.replace(run, device=pipe.device), list[str](), Clock()
     masked = _held_out(pipe, data, run.settings, warnings)
+    if data is not None and (masked is not None or task is not None):
+        check_preparation("model", pipe.config.prepared, data)
     result: Evaluation | None = None
     if run.settings.needs_samples:
         making = _Making(pipe, name, pipe.sampling(sampling), task, run)
@@ -195,7 +197,8 @@ def _generate(making: _Making, truth: SampleSet | None, count: int) -> dict[str,
 
 
 def _weights(pipe: Pipeline) -> str:
-    return "-".join(fingerprint(part) for part in (pipe.tokenizer, pipe.transformer, pipe.fine) if part is not None)
+    own = "-".join(fingerprint(part) for part in pipe.parts.values() if part is not None)
+    return own if pipe.coarse is None else f"{own}-{_weights(pipe.coarse)}"
 
 
 def _conditions(target: Target, making: _Making, warnings: list[str]) -> SampleSet | None:
@@ -254,8 +257,6 @@ def _held_out(
             told = str(error)
     if told:
         warnings.append(f"masked tokens: left out ({told})")
-    if not told:
-        check_preparation("model", pipe.config.prepared, data)
     return None if told else data
 
 
