@@ -26,6 +26,7 @@ from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.demo.digits import demo
 from maskgen.tasks.demo.melodies import demo_audio
 from maskgen.tasks.demo.moving_digits import demo_video
+from maskgen.tasks.demo.text import demo_text
 from maskgen.training.run import Interrupted
 
 _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth running again
@@ -33,6 +34,7 @@ _TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: stopped, saved, worth runn
 _COMMANDS: dict[str, Command] = {
     "demo": demo,
     "demo audio": demo_audio,
+    "demo text": demo_text,
     "demo video": demo_video,
     **TRAINING,
     "generate": generate_command,

@@ -7,6 +7,7 @@ from maskgen.tasks.data.images.cifar10 import Cifar10
 from maskgen.tasks.data.images.digits import Digits
 from maskgen.tasks.data.images.folders import Folder
 from maskgen.tasks.data.images.hub import HubImages
+from maskgen.tasks.data.images.scenes import Scenes
 from maskgen.tasks.data.images.shards import ShardImages
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.data.video.folders import VideoFolder
@@ -21,6 +22,7 @@ __all__ = [
     "ImageData",
     "Melodies",
     "MovingDigits",
+    "Scenes",
     "ShardImages",
     "SignalData",
     "SoundFolder",

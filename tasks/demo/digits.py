@@ -56,8 +56,8 @@ def demo(
 
     Args:
         out: folder for the model, ``report.html``, ``metrics.json`` and ``pictures/``; run again to go on after a stop.
-        tokenizer_config: settings of stage 1 instead of ``configs/digits_tokenizer.yaml``.
-        transformer_config: settings of stage 2 instead of ``configs/digits_transformer.yaml``.
+        tokenizer_config: settings of stage 1 instead of ``configs/demo/digits_tokenizer.yaml``.
+        transformer_config: settings of stage 2 instead of ``configs/demo/digits_transformer.yaml``.
     """
     _DEMO.run(out, tokenizer_config, transformer_config)
 

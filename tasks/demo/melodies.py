@@ -60,8 +60,8 @@ def demo_audio(
 
     Args:
         out: folder for the model, ``report.html``, ``metrics.json`` and ``sounds/``; run again to go on after a stop.
-        codec_config: settings of stage 1 instead of ``configs/melodies_codec.yaml``.
-        transformer_config: settings of stage 2 instead of ``configs/melodies_transformer.yaml``.
+        codec_config: settings of stage 1 instead of ``configs/demo/melodies_codec.yaml``.
+        transformer_config: settings of stage 2 instead of ``configs/demo/melodies_transformer.yaml``.
     """
     _DEMO.run(out, codec_config, transformer_config)
 

@@ -60,8 +60,8 @@ def demo_video(
 
     Args:
         out: folder for the model, ``report.html``, ``metrics.json`` and ``clips/``; run again to go on after a stop.
-        tokenizer_config: settings of stage 1 instead of ``configs/moving_digits_tokenizer.yaml``.
-        transformer_config: settings of stage 2 instead of ``configs/moving_digits_transformer.yaml``.
+        tokenizer_config: settings of stage 1 instead of ``configs/demo/moving_digits_tokenizer.yaml``.
+        transformer_config: settings of stage 2 instead of ``configs/demo/moving_digits_transformer.yaml``.
     """
     _DEMO.run(out, tokenizer_config, transformer_config)
 

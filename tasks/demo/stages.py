@@ -12,7 +12,7 @@ from maskgen.checkpoint import write_json
 from maskgen.tasks.commands.parser import build_parser, run
 from maskgen.tasks.commands.training import TRAINING
 from maskgen.tasks.media.clock import Clock
-from maskgen.tasks.media.report import Figure, write_report
+from maskgen.tasks.media.report import Figure, Table, write_report
 from maskgen.tasks.pipeline import Pipeline
 
 Made = TypeVar("Made")
@@ -26,12 +26,12 @@ class Demo(Generic[Made]):
         title: of the report.
         introduction: its first words.
         notes: what each number means, by name.
-        configs: both stages' files of ``configs/``, by their names without the suffix.
+        configs: both stages' files of ``configs/demo/``, by their names without the suffix.
         making: name of the stage that makes something with the model, for its time.
         make: makes it from the model and the folder of the run.
         measure: every number of ``metrics.json`` but the times.
         showing: name of the stage that writes figures, and of their folder.
-        show: writes them from the model, what was made, and that folder.
+        show: writes them from the model, what was made, and that folder; or tables.
         tokenizer: name of the first stage and of its folder.
         transformer: sub-command of the second stage.
     """
@@ -44,17 +44,18 @@ class Demo(Generic[Made]):
     make: Callable[[Pipeline, Path], Made]
     measure: Callable[[Pipeline, Made], dict[str, Any]]
     showing: str
-    show: Callable[[Pipeline, Made, Path], Sequence[Figure]]
+    show: Callable[[Pipeline, Made, Path], Sequence[Figure | Table]]
     tokenizer: str = "tokenizer"
     transformer: str = "transformer"
 
-    def run(self, out: Path, first: Path | None, second: Path | None) -> None:
+    def run(self, out: Path, first: Path | None, second: Path | None, further: Sequence[str] = ()) -> None:
         """Train, make, measure, and write a report.
 
         Args:
             out: folder for everything.
             first: settings of stage 1 instead of the demo's own.
             second: settings of stage 2 instead of the demo's own.
+            further: words after those of stage 2's command line.
         """
         clock, codes = Clock(out / "seconds.json"), out / self.tokenizer
         one, two = (
@@ -62,7 +63,7 @@ class Demo(Generic[Made]):
         )
         stages = {
             self.tokenizer: ["train", "tokenizer", one, f"--out={codes}"],
-            "transformer": ["train", self.transformer, two, f"--tokenizer={codes}", f"--out={out}"],
+            "transformer": ["train", self.transformer, two, f"--tokenizer={codes}", f"--out={out}", *further],
         }
         train_stages(clock, stages)
         pipe = Pipeline.from_pretrained(out)
@@ -93,8 +94,8 @@ def clock_metrics(clock: Clock) -> dict[str, float]:
 
 
 def config_file(name: str) -> Path:
-    """A YAML file of ``configs/``, by its name without the suffix."""
-    return Path(str(importlib.resources.files("maskgen") / "configs" / f"{name}.yaml"))
+    """A YAML file of ``configs/demo/``, by its name without the suffix."""
+    return Path(str(importlib.resources.files("maskgen") / "configs" / "demo" / f"{name}.yaml"))
 
 
 def train_stages(clock: Clock, stages: dict[str, list[str]]) -> None:

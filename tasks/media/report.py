@@ -27,7 +27,13 @@ _PAGE = """<!doctype html>
 <h2>{{ figure.title }}</h2>
 {% endif %}
 <figure>
-{% if figure.path.suffix | lower == ".mp4" %}
+{% if figure.rows is defined %}
+<table><tr>{% for column in figure.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for row in figure.rows %}
+<tr><td>{{ row[0] }}</td>{% for value in row[1:] %}<td class="number">{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% elif figure.path.suffix | lower == ".mp4" %}
 <video aria-label="{{ name }}" src="{{ data(figure.path, "video") }}" controls loop muted autoplay></video>
 {% else %}
 <img alt="{{ name }}" src="{{ data(figure.path, "image") }}">
@@ -64,11 +70,28 @@ class Figure:
     sound: Path | None = None
 
 
+@dataclass(frozen=True)
+class Table:
+    """Rows under a heading.
+
+    Attributes:
+        title: heading; "" goes on under the one before.
+        columns: their names.
+        rows: each with a name and its values, as they shall stand there.
+        caption: what one reads and how it was measured.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+
+
 def write_report(
     path: Path,
     title: str,
     introduction: str,
-    figures: Sequence[Figure],
+    figures: Sequence[Figure | Table],
     numbers: Mapping[str, float | str],
     notes: Mapping[str, str],
 ) -> None:
@@ -78,7 +101,7 @@ def write_report(
         path: the HTML file.
         title: heading of the page.
         introduction: a paragraph under it.
-        figures: pictures, clips and sounds, in order.
+        figures: pictures, clips, sounds and tables, in order.
         numbers: name and value.
         notes: what a number means, by its name.
     """

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
 LAUNCHES = sorted((ROOT / "docs" / "accelerate").glob("*.yaml"))
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 PHOTO, FRAME = (64, 64), (64, 48)
 RUN = {
     *("generate", "inpaint", "outpaint", "swap-class", "info", "models", "infill", "continue-audio", "vary", "loop"),
