@@ -4,17 +4,22 @@ Shapes: M samples, R real ones, F features.
 """
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from maskgen.tasks.evaluation.features.extraction import FeatureSet
+from maskgen.tasks.evaluation.features.extraction import FeatureSet, extract
 from maskgen.tasks.evaluation.features.protocols import Protocol
 from maskgen.tasks.evaluation.features.references import Reference
-from maskgen.tasks.evaluation.metrics.base import Metric
+from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
 from maskgen.tasks.evaluation.metrics.frechet import frechet_distance, frechet_infinity, kernel_distance
 from maskgen.tasks.evaluation.metrics.manifold import Overlap, nearest, overlap
+from maskgen.tasks.evaluation.metrics.retrieval import cosines, nearest_captions
 from maskgen.tasks.evaluation.metrics.scores import inception_score
+from maskgen.tasks.evaluation.sets.base import SampleSet, Subset
+from maskgen.tasks.evaluation.sets.captions import read_all_captions
 from maskgen.tasks.evaluation.settings import EvaluationRun
 
 FRECHET = {"image": "fid", "video": "fvd", "audio": "fad"}
@@ -146,6 +151,62 @@ def floor_metrics(
     kept = tuple(name for name in names if not small[name])
     found = FeatureSet(**{one.name: getattr(floor, one.name) for one in dataclasses.fields(FeatureSet)})
     return feature_metrics(found, reference, run.measuring(metrics=kept))
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """What a judge says of samples and their captions.
+
+    Attributes:
+        metrics: by the judge's names.
+        rows: see ``Evaluation.captions``.
+        warnings: captions that are missing, or longer than the judge's window.
+    """
+
+    metrics: dict[str, Metric]
+    rows: list[dict[str, Any]]
+    warnings: list[str]
+
+
+def caption_scores(samples: SampleSet, run: EvaluationRun, name: str) -> CaptionScores | None:
+    """Mean cosine of samples and their captions, and how often the own caption is the nearest of many.
+
+    Args:
+        samples: with captions.
+        run: with a judge.
+        name: of the extraction, used once.
+
+    Returns:
+        The scores on the first process, None on the others.
+
+    Raises:
+        ValueError: too many samples without a caption; see ``extract``.
+    """
+    judge, told = run.judge, read_all_captions(samples, run.settings.broken)
+    assert judge is not None, "the text measures are enabled"
+    found = extract(Subset(samples, told.numbers) if told.missing else samples, run.extracting(judge), name)
+    if found is None:
+        return None
+    owners, draws, warnings = found.owners.tolist(), run.settings.draws, told.warning(samples.name)
+    captions = [told.captions[owner] for owner in owners]
+    different = list(dict.fromkeys(captions))
+    if long := judge.cut(different):
+        warnings.append(f"{judge.name}: {long} of {len(different)} captions are longer than its window; cut")
+    place = {caption: row for row, caption in enumerate(different)}
+    texts = judge.embed_texts(different).float().cpu()[[place[caption] for caption in captions]]
+    near = cosines(found.features, texts)
+    rows = [
+        {"sample": told.numbers[owner], "caption": caption, "cosine": float(cosine)}
+        for owner, caption, cosine in zip(owners, captions, near, strict=True)
+    ]
+    metrics = {judge.score: bootstrap(near, draws=draws, note=judge.name)} if judge.score else {}
+    if len(different) < 2:
+        warnings.append(f"{judge.precision}: left out, all captions of {samples.name} are the same")
+        return CaptionScores(metrics, rows, warnings)
+    right, among = nearest_captions(found.features, texts, captions)
+    metrics[judge.precision] = bootstrap(right, draws=draws, note=f"R = {among}, chance {1 / among:.4g}; {judge.name}")
+    rows = [row | {"nearest": float(one)} for row, one in zip(rows, right, strict=True)]
+    return CaptionScores(metrics, rows, warnings)
 
 
 def nearest_shown(found: FeatureSet, reference: Reference, count: int) -> list[tuple[int, int | None]]:
