@@ -6,7 +6,7 @@ processes share the work; interrupted, the same command goes on.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -121,6 +121,14 @@ class Against:
     held_out: Path | None = None
     judge: str | None = None
 
+    def usual(self, how: Reported) -> Reported:
+        """How samples are measured where metrics are not named: against their captions alone, if there is no reference."""
+        alone = self.judge is not None and self.reference is None and self.data is None
+        if not alone or how.settings.metrics is not None:
+            return how
+        print("neither --reference nor --data: measuring the text alone")  # noqa: T201
+        return replace(how, settings=replace(how.settings, metrics=("text",)))
+
     def open_judge(self, settings: EvaluationSettings) -> JointFeatures | None:
         """The judge that was named.
 
@@ -181,6 +189,7 @@ def evaluate_samples_command(how: Reported, against: Against, *, samples: Path) 
         samples: a folder, a .zip or an .npz batch of generated samples; for other modalities than images name features. What
             a judge compares pictures with are the prompts of `maskgen generate`, or files name.txt beside the pictures.
     """
+    how = against.usual(how)
     state, settings = process_state(how.device), how.settings
     modality: Modality = "image" if how.features is None else how.features.modality
     settings.check_measures(f"a set of {modality} samples", (*OF_FEATURES, *_of_pictures(modality)))
@@ -215,6 +224,7 @@ def evaluate_model_command(
         task: complete what is held out instead of generating, and compare with the truth: of a video model, as FP5; of an
             audio model infill, which fills a gap (settings.gap).
     """
+    how = against.usual(how)
     state, settings = process_state(how.device), how.settings
     pipe = load_model(model, str(state.device) if state.num_processes > 1 and how.device is None else how.device)
     modality = modality_named(pipe.modality)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import fingerprint
+from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.classes import class_places
 from maskgen.tasks.conditions.preparation import loudness_of
+from maskgen.tasks.conditions.text.prompts import Wording
 from maskgen.tasks.conditions.trained import named_task
 from maskgen.tasks.data.base import SignalData, modality_named
 from maskgen.tasks.data.identity import short_hash
-from maskgen.tasks.data.tokens.cache import tokenize
+from maskgen.tasks.data.tokens.cache import CaptionedTokens, tokenize
 from maskgen.tasks.evaluation.cas import Labels
 from maskgen.tasks.evaluation.features.references import check_size, read_count
 from maskgen.tasks.evaluation.made.making import completing, described, even_labels, filling, generating, read_good
@@ -243,6 +245,8 @@ def _captioned(target: Target, making: _Making, warnings: list[str]) -> tuple[Sa
     making.run.say(f"making {len(source)} samples, one for the caption of each of so many of {side.name}")
     if _labelled(source, pipe):
         source = MatchedSamples(source, pipe.config.class_names, "the model")
+    else:
+        source.labels = None  # of classes that the model knows nothing of
     return source, found.captions
 
 
@@ -306,6 +310,8 @@ def _held_out(
             told = str(error)
     if told:
         warnings.append(f"masked tokens: left out ({told})")
+    elif pipe.text is not None and not data.has_captions:
+        warnings.append("masked tokens: the data have no captions, so the model was told the empty prompt")
     if not told:
         check_preparation("model", pipe.config.prepared, data)
     return None if told else data
@@ -326,13 +332,23 @@ def _masked(pipe: Pipeline, data: SignalData, settings: EvaluationSettings) -> l
     """On the test half of a data set, which the tokenizer turns into tokens."""
     source = data.test()
     assert source is not None, "it was found to be there"
-    tokens = tokenize(source, pipe.tokenizer, key=data.key).tensors
+    made = tokenize(source, pipe.tokenizer, key=data.key)
+    tokens = made.tensors
     labels = tokens.get("labels") if pipe.transformer.num_classes else None
     labels = None if labels is None else _model_classes(pipe, data)[labels.long()]
+    captions = []
+    if pipe.text is not None and isinstance(made, CaptionedTokens):
+        captions = [made.texts[number] for number in tokens["caption"].tolist()]
+
+    def cond(part: slice) -> Cond:
+        count = len(tokens["tokens"][part])
+        ids = [NO_LABEL] * count if labels is None else labels[part].tolist()
+        return pipe.cond(ids, Wording(captions[part]) if captions else None)
+
     return masked_scores(
         pipe.transformer,
         tokens["tokens"][..., : pipe.transformer.num_codebooks],
-        labels,
+        cond=cond,
         ratios=settings.ratios,
         seed=settings.seed,
         batch_size=settings.batch_size,

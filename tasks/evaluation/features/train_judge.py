@@ -125,11 +125,13 @@ def train_judge(
         FileNotFoundError: no such text encoder.
         ValueError: data without captions, an encoder without pooled vector, or ``out`` holds another run.
     """
+    train, test = data.train(), data.test()
+    if not is_captioned(train):
+        raise ValueError(f"data: got {type(data).__name__} without captions; say where they are (--data.captions txt)")
     chosen = PretrainedTextConfig(source=text, pooled="mean") if isinstance(text, str) else text
     encoder = PretrainedText(chosen)
     if not encoder.pooled_width:
         raise ValueError("text.pooled: got none, but a judge reads the pooled vector; name mean, first or projection")
-    test = data.test()
     if test is None or not is_captioned(test):
         say("judge: no held-out captions, so nothing says how far it can be trusted")
     config = dataclasses.replace(
@@ -141,11 +143,6 @@ def train_judge(
     )
 
     def make() -> tuple[Objective, Source]:
-        train = data.train()
-        if not is_captioned(train):
-            raise ValueError(
-                f"data: got {type(data).__name__} without captions; say where they are (--data.captions txt)"
-            )
         encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         held_out = PairSource(test, encoder) if test is not None and is_captioned(test) else None
         return JudgeTraining(Judge(config), held_out=held_out), PairSource(train, encoder)

@@ -95,7 +95,9 @@ def test_identity_follows_what_decides_the_numbers(clip: Path, tmp_path: Path) -
     assert first.split("-")[-2] != second.split("-")[-2]
     same = clip_folder(tmp_path / "same")
     place = same / "preprocessor_config.json"
-    place.write_text(json.dumps(json.loads(place.read_text("utf-8")) | {"image_mean": [0.5, 0.5, 0.5]}), encoding="utf-8")
+    place.write_text(
+        json.dumps(json.loads(place.read_text("utf-8")) | {"image_mean": [0.5, 0.5, 0.5]}), encoding="utf-8"
+    )
     third = ClipFeatures(str(same)).identity()
     assert third.split("-")[-2] == first.split("-")[-2]
     assert third.split("-")[-1] != first.split("-")[-1]
