@@ -129,12 +129,12 @@ class Against:
         print("neither --reference nor --data: measuring the text alone")  # noqa: T201
         return replace(how, settings=replace(how.settings, metrics=("text",)))
 
-    def open_judge(self, settings: EvaluationSettings) -> JointFeatures | None:
-        """The judge that was named.
+    def open_judge(self, settings: EvaluationSettings, modality: Modality) -> JointFeatures | None:
+        """The judge that was named, of samples of a modality.
 
         Raises:
             FileNotFoundError, ImportError: see ``open_judge``.
-            ValueError: the text measures without a judge, or the other way round.
+            ValueError: the text measures without a judge or the other way round, or another modality than images.
         """
         if self.judge is None:
             if settings.required("text"):
@@ -142,6 +142,8 @@ class Against:
                     "metrics: text needs a judge; give --judge, a CLIP or a folder of `maskgen train judge`"
                 )
             return None
+        if modality != "image":
+            raise ValueError(f"judge: got one, but it looks at pictures and the samples are {modality}; leave it out")
         if not settings.enabled("text"):
             raise ValueError("judge: got one, but settings.metrics leaves text out; name it there, or leave judge out")
         return open_judge(self.judge)
@@ -199,7 +201,7 @@ def evaluate_samples_command(how: Reported, against: Against, *, samples: Path) 
         frames=settings.frames,
         needed=settings.needs_real,
     )
-    run = how.run(state, how.extractor(modality), how.out, judge=against.open_judge(settings))
+    run = how.run(state, how.extractor(modality), how.out, judge=against.open_judge(settings, modality))
     _write(evaluate_samples(made, target, run), made, target.real, run)
 
 
@@ -236,7 +238,7 @@ def evaluate_model_command(
         whole=pipe.config.signal_size[0] if modality == "video" else None,
         needed=settings.needs_real,
     )
-    judge, extractor = against.open_judge(settings), how.extractor(modality)
+    judge, extractor = against.open_judge(settings, modality), how.extractor(modality)
     scales = guidance if isinstance(guidance, tuple) else (guidance,)
     if not scales or len(set(scales)) < len(scales):
         raise ValueError(f"guidance: got {list(scales)}, expected different scales")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskgen.tasks.evaluation.features.extraction import FeatureSet, extract
 from maskgen.tasks.evaluation.features.protocols import Protocol
-from maskgen.tasks.evaluation.features.references import Reference
+from maskgen.tasks.evaluation.features.references import Reference, cached_reference
 from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
 from maskgen.tasks.evaluation.metrics.frechet import frechet_distance, frechet_infinity, kernel_distance
 from maskgen.tasks.evaluation.metrics.manifold import Overlap, nearest, overlap
@@ -168,13 +168,14 @@ class CaptionScores:
     warnings: list[str]
 
 
-def caption_scores(samples: SampleSet, run: EvaluationRun, name: str) -> CaptionScores | None:
+def caption_scores(samples: SampleSet, run: EvaluationRun, name: str, *, keep: bool = False) -> CaptionScores | None:
     """Mean cosine of samples and their captions, and how often the own caption is the nearest of many.
 
     Args:
         samples: with captions.
         run: with a judge.
         name: of the extraction, used once.
+        keep: whether the samples' features stay in the run's cache, as those of real ones do.
 
     Returns:
         The scores on the first process, None on the others.
@@ -184,8 +185,9 @@ def caption_scores(samples: SampleSet, run: EvaluationRun, name: str) -> Caption
     """
     judge, told = run.judge, read_all_captions(samples, run.settings.broken)
     assert judge is not None, "the text measures are enabled"
-    found = extract(Subset(samples, told.numbers) if told.missing else samples, run.extracting(judge), name)
-    if found is None:
+    good, how = Subset(samples, told.numbers) if told.missing else samples, run.extracting(judge)
+    found = cached_reference(good, how, cache=run.cache, name=name) if keep else extract(good, how, name)
+    if found is None or found.features is None or found.owners is None:  # not the first process
         return None
     owners, draws, warnings = found.owners.tolist(), run.settings.draws, told.warning(samples.name)
     captions = [told.captions[owner] for owner in owners]

@@ -214,7 +214,7 @@ def _measure_text(result: Evaluation, samples: SampleSet, target: Target, run: E
     found, floor = caption_scores(samples, run, "captions"), None
     real = target.captioned or target.held_out
     if real is not None and real.captions(range(1)) is not None:
-        floor = caption_scores(drawn(real, run.settings.most), run, "real-captions")
+        floor = caption_scores(drawn(real, run.settings.most), run, "real-captions", keep=True)
     if found is None or run.judge is None:
         return
     result.metrics |= found.metrics

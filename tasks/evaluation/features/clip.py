@@ -86,19 +86,21 @@ def _load(source: str, revision: str | None) -> tuple[Any, Any, Any]:
         from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessor, CLIPModel
     except ImportError:
         raise ImportError('CLIP needs the package transformers: pip install "maskgen[text]"') from None
+    model_kind: Any = CLIPModel
+    asked: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
-        config: Any = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, **asked)
         if config.model_type != "clip":
             raise ValueError(
                 f"judge: got {source!r}, a model of type {config.model_type!r}; expected a CLIP with both towers (its "
                 "config.json says model_type clip), or a folder of `maskgen train judge`"
             )
         with quiet(transformers):
-            model, told = CLIPModel.from_pretrained(
+            model, told = model_kind.from_pretrained(
                 source, revision=revision, use_safetensors=True, output_loading_info=True
             )
-        processor = CLIPImageProcessor.from_pretrained(source, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        processor = CLIPImageProcessor.from_pretrained(source, **asked)
+        tokenizer = AutoTokenizer.from_pretrained(source, **asked)
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(

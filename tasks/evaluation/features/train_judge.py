@@ -59,7 +59,8 @@ class PairSource:
 class JudgeTraining(Objective):
     """Cross-entropy of the right caption among those of the batch, and of the right picture (CLIP, arXiv 2103.00020).
 
-    Of equal captions in a batch, each is as right as the other. Batches are those of ``PairSource``.
+    Of equal captions in a batch, each is as right as the other. Batches are those of ``PairSource``; with several processes
+    or accumulation, pairs are told apart within their own part of a batch.
     """
 
     def loss(

@@ -182,6 +182,11 @@ def test_what_cannot_be_measured(parts: Path, real: Path, capsys: pytest.Capture
     )
     line = refused(capsys, *samples, "--reference", "real", *PIXELS, *clip, "--settings.metrics", '["fid"]')
     assert line == "judge: got one, but settings.metrics leaves text out; name it there, or leave judge out"
+    video = ("--features", "maskgen.tasks.evaluation.features.base.ModuleFeatures", "--features.modality", "video")
+    arrayed = ("--features.module", "torch.nn.Identity", "--reference", "clips.npz", "--samples", "clips.npz")
+    np.savez("clips.npz", arr_0=np.zeros((4, 2, 8, 8, 3), dtype=np.uint8))
+    line = refused(capsys, *samples, *video, *arrayed, *clip)
+    assert line == "judge: got one, but it looks at pictures and the samples are video; leave it out"
     line = refused(capsys, *samples, *TEXT, "--judge", parts / "encoder")
     assert "a model of type 'clip_text_model'; expected a CLIP with both towers" in line
     for path in real.glob("*.txt"):

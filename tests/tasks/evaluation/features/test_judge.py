@@ -25,7 +25,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), 
 PLACES = {"left": (slice(0, 8), slice(0, 4)), "right": (slice(0, 8), slice(4, 8))}
 KINDS = [(colour, place) for colour in COLOURS for place in PLACES]
 SIZES = JudgeConfig(pictures=ClassifierConfig(**dataclasses.asdict(TINY) | {"dropout": 0.0}), width=16, hidden=32)
-SETTINGS = dataclasses.replace(SHORT, steps=200, batch_size=32, ema_decay=0.9, validate_every=100)
+SETTINGS = dataclasses.replace(SHORT, steps=80, batch_size=32, ema_decay=0.8, validate_every=80)
 
 
 def scenes(folder: Path, count: int, seed: int, shift: int = 0) -> Path:
