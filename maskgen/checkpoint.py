@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S")
 
 
 # Names of the element types in a safetensors header.
@@ -202,6 +203,18 @@ def build_config(kind: type, values: Any, where: str) -> Any:
         raise ValueError(f"{where}: {error}") from None
 
 
+def settings_from(source: object, kind: type[S], **others: Any) -> S:
+    """A dataclass of settings that takes what another object has under the same names.
+
+    Args:
+        source: has them as attributes.
+        kind: the dataclass; what ``source`` lacks keeps its default.
+        others: fields that have other names there, or other values here.
+    """
+    names = (one.name for one in dataclasses.fields(kind) if hasattr(source, one.name))  # type: ignore[arg-type]
+    return kind(**{name: getattr(source, name) for name in names} | others)
+
+
 def _find_class(path: str, folder: Path, expected: type) -> Any:
     """Classes come from maskgen or from modules the user imported: a downloaded folder must not choose what is imported."""
     module, _, name = current_path(str(path)).rpartition(".")
@@ -298,6 +311,14 @@ def fingerprint(module: nn.Module) -> str:
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + tensor.double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """Of a file's bytes; "none" for one that is not there."""
+    if not path.is_file():
+        return "none"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 # Where classes that folders and settings name by import path stood before they moved; new folders name doors.

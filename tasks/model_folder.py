@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskgen.checkpoint import build_config, load_module, read_json, save_module, write_json
+from maskgen.checkpoint import build_config, file_digest, fingerprint, load_module, read_json, save_module, write_json
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.sampling.settings import Sampling, with_current_sampling
@@ -200,10 +200,14 @@ PARTS = (
 )
 """All that a model folder may hold; loading, saving, the Hub and ``maskgen info`` go by this table."""
 
+FIRST_STAGE = "coarse"
+"""Sub-folder with the first stage of a cascade, a model folder itself."""
+
 
 def model_files() -> list[str]:
     """Patterns of what belongs to a model folder; nothing else is fetched from a Hub repository."""
-    return ["pipeline.json", *(f"{part.name}/*" for part in PARTS)]
+    own = ["pipeline.json", *(f"{part.name}/*" for part in PARTS)]
+    return own + [f"{FIRST_STAGE}/{pattern}" for pattern in own]
 
 
 def read_parts(folder: Path, attention: AttentionBackend | None = None) -> dict[str, Any]:
@@ -228,7 +232,23 @@ def read_parts(folder: Path, attention: AttentionBackend | None = None) -> dict[
             TextEncoder: partial(_from_own_files, folder=folder / part.name / OWN_FOLDER),
         }
         found[part.name] = None if missing else load_module(folder / part.name, part.kind, change.get(part.kind))
+    _check_codes(folder, found["tokenizer"])
     return found
+
+
+def _check_codes(folder: Path, tokenizer: Tokenizer) -> None:
+    """Say that a tokenizer was trained again after the transformer; codecs are refused, see ``check_codec``."""
+    path = folder / "transformer" / "run.json"
+    run = read_json(path) if path.is_file() and not isinstance(tokenizer, AudioTokenizer) else None
+    if not isinstance(run, dict) or run.get("weights") != file_digest(path.with_name("model.safetensors")):
+        return  # of no training, or of one that these weights are not from
+    before, now = run.get("tokenizer"), fingerprint(tokenizer)
+    if before != now:
+        warnings.warn(
+            f"{folder}: its tokenizer is not the one whose codes the transformer was trained on ({before} then, {now} now), "
+            "so results may be noise; put that tokenizer back, or train the transformer again (--again)",
+            stacklevel=4,
+        )
 
 
 def write_parts(folder: Path, parts: Mapping[str, Any]) -> None:

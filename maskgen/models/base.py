@@ -22,6 +22,8 @@ class MaskedTransformer(nn.Module, ABC):
         context_width: width of the ``Cond.context`` it attends to, for instance of text; 0 if it takes none.
         pooled_width: width of ``Cond.pooled``; 0 if it takes none.
         coarse_size: number of tokens in ``Cond.coarse``; 0 if it takes none.
+        drops_text: whether it was trained with no real vector in the context where a row had no text (lucidrains' Muse);
+            other models were given the features of the empty text.
     """
 
     config: Any
@@ -33,6 +35,7 @@ class MaskedTransformer(nn.Module, ABC):
     context_width: int = 0
     pooled_width: int = 0
     coarse_size: int = 0
+    drops_text: bool = False
 
     @property
     def takes_text(self) -> bool:

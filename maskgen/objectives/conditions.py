@@ -4,6 +4,7 @@ Shapes: B batch.
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,10 +32,11 @@ def batch_cond(batch: Batch, dropped: Tensor | None = None, null: Cond | None = 
     Raises:
         ValueError: rows are to lose their text, but ``null`` lacks it.
     """
-    cond = Cond(**{name: batch[name] for name in _FIELDS if name in batch})
+    given: dict[str, Any] = {name: batch[name] for name in _FIELDS if name in batch}
+    cond = Cond(**given)
     if dropped is None:
         return cond
-    found = {} if cond.labels is None else {"labels": cond.labels.masked_fill(dropped, NO_LABEL)}
+    found: dict[str, Any] = {} if cond.labels is None else {"labels": cond.labels.masked_fill(dropped, NO_LABEL)}
     for name in _TEXT:
         value, empty = getattr(cond, name), getattr(null, name, None)
         if value is None:

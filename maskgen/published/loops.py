@@ -22,6 +22,7 @@ from maskgen.published.halton.sampler import HaltonSampling, halton_order, rolle
 from maskgen.published.maskbit.sampler import MaskBitSampling, maskbit_guided_logits, sample_maskbit
 from maskgen.published.meissonic.sampler import timed_logits
 from maskgen.published.meissonic.transformer import MeissonicTransformer
+from maskgen.published.muse.sampler import MuseSampling, muse_critic_scores, muse_guided_logits, sample_muse
 from maskgen.published.onedtok.sampler import OneDTokSampling, onedtok_guided_logits, sample_onedtok
 from maskgen.published.openmuse import openmuse_guided_logits
 from maskgen.published.vampnet.sampler import VampNetSampling, sample_vampnet
@@ -210,6 +211,17 @@ def _sharper(logits_fn: LogitsFn, temperature: float) -> LogitsFn:
     return lambda tokens, step: logits_fn(tokens, step) / max(temperature, 1e-3)
 
 
+def _muse(d: Decoding, sampling: Sampling) -> Tensor:
+    """Lucidrains' Muse, with self-conditioning where the model has it, and its token critic with ``select: critic``."""
+    weights = sampling.guidance.weights(sampling.steps)
+    logits_fn = muse_guided_logits(d.model, d.cond, weights, axes=d.axes)
+    critic = None
+    if d.critic is not None and sampling.select == "critic":
+        critic = muse_critic_scores(d.critic, d.cond, weights, axes=d.axes)
+    settings = MuseSampling.of(sampling)
+    return sample_muse(logits_fn, *d.prompt, settings, critic=critic, seeds=d.seeds, callback=d.callback)
+
+
 def _vampnet(d: Decoding, sampling: Sampling) -> Tensor:
     """VampNet: all codebooks in one ranking."""
     logits_fn = filtered_logits(_guided(d, sampling), sampling.filter)
@@ -269,6 +281,7 @@ _LOOPS: dict[Loop, Callable[[Decoding, Sampling], Tensor]] = {
     "maskbit": _maskbit,
     "amused": _amused,
     "openmuse": _openmuse,
+    "muse": _muse,
     "vampnet": _vampnet,
     "codebook": _codebook,
     "commit": _commit,

@@ -100,6 +100,17 @@ def config_from(state: Mapping[str, Tensor], **known: Any) -> UVit2DConfig:
     return amused.config_from(diffusers_names(state), **known)
 
 
+def settings_from(model: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes do not show, as arguments of ``config_from``, from the ``config.json`` beside the weights."""
+    heads = model["block_num_heads"]
+    return {
+        "heads": model["num_attention_heads"],
+        "block_heads": heads[0] if isinstance(heads, list) else heads,
+        "micro_width": model["micro_cond_encode_dim"],
+        "mask_row": model["vocab_size"] - 1,
+    }
+
+
 def openmuse_weights(guidance: Guidance, steps: int) -> list[float]:
     """Weight w of every step k of S in c + w (c - u), for the official s = 1 + ``guidance.scale`` of u + s (c - u).
 

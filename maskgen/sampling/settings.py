@@ -14,7 +14,7 @@ from maskgen.sampling.selectors.named import NEEDS_CRITIC, check_selector
 from maskgen.sampling.temperatures import Temperature, choice_weights, temperatures
 from maskgen.schedules import get_schedule
 
-Loop = Literal["maskgit", "halton", "onedtok", "maskbit", "amused", "openmuse", "vampnet", "codebook", "commit"]
+Loop = Literal["maskgit", "halton", "onedtok", "maskbit", "amused", "openmuse", "muse", "vampnet", "codebook", "commit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +82,9 @@ class Sampling(Layer):
         sampler: which loop, see ``maskgen.published.loops``: ``maskgit`` is ours and the official one; the others belong to
             the weights of their groups and ignore the fields they do not have (``halton`` has no schedule, order or
             choice temperature; ``onedtok`` and ``maskbit`` have no order and always use arccos; ``amused``, which is
-            Meissonic's, too, and ``openmuse`` have no order and few schedules). Sound has two more:
-            ``vampnet`` ranks the tokens of all codebooks together (cosine, by confidence), ``codebook`` decides one
-            codebook after the other. Video's ``commit`` (MAGVIT) takes given tokens for a draft and decides them, too, by
+            Meissonic's, too, and ``openmuse`` have no order and few schedules; ``muse``, which is lucidrains', has no ranking
+            noise but that of a critic). Sound has two more: ``vampnet`` ranks the tokens of all codebooks together (cosine,
+            by confidence), ``codebook`` decides one codebook after the other. Video's ``commit`` (MAGVIT) takes given tokens for a draft and decides them, too, by
             confidence.
         steps: parallel decoding steps; of each codebook where the sampler is ``codebook``.
         schedule: masking schedule.
@@ -139,7 +139,7 @@ class Sampling(Layer):
         if self.sampler not in get_args(Loop):
             raise ValueError(
                 f"sampler: got {self.sampler!r}, expected 'maskgit', 'halton', 'onedtok' or 'maskbit'; or, for text, "
-                "'amused' or 'openmuse'; for several codebooks, 'vampnet' or 'codebook'; for video, 'commit'"
+                "'amused', 'openmuse' or 'muse'; for several codebooks, 'vampnet' or 'codebook'; for video, 'commit'"
             )
         if self.steps < 1:
             raise ValueError(f"steps: got {self.steps}, expected at least 1")
@@ -152,7 +152,7 @@ class Sampling(Layer):
 
     def _check_other_loops(self) -> None:
         """What only maskgen's own loop can do is refused with the others."""
-        if self.select in NEEDS_CRITIC:
+        if self.select in NEEDS_CRITIC and (self.sampler, self.select) != ("muse", "critic"):
             raise ValueError(
                 f"select: {self.select!r} works with the sampler 'maskgit' only, got sampler {self.sampler!r}"
             )
@@ -213,5 +213,5 @@ def current_sampling(values: Any) -> Any:
 
 def with_current_sampling(saved: Mapping[str, Any]) -> dict[str, Any]:
     """What a ``pipeline.json``, ``manifest.json`` or ``run.json`` holds, with its samplings' keys of today."""
-    named = ("sampling", "fine_sampling")
+    named = ("sampling", "fine_sampling", "coarse_sampling")
     return {name: current_sampling(value) if name in named else value for name, value in saved.items()}

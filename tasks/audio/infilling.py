@@ -17,7 +17,7 @@ Shapes: C channels, S samples.
 """
 
 from collections.abc import Iterator
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 
@@ -34,6 +34,22 @@ from maskgen.tasks.pipeline import Pipeline
 _CROSSFADE = 0.01  # seconds
 
 
+class FillOptions(Options, total=False):
+    """Keyword arguments of the edits that fill a gap, all optional: besides those of ``Options``, these three.
+
+    Attributes:
+        crossfade: seconds outside the gap, on each side that is kept, over which new and old mix, by default 0.01; 0
+            changes the gap alone.
+        context: most seconds of surroundings the model hears on each side; None for as many as it can.
+        loudness: LUFS the codec hears, undone afterwards; by default what the model was trained at, see
+            ``maskgen.tasks.conditions.preparation.Loudness``.
+    """
+
+    crossfade: float
+    context: float | None
+    loudness: Loudness
+
+
 def infill(
     pipe: Pipeline,
     source: Sound,
@@ -41,10 +57,7 @@ def infill(
     *,
     start: float,
     stop: float,
-    crossfade: float = _CROSSFADE,
-    context: float | None = None,
-    loudness: Loudness = "model",
-    **options: Unpack[Options],
+    **options: Unpack[FillOptions],
 ) -> SoundEdit:
     """Regenerate a span of a sound from its surroundings.
 
@@ -54,11 +67,7 @@ def infill(
         sample_rate: samples a second of a sound in memory; need not be the codec's.
         start: of the span, in seconds.
         stop: end of the span, in seconds. Shorter than a frame fills one frame's worth; of any length above.
-        crossfade: seconds outside the span, on each side, over which new and old mix; 0 changes the span alone.
-        context: most seconds of surroundings the model hears on each side; None for as many as it can.
-        loudness: LUFS the codec hears, undone afterwards; by default what the model was trained at, see
-            ``maskgen.tasks.conditions.preparation.Loudness``.
-        options: seeds, label and settings, see ``maskgen.tasks.conditions.request.Options``.
+        options: see ``FillOptions``.
 
     Returns:
         One ``[C, S]`` a seed, in the input's type; from a file, float32 that is computed when it is read or written.
@@ -73,19 +82,11 @@ def infill(
     pipe.require("audio", "infilling")
     sound = open_sound(source, sample_rate)
     gap = seconds_to_gap(start, stop, sound)
-    return _filled(pipe, sound, gap, options, crossfade=crossfade, context=context, loudness=loudness)
+    return _filled(pipe, sound, gap, options)
 
 
 def continue_audio(
-    pipe: Pipeline,
-    source: Sound,
-    sample_rate: int | None = None,
-    *,
-    seconds: float,
-    crossfade: float = _CROSSFADE,
-    context: float | None = None,
-    loudness: Loudness = "model",
-    **options: Unpack[Options],
+    pipe: Pipeline, source: Sound, sample_rate: int | None = None, *, seconds: float, **options: Unpack[FillOptions]
 ) -> SoundEdit:
     """Go on with a sound for any length, in windows that each hear the end of the one before.
 
@@ -94,10 +95,7 @@ def continue_audio(
         source: see ``infill``.
         sample_rate: see ``infill``.
         seconds: how much to add.
-        crossfade: seconds before the end of the input over which the new sound fades in.
-        context: most seconds of the input that the model hears; None for as many as it can.
-        loudness: see ``infill``.
-        options: see ``infill``.
+        options: see ``FillOptions``.
 
     Returns:
         One ``[C, S + round(seconds x sample_rate)]`` a seed, see ``infill``; the input's part is the input, bit for bit,
@@ -109,19 +107,11 @@ def continue_audio(
     pipe.require("audio", "continuing")
     sound = open_sound(source, sample_rate)
     gap = seconds_to_gap(None, seconds, sound)
-    return _filled(pipe, sound, gap, options, crossfade=crossfade, context=context, loudness=loudness)
+    return _filled(pipe, sound, gap, options)
 
 
 def loop(
-    pipe: Pipeline,
-    source: Sound,
-    sample_rate: int | None = None,
-    *,
-    seam: float = 0.5,
-    crossfade: float = _CROSSFADE,
-    context: float | None = None,
-    loudness: Loudness = "model",
-    **options: Unpack[Options],
+    pipe: Pipeline, source: Sound, sample_rate: int | None = None, *, seam: float = 0.5, **options: Unpack[FillOptions]
 ) -> SoundEdit:
     """Make a sound that can be repeated without a break: what lies around the change from end to start is regenerated.
 
@@ -132,10 +122,7 @@ def loop(
         source: see ``infill``.
         sample_rate: see ``infill``.
         seam: seconds regenerated, half of them at the end and half at the start; less than the sound.
-        crossfade: see ``infill``.
-        context: see ``infill``.
-        loudness: see ``infill``.
-        options: see ``infill``.
+        options: see ``FillOptions``.
 
     Returns:
         One ``[C, S]`` a seed, see ``infill``, to be played in a circle. Samples farther than ``seam`` / 2 + ``crossfade``
@@ -152,7 +139,7 @@ def loop(
     middle = samples // 2
     first = max(middle - length // 2, 0)
     gap = (first, min(first + length, samples))
-    return _filled(pipe, sound, gap, options, crossfade=crossfade, context=context, loudness=loudness, turn=middle)
+    return _filled(pipe, sound, gap, options, turn=middle)
 
 
 def vary(
@@ -180,8 +167,8 @@ def vary(
         keep_codebooks: how many codebooks of a kept frame are kept, from the coarsest; None for all of the model's.
             VampNet's application keeps 3.
         onset_width: frames kept on each side of every onset; 0 for none.
-        loudness: see ``infill``.
-        options: see ``infill``.
+        loudness: see ``FillOptions``.
+        options: see ``maskgen.tasks.conditions.request.Options``.
 
     Returns:
         One ``[C, S]`` a seed, see ``infill``.
@@ -204,20 +191,14 @@ def vary(
 
 
 def _filled(
-    pipe: Pipeline,
-    sound: MemorySound | SoundFile,
-    gap: tuple[int, int],
-    options: Options,
-    *,
-    crossfade: float,
-    context: float | None,
-    loudness: Loudness,
-    turn: int = 0,
+    pipe: Pipeline, sound: MemorySound | SoundFile, gap: tuple[int, int], options: FillOptions, *, turn: int = 0
 ) -> SoundEdit:
     """The sound with a gap filled; the gap may be one of the sound turned by some samples, see ``Turned``."""
-    rate = sound.sample_rate
-    level, request = loudness_of(loudness, pipe.config.prepared), pipe.request(options)
-    fade = seconds_to_samples("crossfade", crossfade, rate, least=0)
+    rate, context = sound.sample_rate, options.get("context")
+    level = loudness_of(options.get("loudness", "model"), pipe.config.prepared)
+    own = FillOptions.__optional_keys__ - Options.__optional_keys__
+    request = pipe.request(cast(Options, {name: value for name, value in options.items() if name not in own}))
+    fade = seconds_to_samples("crossfade", options.get("crossfade", _CROSSFADE), rate, least=0)
     reach = None if context is None else seconds_to_samples("context", context, rate, least=0)
     heard = Turned(sound, turn) if turn else sound
 

@@ -26,6 +26,7 @@ from maskgen.tokenizers.audio.base import AudioTokenizer
 
 _ONSET_FRAMES = 4096  # frames whose onsets are looked for at a time
 
+_LONGEST = 86_400  # seconds that are added at once; their tokens are held in memory
 _SILENCE = -70.0  # LUFS: the absolute gate of ITU-R BS.1770-4, below which nothing counts as sound
 
 
@@ -81,11 +82,16 @@ def seconds_to_gap(start: float | None, stop: float, source: Source) -> tuple[in
         source: the sound.
 
     Raises:
-        ValueError: reversed, empty, or not inside the sound.
+        ValueError: reversed, empty, not inside the sound, or more than a day to add.
     """
     rate, length = source.sample_rate, source.frames
     if start is None:
-        return length, length + seconds_to_samples("seconds", stop, rate)
+        added = seconds_to_samples("seconds", stop, rate)
+        if stop > _LONGEST:
+            raise ValueError(
+                f"seconds: got {stop:g}, expected at most {_LONGEST}, a day; go on from the result for more"
+            )
+        return length, length + added
     for name, value in (("start", start), ("stop", stop)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(

@@ -20,8 +20,8 @@ from maskgen.tasks.commands.parts import check_device, load_model
 from maskgen.tasks.data.base import Modality, SignalData, modality_named
 from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.features.base import FeatureExtractor, JointFeatures, LogMelFeatures
+from maskgen.tasks.evaluation.features.dual_encoder import open_dual_encoder
 from maskgen.tasks.evaluation.features.inception import InceptionFeatures
-from maskgen.tasks.evaluation.features.judge import open_judge
 from maskgen.tasks.evaluation.features.protocols import find_protocol
 from maskgen.tasks.evaluation.features.references import cached_reference, write_statistics
 from maskgen.tasks.evaluation.models import evaluate_model
@@ -62,7 +62,7 @@ class Measuring:
         extractor: FeatureExtractor | None,
         out: Path,
         parts: Path | None = None,
-        judge: JointFeatures | None = None,
+        dual_encoder: JointFeatures | None = None,
     ) -> EvaluationRun:
         """The run of a command.
 
@@ -71,7 +71,7 @@ class Measuring:
             extractor: what makes features, if anything needs any.
             out: folder of the report.
             parts: folder for what the processes hand to each other, if not below that.
-            judge: what compares samples with their captions, if anything does.
+            dual_encoder: what compares samples with their captions, if anything does.
         """
         return EvaluationRun(
             settings=self.settings,
@@ -81,7 +81,7 @@ class Measuring:
             out=out,
             cache=cache_folder() / "references" if self.cache is None else self.cache.expanduser(),
             device=_device(self.device, state),
-            judge=judge,
+            dual_encoder=dual_encoder,
         )
 
     def extractor(self, modality: Modality) -> FeatureExtractor | None:
@@ -112,41 +112,46 @@ class Against:
         data: instead, a data set by class_path: its training half is the reference, its test half held out.
         held_out: real test samples: for CAS, for the floor that real data set, what a task completes, and the captions that
             a model of text is asked for.
-        judge: what compares samples with their captions: a CLIP (folder, or name on the Hub as
-            openai/clip-vit-large-patch14), or a folder of ``maskgen train judge``.
+        dual_encoder: what compares samples with their captions: a CLIP (folder, or name on the Hub as
+            openai/clip-vit-large-patch14), or a folder of ``maskgen train dual-encoder``.
     """
 
     reference: Path | None = None
     data: SignalData | None = None
     held_out: Path | None = None
-    judge: str | None = None
+    dual_encoder: str | None = None
 
     def usual(self, how: Reported) -> Reported:
         """How samples are measured where metrics are not named: against their captions alone, if there is no reference."""
-        alone = self.judge is not None and self.reference is None and self.data is None
+        alone = self.dual_encoder is not None and self.reference is None and self.data is None
         if not alone or how.settings.metrics is not None:
             return how
         print("neither --reference nor --data: measuring the text alone")  # noqa: T201
         return replace(how, settings=replace(how.settings, metrics=("text",)))
 
-    def open_judge(self, settings: EvaluationSettings, modality: Modality) -> JointFeatures | None:
-        """The judge that was named, of samples of a modality.
+    def open_dual_encoder(self, settings: EvaluationSettings, modality: Modality) -> JointFeatures | None:
+        """The dual encoder that was named, of samples of a modality.
 
         Raises:
-            FileNotFoundError, ImportError: see ``open_judge``.
-            ValueError: the text measures without a judge or the other way round, or another modality than images.
+            FileNotFoundError, ImportError: see ``open_dual_encoder``.
+            ValueError: the text measures without a dual encoder or the other way round, or another modality than images.
         """
-        if self.judge is None:
+        if self.dual_encoder is None:
             if settings.required("text"):
                 raise ValueError(
-                    "metrics: text needs a judge; give --judge, a CLIP or a folder of `maskgen train judge`"
+                    "metrics: text needs a dual encoder; give --dual_encoder, a CLIP or a folder of `maskgen train "
+                    "dual-encoder`"
                 )
             return None
         if modality != "image":
-            raise ValueError(f"judge: got one, but it looks at pictures and the samples are {modality}; leave it out")
+            raise ValueError(
+                f"dual_encoder: got one, but it looks at pictures and the samples are {modality}; leave it out"
+            )
         if not settings.enabled("text"):
-            raise ValueError("judge: got one, but settings.metrics leaves text out; name it there, or leave judge out")
-        return open_judge(self.judge)
+            raise ValueError(
+                "dual_encoder: got one, but settings.metrics leaves text out; name it there, or leave dual_encoder out"
+            )
+        return open_dual_encoder(self.dual_encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +194,8 @@ def evaluate_samples_command(how: Reported, against: Against, *, samples: Path) 
         how: see ``Reported``.
         against: see ``Against``.
         samples: a folder, a .zip or an .npz batch of generated samples; for other modalities than images name features. What
-            a judge compares pictures with are the prompts of `maskgen generate`, or files name.txt beside the pictures.
+            a dual encoder compares pictures with are the prompts of `maskgen generate`, or files name.txt beside
+            the pictures.
     """
     how = against.usual(how)
     state, settings = process_state(how.device), how.settings
@@ -201,7 +207,7 @@ def evaluate_samples_command(how: Reported, against: Against, *, samples: Path) 
         frames=settings.frames,
         needed=settings.needs_real,
     )
-    run = how.run(state, how.extractor(modality), how.out, judge=against.open_judge(settings, modality))
+    run = how.run(state, how.extractor(modality), how.out, dual_encoder=against.open_dual_encoder(settings, modality))
     _write(evaluate_samples(made, target, run), made, target.real, run)
 
 
@@ -238,7 +244,7 @@ def evaluate_model_command(
         whole=pipe.config.signal_size[0] if modality == "video" else None,
         needed=settings.needs_real,
     )
-    judge, extractor = against.open_judge(settings, modality), how.extractor(modality)
+    dual_encoder, extractor = against.open_dual_encoder(settings, modality), how.extractor(modality)
     scales = guidance if isinstance(guidance, tuple) else (guidance,)
     if not scales or len(set(scales)) < len(scales):
         raise ValueError(f"guidance: got {list(scales)}, expected different scales")
@@ -246,7 +252,10 @@ def evaluate_model_command(
     found: dict[float, Evaluation] = {}
     for scale, chosen in settled.items():
         out = how.out if len(scales) == 1 else how.out / f"guidance-{scale:g}"
-        run = how.run(state, extractor, out, judge=judge)
+        run = how.run(state, extractor, out, dual_encoder=dual_encoder)
+        if pipe.coarse is not None and scale is not None:  # both stages of a cascade
+            first = pipe.coarse.sampling(None, guidance=scale)
+            pipe.coarse.config = replace(pipe.coarse.config, sampling=first)
         result = evaluate_model(pipe, model, target, run, sampling=chosen, task=task, data=against.data)
         made = FileSamples(out / "samples", modality, settings.frames) if settings.needs_samples else None
         _write(result, made, target.real, run)

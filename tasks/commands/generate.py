@@ -93,7 +93,7 @@ def generate_command(
     state = process_state(run.device)
     pipe = run.pipeline(model, str(state.device) if state.num_processes > 1 and run.device is None else None)
     pipe.require("image", "generate")
-    ids = _class_ids(pipe, "all" if labels is None else labels, per_class)
+    ids = _class_ids(pipe, labels, per_class)
     write_evaluation_set(
         *(pipe, ids, run.out),
         seed=run.seed,
@@ -113,7 +113,10 @@ def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
         raise ValueError(f"{manifest}: not a manifest of `maskgen generate`")
     try:
         ids, seeds = ([int(item[name]) for item in found["items"]] for name in ("label", "seed"))
-        model, found = str(found["model"]), with_current_sampling({"fine_sampling": None, **found})
+        model, found = (
+            str(found["model"]),
+            with_current_sampling({"fine_sampling": None, "coarse_sampling": None, **found}),
+        )
         settings = found["sampling"]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{manifest}: damaged; expected model, sampling, and items with label and seed") from None
@@ -122,6 +125,8 @@ def _regenerate(run: Run, manifest: Path, batch_size: int) -> None:
     if found["fine_sampling"] is not None:
         fine = build_config(Sampling, found["fine_sampling"], str(manifest))
         pipe.config = dataclasses.replace(pipe.config, fine_sampling=fine)
+    if pipe.coarse is not None and found["coarse_sampling"] is not None:
+        pipe.coarse.set_sampling(build_config(Sampling, found["coarse_sampling"], str(manifest)))
     if found.get("classes") and pipe.config.class_names:  # which may have been trained anew, with other classes
         told = tuple(found["classes"].get(str(number), "") for number in range(max(ids, default=-1) + 1))
         places = class_places(ids, told, pipe.config.class_names, str(manifest), "the model")
@@ -330,11 +335,11 @@ def _generate(pipe: Pipeline, model: str, asked: _Asked, out: Path, batch_size: 
     write_manifest("generate", model, items, out, details, f"{len(items)} {kind.name}{grid}")
 
 
-def _some(pipe: Pipeline) -> str | list[int]:
-    """What nobody named: all classes of a few, some of many."""
+def _some(pipe: Pipeline) -> list[int] | None:
+    """What nobody named: all classes (None) of a few, some of many."""
     classes = pipe.transformer.num_classes
     if classes <= _FEW:
-        return "all"
+        return None
     chosen, names = [number * classes // _FEW for number in range(_FEW)], pipe.config.class_names
     told = ", ".join(names[number] if names else str(number) for number in chosen)
     warnings.warn(
@@ -343,11 +348,13 @@ def _some(pipe: Pipeline) -> str | list[int]:
     return chosen
 
 
-def _class_ids(pipe: Pipeline, labels: str | int | list[int], each: int) -> list[int]:
-    """Of all results, ``NO_LABEL`` for those of a model without classes."""
-    if labels == "all":
+def _class_ids(pipe: Pipeline, labels: str | int | list[int] | None, each: int) -> list[int]:
+    """Of all results, ``NO_LABEL`` for those of a model without classes; all classes for None, and for a text ``all`` that
+    is no name of one.
+    """
+    names = pipe.config.class_names
+    if labels is None or (labels == "all" and "all" not in names):
         ids = list(range(pipe.transformer.num_classes)) or pipe.class_ids(None)
     else:
-        listed = labels if isinstance(labels, list) else split_labels(str(labels), pipe.config.class_names)
-        ids = pipe.class_ids(listed)
+        ids = pipe.class_ids(labels if isinstance(labels, list) else split_labels(str(labels), names))
     return [label for label in ids for _ in range(each)]

@@ -100,9 +100,16 @@ def revise_command(run: EditRun, *, image: Path, rounds: int = 100, share: float
         share: of the tokens that are, each time.
     """
     pipe = run.load()
-    sampling = pipe.sampling(revise_sampling(run.sampling), run.steps, run.guidance)
-    with ProgressBar(rounds * sampling.steps) as callback:
-        images = revise(pipe, image, rounds=rounds, share=share, **run.options(sampling, callback))
+    if pipe.coarse is None:
+        sampling = pipe.sampling(revise_sampling(run.sampling), run.steps, run.guidance)
+    else:
+        sampling = run.settings(pipe)
+        pipe.coarse.set_sampling(pipe.coarse.sampling(revise_sampling(run.coarse_sampling), guidance=run.guidance))
+    with ProgressBar(None if pipe.coarse is not None else rounds * sampling.steps) as callback:
+        options = run.options(sampling, callback)
+        if pipe.coarse is not None:
+            options["coarse_sampling"] = pipe.coarse.config.sampling
+        images = revise(pipe, image, rounds=rounds, share=share, **options)
     _write(run, pipe, "revise", images, sampling, {"image": str(image), "rounds": rounds, "share": share})
 
 

@@ -50,8 +50,10 @@ def missing_words(message: str, options: Collection[str]) -> tuple[str, str] | N
         near = difflib.get_close_matches(found[1], known, n=3)
         return f"{found[1]}: no such command; {_meant(near) or 'expected one of ' + ', '.join(known)}", ""
     if found := re.match(r"unrecognized arguments: (\S+)", message):
-        near = difflib.get_close_matches(found[1].partition("=")[0], sorted(options), n=3)
-        return f"{message}{'; ' if near else ''}{_meant(near)}", ""
+        bare = {option.lstrip("-"): option for option in sorted(options)}
+        name = found[1].partition("=")[0].lstrip("-")
+        near = [one for one in bare if one.endswith(f".{name}")] or difflib.get_close_matches(name, bare, n=3)
+        return f"{message}{'; ' if near else ''}{_meant([bare[one] for one in near])}", ""
     return None
 
 
@@ -80,9 +82,17 @@ def one_line(text: str) -> str:
         else:
             kept[-1] += f", got {value}"
     line = re.sub(r"tuple with (\d+) elements", r"\1 values", " ".join(kept))
+    line = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", _choices, line)
     line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line)
+    line = re.sub(r"Expected a (?:tuple|list)\b", "Expected a values separated by commas", line)
     line = re.sub(
         r"Problem with given class_path '[\w.]+': ", "", line.replace("Not a valid subclass of ", "expected ")
     )
     line = re.sub(r"Expected an? (?:typing\.)?", "expected ", re.sub(r'Parser key "([\w.]+)":', r"\1:", line))
+    line = re.sub(r"(expected \w+) expected (?=\w+, got )", r"\1 or ", line)
     return line.replace(". Got value: ", ", got ").removesuffix(".")
+
+
+def _choices(found: re.Match[str]) -> str:
+    *most, last = re.findall(r"'(.*?)'", found[1]) or found[1].split(", ")
+    return f"expected {', '.join(most)}{' or ' if most else ''}{last}"

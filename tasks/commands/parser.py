@@ -17,7 +17,7 @@ import inspect
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -285,8 +285,10 @@ def _class_named(name: str, base: type) -> type | None:
     return found if isinstance(found, type) and issubclass(found, base) else None
 
 
-def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> None:
-    """Refuse a plain value where a group of settings belongs, and none where something does."""
+def _check_values(
+    kinds: Mapping[str, Any], values: Namespace, prefix: str, required: Collection[str] = frozenset()
+) -> None:
+    """Refuse a plain value where a group of settings belongs, and none where something does or has to be given."""
     for name, value in vars(values).items():
         key, kind = f"{prefix}{name}", kinds.get(name)
         if isinstance(value, Namespace) and "class_path" in value:
@@ -295,18 +297,26 @@ def _check_values(kinds: Mapping[str, Any], values: Namespace, prefix: str) -> N
             value = value.get("init_args")
             key += ".init_args"
         if isinstance(value, Namespace):
-            _check_values(_kinds_of(kind) if isinstance(kind, type) else {}, value, f"{key}.")
+            inner = kind if isinstance(kind, type) else object
+            _check_values(_kinds_of(inner), value, f"{key}.", _required(inner))
         elif dataclasses.is_dataclass(kind):
             expected = ", ".join(field.name for field in dataclasses.fields(kind))
             raise TypeError(f"{key}: got {value!r}, expected settings ({expected})")
         elif value is None and kind in _PLAIN:
-            raise TypeError(f"{key}: got nothing, expected {kind.__name__}; leave the key out for its default")
+            remedy = "give one" if name in required else "leave the key out for its default"
+            raise TypeError(f"{key}: got nothing, expected {kind.__name__}; {remedy}")
 
 
 def _kinds_of(kind: type) -> dict[str, Any]:
     """Types of what a class takes; data sets take those of their ``rules`` as well, see ``SignalData``."""
     rules = getattr(kind, "rules", None)
     return get_type_hints(kind.__init__) | (get_type_hints(rules) if isinstance(rules, type) else {})  # type: ignore[misc]
+
+
+def _required(kind: type) -> set[str]:
+    """Names of what a class takes and has no default for."""
+    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    return {name for name, one in parameters.items() if one.default is one.empty}
 
 
 def _check_writable(out: Path) -> None:

@@ -40,6 +40,7 @@ class Run:
         steps: decoding steps, instead of the number in the settings.
         guidance: classifier-free guidance scale, instead of that in the settings.
         sampling: settings that lie over the model's own: what is not named stays as the model has it.
+        coarse_sampling: the same for the first stage of a cascade; ``guidance`` is of both stages, ``steps`` of the second.
         prompt: what the results show, in words; for models that were trained with texts.
         negative_prompt: what guidance pushes away from, instead of the empty text.
         long_prompts: what becomes of a prompt beyond the text encoder's window: ``cut`` (and said) or ``refuse``.
@@ -54,6 +55,7 @@ class Run:
     steps: int | None = None
     guidance: float | None = None
     sampling: Sampling | None = None
+    coarse_sampling: Sampling | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
     long_prompts: LongPrompts = "cut"
@@ -65,10 +67,21 @@ class Run:
             raise ValueError(f"count: got {self.count}, expected at least 1")
 
     def pipeline(self, model: str | None, device: str | None = None) -> Pipeline:
-        """A model, once the plugins are imported; ``device`` instead of the run's. See ``load_model``."""
+        """A model, once the plugins are imported; ``device`` instead of the run's. See ``load_model``.
+
+        The first stage of a cascade has the settings of this run, so that what is sampled is what the manifest says.
+
+        Raises:
+            ValueError: settings for a first stage that there is not.
+        """
         for name in self.plugins:
             importlib.import_module(name)
-        return load_model(model, device or self.device)
+        pipe = load_model(model, device or self.device)
+        if pipe.coarse is not None:
+            pipe.coarse.set_sampling(pipe.coarse.sampling(self.coarse_sampling, guidance=self.guidance))
+        elif self.coarse_sampling is not None:
+            raise ValueError("coarse_sampling: got settings, but this model is no cascade; leave them out")
+        return pipe
 
     def words_told(self) -> dict[str, str]:
         """Prompt and negative prompt for a manifest, where there are any."""
@@ -185,11 +198,10 @@ def describe_part(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def sampling_told(pipe: Pipeline, sampling: Sampling) -> dict[str, Any]:
-    """The settings that results were sampled with, for a manifest; of sound also those of the fine transformer."""
-    fine = pipe.config.fine_sampling if pipe.fine is not None else None
-    return {"sampling": dataclasses.asdict(sampling)} | (
-        {} if fine is None else {"fine_sampling": dataclasses.asdict(fine)}
-    )
+    """The settings that results were sampled with, for a manifest: also those of another stage, where there is one."""
+    return {"sampling": dataclasses.asdict(sampling)} | {
+        name: dataclasses.asdict(settings) for name, settings in pipe.other_sampling.items()
+    }
 
 
 def write_results(

@@ -142,14 +142,8 @@ def tokenize_data(
     if state.is_main_process:
         write_json(out / "tokens.json", description | counts | {"complete": True})
     state.wait_for_everyone()
-    made = TokenShards(out)
     if encoder is not None:
-        told = say if state.is_main_process else lambda text: None
-        texts, _ = all_texts((made.train(), made.test()))
-        encode_texts(
-            texts, encoder, out / "text", again=again, say=told, share=(state.process_index, state.num_processes)
-        )
-        state.wait_for_everyone()
+        _keep_features(TokenShards(out), encoder, out / "text", again, say, state)
     if state.is_main_process:
         skipped = count_broken(out / "skipped.jsonl")
         say(
@@ -176,6 +170,17 @@ def _check_encoder(encoder: TextEncoder | None, data: SignalData, out: Path, aga
         raise ValueError("text: got a text encoder, but the data have no captions; say where they are (captions: txt)")
     if not again:
         check_encoder(out / "text", encoder)
+
+
+def _keep_features(
+    made: TokenShards, encoder: TextEncoder, folder: Path, again: bool, say: Say, state: PartialState
+) -> None:
+    """Features of the captions of finished shards; the processes share the work."""
+    told = say if state.is_main_process else lambda text: None
+    texts, _ = all_texts((made.train(), made.test()))
+    share = (state.process_index, state.num_processes)
+    encode_texts(texts, encoder, folder, again=again, say=told, share=share)
+    state.wait_for_everyone()
 
 
 def _is_stream(data: SignalData) -> bool:

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from maskgen.tasks.commands.audio import describe_audio
 from maskgen.tasks.commands.parts import describe_part, load_model
 from maskgen.tasks.commands.video import describe_video
 from maskgen.tasks.media.results import environment
+from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.published import catalog
 from maskgen.tasks.published.convert import convert_files
 
@@ -21,9 +23,12 @@ def info_command(*, model: str | None = None) -> None:
     if model is None:
         print(json.dumps(environment(), indent=2))  # noqa: T201
         return
-    pipe = load_model(model, "cpu")
-    description = {
-        "model": model,
+    print(json.dumps({"model": model, **_described(load_model(model, "cpu"))}, indent=2))  # noqa: T201
+
+
+def _described(pipe: Pipeline) -> dict[str, Any]:
+    """What a model folder holds; of a cascade its first stage likewise."""
+    description: dict[str, Any] = {
         "modality": pipe.modality,
         "signal_size": list(pipe.config.signal_size),
         "token_axes": list(pipe.axes),
@@ -36,7 +41,12 @@ def info_command(*, model: str | None = None) -> None:
         description |= describe_audio(pipe)
     if pipe.modality == "video":
         description |= describe_video(pipe)
-    print(json.dumps(description, indent=2))  # noqa: T201
+    description |= {
+        name: describe_part(part) for name, part in pipe.parts.items() if part is not None and name not in description
+    }
+    if pipe.coarse is not None:
+        description["coarse"] = _described(pipe.coarse)
+    return description
 
 
 def models_command() -> None:
@@ -51,6 +61,8 @@ def convert_command(
     tokenizer: Path | None = None,
     transformer: Path | None = None,
     fine: Path | None = None,
+    text: Path | None = None,
+    folder: Path | None = None,
     ema: bool | None = None,
     any_size: bool = False,
 ) -> None:
@@ -62,8 +74,11 @@ def convert_command(
         tokenizer: file of the tokenizer.
         transformer: file of the transformer.
         fine: file of the second transformer, for models of sound that have one.
+        text: folder of the text encoder and its tokenizer, for models that take prompts.
+        folder: a copy of the model's repository with all its parts, instead of the files.
         ema: take the averaged copy of the weights, where a file has one; by default that of which figures were published.
         any_size: take whatever sizes the files show, for weights of your own training in a published layout.
     """
-    convert_files(family, out, tokenizer=tokenizer, transformer=transformer, fine=fine, ema=ema, any_size=any_size)
+    files = {"tokenizer": tokenizer, "transformer": transformer, "fine": fine, "text": text, "folder": folder}
+    convert_files(family, out, **files, ema=ema, any_size=any_size)
     print(f"{family} in {out}")  # noqa: T201

@@ -6,13 +6,14 @@ Ranges stand nowhere here: tokenizers take [0, 1] for pictures and clips, and ab
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 USUAL_LOUDNESS = -24.0
 """LUFS of VampNet's training data, and of ours unless told otherwise; the meaning of a model that does not say."""
+
+_QUIETEST = -70.0  # LUFS: below, nothing counts as sound (ITU-R BS.1770-4)
 
 Loudness = float | Literal["model"] | None
 """LUFS a sound is brought to before a codec hears it; None leaves it as it is, ``model`` is as the model was trained."""
@@ -60,13 +61,13 @@ def loudness_of(asked: Loudness | str, trained: Preparation | None) -> float | N
         trained: of the model; None if nobody wrote it down, and then ``USUAL_LOUDNESS`` is meant.
 
     Raises:
-        ValueError: not a finite number.
+        ValueError: no number from -70 to 0.
     """
     if asked == "model":
         return USUAL_LOUDNESS if trained is None else trained.loudness
-    if asked is not None and (isinstance(asked, str) or not math.isfinite(asked)):
+    if asked is not None and (isinstance(asked, str) or not _QUIETEST <= asked <= 0):
         raise ValueError(
-            f"loudness: got {asked!r}, expected a number of LUFS such as {USUAL_LOUDNESS}, or 'model', or None for as loud "
-            "as the sound is"
+            f"loudness: got {asked!r}, expected LUFS from {_QUIETEST:g} to 0 such as {USUAL_LOUDNESS}, or 'model', or None "
+            "for as loud as the sound is"
         )
     return asked

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict, cast
 
 import torch
+from torch import Tensor
 
 from maskgen.conditioning import Cond
 from maskgen.data import item_seed
@@ -28,6 +29,7 @@ class SamplingOptions(TypedDict, total=False):
         steps: decoding steps, instead of the settings' number.
         guidance: scale of classifier-free guidance, instead of the settings'.
         sampling: settings that lie over the model's own.
+        coarse_sampling: the same for the first stage of a cascade; ``guidance`` is of both stages, ``steps`` of the second.
         callback: sees each step of each window or batch.
         prompt: a text, or one for each result; for models that were trained with texts.
         negative_prompt: what guidance pushes away from instead of the empty text; one, or one for each result.
@@ -38,6 +40,7 @@ class SamplingOptions(TypedDict, total=False):
     steps: int | None
     guidance: float | None
     sampling: Sampling | None
+    coarse_sampling: Sampling | None
     callback: Callable[[SampleStep], None] | None
     prompt: Prompt | None
     negative_prompt: Prompt | None
@@ -77,6 +80,7 @@ class Request:
         sampling: how tokens are sampled.
         cond: conditions of B rows.
         fine_sampling: the same for the fine transformer of sound; the model's own settings if left out.
+        coarse: of the first stage of a cascade; where ``cond.coarse`` is given it is not asked.
         callback: sees each step.
         sources: number of the input that each row belongs to, where a call has several.
     """
@@ -85,20 +89,27 @@ class Request:
     sampling: Sampling
     cond: Cond = field(default_factory=Cond)
     fine_sampling: Sampling | None = None
+    coarse: Request | None = None
     callback: Callable[[SampleStep], None] | None = None
     sources: Sequence[int] = ()
 
     def window(self, number: int) -> Request:
         """The request for one window of a long signal: a result with seed s is sampled with ``item_seed(s, number)``."""
-        return dataclasses.replace(self, seeds=[item_seed(seed, number) for seed in self.seeds])
+        coarse = None if self.coarse is None else self.coarse.window(number)
+        return dataclasses.replace(self, seeds=[item_seed(seed, number) for seed in self.seeds], coarse=coarse)
 
     def rows(self, index: Sequence[int]) -> Request:
         """The request for some rows, in the order of ``index``; a row may come more than once."""
         sources = [self.sources[row] for row in index] if self.sources else ()
         seeds = [self.seeds[row] for row in index]
-        return dataclasses.replace(self, seeds=seeds, cond=self.cond.rows(list(index)), sources=sources)
+        coarse = None if self.coarse is None else self.coarse.rows(index)
+        return dataclasses.replace(self, seeds=seeds, cond=self.cond.rows(list(index)), coarse=coarse, sources=sources)
 
     def for_task(self, task: int) -> Request:
         """The request with the same task id in every row, for a model of several tasks."""
-        ids = torch.full((len(self.seeds),), task)
-        return dataclasses.replace(self, cond=dataclasses.replace(self.cond, task=ids))
+        return self.told(task=torch.full((len(self.seeds),), task))
+
+    def told(self, **fields: Tensor) -> Request:
+        """The request with some fields of its conditions, on the CPU as the others."""
+        given = {name: value.cpu() for name, value in fields.items()}
+        return dataclasses.replace(self, cond=dataclasses.replace(self.cond, **given))

@@ -10,12 +10,14 @@ Shapes: B rows.
 """
 
 import csv
+import io
 import json
 import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
@@ -211,42 +213,45 @@ def _rows(place: Path, columns: Sequence[str], known: Callable[[str], bool]) -> 
     """Path and captions of each line."""
     text = decode_text(place.read_bytes(), str(place))
     if place.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{place}: line {number}: not JSON ({error})") from None
-            if isinstance(row, dict):
-                path, chosen = _columns(place, list(row), columns)
-                yield (
-                    str(row[path]),
-                    tuple(one for name in chosen for one in captions_of(row.get(name), f"{place}: {name}")),
-                )
-            elif row is not None:
-                raise ValueError(f"{place}: line {number}: got {line[:80]!r}, expected an object")
+        rows = _objects(place, text)
+        path, chosen = _columns(place, list(dict.fromkeys(key for row in rows for key in row)), columns)
+        for row in rows:
+            found = (captions_of(row.get(name), f"{place}: {name}") for name in chosen)
+            yield str(row.get(path, "")), tuple(chain.from_iterable(found))
         return
     try:
         lines = _table(text, known, "\t" if place.suffix.lower() == ".tsv" else ",;\t")
     except csv.Error as error:
         raise ValueError(f"{place}: cannot be read as a table ({error})") from None
-    titles = [title.strip() for title in lines[0]] if lines else []
+    titles, left = [title.strip() for title in lines[0]] if lines else [], lines[1:]
     if titles and not columns and known(titles[0]):  # no heading: path, then captions
         titles, left = [_PATHS[0], *(f"{_TEXTS[0]}{number}" for number in range(1, len(titles)))], lines
-    else:
-        left = lines[1:]
     path, chosen = _columns(place, titles, columns)
     for number, line in enumerate(left, 1 + len(lines) - len(left)):
         if len(line) != len(titles):
             raise ValueError(f"{place}: row {number}: got {len(line)} columns, expected {len(titles)}")
-        row = dict(zip(titles, line, strict=True))
-        yield row[path], _cleaned(row[name] for name in chosen)
+        cells = list(zip(titles, line, strict=True))
+        yield line[titles.index(path)], _cleaned(cell for title, cell in cells if title in chosen)
+
+
+def _objects(place: Path, text: str) -> list[dict[str, Any]]:
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place}: line {number}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: line {number}: got {line[:80]!r}, expected an object")
+        found += [row] if row else []
+    return found
 
 
 def _table(text: str, known: Callable[[str], bool], marks: str) -> list[list[str]]:
     """The cells of each line that is not empty, by the mark that makes a known path or a heading of the first."""
 
     def read(mark: str) -> list[list[str]]:
-        rows = csv.reader(text.splitlines(keepends=True), delimiter=mark, strict=True)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         return [row for row in rows if any(row)]
 
     heading = text.partition("\n")[0]

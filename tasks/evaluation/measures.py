@@ -3,13 +3,13 @@
 Shapes: M samples, R real ones, F features.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from maskgen.checkpoint import settings_from
 from maskgen.tasks.evaluation.features.extraction import FeatureSet, extract
 from maskgen.tasks.evaluation.features.protocols import Protocol
 from maskgen.tasks.evaluation.features.references import Reference, cached_reference
@@ -149,18 +149,17 @@ def floor_metrics(
         "is": floor.logits is None,
     }
     kept = tuple(name for name in names if not small[name])
-    found = FeatureSet(**{one.name: getattr(floor, one.name) for one in dataclasses.fields(FeatureSet)})
-    return feature_metrics(found, reference, run.measuring(metrics=kept))
+    return feature_metrics(settings_from(floor, FeatureSet), reference, run.measuring(metrics=kept))
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """What a judge says of samples and their captions.
+    """What a dual encoder says of samples and their captions.
 
     Attributes:
-        metrics: by the judge's names.
+        metrics: by the dual encoder's names.
         rows: see ``Evaluation.captions``.
-        warnings: captions that are missing, or longer than the judge's window.
+        warnings: captions that are missing, or longer than the dual encoder's window.
     """
 
     metrics: dict[str, Metric]
@@ -173,7 +172,7 @@ def caption_scores(samples: SampleSet, run: EvaluationRun, name: str, *, keep: b
 
     Args:
         samples: with captions.
-        run: with a judge.
+        run: with a dual encoder.
         name: of the extraction, used once.
         keep: whether the samples' features stay in the run's cache, as those of real ones do.
 
@@ -183,30 +182,32 @@ def caption_scores(samples: SampleSet, run: EvaluationRun, name: str, *, keep: b
     Raises:
         ValueError: too many samples without a caption; see ``extract``.
     """
-    judge, told = run.judge, read_all_captions(samples, run.settings.broken)
-    assert judge is not None, "the text measures are enabled"
-    good, how = Subset(samples, told.numbers) if told.missing else samples, run.extracting(judge)
+    dual_encoder, told = run.dual_encoder, read_all_captions(samples, run.settings.broken)
+    assert dual_encoder is not None, "the text measures are enabled"
+    good, how = Subset(samples, told.numbers) if told.missing else samples, run.extracting(dual_encoder)
     found = cached_reference(good, how, cache=run.cache, name=name) if keep else extract(good, how, name)
     if found is None or found.features is None or found.owners is None:  # not the first process
         return None
     owners, draws, warnings = found.owners.tolist(), run.settings.draws, told.warning(samples.name)
     captions = [told.captions[owner] for owner in owners]
     different = list(dict.fromkeys(captions))
-    if long := judge.cut(different):
-        warnings.append(f"{judge.name}: {long} of {len(different)} captions are longer than its window; cut")
+    if long := dual_encoder.cut(different):
+        warnings.append(f"{dual_encoder.name}: {long} of {len(different)} captions are longer than its window; cut")
     place = {caption: row for row, caption in enumerate(different)}
-    texts = judge.embed_texts(different).float().cpu()[[place[caption] for caption in captions]]
+    texts = dual_encoder.embed_texts(different).float().cpu()[[place[caption] for caption in captions]]
     near = cosines(found.features, texts)
     rows = [
         {"sample": told.numbers[owner], "caption": caption, "cosine": float(cosine)}
         for owner, caption, cosine in zip(owners, captions, near, strict=True)
     ]
-    metrics = {judge.score: bootstrap(near, draws=draws, note=judge.name)} if judge.score else {}
+    metrics = {dual_encoder.score: bootstrap(near, draws=draws, note=dual_encoder.name)} if dual_encoder.score else {}
     if len(different) < 2:
-        warnings.append(f"{judge.precision}: left out, all captions of {samples.name} are the same")
+        warnings.append(f"{dual_encoder.precision}: left out, all captions of {samples.name} are the same")
         return CaptionScores(metrics, rows, warnings)
     right, among = nearest_captions(found.features, texts, captions)
-    metrics[judge.precision] = bootstrap(right, draws=draws, note=f"R = {among}, chance {1 / among:.4g}; {judge.name}")
+    metrics[dual_encoder.precision] = bootstrap(
+        right, draws=draws, note=f"R = {among}, chance {1 / among:.4g}; {dual_encoder.name}"
+    )
     rows = [row | {"nearest": float(one)} for row, one in zip(rows, right, strict=True)]
     return CaptionScores(metrics, rows, warnings)
 

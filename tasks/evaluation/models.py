@@ -75,9 +75,11 @@ def evaluate_model(
             f"features: got {extractor.name} for {extractor.modality}, but the model's modality is {pipe.modality}"
         )
     run, warnings, clock = dataclasses.replace(run, device=pipe.device), list[str](), Clock()
-    if run.judge is not None and pipe.text is None:
-        raise ValueError(f"judge: got one, but {name} was not trained with texts; leave it out")
+    if run.dual_encoder is not None and not pipe.takes_prompts:
+        raise ValueError(f"dual_encoder: got one, but {name} was not trained with texts; leave it out")
     masked = _held_out(pipe, data, run.settings, warnings)
+    if data is not None and (masked is not None or task is not None):
+        check_preparation("model", pipe.config.prepared, data)
     result: Evaluation | None = None
     if run.settings.needs_samples:
         making = _Making(pipe, name, pipe.sampling(sampling), task, run)
@@ -216,13 +218,14 @@ def _generate(
 
 
 def _weights(pipe: Pipeline) -> str:
-    return "-".join(fingerprint(part) for part in (pipe.tokenizer, pipe.transformer, pipe.fine) if part is not None)
+    own = "-".join(fingerprint(part) for part in pipe.parts.values() if part is not None)
+    return own if pipe.coarse is None else f"{own}-{_weights(pipe.coarse)}"
 
 
 def _captioned(target: Target, making: _Making, warnings: list[str]) -> tuple[SampleSet | None, list[str]]:
     """Real samples whose captions a model of text is asked for, and these: held out if any are, else the reference's."""
     pipe, settings = making.pipe, making.run.settings
-    if pipe.text is None:
+    if not pipe.takes_prompts:
         return None, []
     sides = [side for side in (target.held_out, target.real) if side is not None]
     side = next((side for side in sides if side.captions(range(1)) is not None), None)
@@ -294,7 +297,11 @@ def _held_out(
         if settings.required("masked"):
             raise ValueError("metrics: masked needs held-out data of the model's size; give --data with a test half")
         return None
-    if tuple(data.size) != tuple(pipe.config.signal_size) or data.modality != pipe.modality:
+    if pipe.coarse is not None:
+        told = "the second stage of a cascade is told the tokens of a smaller picture, too"
+        if settings.required("masked"):
+            raise ValueError(f"metrics: got masked, but {told}; measure masked tokens of the first stage")
+    elif tuple(data.size) != tuple(pipe.config.signal_size) or data.modality != pipe.modality:
         told = (
             f"data: got {data.modality} of size {tuple(data.size)}, but the model's is {pipe.modality} of "
             f"{tuple(pipe.config.signal_size)}"
@@ -312,8 +319,6 @@ def _held_out(
         warnings.append(f"masked tokens: left out ({told})")
     elif pipe.text is not None and not data.has_captions:
         warnings.append("masked tokens: the data have no captions, so the model was told the empty prompt")
-    if not told:
-        check_preparation("model", pipe.config.prepared, data)
     return None if told else data
 
 

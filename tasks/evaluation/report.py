@@ -23,7 +23,14 @@ _FORMAT = "maskgen-evaluation"
 
 _SWEEP = "maskgen-guidance-sweep"
 
-_SWEPT = ("fid", "fvd", "fad", "clip_score", "clip_r_precision", "judge_r_precision")  # what is drawn by guidance
+_SWEPT = (
+    "fid",
+    "fvd",
+    "fad",
+    "clip_score",
+    "clip_r_precision",
+    "dual_encoder_r_precision",
+)  # what is drawn by guidance
 
 _PACKAGES = ("torchmetrics", "torch-fidelity", "lpips", "scikit-learn", "numpy", "pillow")
 
@@ -49,7 +56,7 @@ _MEANING = {
     "lpips": "0 for equal pictures",
     "clip_score": "mean cosine of picture and caption (Muse: 0.32; others write 100 times that)",
     "clip_r_precision": "share of pictures whose own caption is the nearest of R",
-    "judge_r_precision": "the same by a judge trained on real pairs; see what held-out real pairs have",
+    "dual_encoder_r_precision": "the same by a dual encoder trained on real pairs; see what held-out real pairs have",
     "codebook_usage": "share of codes that occur",
     "codebook_perplexity": "exp of the entropy of the code frequencies",
     "log_mel": "dB, 0 for equal sounds",
@@ -92,7 +99,7 @@ def as_json(result: Evaluation, settings: EvaluationSettings, processes: int) ->
         "warnings": result.warnings,
         "protocol": dataclasses.asdict(result.protocol),
         "extractor": result.extractor,
-        "judge": result.judge,
+        "dual_encoder": result.dual_encoder,
         "reference": result.reference,
         "counts": result.counts,
         "skipped": result.skipped,
@@ -149,7 +156,7 @@ def write_evaluation(
     for name, value in (
         ("protocol", f"{result.protocol.name}, {result.protocol.resize}"),
         ("extractor", result.extractor),
-        ("judge", result.judge),
+        ("dual_encoder", result.dual_encoder),
         ("reference", result.reference.get("name", "")),
     ):
         if value:

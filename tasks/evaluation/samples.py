@@ -135,7 +135,7 @@ def evaluate_samples(
         seconds=clock.seconds,
     )
     left_out = {} if run.extractor is None else _measure_features(result, samples, target, run, clock)
-    if run.judge is not None:
+    if run.dual_encoder is not None:
         with clock("text"):
             _measure_text(result, samples, target, run)
     if not run.team.main:
@@ -210,21 +210,21 @@ def _measure_features(
 
 
 def _measure_text(result: Evaluation, samples: SampleSet, target: Target, run: EvaluationRun) -> None:
-    """Put what a judge says of samples, and of real pictures with their own captions, into the first process's result."""
+    """Put what a dual encoder says of samples, and of real pictures with their own captions, into the first one's result."""
     found, floor = caption_scores(samples, run, "captions"), None
     real = target.captioned or target.held_out
     if real is not None and real.captions(range(1)) is not None:
         floor = caption_scores(drawn(real, run.settings.most), run, "real-captions", keep=True)
-    if found is None or run.judge is None:
+    if found is None or run.dual_encoder is None:
         return
     result.metrics |= found.metrics
-    result.captions, result.judge = found.rows, run.judge.identity()
+    result.captions, result.dual_encoder = found.rows, run.dual_encoder.identity()
     result.warnings += found.warnings
     if floor is not None:
         result.floor |= floor.metrics
     else:
         told = "no held-out pictures with captions, so nothing says what real ones would score"
-        result.warnings.append(f"{run.judge.precision}: {told}")
+        result.warnings.append(f"{run.dual_encoder.precision}: {told}")
 
 
 def find_reference(target: Target, run: EvaluationRun, name: str = "reference") -> Reference | None:

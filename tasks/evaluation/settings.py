@@ -192,7 +192,7 @@ class EvaluationRun:
         settings: what is measured, on how many samples.
         protocol: how images are resized, and the settings of each measure.
         extractor: what makes features; None where no number of features is enabled.
-        judge: what compares samples with their captions, if anything does.
+        dual_encoder: what compares samples with their captions, if anything does.
         team: the processes.
         out: folder of the report; what is made goes below it.
         cache: folder of references.
@@ -208,7 +208,7 @@ class EvaluationRun:
     cache: Path
     device: torch.device | str = "cpu"
     say: Say = print
-    judge: JointFeatures | None = None
+    dual_encoder: JointFeatures | None = None
 
     @property
     def extraction(self) -> Extraction:
@@ -249,7 +249,7 @@ class Evaluation:
             ``nearest``, whether no other caption was nearer.
         protocol: how it was measured.
         extractor: identity of the extractor.
-        judge: identity of what compared samples with their captions.
+        dual_encoder: identity of what compared samples with their captions.
         reference: what it was measured against.
         counts: samples and features of each side.
         warnings: what makes numbers incomparable.
@@ -268,7 +268,7 @@ class Evaluation:
     cas: CasScores | None = None
     captions: list[dict[str, Any]] = field(default_factory=list)
     extractor: str = ""
-    judge: str = ""
+    dual_encoder: str = ""
     reference: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

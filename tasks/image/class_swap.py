@@ -58,11 +58,12 @@ def swap_class(
     picture = original.rgb
     size, target = (picture.height, picture.width), (pipe.grid_size[0], pipe.grid_size[1])
     scaled = _scale(_check_box(box, size), size, target)
-    encoded = pipe.encode(to_tensor([picture.resize((target[1], target[0]), Image.Resampling.BICUBIC)]))
+    shown = to_tensor([picture.resize((target[1], target[0]), Image.Resampling.BICUBIC)])
+    encoded = pipe.encode(shown)
     masked = swap_token_mask(scaled, target, (pipe.axes[0], pipe.axes[1]))
     rows = encoded.expand(len(request.seeds), -1, -1)
     mask = masked.flatten()[None, :, None].to(rows.device).expand_as(rows)
-    tokens = pipe.fill(rows, mask, request, start_step=start_step)
+    tokens = pipe.fill(rows, mask, request, start_step=start_step, picture=shown)
     alpha = swap_alpha(masked, size)
     decoded = [item.resize(picture.size, Image.Resampling.BICUBIC) for item in to_images(pipe.decode(tokens))]
     return [original.paste(item, alpha) for item in decoded]

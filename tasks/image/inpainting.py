@@ -20,17 +20,17 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.tasks.conditions.request import Options
-from maskgen.tasks.image.paste import (
-    Box,
-    bounding_box,
-    check_count,
-    feather,
+from maskgen.tasks.image.paste import Box, bounding_box, check_count, feather, half_token, plan_crop, token_mask
+from maskgen.tasks.media.images import (
+    ImageSource,
+    MaskSource,
+    as_list,
+    broadcast,
     fill_holes,
-    half_token,
-    plan_crop,
-    token_mask,
+    load_mask,
+    to_images,
+    to_tensor,
 )
-from maskgen.tasks.media.images import ImageSource, MaskSource, as_list, broadcast, load_mask, to_images, to_tensor
 from maskgen.tasks.media.originals import Original, load_original
 from maskgen.tasks.pipeline import Pipeline
 
@@ -72,9 +72,10 @@ def inpaint(
     pictures, masks = broadcast(images=as_list(image), masks=as_list(mask))
     request = pipe.request(options, images=pictures)
     jobs = [_plan(pipe, one, hole, feather) for one, hole in zip(pictures, masks, strict=True)]
-    tokens = pipe.encode(torch.cat([job.input for job in jobs]))[request.sources]
+    inputs = torch.cat([job.input for job in jobs])
+    tokens, picture = pipe.encode(inputs)[request.sources], inputs[request.sources]
     masked = torch.stack([token_mask(job.hole, pipe.axes, dilation) for job in jobs])[request.sources].to(tokens.device)
-    decoded = to_images(pipe.decode(pipe.fill(tokens, masked[..., None].expand_as(tokens), request)))
+    decoded = to_images(pipe.decode(pipe.fill(tokens, masked[..., None].expand_as(tokens), request, picture=picture)))
     return [jobs[source].finish(picture) for source, picture in zip(request.sources, decoded, strict=True)]
 
 

@@ -72,27 +72,14 @@ def outpaint(
         raise ValueError("outpaint: nothing to add: left, right, top and bottom are all 0; give pixels for one of them")
     original = load_original(image)
     picture = original.rgb
-    spans = [
-        _Span(pixels, pad, scaled, step, cells)
-        for pixels, pad, scaled, step, cells in zip(
-            (picture.height, picture.width),
-            pads,
-            _scaled(picture, pads, pipe.grid_size, pipe.tokenizer.stride),
-            pipe.tokenizer.stride,
-            pipe.axes,
-            strict=True,
-        )
-    ]
-    axes, shown = (spans[0].cells, spans[1].cells), (picture.width + left + right, picture.height + top + bottom)
-    if axes[0] * axes[1] > _MOST_WINDOWS * pipe.axes[0] * pipe.axes[1] or shown[0] * shown[1] > _MOST_PIXELS:
-        raise ValueError(
-            f"outpaint: got {picture.width} x {picture.height} pixels to widen to {shown[0]} x {shown[1]}; expected at "
-            f"most {_MOST_PIXELS} pixels and {_MOST_WINDOWS} windows of the model; add less"
-        )
+    spans, shown = _laid_out(pipe, picture, pads)
     tokens, masked = _canvas(pipe, picture, spans)
     tokens = extend_tokens(pipe, tokens.expand(len(request.seeds), *tokens.shape[1:]), masked, request)
     # One at a time: a canvas can be 64 pictures large.
-    decoded = [to_images(pipe.decode(item, axes))[0] for item in rearrange(tokens, "B h w K -> B 1 (h w) K")]
+    decoded = [
+        to_images(pipe.decode(item, (spans[0].cells, spans[1].cells)))[0]
+        for item in rearrange(tokens, "B h w K -> B 1 (h w) K")
+    ]
     (y, height), (x, width) = (span.result for span in spans)
     painted = [item.resize(shown, Image.Resampling.BICUBIC, (x, y, x + width, y + height)) for item in decoded]
     fade = half_token(original.size, (spans[0].inner, spans[1].inner))
@@ -163,6 +150,31 @@ class _Span:
         start = self.first * step - before
         self.result = (start, min(before + scaled + behind, self.cells * step - start))
         self.scaled, self.slack = scaled, self.inner * step - scaled
+
+
+def _laid_out(
+    pipe: Pipeline, picture: Image.Image, pads: tuple[tuple[int, int], tuple[int, int]]
+) -> tuple[list[_Span], tuple[int, int]]:
+    """Rows and columns of the canvas, and width and height of the result; what is too large is refused."""
+    spans = [
+        _Span(pixels, pad, scaled, step, cells)
+        for pixels, pad, scaled, step, cells in zip(
+            (picture.height, picture.width),
+            pads,
+            _scaled(picture, pads, pipe.grid_size, pipe.tokenizer.stride),
+            pipe.tokenizer.stride,
+            pipe.axes,
+            strict=True,
+        )
+    ]
+    cells = spans[0].cells * spans[1].cells
+    width, height = picture.width + sum(pads[1]), picture.height + sum(pads[0])
+    if cells > _MOST_WINDOWS * pipe.axes[0] * pipe.axes[1] or width * height > _MOST_PIXELS:
+        raise ValueError(
+            f"outpaint: got {picture.width} x {picture.height} pixels to widen to {width} x {height}; expected at "
+            f"most {_MOST_PIXELS} pixels and {_MOST_WINDOWS} windows of the model; add less"
+        )
+    return spans, (width, height)
 
 
 def _scaled(

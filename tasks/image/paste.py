@@ -85,31 +85,6 @@ def plan_crop(size: tuple[int, int], bbox: Box, target: tuple[int, int]) -> Box:
     return top, left, extent[0], extent[1]
 
 
-def fill_holes(image: Tensor, hole: Tensor) -> Tensor:
-    """Smooth colours for the pixels of a hole, made from those around it alone ("pull-push", Gortler et al. 1996).
-
-    An encoder sees far beyond a token's own cell: whatever stands in a hole would colour the tokens beside it. Kept
-    pixels stay; each hole pixel is interpolated from averages of kept pixels, the coarser the farther away.
-
-    Args:
-        image: float ``[3, H, W]``.
-        hole: bool ``[H, W]`` with at least one False.
-
-    Returns:
-        float ``[3, H, W]``, which does not depend on what ``image`` holds in the hole.
-    """
-    if not hole.any():
-        return image
-    known = (~hole).float()[None, None]
-    colour = torch.where(hole, 0.0, image)[None]
-    # Colour and weight are divided by the same counts, which cancel.
-    weight = nn.functional.avg_pool2d(known, 2, ceil_mode=True)[0]
-    coarse = nn.functional.avg_pool2d(colour, 2, ceil_mode=True)[0] / weight.clamp(min=1e-6)
-    coarse = fill_holes(coarse, weight[0] == 0)
-    smooth = nn.functional.interpolate(coarse[None], size=tuple(hole.shape), mode="bilinear")[0]
-    return torch.where(hole, smooth, image)
-
-
 def half_token(shown: tuple[int, int], axes: tuple[int, ...]) -> int:
     """Half a token's side in pixels of a picture of size ``shown`` on the grid ``axes``, at least 1."""
     return max(1, round(min(side / cells for side, cells in zip(shown, axes, strict=True)) / 2))

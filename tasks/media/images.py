@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageColor, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
+from torch.nn import functional as F
 
 from maskgen.checkpoint import atomic_file
 from maskgen.tasks.media.checks import check_file, to_bytes
@@ -252,14 +253,16 @@ def losses(picture: Image.Image) -> list[str]:
     """
     raw = [str(part) for tile in getattr(picture, "tile", ()) for part in tile]
     told = []
-    if picture.mode.startswith("I") or any(";16" in part for part in raw):
+    if picture.mode == "I" and not any(";16" in part for part in raw):
+        told.append("32 bits a channel come back as 8")
+    elif picture.mode.startswith("I") or any(";16" in part for part in raw):
         told.append("16 bits a channel come back as 8")
     elif picture.mode == "F":
         told.append("32-bit grey comes back as 8 bits")
     if picture.mode.startswith("I") and "transparency" in picture.info:
         told.append("the transparency of 16-bit grey comes back as white")
-    if picture.mode == "CMYK":
-        told.append("CMYK comes back as RGB")
+    if picture.mode in ("CMYK", "LAB", "YCbCr"):
+        told.append(f"{picture.mode} comes back as RGB")
     if (frames := getattr(picture, "n_frames", 1)) > 1:
         told.append(f"the first of {frames} pictures is edited, the others are left out")
     return told
@@ -340,3 +343,28 @@ def _writing(path: Path) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def fill_holes(image: Tensor, hole: Tensor) -> Tensor:
+    """Smooth colours for the pixels of a hole, made from those around it alone ("pull-push", Gortler et al. 1996).
+
+    An encoder sees far beyond a token's own cell: whatever stands in a hole would colour the tokens beside it. Kept
+    pixels stay; each hole pixel is interpolated from averages of kept pixels, the coarser the farther away.
+
+    Args:
+        image: float ``[3, H, W]``.
+        hole: bool ``[H, W]`` with at least one False.
+
+    Returns:
+        float ``[3, H, W]``, which does not depend on what ``image`` holds in the hole.
+    """
+    if not hole.any():
+        return image
+    known = (~hole).float()[None, None]
+    colour = torch.where(hole, 0.0, image)[None]
+    # Colour and weight are divided by the same counts, which cancel.
+    weight = F.avg_pool2d(known, 2, ceil_mode=True)[0]
+    coarse = F.avg_pool2d(colour, 2, ceil_mode=True)[0] / weight.clamp(min=1e-6)
+    coarse = fill_holes(coarse, weight[0] == 0)
+    smooth = F.interpolate(coarse[None], size=tuple(hole.shape), mode="bilinear")[0]
+    return torch.where(hole, smooth, image)

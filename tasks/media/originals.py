@@ -2,7 +2,7 @@
 
 Kept: every pixel outside the edit in the file's own numbers, transparency, colour profile, EXIF (upright, without its
 thumbnail, which would show the old picture), XMP and resolution. Said when lost: more than 8 bits a channel, CMYK and grey
-profiles, further pictures of an animation, the place where it was taken: results are shared.
+profiles, further pictures of an animation, texts and comments, the place where it was taken: results are shared.
 
 Shapes: H W pixels.
 """
@@ -22,6 +22,8 @@ from maskgen.tasks.media.colours import from_srgb, profile_of
 from maskgen.tasks.media.images import ImageSource, load_image, losses, open_image
 
 _THUMBNAIL, _DETAILS, _PLACE, _ORIENTATION = 1, 0x8769, 0x8825, 0x0112  # three directories of Exif, and a tag
+_IPTC = 0x0404  # a resource of Photoshop
+_OF_PILLOW = ("xmp", "XML:com.adobe.xmp", "compression")  # texts of ``info`` that are kept, or that nobody wrote
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def load_original(source: ImageSource) -> Original:
         lost.append("the grey profile comes back as sRGB")
     if _tells_place(upright):
         lost.append("the place where it was taken (GPS) is left out of the result")
+    if texts := _texts(upright):
+        lost.append(f"the file's texts ({', '.join(texts)}) are left out of the result")
     if lost:
         warnings.warn(f"{name}: {'; '.join(lost)}", stacklevel=3)
     if upright.mode.startswith(("I", "F")) or upright.mode == "CMYK" or "grey profile" in "".join(lost):
@@ -116,6 +120,14 @@ def load_original(source: ImageSource) -> Original:
 
 def _tells_place(picture: Image.Image) -> bool:
     return bool(picture.getexif().get_ifd(_PLACE)) or b"GPS" in _xmp(picture)
+
+
+def _texts(picture: Image.Image) -> list[str]:
+    """Names of what people and programs wrote into a file beside EXIF and XMP: text of a PNG, comments, IPTC."""
+    info = {name: value for name, value in picture.info.items() if name not in _OF_PILLOW}
+    found = sorted(str(name) for name, value in info.items() if isinstance(value, str) or name == "comment")
+    photoshop = info.get("photoshop")
+    return found + (["IPTC"] if isinstance(photoshop, dict) and _IPTC in photoshop else [])
 
 
 def _xmp(picture: Image.Image) -> bytes:

@@ -133,10 +133,12 @@ class Shelf:
         return content
 
     def _kind(self, name: str) -> str:
-        """What a file is by its first bytes: "image", "audio", "video", "text" or ""."""
+        """What a file is by its first bytes: "image", "audio", "video", "text" or ""; "link" if it leads nowhere."""
         try:
             with self._zip().open(name) if self.root.is_file() else (self.root / name).open("rb") as file:
                 head = file.read(64)
+        except FileNotFoundError:
+            return "link"
         except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
             return ""
         if head[:4] in (b"RIFF", b"RF64") or head[4:8] == b"ftyp":
@@ -208,6 +210,8 @@ def _reason(kind: str, modality: str, suffix: str, known: str) -> str:
         return f"{suffix} files, which are not read here; convert them"
     if kind in ("image", "audio", "video"):
         return f"{kind} files"
+    if kind == "link":
+        return "links that lead nowhere"
     if suffix in _ARCHIVES:
         return "archives, which have to be unpacked"
     return "" if known or kind == "text" else f"{suffix or 'further'} files, which are of no known kind"

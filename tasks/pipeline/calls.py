@@ -3,6 +3,8 @@
 Shapes: B results, M plain numbers.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -27,13 +29,33 @@ class Calls:
 
     Attributes:
         transformer: what is asked.
+        fine: the second transformer of sound, if there is one.
         config: of the model folder.
         prompts: of the text encoder; None without one.
+        coarse: first stage of a cascade, if there is one.
     """
 
     transformer: MaskedTransformer
+    fine: MaskedTransformer | None
     config: PipelineConfig
     prompts: Prompts | None
+    coarse: Calls | None
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether it, or the first stage of a cascade, is told texts."""
+        return self.prompts is not None or (self.coarse is not None and self.coarse.takes_prompts)
+
+    @property
+    def other_sampling(self) -> dict[str, Sampling]:
+        """Settings of the stages that ``sampling`` does not name: of the fine transformer, of the first stage."""
+        fine, first = None if self.fine is None else self.config.fine_sampling, self.coarse
+        found = {"fine_sampling": fine, "coarse_sampling": None if first is None else first.config.sampling}
+        return {name: settings for name, settings in found.items() if settings is not None}
+
+    def set_sampling(self, sampling: Sampling) -> None:
+        """Take settings as the model's own, for calls that name none."""
+        self.config = dataclasses.replace(self.config, sampling=sampling)
 
     @property
     def grid_size(self) -> tuple[int, ...]:
@@ -81,7 +103,8 @@ class Calls:
         """
         given = check_options(options)
         chosen = self.sampling(given.get("sampling"), given.get("steps"), given.get("guidance"))
-        words = self._words(given, chosen)
+        first = self._first_sampling(given)
+        words = self._words(given, bool(chosen.guidance.scale or (first is not None and first.guidance.scale)))
         seeds = given.get("seeds")
         lists = {name: range(len(values)) for name, values in inputs.items()}
         *sources, labels, prompts, negatives, listed = broadcast(
@@ -91,13 +114,10 @@ class Calls:
             negative_prompts=words.negatives,
             seeds=[0] if seeds is None else list(seeds),
         )
-        return Request(
-            seeds=check_seeds(listed, len(listed)),
-            sampling=chosen,
-            cond=self.cond(labels, dataclasses.replace(words, prompts=prompts, negatives=negatives)),
-            callback=given.get("callback"),
-            sources=sources[0] if sources else (),
-        )
+        words = dataclasses.replace(words, prompts=prompts, negatives=negatives)
+        check_seeds(listed, len(listed))
+        asked = Request(seeds=listed, sampling=chosen, callback=given.get("callback"))
+        return dataclasses.replace(self._asked(asked, labels, words, first), sources=sources[0] if sources else ())
 
     def generation(self, labels: Any, options: SamplingOptions) -> Request:
         """``request`` for results from nothing: without seeds, 0, 1, 2... for the labels or prompts, see ``class_ids``."""
@@ -117,12 +137,27 @@ class Calls:
             micro=None if micro is None else repeat(micro, "M -> B M", B=len(ids)),
         )
 
-    def _words(self, given: Options, sampling: Sampling) -> Wording:
+    def _first_sampling(self, given: Options) -> Sampling | None:
+        """The settings of the first stage of a cascade, if there is one."""
+        settings = given.get("coarse_sampling")
+        if self.coarse is None and settings is not None:
+            raise ValueError("coarse_sampling: got settings, but this model is no cascade; leave them out")
+        return None if self.coarse is None else self.coarse.sampling(settings, guidance=given.get("guidance"))
+
+    def _asked(self, asked: Request, labels: Sequence[int], words: Wording, first: Sampling | None) -> Request:
+        """A request with the conditions of this model and, with the settings ``first``, of its first stage."""
+        coarse = None
+        if self.coarse is not None:
+            settings = self.coarse.config.sampling if first is None else first
+            coarse = self.coarse._asked(dataclasses.replace(asked, sampling=settings), labels, words, None)
+        return dataclasses.replace(asked, cond=self.cond(labels, words), coarse=coarse)
+
+    def _words(self, given: Options, guided: bool) -> Wording:
         """What a call says in words, which only some models understand."""
         prompt, negative = given.get("prompt"), given.get("negative_prompt")
-        if self.prompts is None and (prompt is not None or negative is not None):
+        if not self.takes_prompts and (prompt is not None or negative is not None):
             asked = "a label" if self.transformer.num_classes else "no prompt"
             lacks = "its folder has no text encoder" if self.transformer.takes_text else "it was trained without texts"
             name = "negative_prompt" if prompt is None else "prompt"
             raise ValueError(f"{name}: got one, but this model takes none ({lacks}); give {asked}")
-        return Wording.of(prompt, negative, given.get("long_prompts", "cut"), guided=bool(sampling.guidance.scale))
+        return Wording.of(prompt, negative, given.get("long_prompts", "cut"), guided=guided)

@@ -1,6 +1,7 @@
 """A tokenizer and a transformer that belong together: loading, saving, and the one way from masked tokens to tokens.
 
-Sound may take two transformers: a coarse one for the first codebooks, and a fine one that adds the others to them.
+Sound may take two transformers: a coarse one for the first codebooks, and a fine one that adds the others to them. Pictures
+may take two models, a cascade: the first makes the tokens of small pictures, from which the second makes large ones.
 
 Shapes: B batch, N tokens, K codebooks of the tokenizer, k of them the coarse ones, C channels, S samples, T frames.
 """
@@ -28,6 +29,7 @@ from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.conditions.text.base import TextEncoder
 from maskgen.tasks.conditions.text.prompts import Prompts
 from maskgen.tasks.model_folder import (
+    FIRST_STAGE,
     PARTS,
     PipelineConfig,
     check_codec,
@@ -40,11 +42,13 @@ from maskgen.tasks.model_folder import (
     write_parts,
 )
 from maskgen.tasks.pipeline.calls import Calls
+from maskgen.tasks.pipeline.cascade import check_stages, first_tokens
 from maskgen.tasks.published.find import find_model
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import OwnModality, Tokenizer, check_contract
 
 _FINE = 0xF17E  # stream of the fine stage's seeds
+_SECOND = 0xCA5C  # stream of the seeds of a cascade's second stage
 
 
 class Pipeline(Calls):
@@ -59,6 +63,8 @@ class Pipeline(Calls):
         fine: for sound, predicts all codebooks of the tokenizer from those of ``transformer``.
         critic: scores what ``transformer`` draws, for the order ``critic``; see ``maskgen.objectives.critic``.
         text: encodes prompts, for a transformer that was trained with texts.
+        coarse: first stage of a cascade, for a transformer that takes the tokens of smaller pictures (``coarse_size``).
+            Everything else is about the second stage: sizes, tokens and results are its own.
 
     Raises:
         ValueError: the parts do not fit each other, class names not their number of classes, or the codec or text encoder is
@@ -75,6 +81,7 @@ class Pipeline(Calls):
         fine: MaskedTransformer | None = None,
         critic: MaskedTransformer | None = None,
         text: TextEncoder | None = None,
+        coarse: Pipeline | None = None,
     ) -> None:
         check_contract(tokenizer)
         check_parts(tokenizer, transformer, fine)
@@ -98,6 +105,10 @@ class Pipeline(Calls):
         self.config = config
         channels = tokenizer.channels if isinstance(tokenizer, AudioTokenizer | OwnModality) else 3
         self.axes = tokenizer.axes((1, channels, *config.signal_size))
+        self.coarse = coarse
+        if coarse is not None:
+            check_stages(coarse, transformer, config, self.modality)
+            coarse._follow(self)
 
     @classmethod
     def from_pretrained(
@@ -124,14 +135,24 @@ class Pipeline(Calls):
             OSError: the cache cannot be written to.
         """
         folder = find_model(name, revision)
-        return cls(config=read_description(folder), device=device, **read_parts(folder, attention))
+        parts = read_parts(folder, attention)
+        first = folder / FIRST_STAGE
+        if (first / "pipeline.json").is_file():
+            parts["coarse"] = cls.from_pretrained(first, device=device, attention=attention)
+        return cls(config=read_description(folder), device=device, **parts)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``pipeline.json`` and a folder for each of ``PARTS`` that there is.
+        """Write ``pipeline.json`` and a folder for each of ``PARTS`` that there is, and a model folder for a first stage.
 
         Each file is written whole or not at all. Parts of an earlier save are replaced or taken away.
         """
         write_parts(Path(folder), self.parts)
+        first = Path(folder) / FIRST_STAGE
+        if self.coarse is not None:
+            self.coarse.save_pretrained(first)
+        elif (first / "pipeline.json").is_file():
+            (first / "pipeline.json").unlink()
+            write_parts(first, dict.fromkeys(self.parts))
         write_description(Path(folder), self.modality, self.config)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
@@ -222,12 +243,16 @@ class Pipeline(Calls):
         axes: Sequence[int] | None = None,
         start_step: int = 0,
         batch_size: int = 64,
+        picture: Tensor | None = None,
     ) -> Tensor:
         """Decide the masked tokens, with the sampler ``commit`` all; rows may mask different positions.
 
         Without a fine transformer, tokens have the transformer's codebooks. With one, they may have k codebooks, and only
         the first transformer runs, or all K: then the first transformer decides the first k codebooks without seeing the
         others, and the fine one the others with the first k given.
+
+        In a cascade the first stage runs before that, where the small grid has masked cells in the area of masked tokens;
+        with ``request.cond.coarse`` it does not run. It draws with the seeds of the request, the second stage with others.
 
         Args:
             tokens: long ``[B, N, k]`` or ``[B, N, K]``; what stands at masked positions is ignored.
@@ -236,16 +261,25 @@ class Pipeline(Calls):
             axes: grid of the tokens, where the transformer takes others than its own, which is the default.
             start_step: see ``maskgen.sampling.sample``; the fine transformer starts at 0.
             batch_size: rows at a time; does not change the result.
+            picture: for a cascade, float ``[B or 1, 3, H, W]``, what the tokens are of, which the first stage sees made
+                smaller by area; by default what the tokens that are not masked decode to.
 
         Returns:
             long, of the shape of ``tokens``.
 
         Raises:
-            ValueError: another number of codebooks, seeds or conditions.
+            ValueError: another number of codebooks, seeds or conditions; in a cascade another grid.
         """
         check_seeds(request.seeds, len(tokens))
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+        if self.transformer.coarse_size:
+            if axes is not None and tuple(axes) != tuple(self.axes):
+                raise ValueError(f"axes: got {tuple(axes)}, but a cascade works on its own grid {tuple(self.axes)}")
+            if request.cond.coarse is None:
+                small = first_tokens(self, tokens, mask, request, picture, batch_size, start_step)
+                request = request.told(coarse=small)
+            request = request.window(_SECOND)
         grid, split = axes or self.axes, self._coarse_codebooks(tokens.shape[-1])
         inputs = (tokens[..., :split], mask[..., :split])
         coarse = self._decide(self.transformer, *inputs, request, grid, batch_size, start_step)
@@ -264,6 +298,12 @@ class Pipeline(Calls):
         shape = (len(request.seeds), math.prod(self.axes), (self.fine or self.transformer).num_codebooks)
         masked = torch.ones(shape, dtype=torch.bool)
         return self.decode(self.fill(torch.zeros(shape, dtype=torch.long), masked, request, batch_size=batch_size))
+
+    def enlarge(self, small: Tensor, request: Request) -> Tensor:
+        """Tokens ``[B, N, K]`` of a cascade's second stage for those of the first, long ``[B, M, 1]``."""
+        shape = (len(request.seeds), math.prod(self.axes), self.transformer.num_codebooks)
+        masked = torch.ones(shape, dtype=torch.bool)
+        return self.fill(torch.zeros(shape, dtype=torch.long), masked, request.told(coarse=small))
 
     def edit(self, signal: Tensor, region: Tensor, request: Request) -> Tensor:
         """Decide anew what a region of a signal touches; all else comes back bit for bit.
@@ -289,7 +329,8 @@ class Pipeline(Calls):
         rows = tokens.expand(len(request.seeds), -1, -1)
         masked = rearrange(cells, "... -> 1 (...) 1").to(rows.device).expand_as(rows)
         axes = self.tokenizer.axes(tuple(signal.shape))
-        made = self.decode(self.fill(rows, masked, request, axes=axes), axes)
+        picture = signal if self.transformer.coarse_size else None
+        made = self.decode(self.fill(rows, masked, request, axes=axes, picture=picture), axes)
         for axis, size in enumerate(region.shape, start=2):
             made = made.narrow(axis, 0, size)
         return torch.where(region, made, signal)
@@ -327,6 +368,17 @@ class Pipeline(Calls):
                     )
                 )
         return torch.cat(done)
+
+    def _follow(self, second: Pipeline) -> None:
+        """Go to the device of a second stage, and share its text encoder where it is the same one."""
+        self.device = second.device
+        if self.text is not None and second.text is not None and self.text.identity() == second.text.identity():
+            self.text, self.prompts = second.text, second.prompts
+        for part in self.parts.values():
+            if part is not None:
+                part.to(self.device)
+        if self.coarse is not None:
+            self.coarse._follow(self)
 
     def _coarse_codebooks(self, given: int) -> int:
         """How many of the given codebooks the first transformer decides: all it has, or the given number is refused."""

@@ -6,6 +6,7 @@ A whole model becomes a folder for ``Pipeline.from_pretrained``, one part of it 
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,15 @@ from torch import Tensor, nn
 from maskgen.checkpoint import atomic_folder, check_state, save_state
 from maskgen.tasks.conditions.classes import imagenet_classes
 from maskgen.tasks.conditions.preparation import Preparation
-from maskgen.tasks.model_folder import PipelineConfig, check_parts, write_description
+from maskgen.tasks.conditions.text import PretrainedText
+from maskgen.tasks.model_folder import PipelineConfig, check_parts, check_text, write_description
 from maskgen.tasks.published.catalog import CATALOG, find
 from maskgen.tasks.published.download import download
 from maskgen.tasks.published.entries.base import Published, Weights
-from maskgen.tasks.published.entries.families import FAMILIES, load_name, looks_like
+from maskgen.tasks.published.entries.families import FAMILIES, Family, load_name, looks_like
+from maskgen.tasks.published.folders import find_files, told_settings, with_settings
 from maskgen.tasks.published.readers import check_order, code_tables, read_part, state_names
+from maskgen.tasks.published.text import obtain_text, read_text, write_text
 from maskgen.weights.files import read_weights
 
 _VERSION = "1"  # of the converted folders; raised when they change, so that nobody meets old ones in the cache
@@ -53,6 +57,8 @@ def convert_files(
     tokenizer: str | Path | None = None,
     transformer: str | Path | None = None,
     fine: str | Path | None = None,
+    text: str | Path | None = None,
+    folder: str | Path | None = None,
     ema: bool | None = None,
     any_size: bool = False,
 ) -> None:
@@ -64,6 +70,8 @@ def convert_files(
         tokenizer: file of the tokenizer; for EnCodec and DAC it may be a folder of the Hub.
         transformer: file of the transformer. With both a model folder is made, with one alone a folder of that part.
         fine: file of the second transformer of sound, beside the other two.
+        text: folder of the text encoder and its tokenizer, beside tokenizer and transformer.
+        folder: a copy of the model's repository, which has all parts.
         ema: take the averaged copy of the weights, where a file has one; by default that of which figures were published.
         any_size: take whatever sizes the files show instead of the published ones, for weights of your own training.
 
@@ -74,11 +82,9 @@ def convert_files(
     """
     entry, target = find(family), Path(out)
     given = {"tokenizer": tokenizer, "transformer": transformer, "fine": fine}
-    files = {part: Path(file) for part, file in given.items() if file}
-    for part in files.keys() - entry.parts.keys():
-        raise ValueError(f"{part}: got {files[part]}, but {family} is a {' and '.join(entry.parts)} alone")
-    if not files:
-        raise ValueError(f"{family}: got no file, expected {' and '.join(f'--{part} FILE' for part in entry.parts)}")
+    files = _files(entry, {part: Path(file) for part, file in given.items() if file}, folder)
+    if text and not entry.text:
+        raise ValueError(f"text: got {text}, but {family} has no text encoder")
     check_order(entry, files)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target}: exists and is not empty; name a new folder")
@@ -89,11 +95,49 @@ def convert_files(
     ) in files.items():  # the tokenizer first: it tells the number of codes, should sizes be read from files
         averaged = entry.parts[part].averaged if ema is None else ema
         halves[part] = _convert(entry, part, file, averaged, halves.get("tokenizer"), any_size)
-    with atomic_folder(target) as folder:
-        if len(halves) > 1:
-            write_description(folder, entry.modality, _pipeline_config(entry, halves))
+    whole = len(halves) > 1
+    encoder = _encoder(entry, text or folder, halves["transformer"]) if whole and entry.text else None
+    with atomic_folder(target) as made:
+        if whole:
+            config = _pipeline_config(entry, halves)
+            identity = "" if encoder is None else encoder.identity()
+            write_description(made, entry.modality, dataclasses.replace(config, text_identity=identity))
         for part, half in halves.items():
-            save_state(half.kind, half.config, half.state, folder / part if len(halves) > 1 else folder)
+            save_state(half.kind, half.config, half.state, made / part if whole else made)
+        if encoder is not None:
+            write_text(encoder, made / "text")
+
+
+def _files(entry: Published, given: Mapping[str, Path], folder: str | Path | None) -> dict[str, Path]:
+    """The files to read by part, the tokenizer first; those given go before those of the folder."""
+    for part in given.keys() - entry.parts.keys():
+        raise ValueError(f"{part}: got {given[part]}, but {entry.name} is a {' and '.join(entry.parts)} alone")
+    found = dict(given)
+    if folder:
+        if len({weights.repository or weights.url for weights in entry.parts.values()}) > 1:
+            raise ValueError(f"folder: got {folder}, but {entry.name} is not in one repository; give its files")
+        wanted = {part: weights.file for part, weights in entry.parts.items() if part not in given and weights.file}
+        found |= find_files(wanted, Path(folder))
+    if not found:
+        raise ValueError(
+            f"{entry.name}: got no file, expected {' and '.join(f'--{part} FILE' for part in entry.parts)}"
+            + (", or --folder FOLDER, a copy of its repository" if entry.text else "")
+        )
+    return {part: found[part] for part in entry.parts if part in found}
+
+
+def _encoder(entry: Published, source: str | Path | None, transformer: _Half) -> PretrainedText | None:
+    """The text encoder, or None, which is said, where there is no folder of it."""
+    assert entry.text is not None
+    if source is None:
+        warnings.warn(
+            f"{entry.name}: converted without its text encoder, so that it takes no prompts; give --text FOLDER",
+            stacklevel=3,
+        )
+        return None
+    encoder = read_text(entry.text, Path(source))
+    check_text(encoder, transformer.empty)
+    return encoder
 
 
 def fetch(name: str) -> Path:
@@ -127,6 +171,7 @@ def fetch(name: str) -> Path:
                     tokenizer=files.get("tokenizer"),
                     transformer=files.get("transformer"),
                     fine=files.get("fine"),
+                    text=obtain_text(entry.text) if entry.text else None,
                 )
                 for file in files.values():
                     if file.parent == cache / "downloads":
@@ -192,34 +237,40 @@ def _convert_names(
     """Config and state dict of weights that are named and nothing more: published sizes, or those of the shapes."""
     weights = entry.parts[part]
     state = read_weights(file, ema=ema)
-    _check_family(entry, weights, file, state)
+    kind = _check_family(entry, weights, file, state)
     config = weights.kind.published(weights.sizes)
     try:
+        told = told_settings(kind.module, file)
         if any_size:
-            known = {"vocab_size": tokenizer.empty.vocab_size} if tokenizer else {}
-            function = load_name(f"{weights.kind.module}:config_from")
-            taken = inspect.signature(function).parameters
-            config = function(state, **{name: value for name, value in known.items() if name in taken})
-        return config, weights.kind.convert(state, config)
+            known = told | ({"vocab_size": tokenizer.empty.vocab_size} if tokenizer else {})
+            taken = inspect.signature(load_name(f"{weights.kind.module}:config_from")).parameters
+            config = kind.config_from(state, **{name: value for name, value in known.items() if name in taken})
+        else:
+            config = with_settings(config, told, file)
+        return config, kind.convert(state, config)
     except ValueError as error:
         raise ValueError(f"{file}: {'' if any_size else _size_problem(entry, part, state)}{error}") from None
 
 
-def _check_family(entry: Published, weights: Weights, file: Path, state: Iterable[str]) -> None:
-    """Refuse weights of another family or part, saying what they look like and where they belong."""
+def _check_family(entry: Published, weights: Weights, file: Path, state: Iterable[str]) -> Family:
+    """The family of a file; another one, or another part, is refused, saying what it looks like and where it belongs."""
     named = sorted(state)
     seen = looks_like(named)
     if seen == weights.family or (seen is not None and FAMILIES[seen].marks == weights.kind.marks):
-        return
+        return weights.kind
+    if seen is not None and seen == weights.kind.also:
+        return FAMILIES[seen]
     expected = weights.kind.title
     if seen is None:
         names = ", ".join(named[:3])
         raise ValueError(
             f"{file}: expected {expected}; its {len(named)} weights are of no family known here ({names}, ...)"
         )
+    fits = {other.name: [w.family for w in other.parts.values()] for other in CATALOG.values()}
+    fits = {name: [*found, *(FAMILIES[family].also for family in found)] for name, found in fits.items()}
     advice = next((f"give it as --{part}" for part, other in entry.parts.items() if other.family == seen), "")
     if not advice:
-        names = ", ".join(other.name for other in CATALOG.values() if seen in (w.family for w in other.parts.values()))
+        names = ", ".join(name for name, found in fits.items() if seen in found)
         advice = f"use --{FAMILIES[seen].part} with --family {names}" if names else "it has no entry in the catalog"
     raise ValueError(f"{file}: expected {expected}, but this looks like {FAMILIES[seen].title}; {advice}")
 

@@ -1,13 +1,12 @@
-"""The text encoder of a published model: a folder of transformers becomes the part ``text`` of a model folder, with its weights."""
+"""The text encoder of a published model: files of transformers become the part ``text`` of a model folder."""
 
-import json
 import tempfile
-import warnings
 from pathlib import Path
 
 from maskgen.checkpoint import read_json, save_module
 from maskgen.tasks.conditions.text import PretrainedText, PretrainedTextConfig
 from maskgen.tasks.published.entries.base import TextFiles
+from maskgen.tasks.published.folders import at_hand
 
 _WEIGHTS = "model.safetensors"
 
@@ -56,58 +55,30 @@ def write_text(encoder: PretrainedText, folder: Path) -> None:
     encoder.save_files(folder)
 
 
-def find_files(wanted: dict[str, str], folder: Path) -> dict[str, Path]:
-    """The files of a model in a copy of its repository, by part.
-
-    Args:
-        wanted: part to path in the repository.
-        folder: the copy. Where a file is missing, the one in half precision (``.fp16.``) is taken, which is said.
+def obtain_text(files: TextFiles) -> Path:
+    """A published encoder on this machine, in the layout of its repository; downloaded the first time.
 
     Raises:
-        FileNotFoundError: neither is there.
+        ConnectionError: neither cached nor to be reached.
+        FileNotFoundError: it is gone from the Hub.
     """
-    found = {part: _half(folder / path) for part, path in wanted.items()}
-    for part, file in found.items():
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{folder / wanted[part]}: no such file; give a whole copy of the model's repository"
-            )
-    return found
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-
-def settings_beside(file: Path) -> dict[str, object]:
-    """What a folder in diffusers' layout says of a file of weights; nothing where there is no such folder.
-
-    Returns:
-        ``config.json`` beside the weights, and the scheduler's ``mask_token_id``.
-
-    Raises:
-        ValueError: damaged settings.
-    """
-    told: dict[str, object] = {}
-    for path in (file.parent / "config.json", file.parent.parent / "scheduler" / "scheduler_config.json"):
-        if not path.is_file():
-            continue
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        if isinstance(values, dict) and "_class_name" in values:
-            keep = values if path.name == "config.json" else {"mask_token_id": values.get("mask_token_id")}
-            told |= {name: value for name, value in keep.items() if value is not None}
-    return told
-
-
-def _half(file: Path) -> Path:
-    half = file.with_name(f"{file.stem}.fp16{file.suffix}")
-    if file.is_file() or not half.is_file():
-        return file
-    warnings.warn(f"{half}: weights in half precision, as no others are there", stacklevel=4)
-    return half
+    patterns = [f"{files.encoder}/*.json", f"{files.encoder}/{_WEIGHTS}", f"{files.tokenizer}/*"]
+    try:
+        return Path(snapshot_download(files.repository, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        raise ConnectionError(
+            f"{files.repository}: not in the cache, and the Hugging Face Hub cannot be reached"
+        ) from None
+    except HfHubHTTPError as error:
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(f"{files.repository}: the Hugging Face Hub answers: {reason}") from None
 
 
 def _take_half_precision(scratch: Path, encoder: Path) -> None:
     """Where the encoder has no other weights, those in half precision are what transformers looks for."""
-    file = _half(encoder / _WEIGHTS)
+    file = at_hand(encoder / _WEIGHTS)
     if file.name != _WEIGHTS:
         (scratch / _WEIGHTS).symlink_to(file.resolve())

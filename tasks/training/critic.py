@@ -140,11 +140,13 @@ def _check(
         text = (pipe.transformer.context_width, pipe.transformer.pooled_width)
         if (critic.context_width, critic.pooled_width) != text:
             raise ValueError(
-                f"critic: takes a text of widths {critic.context_width} and {critic.pooled_width} (context, pooled), expected "
-                f"the model's {text[0]} and {text[1]}"
+                f"critic: takes a text of widths {critic.context_width} and {critic.pooled_width} (context, pooled), "
+                f"expected the model's {text[0]} and {text[1]}"
             )
     if pipe.modality == "video":
         raise ValueError("model: got one of video, whose sampler 'commit' has no critic")
+    if pipe.transformer.coarse_size:
+        raise ValueError("model: got the second stage of a cascade, which has no critic yet")
     check_signals(pipe.tokenizer, data)
     check_preparation("model", pipe.config.prepared, data)
     got = {"size": tuple(data.size), "classes": len(data.class_names)}

@@ -1,6 +1,8 @@
 """Folders of training runs: what decided a run's outcome, whether it is finished, and what may go on in it."""
 
+import dataclasses
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,8 +11,9 @@ from typing import Any
 
 import torch
 
-from maskgen.checkpoint import read_json, write_json
+from maskgen.checkpoint import file_digest, read_json, write_json
 from maskgen.data import Source
+from maskgen.models.context import ContextConfig
 from maskgen.sampling.settings import with_current_sampling
 from maskgen.tasks.data.broken import count_broken
 from maskgen.tasks.data.identity import describe, differences, refuse_others
@@ -25,17 +28,9 @@ _REMEDY = "give --again to train anew (what is there is set aside), or name anot
 # What a run writes, how often, and who reads its data: none of it changes what is learnt.
 _HARMLESS = ("log_every", "validate_every", "show_every", "checkpoint_every", "keep_last", "workers", "tracker")
 
-_OWN = (
-    "best",
-    "checkpoints",
-    "samples",
-    "logs",
-    "log.jsonl",
-    "skipped.jsonl",
-    "run.json",
-    "model.safetensors",
-    "config.json",
-)
+_WEIGHTS = "model.safetensors"
+
+_OWN = ("best", "checkpoints", "samples", "logs", "log.jsonl", "skipped.jsonl", "run.json", _WEIGHTS, "config.json")
 
 
 def run_stage(
@@ -82,7 +77,8 @@ def run_stage(
     if count := count_broken(skipped):
         say(f"{title}: {count} broken examples were skipped, see {skipped}")
     finish()
-    write_json(run / "run.json", {**description, "finished": True})
+    weights = {"weights": file_digest(run / _WEIGHTS)}
+    write_json(run / "run.json", {**description, **weights, "finished": True})
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -115,6 +111,7 @@ def finished_before(run: Path, description: dict[str, Any], title: str, say: Say
     found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not written by maskgen; choose another output folder or delete this one")
+    weights = found.pop("weights", None)  # folders of before do not say
     finished, kept = bool(found.pop("finished", False)), any((run / "checkpoints").glob("step-*"))
     if not finished and not kept:  # it stopped before anything was kept, so another run does no harm
         if differences(found.get("data"), description.get("data")):
@@ -132,6 +129,9 @@ def finished_before(run: Path, description: dict[str, Any], title: str, say: Say
             )
         say(f"{title}: goes on from {ended} to {wanted} steps, its learning rate as in a run of {wanted}")
     elif finished:
+        if weights is not None:
+            now = file_digest(run / _WEIGHTS)
+            refuse_others(run, {"weights": weights}, {"weights": now}, "other weights than its run ended with", _REMEDY)
         say(f"{title}: finished before, reused from {run}")
     return finished and wanted <= ended
 
@@ -185,6 +185,11 @@ def _in_todays_words(found: dict[str, Any]) -> dict[str, Any]:
         guard = dict(settings["guard"])
         guard["max_consecutive_skips"] = guard.pop("most_in_a_row")
         found["settings"] = {**settings, "guard": guard}
+    for name in ("transformer", "critic"):  # had no context
+        part = found.get(name)
+        if isinstance(part, dict) and part.get("class") == "ModernTransformer":
+            told = json.loads(json.dumps(dataclasses.asdict(ContextConfig())))
+            found[name] = {**part, "config": {"context": told, **part["config"]}}
     masking = found.get("masking")
     if isinstance(masking, dict) and masking.get("loss_on") == "hidden":
         found["masking"] = {**masking, "loss_on": "masked"}

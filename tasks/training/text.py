@@ -11,13 +11,15 @@ from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.captions import is_captioned
 from maskgen.tasks.data.tokens.embeddings import (
     TextSource,
+    TextTable,
     all_texts,
     check_encoder,
+    empty_number,
     empty_prompt,
     encode_texts,
     fields_of,
 )
-from maskgen.tasks.data.tokens.shards import TokenShards, TokenShardSource
+from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.model_folder import check_text
 from maskgen.tasks.training.runs import Say
 
@@ -57,8 +59,8 @@ def check_captions(
     if text is None and transformer.takes_text:
         raise ValueError(
             f"transformer: got a {type(transformer).__name__} that takes a text (context {transformer.context_width}, "
-            f"pooled {transformer.pooled_width}), but there is no text encoder; give data with captions and an encoder, or take "
-            "both widths out"
+            f"pooled {transformer.pooled_width}), but there is no text encoder; give data with captions and an encoder, or "
+            "take both widths out"
         )
     place = features_folder(data, folder)
     if text is not None and not (again and place == folder):
@@ -70,12 +72,8 @@ def some_captions(data: SignalData, count: int) -> tuple[list[str], list[int] | 
     source = data.test() or data.train()
     numbers = draw_numbers(len(source), count)
     batch = source.batch(numbers, numbers)
-    if is_captioned(source):
-        captions = source.captions(numbers, numbers)
-    else:
-        assert isinstance(source, TokenShardSource), "see SignalData.has_captions"
-        captions = [source.texts[int(number)] for number in batch["caption"]]
-    return captions, batch["labels"].tolist() if "labels" in batch else None
+    assert is_captioned(source), "see check_captions"
+    return source.captions(numbers, numbers), batch["labels"].tolist() if "labels" in batch else None
 
 
 def features_folder(data: SignalData, folder: Path) -> Path:
@@ -111,6 +109,8 @@ def with_captions(
     texts, numbers = all_texts(sources)
     place = features_folder(data, folder)
     table = encode_texts(texts, text, place, again=again and place == folder, say=say)
+    if transformer.drops_text:
+        table = TextTable(table.parts, absent=empty_number(texts))
     fields = fields_of(transformer)
     train, test = (
         None if source is None else TextSource(source, table, own, fields)

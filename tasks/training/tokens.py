@@ -7,6 +7,7 @@ import torch
 from maskgen.data import Source
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.cache import cached_tokens, first_codebooks
+from maskgen.tasks.data.tokens.coarse import SmallPictures
 from maskgen.tasks.data.tokens.shards import TokenShards, TokenShardSource
 from maskgen.tasks.training.runs import Say
 from maskgen.tokenizers.base import Tokenizer
@@ -23,6 +24,7 @@ def training_tokens(
     title: str,
     again: bool,
     say: Say,
+    coarse: SmallPictures | None = None,
 ) -> tuple[Source, Source | None]:
     """Tokens of the training examples and, where there are any, of the held-out ones.
 
@@ -36,8 +38,10 @@ def training_tokens(
         title: of the stage, for ``say``.
         again: make them anew, whatever is kept.
         say: told what begins.
+        coarse: gives the tokens of the smaller pictures of a cascade.
     """
-    tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
+    for one in (tokenizer, *(() if coarse is None else (coarse.tokenizer,))):
+        one.to("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(data, TokenShards):
         say(f"{title}: reading tokens, {len(data.train())}")
     else:
@@ -48,7 +52,8 @@ def training_tokens(
         if isinstance(source, TokenShardSource):
             return source.first_codebooks(codebooks)
         path = folder / f"{name}.safetensors"
-        kept = cached_tokens(source, tokenizer, path, key=data.key, views=views, seed=seed, again=again, say=say)
+        told = {"key": data.key, "views": views, "seed": seed, "coarse": coarse, "again": again, "say": say}
+        kept = cached_tokens(source, tokenizer, path, **told)  # type: ignore[arg-type]
         return first_codebooks(kept, codebooks)
 
     test = data.test()

@@ -25,12 +25,14 @@ from maskgen.tasks.conditions.request import Request
 from maskgen.tasks.conditions.text.base import TextEncoder
 from maskgen.tasks.conditions.text.prompts import Wording
 from maskgen.tasks.data.base import SignalData
+from maskgen.tasks.data.tokens.coarse import SmallPictures
 from maskgen.tasks.data.tokens.shards import TokenShards
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.audio.backends import check_writing
 from maskgen.tasks.media.images import image_grid, save_image
 from maskgen.tasks.model_folder import PipelineConfig, check_codec, trained_on
 from maskgen.tasks.pipeline import Pipeline
+from maskgen.tasks.training.cascade import first_stage, show_enlarged, small_pictures
 from maskgen.tasks.training.checks import (
     check_preparation,
     check_shards,
@@ -79,6 +81,7 @@ def train_transformer(
     sampling: Sampling | None = None,
     views: int = 1,
     text: TextEncoder | str | None = None,
+    coarse: Path | None = None,
     again: bool = False,
     say: Say = print,
     **sound: Unpack[SoundOptions],
@@ -100,6 +103,9 @@ def train_transformer(
         text: for data with captions, the encoder that turns them into what the transformer is conditioned on: by its class,
             or a folder or name on the Hub for ``maskgen.tasks.conditions.text.PretrainedText``. It stays as it is, and each
             different caption is encoded once, before training.
+        coarse: for the second stage of a cascade, the model folder of the first, which makes smaller pictures: the
+            transformer is shown the tokens of each picture made smaller (``context.coarse`` of its settings). A copy of the
+            first stage goes into ``coarse/``.
         again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
         **sound: see ``SoundOptions``.
@@ -109,8 +115,8 @@ def train_transformer(
 
     Raises:
         FileNotFoundError: no tokenizer or text encoder there, or for ``fine`` no model.
-        ValueError: the transformer does not fit the tokenizer, the data or the text encoder, the tokens are another
-            tokenizer's, captions without an encoder or the other way round, or ``out`` holds another run.
+        ValueError: the transformer does not fit the tokenizer, the data, the text encoder or the coarse model, the tokens
+            are another tokenizer's, captions without an encoder or the other way round, or ``out`` holds another run.
     """
     codebooks, stage = sound.get("codebooks"), sound.get("stage") or "coarse"
     folder, text = tokenizer_folder(tokenizer), text_encoder(text)
@@ -122,12 +128,10 @@ def train_transformer(
     features = out / "tokens" / "text"
     check_captions(text, transformer, data, features, again=again)
     check_preparation("tokenizer", trained_on(folder), data)
-    coarse = _coarse_model(out, codes, masking) if stage == "fine" else None
-    if coarse is not None:
-        check_preparation("coarse transformer", coarse.config.prepared, data)
-    run, title = (out / "transformer", "transformer") if coarse is None else (out / "fine", "fine transformer")
-    if coarse is not None and transformer.num_classes and coarse.transformer.num_classes:
-        check_class_order(data.class_names, coarse.config.class_names, "the data", "the coarse model")
+    first = first_stage(coarse, transformer, data)
+    small = None if first is None else small_pictures(first)
+    begun = _coarse_model(out, codes, masking, transformer, data) if stage == "fine" else None
+    run, title = (out / "transformer", "transformer") if begun is None else (out / "fine", "fine transformer")
     config = PipelineConfig(
         signal_size=data.size, class_names=data.class_names, sampling=sampling or Sampling(), prepared=data.prepared
     )
@@ -136,27 +140,29 @@ def train_transformer(
         model = type(transformer)(transformer.config)
         if isinstance(model, VampNetTransformer) and isinstance(codes, AudioTokenizer):
             model.set_code_tables(codes.code_tables())
-        show = _show(codes, config, data, masking.visible_codebooks, text)
-        objective = MaskedModeling(model, masking, show=show)
-        told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say}
+        shown = _show(codes, config, data, masking.visible_codebooks, text, small)
+        objective = MaskedModeling(model, masking, show=shown)
+        told = {"views": views, "seed": settings.seed, "title": title, "again": again, "say": say, "coarse": small}
         sources = training_tokens(codes, data, out / "tokens", model.num_codebooks, **told)  # type: ignore[arg-type]
         if text is not None:
             sources, objective.null = with_captions(text, model, sources, data, features, again=again, say=say)
         source, objective.held_out = sources
-        if coarse is None:
+        if begun is None:
             copy_files(folder, out / "tokenizer")
         return objective, source
 
     def finish() -> None:
         trained = load_module(run, MaskedTransformer)  # type: ignore[type-abstract]
-        if coarse is None:
-            Pipeline(codes, trained, config, text=text).save_pretrained(out)
-        else:
-            both = dataclasses.replace(coarse.config, fine_sampling=config.sampling)
-            Pipeline(codes, coarse.transformer, both, fine=trained, text=text).save_pretrained(out)
+        if first is not None:
+            first.save_pretrained(out / "coarse")
+        if begun is None:
+            return Pipeline(codes, trained, config, text=text).save_pretrained(out)
+        both = dataclasses.replace(begun.config, fine_sampling=config.sampling)
+        return Pipeline(codes, begun.transformer, both, fine=trained, text=text).save_pretrained(out)
 
     parts = {"tokenizer": identity, "transformer": transformer, "data": data, "masking": masking, "settings": settings}
-    parts |= {"sampling": sampling, "views": views} | ({} if text is None else {"text": text.identity()})
+    parts |= {"sampling": sampling, "views": views}
+    parts |= {name: one.identity() for name, one in (("text", text), ("coarse", small)) if one is not None}
     run_stage(run, title, parts, make, finish=finish, again=again, say=say)
     return out
 
@@ -179,7 +185,9 @@ def _kept_codebooks(tokenizer: Tokenizer, codebooks: int | None, stage: Stage) -
     return codebooks
 
 
-def _coarse_model(out: Path, codec: Tokenizer, masking: MaskingSettings) -> Pipeline:
+def _coarse_model(
+    out: Path, codec: Tokenizer, masking: MaskingSettings, transformer: MaskedTransformer, data: SignalData
+) -> Pipeline:
     """The model that a fine transformer is trained for."""
     if not (out / "pipeline.json").is_file():
         raise FileNotFoundError(
@@ -196,6 +204,9 @@ def _coarse_model(out: Path, codec: Tokenizer, masking: MaskingSettings) -> Pipe
             f"masking.visible_codebooks: got {masking.visible_codebooks}, expected {first}: the codebooks that the "
             "transformer of this model decides are given to the fine one"
         )
+    check_preparation("coarse transformer", pipe.config.prepared, data)
+    if transformer.num_classes and pipe.transformer.num_classes:
+        check_class_order(data.class_names, pipe.config.class_names, "the data", "the coarse model")
     return pipe
 
 
@@ -210,9 +221,16 @@ def _check_fit(tokenizer: Tokenizer, transformer: MaskedTransformer, data: Signa
 
 
 def _show(
-    codes: Tokenizer, config: PipelineConfig, data: SignalData, visible: int, text: TextEncoder | None
+    codes: Tokenizer,
+    config: PipelineConfig,
+    data: SignalData,
+    visible: int,
+    text: TextEncoder | None,
+    small: SmallPictures | None,
 ) -> Show | None:
     """What a run writes now and then; nothing for sounds of which only the tokens are there."""
+    if small is not None:
+        return show_enlarged(codes, config, data, text, small)
     if isinstance(codes, OwnModality):
         return _show_files(codes, config, data, text)
     if not isinstance(codes, AudioTokenizer):

@@ -10,7 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from maskgen.checkpoint import atomic_file, atomic_folder, build_config, load_module, read_json, save_module, write_json
+from maskgen.checkpoint import (
+    atomic_file,
+    atomic_folder,
+    build_config,
+    file_digest,
+    load_module,
+    read_json,
+    save_module,
+    settings_from,
+    write_json,
+)
 from maskgen.conditioning import Cond
 from maskgen.models.base import MaskedTransformer
 from maskgen.models.bert import BertConfig, BertTransformer
@@ -238,3 +248,16 @@ def test_json_round_trip(tmp_path: Path) -> None:
     (tmp_path / "y.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ValueError, match="y.json: not a JSON file"):
         read_json(tmp_path / "y.json")
+
+
+def test_settings_from_others_of_the_same_names() -> None:
+    wide = ModernConfig(vocab_size=7, width=48, heads=3, layers=2, axes=(2, 2))
+    found = settings_from(wide, BertConfig, heads=4)
+    assert (found.vocab_size, found.width, found.layers, found.axes, found.heads) == (7, 48, 2, (2, 2), 4)
+    assert found.mlp_width == BertConfig().mlp_width  # which the other lacks
+
+
+def test_file_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    assert file_digest(tmp_path / "a") == "e3b0c44298fc1c14"  # of SHA-256
+    assert file_digest(tmp_path / "b") == "none"

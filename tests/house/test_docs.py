@@ -140,25 +140,23 @@ def test_make_targets_exist() -> None:
     assert {word for words in used for word in words if "=" not in word and not word.startswith("-")} <= targets
 
 
-def prepared(page: Path) -> dict[str, object]:
-    """What the Python of a page takes for granted: text features that another package computes."""
+def prepared(page: Path, place: Path) -> dict[str, object]:
+    """What the Python of a page takes for granted: a model that takes texts, files of weights, features of a text."""
     if page.name != "published.md":
         return {}
-    from maskgen.conditioning import Cond
-    from maskgen.published.amused.transformer import UVit2D, UVit2DConfig, micro_conditions
+    from maskgen.published.muse.transformer import MuseConfig
+    from tests.core.published.muse.toys import model_of, published_state
+    from tests.support import text_encoder_folder, text_pipeline
 
-    sizes = {"codebook_size": 16, "rows": 20, "mask_row": 19, "axes": (4, 4), "blocks": 1, "layers": 1, "mlp_width": 16}
-    widths = {"embed_width": 16, "block_width": 16, "width": 16, "text_width": 8, "pooled_width": 8, "micro_width": 8}
-    model = UVit2D(UVit2DConfig(**sizes, **widths, block_heads=2, heads=2)).eval()  # type: ignore[arg-type]
-    features, pooled = torch.randn(2, 3, 8), torch.randn(2, 8)
-    empty = Cond(context=features * 0, pooled=pooled * 0, micro=micro_conditions(2, 256, 256))
-    return {"model": model, "features": features, "pooled": pooled, "empty": empty, "batch": 2, "seeds": [0, 1]}
+    state = published_state(model_of(MuseConfig(axes=(4, 4), width=16, layers=1, text_width=8, self_conditioned=True)))
+    pipe = text_pipeline(text_encoder_folder(place / "clip"))
+    return {"pipe": pipe, "features": torch.randn(2, 3, 8), "batch": 2, "seeds": [0, 1], "state": state}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, place: Path) -> None:
     """All of a page, in order and in one namespace, beside the tiny models."""
-    namespace: dict[str, object] = {"__name__": "page", **prepared(page)}
+    namespace: dict[str, object] = {"__name__": "page", **prepared(page, place)}
     for line, code in blocks(page, "python"):
         # The empty lines give a failure the line number it has on the page.
         exec(compile("\n" * line + code, str(page), "exec"), namespace)

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from maskgen.checkpoint import settings_from
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image.base import ImageTokenizer
 from maskgen.tokenizers.magvit2.layers import Decoder, Encoder, Magvit2Network
@@ -68,24 +69,12 @@ class Magvit2Config:
     @property
     def network(self) -> Magvit2Network:
         """The shared network in these sizes."""
-        return Magvit2Network(
-            channels=self.channels,
-            multipliers=self.multipliers,
-            res_blocks=self.res_blocks,
-            bits=self.bits,
-            strides=self.steps,
-            groups=self.groups,
-        )
+        return settings_from(self, Magvit2Network, strides=self.steps)
 
     @property
     def quantizer(self) -> LFQConfig:
         """Settings of the quantizer."""
-        return LFQConfig(
-            bits=self.bits,
-            temperature=self.temperature,
-            sample_weight=self.sample_weight,
-            batch_weight=self.batch_weight,
-        )
+        return settings_from(self, LFQConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

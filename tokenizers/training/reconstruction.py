@@ -14,6 +14,7 @@ from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
+from maskgen.checkpoint import settings_from
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.quantizers.autoencoder import Reconstruction
 from maskgen.tokenizers.quantizers.care import CodebookSettings
@@ -93,12 +94,7 @@ class _Terms:
 
     def codebook(self) -> CodebookSettings:
         """What is done for the codebook."""
-        return CodebookSettings(
-            entropy_boost=self.entropy_boost,
-            entropy_boost_steps=self.entropy_boost_steps,
-            revive_every=self.revive_every,
-            revive_last=self.revive_last,
-        )
+        return settings_from(self, CodebookSettings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,8 @@
 """aMUSEd's text-to-image transformer and the key map of its files (Patil et al. 2024, arXiv 2401.01808).
 
 Text enters three times: its token features (``Cond.context``) through cross-attention, its pooled feature
-(``Cond.pooled``) and five plain numbers about the picture (``Cond.micro``) through scales and shifts. Encoding text is
-not done here: features are those of the CLIP-L/14 with projection that the weights were trained with, the
-last hidden states but one.
+(``Cond.pooled``) and five plain numbers about the picture (``Cond.micro``) through scales and shifts. Features are those of
+the CLIP-L/14 with projection that the weights were trained with: the last hidden states but one, without the final norm.
 
 Tokens have no position embeddings: the 3x3 convolutions at both ends tell positions apart. So any grid runs.
 
@@ -13,6 +12,7 @@ conditions, C channels at the ends, D width in the middle, K codes, R rows of th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -41,8 +41,8 @@ class UVit2DConfig:
     Attributes:
         codebook_size: K, codes that can be predicted.
         rows: R, rows of the embedding table; more than K, for the mask.
-        mask_row: the row that stands for a masked token. The releases keep its number in the scheduler's settings; it is
-            believed to be the last row, 8255, but those settings were not read.
+        mask_row: the row that stands for a masked token; the last one in the releases, which keep its number in the
+            scheduler's settings.
         axes: token grid used when a call names none; any other grid runs too.
         embed_width: width of the table and of the head.
         block_width: C, width of the convolutional ends.
@@ -339,6 +339,23 @@ def config_from(
         mlp_width=state["transformer_layers.0.ff.net.2.weight"].shape[1],
         resample=resample,
     )
+
+
+def settings_from(model: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes do not show, as arguments of ``config_from``, from the settings in a folder of diffusers.
+
+    Args:
+        model: ``transformer/config.json``.
+        scheduler: ``scheduler/scheduler_config.json``; may be empty.
+    """
+    told = {
+        "heads": model["num_attention_heads"],
+        "block_heads": model["block_num_heads"],
+        "micro_width": model["micro_cond_encode_dim"],
+        "axes": (model["sample_size"], model["sample_size"]),
+    }
+    mask_row = scheduler.get("mask_token_id")
+    return told if mask_row is None else told | {"mask_row": mask_row}
 
 
 # Tensors that give the sizes, one letter an axis; E is the width of the table, I what the condition's first layer takes.

@@ -18,6 +18,7 @@ of the pooled text too, K codes, R rows of the table.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -29,7 +30,7 @@ from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.precision import Linear
 from maskgen.published.amused.blocks import NORM_EPS, UVitBlock, channels_first, channels_last, frequency_features
-from maskgen.published.amused.transformer import MICRO_CONDITIONS
+from maskgen.published.amused.transformer import MICRO_CONDITIONS, micro_conditions
 from maskgen.published.meissonic.blocks import FEATURES, DoubleBlock, SingleBlock, TimeTextEmbed, TwoLayers, rotation
 
 
@@ -143,6 +144,10 @@ class MeissonicTransformer(MaskedTransformer):
         logits = self.grid_logits(ids, context, pooled, micro[:, :MICRO_CONDITIONS], micro[:, MICRO_CONDITIONS])
         return rearrange(logits, "B K H W -> B (H W) 1 K").float()
 
+    def usual_micro(self, size: Sequence[int]) -> Tensor:
+        """See ``MaskedTransformer``: aMUSEd's, uncropped and of the usual aesthetic score; the time is the loop's to add."""
+        return micro_conditions(1, size[1], size[0])[0]
+
     def grid_logits(self, ids: Tensor, context: Tensor, pooled: Tensor, micro: Tensor, time: Tensor) -> Tensor:
         """The published forward: rows of the table ``[B, H, W]``, conditions and times ``[B]`` in, ``[B, K, H, W]`` out."""
         dtype = self.context_embedder.weight.dtype
@@ -248,15 +253,6 @@ def _official(name: str) -> str:
     return name
 
 
-# Tensors that give the sizes, one letter an axis; A is the width of a head.
-_ANCHORS = {
-    "embed.embeddings.weight": "RD",
-    "context_embedder.weight": ".T",
-    "mlm_layer.conv2.weight": "K...",
-    "transformer_blocks.0.attn.norm_q.weight": "A",
-}
-
-
 def config_from(
     state: Mapping[str, Tensor],
     *,
@@ -300,6 +296,27 @@ def config_from(
         rotary_widths=rotary_widths,
         resample=resample,
     )
+
+
+def settings_from(model: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes do not show, as arguments of ``config_from``, from the settings in a folder of diffusers.
+
+    Args:
+        model: ``transformer/config.json``.
+        scheduler: ``scheduler/scheduler_config.json``; may be empty.
+    """
+    told = {"rotary_widths": tuple(model["axes_dims_rope"])}
+    mask_row = scheduler.get("mask_token_id")
+    return told if mask_row is None else told | {"mask_row": mask_row}
+
+
+# Tensors that give the sizes, one letter an axis; A is the width of a head.
+_ANCHORS = {
+    "embed.embeddings.weight": "RD",
+    "context_embedder.weight": ".T",
+    "mlm_layer.conv2.weight": "K...",
+    "transformer_blocks.0.attn.norm_q.weight": "A",
+}
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -7,6 +7,8 @@ steps; and a token critic ranks all tokens anew, so that sampled ones may change
 Shapes: B batch, N tokens, K codebooks, V vocabulary (V is the mask id), M = N x K tokens of a row.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,7 @@ from maskgen.sampling.filters import TokenFilter
 from maskgen.sampling.guidance import TokenModel, weighted_logits
 from maskgen.sampling.loop import LogitsFn, SampleStep
 from maskgen.sampling.selectors.base import CriticFn
+from maskgen.sampling.settings import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,16 @@ class MuseSampling:
 
     def __post_init__(self) -> None:
         check_numbers(temperature=self.temperature, critic_noise=self.critic_noise)
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> MuseSampling:
+        """These fields of the settings of all loops, where ``choice_temperature`` is the critic's noise."""
+        return cls(
+            steps=sampling.steps,
+            temperature=sampling.number("temperature"),
+            filter=sampling.filter,
+            critic_noise=sampling.number("choice_temperature"),
+        )
 
 
 def kept_codes(vocab_size: int, threshold: float = 0.9) -> int:

@@ -130,7 +130,7 @@ class MuseModeling(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``muse_loss``; terms: ``accuracy`` over masked tokens."""
         tokens, settings, mask_id = batch["tokens"], self.settings, self.model.vocab_size
-        given = Cond(**{name: batch.get(name) for name in ("context", "context_mask", "coarse")})
+        given = Cond(context=batch.get("context"), context_mask=batch.get("context_mask"), coarse=batch.get("coarse"))
         # Drawn whether used or not, so that a setting does not change the other draws.
         times, text, own = self.rows.rand((len(tokens), 3), tokens.device).unbind(1)
         ranks, shown_ranks = self.rows.rand((len(tokens), 2, tokens.shape[1]), tokens.device).unbind(1)

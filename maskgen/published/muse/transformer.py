@@ -69,6 +69,8 @@ class MuseConfig:
 class MuseNetwork(MaskedTransformer):
     """What base, super-resolution and critic share: everything but what the last layer gives."""
 
+    drops_text = True
+
     def __init__(self, config: MuseConfig, rows: int, outputs: int) -> None:
         super().__init__()
         self.config = config
@@ -251,7 +253,7 @@ def convert(
     """
     state = _part(state, kind)
     shifts = [name for name in state if name.endswith(".beta")]
-    if moved := [name for name in shifts if bool(state[name].ne(0).any())]:
+    if moved := [name for name in shifts if not state[name].is_meta and bool(state[name].any())]:
         raise ValueError(f"{moved[0]}: got numbers other than 0, expected the constant zeros of the published norms")
     # The top-level norm is made and never used; so is the way in of self-conditioning where that is off.
     unused = {*shifts, "norm.gamma"}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskgen.checkpoint import empty_shapes, renamed
+from maskgen.checkpoint import empty_shapes, renamed, settings_from
 from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer, check_grid, init_layer
@@ -77,14 +77,21 @@ PUBLISHED: dict[str, ImageBertConfig] = {
 """Full-size settings by the name of the Hugging Face repository."""
 
 
-class ImageBert(MaskedTransformer):
-    """Class first, then the tokens, through a post-norm encoder; see the head of this file."""
+class OneDTokTransformer(MaskedTransformer):
+    """Base of the generators: one codebook, and a null class among the rows of the vocabulary."""
 
-    def __init__(self, config: ImageBertConfig) -> None:
+    def __init__(self, config: OneDTokConfig) -> None:
         super().__init__()
         self.config = config
         self.vocab_size, self.num_classes = config.vocab_size, config.num_classes
         self.num_codebooks, self.null_class = 1, True
+
+
+class ImageBert(OneDTokTransformer):
+    """Class first, then the tokens, through a post-norm encoder; see the head of this file."""
+
+    def __init__(self, config: ImageBertConfig) -> None:
+        super().__init__(config)
         self.word_embedding = nn.Embedding(config.vocab_size + config.num_classes + 2, config.width)
         self.position_embedding = nn.Embedding(1 + math.prod(config.axes), config.width)
         self.type_embedding = nn.Embedding(2, config.width)  # the second row is in the files and never read
@@ -112,14 +119,7 @@ class ImageBertBlock(BertBlock):
     """``BertBlock`` with the exact GELU of the Hugging Face encoder in place of the tanh form."""
 
     def __init__(self, config: ImageBertConfig) -> None:
-        sizes = BertConfig(
-            width=config.width,
-            heads=config.heads,
-            mlp_width=config.mlp_width,
-            dropout=config.dropout,
-            attention=config.attention,
-        )
-        super().__init__(sizes)
+        super().__init__(settings_from(config, BertConfig))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """``[..., D]`` -> ``[..., D]``."""

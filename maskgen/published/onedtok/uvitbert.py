@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.conditioning import Cond
 from maskgen.models.attention import attend
-from maskgen.models.base import MaskedTransformer, init_layer
-from maskgen.published.onedtok.imagebert import OneDTokConfig, SizesReader, prefixed_rows
+from maskgen.models.base import init_layer
+from maskgen.published.onedtok.imagebert import OneDTokConfig, OneDTokTransformer, SizesReader, prefixed_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,11 @@ PUBLISHED: dict[str, UViTBertConfig] = {"generator_titok_s128_imagenet": UViTBer
 """Full-size settings by the name of the Hugging Face repository."""
 
 
-class UViTBert(MaskedTransformer):
+class UViTBert(OneDTokTransformer):
     """Class first, then the tokens, through a pre-norm encoder with long skips; see the head of this file."""
 
     def __init__(self, config: UViTBertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.vocab_size, self.num_classes = config.vocab_size, config.num_classes
-        self.num_codebooks, self.null_class = 1, True
+        super().__init__(config)
         half, width = config.layers // 2, config.width
         self.embeddings = nn.Embedding(config.vocab_size + config.num_classes + 2, width)
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + math.prod(config.axes), width))

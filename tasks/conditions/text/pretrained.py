@@ -179,7 +179,10 @@ def _load(source: str, revision: str | None) -> tuple[nn.Module, Any]:
             kind: Any = AutoModelForTextEncoding if encodes or found.is_encoder_decoder else AutoModel
             if found.model_type in ("clip", "clip_text_model"):
                 kind = transformers.CLIPTextModelWithProjection
-            model = kind.from_pretrained(source, dtype="auto", **trusted)
+            if found.model_type == "clip":  # a whole CLIP: the part on text may say 512, whatever its projection is
+                found.text_config.projection_dim = found.projection_dim
+                found = found.text_config
+            model = kind.from_pretrained(source, config=found, dtype="auto", **trusted)
             return model, AutoTokenizer.from_pretrained(source, **trusted)
     except OSError as error:
         reason = str(error).partition("\n")[0]

@@ -114,11 +114,19 @@ class Prompts:
                 **{name: getattr(found, name) for name in ("context", "context_mask", "pooled") if _takes(model, name)}
             )
             for found in (
-                self.encode(texts, words.long, name)
+                self._told(texts, words.long, name, model)
                 for texts, name in ((words.prompts, "prompt"), (words.negatives, "negative_prompt"))
             )
         )
         return replace(_spread(told, count), null=_spread(null, count))
+
+    def _told(self, texts: Sequence[str], long: LongPrompts, name: str, model: MaskedTransformer) -> Cond:
+        """``encode``; the empty text is no vector at all to models that were trained so."""
+        found = self.encode(texts, long, name)
+        if not model.drops_text or found.context is None:
+            return found
+        mask = torch.tensor([bool(text) for text in texts])[:, None].expand(found.context.shape[:2])
+        return replace(found, context_mask=mask if found.context_mask is None else mask & found.context_mask)
 
     def encode(self, texts: Sequence[str], long: LongPrompts = "cut", name: str = "prompt") -> Cond:
         """Features of B texts, on the CPU; each different text is encoded once in the life of a pipeline.

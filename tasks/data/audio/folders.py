@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskgen.tasks.conditions.preparation import loudness_of
 from maskgen.tasks.data.base import AudioData
 from maskgen.tasks.data.file_sets import FileData, FileRules
 from maskgen.tasks.media.audio.features import limit_peak, normalize_loudness
@@ -68,7 +69,7 @@ class SoundFolder(FileData, AudioData):
                 "expected at least one sample and 1 or 2 channels"
             )
         self.sample_rate, self.channels, self.size = sample_rate, channels, (size,)
-        self.loudness, self.cutoff = loudness, cutoff
+        self.loudness, self.cutoff = loudness_of(loudness, None), cutoff
         settled = FileRules(**rules)
         self._shelf = Shelf(Path(root), "sound files")
         self._mixed: list[str] = []

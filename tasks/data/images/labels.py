@@ -42,12 +42,14 @@ def read_labels(path: Path, images: Sequence[str]) -> tuple[list[int], tuple[str
         )
     found = _read_lines(path, _by_spelling(path, images))
     bare = [name for name in images if name not in found]
-    if bare:
-        raise ValueError(
-            f"{path}: {len(bare)} of {len(images)} images have no label ({_some(bare)}); add a line for each, or take the "
-            "images away"
-        )
     gone = sorted(found.keys() - set(images))
+    if bare:
+        remedy = "add a line for each, or take the images away"
+        if gone:
+            remedy = (
+                f"{len(gone)} lines name no image ({_some(gone)}); write paths as they stand below the data's folder"
+            )
+        raise ValueError(f"{path}: {len(bare)} of {len(images)} images have no label ({_some(bare)}); {remedy}")
     if gone:
         raise ValueError(
             f"{path}: {len(gone)} labels are for images that do not exist ({_some(gone)}); take the lines out"

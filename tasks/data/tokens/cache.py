@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from maskgen.precision import fast_matmul
 from maskgen.tasks.data.captions import is_captioned
 from maskgen.tasks.data.identity import differences, in_words, source_identity
 from maskgen.tasks.data.texts import TEXT_TENSORS, Texts, distinct
+from maskgen.tasks.data.tokens.coarse import SmallPictures
 from maskgen.tokenizers.audio.base import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
 
@@ -33,7 +34,14 @@ _QUIET = 2  # seconds before the progress bar shows
 
 @torch.no_grad()
 def tokenize(
-    source: Source, tokenizer: Tokenizer, *, key: str = "images", views: int = 1, seed: int = 0, batch_size: int = 64
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    key: str = "images",
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+    coarse: SmallPictures | None = None,
 ) -> TensorSource:
     """All tokens of a source, in memory.
 
@@ -44,6 +52,7 @@ def tokenize(
         views: passes over the source, each with seeds of its own.
         seed: of the augmentation.
         batch_size: examples at a time.
+        coarse: gives the tokens ``coarse`` of the same pictures, made smaller.
 
     Returns:
         ``tokens`` long ``[views x len, N, K]`` and, where there are classes, ``labels`` long; where there are captions,
@@ -61,6 +70,8 @@ def tokenize(
             seeds = [seed + view * len(source) + index for index in indices]
             batch = source.batch(indices, seeds)
             part = {"tokens": tokenizer.encode(batch[key].to(device)).cpu()}
+            if coarse is not None:
+                part["coarse"] = coarse.encode(batch[key]).cpu()
             parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
             said += source.captions(indices, seeds) if is_captioned(source) else []
             bar.update(len(indices))
@@ -83,6 +94,10 @@ class CaptionedTokens(TensorSource):
         super().__init__(**tensors)
         self.texts = texts
 
+    def captions(self, indices: Sequence[int], seeds: Sequence[int]) -> list[str]:
+        """See ``maskgen.tasks.data.captions.Captioned``: those that were drawn when the tokens were made."""
+        return [self.texts[int(self.tensors["caption"][index])] for index in indices]
+
 
 def cached_tokens(
     source: Source,
@@ -92,6 +107,7 @@ def cached_tokens(
     key: str,
     views: int = 1,
     seed: int = 0,
+    coarse: SmallPictures | None = None,
     again: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> TensorSource:
@@ -106,6 +122,7 @@ def cached_tokens(
         key: see ``tokenize``.
         views: see ``tokenize``.
         seed: see ``tokenize``.
+        coarse: see ``tokenize``.
         again: make them anew, whatever the file holds.
         say: told why a file is made anew.
 
@@ -118,6 +135,8 @@ def cached_tokens(
     weights = fingerprint(tokenizer)
     named = tokenizer.identity() if isinstance(tokenizer, AudioTokenizer) else f"{type(tokenizer).__name__}-{weights}"
     wanted = {"tokenizer": named, **token_record(source, tokenizer, key, views, seed)}
+    if coarse is not None:
+        wanted["coarse"] = coarse.identity()
     path.parent.mkdir(parents=True, exist_ok=True)
     alone = os.environ.get("LOCAL_WORLD_SIZE", "1") == "1"
     with contextlib.nullcontext() if alone else FileLock(path.with_name(f".{path.name}.lock")):
@@ -129,7 +148,7 @@ def cached_tokens(
             )
 
         def make() -> Mapping[str, Tensor]:
-            found = tokenize(source, tokenizer, key=key, views=views, seed=seed)
+            found = tokenize(source, tokenizer, key=key, views=views, seed=seed, coarse=coarse)
             return {**found.tensors, **(found.texts.tensors() if isinstance(found, CaptionedTokens) else {})}
 
         fresh = again and os.environ.get("LOCAL_RANK", "0") == "0"  # once: the others take what the first makes
@@ -217,7 +236,8 @@ def write_tokens(tensors: Mapping[str, Tensor], path: Path, *, vocab_size: int, 
     """
     kind = torch.int16 if vocab_size <= 1 << 15 else torch.int32
     whole = {"labels", "caption", *TEXT_TENSORS}
-    small = {name: tensor if name in whole else tensor.to(kind) for name, tensor in tensors.items()}
+    kinds = {name: torch.int32 if name == "coarse" else kind for name in tensors}  # V is not that of the smaller grid
+    small = {name: tensor if name in whole else tensor.to(kinds[name]) for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
         try:
             save_file(small, temporary, metadata=metadata)

@@ -49,10 +49,11 @@ class TextTable:
     Args:
         parts: one after the other; ``context`` ``[., L, D]`` and, where the encoder gives them, ``context_mask`` and
             ``pooled``.
+        absent: row of the text that stands for none (``MaskedTransformer.drops_text``): nothing of its context is real.
     """
 
-    def __init__(self, parts: Sequence[Mapping[str, Tensor]]) -> None:
-        self.parts = list(parts)
+    def __init__(self, parts: Sequence[Mapping[str, Tensor]], absent: int | None = None) -> None:
+        self.parts, self.absent = list(parts), absent
         self._starts = np.cumsum([0, *(len(part["context"]) for part in parts)])
 
     def __len__(self) -> int:
@@ -71,6 +72,9 @@ class TextTable:
             for place in np.unique(places):
                 mine = torch.from_numpy(places == place)
                 found[name][mine] = self.parts[place][name][numbers[mine] - int(self._starts[place])].to(kind)
+        if self.absent is not None and "context" in found:
+            mask = found.get("context_mask", torch.ones(found["context"].shape[:2], dtype=torch.bool))
+            found["context_mask"] = mask & (numbers != self.absent)[:, None]
         return found
 
 
@@ -116,8 +120,13 @@ def all_texts(sources: Sequence[Source | None]) -> tuple[Texts, list[Tensor]]:
 
 def empty_prompt(texts: Texts, table: TextTable, fields: Sequence[str] = _FIELDS) -> Cond:
     """The features of the empty prompt, one row; ``texts`` are those of the table."""
-    number = next(number for number, text in enumerate(texts) if not text)
-    return Cond(**table.rows(torch.tensor([number]), fields))
+    rows = table.rows(torch.tensor([empty_number(texts)]), fields)
+    return Cond(context=rows.get("context"), context_mask=rows.get("context_mask"), pooled=rows.get("pooled"))
+
+
+def empty_number(texts: Texts) -> int:
+    """The number of the empty prompt, which ``all_texts`` sees to."""
+    return next(number for number, text in enumerate(texts) if not text)
 
 
 def encode_texts(

@@ -120,7 +120,7 @@ class TokenShards(SignalData):
     def _source(self, split: str) -> TokenShardSource:
         stamp = shard_stamp(self.tokenizer, made_by(self._found))
         count, size = int(self._found[split]), int(self._found["shard_size"])
-        return TokenShardSource(self._paths(split), count, size, stamp, captions=self._captions)
+        return TokenShardSource(self._paths(split), count, size, stamp, has_captions=self._captions)
 
 
 class TokenShardSource:
@@ -132,7 +132,7 @@ class TokenShardSource:
         size: examples of a shard.
         stamp: that each shard must bear, see ``shard_stamp``.
         codebooks: how many codebooks to read; 0 for all.
-        captions: whether batches hold ``caption`` long ``[B]``, numbers of ``texts``.
+        has_captions: whether batches hold ``caption`` long ``[B]``, numbers of ``texts``.
     """
 
     def __init__(
@@ -143,10 +143,10 @@ class TokenShardSource:
         stamp: dict[str, str],
         codebooks: int = 0,
         *,
-        captions: bool = False,
+        has_captions: bool = False,
     ) -> None:
         self.paths, self.count, self.size = list(paths), count, size
-        self.stamp, self.codebooks, self.captions = stamp, codebooks, captions
+        self.stamp, self.codebooks, self.has_captions = stamp, codebooks, has_captions
         self._shards: list[dict[str, np.ndarray] | None] = [None] * len(self.paths)
 
     def __len__(self) -> int:
@@ -154,7 +154,9 @@ class TokenShardSource:
 
     def first_codebooks(self, codebooks: int) -> TokenShardSource:
         """The same examples with their first codebooks only."""
-        return TokenShardSource(self.paths, self.count, self.size, self.stamp, codebooks, captions=self.captions)
+        return TokenShardSource(
+            self.paths, self.count, self.size, self.stamp, codebooks, has_captions=self.has_captions
+        )
 
     @cached_property
     def texts(self) -> Texts:
@@ -194,11 +196,17 @@ class TokenShardSource:
                 batch[name] = torch.tensor([int(arrays[name][row]) for arrays, row in rows])
         return batch
 
+    def captions(self, indices: Sequence[int], seeds: Sequence[int]) -> list[str]:
+        """See ``maskgen.tasks.data.captions.Captioned``: those that were drawn when the tokens were made."""
+        return [self.texts[int(number)] for number in self.batch(indices, seeds)["caption"]]
+
     def _open(self, shard: int) -> dict[str, np.ndarray]:
         """The arrays of a shard that batches are made of; captions are numbered among all ``texts``."""
         tensors = self._read(shard)
-        opened = {name: tensors[name].numpy() for name in ("tokens", "labels") if name in tensors}
-        if self.captions:
+        opened: dict[str, np.ndarray] = {
+            name: tensors[name].numpy() for name in ("tokens", "labels") if name in tensors
+        }
+        if self.has_captions:
             opened["caption"] = self._numbered[1][shard][tensors["caption"].numpy()]
         self._shards[shard] = opened
         return opened
@@ -226,7 +234,7 @@ class TokenShardSource:
         if (
             "tokens" not in tensors
             or len(tensors["tokens"]) != expected
-            or (self.captions and "caption" not in tensors)
+            or (self.has_captions and "caption" not in tensors)
         ):
             raise ValueError(f"{path}: expected {expected} examples; delete it and run maskgen tokenize again")
         return tensors

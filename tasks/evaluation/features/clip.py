@@ -92,8 +92,8 @@ def _load(source: str, revision: str | None) -> tuple[Any, Any, Any]:
         config = AutoConfig.from_pretrained(source, **asked)
         if config.model_type != "clip":
             raise ValueError(
-                f"judge: got {source!r}, a model of type {config.model_type!r}; expected a CLIP with both towers (its "
-                "config.json says model_type clip), or a folder of `maskgen train judge`"
+                f"dual_encoder: got {source!r}, a model of type {config.model_type!r}; expected a CLIP with both towers "
+                "(its config.json says model_type clip), or a folder of `maskgen train dual-encoder`"
             )
         with quiet(transformers):
             model, told = model_kind.from_pretrained(
@@ -104,12 +104,12 @@ def _load(source: str, revision: str | None) -> tuple[Any, Any, Any]:
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(
-            f"judge: {source!r} is no folder with a CLIP (config.json, model.safetensors, preprocessor_config.json and its "
-            f"tokenizer), and could not be fetched from the Hub ({reason}); give a folder that has them all"
+            f"dual_encoder: {source!r} is no folder with a CLIP (config.json, model.safetensors, preprocessor_config.json "
+            f"and its tokenizer), and could not be fetched from the Hub ({reason}); give a folder that has them all"
         ) from None
     if told["missing_keys"]:
         lacks = sorted(told["missing_keys"])
         raise ValueError(
-            f"judge: {source!r} lacks {len(lacks)} weights of a CLIP, such as {lacks[0]}; get the whole model"
+            f"dual_encoder: {source!r} lacks {len(lacks)} weights of a CLIP, such as {lacks[0]}; get the whole model"
         )
     return model, processor, tokenizer

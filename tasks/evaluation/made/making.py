@@ -164,6 +164,7 @@ def described(pipe: Pipeline, sampling: Sampling, **more: Any) -> dict[str, Any]
         **more: plain values.
     """
     size = list(pipe.config.signal_size)
-    fine = {"fine_sampling": pipe.config.fine_sampling} if pipe.fine is not None else {}
-    settings = {name: dataclasses.asdict(value) for name, value in {"sampling": sampling, **fine}.items() if value}
+    settings = {
+        name: dataclasses.asdict(value) for name, value in {"sampling": sampling, **pipe.other_sampling}.items()
+    }
     return {**settings, "signal_size": size, **more}

@@ -1,4 +1,4 @@
-"""aMUSEd (Patil et al. 2024, arXiv 2401.01808) and the transformers it was made of, open-muse's.
+"""aMUSEd (Patil et al. 2024, arXiv 2401.01808) and Meissonic (Bai et al. 2024, arXiv 2410.08261), which has its tokenizer.
 
 Nothing heavy is imported here.
 """
@@ -46,16 +46,25 @@ def _amused(size: int, parameters: int) -> Published:
     )
 
 
-def _openmuse(size: int, parameters: int) -> Published:
-    name = f"openmuse-{size}"
+def _meissonic(name: str, repository: str) -> Published:
     return Published(
         name=name,
-        transformer=Weights(family="openmuse-transformer", sizes=name, parameters=parameters),
-        licence="Apache-2.0 code; weights not read",
-        signal_size=(size, size),
+        tokenizer=_vq(repository),
+        transformer=Weights(
+            family="meissonic-transformer",
+            sizes=name,
+            repository=repository,
+            file=f"transformer/{_FILE}",
+            parameters=1_006_946_304,
+        ),
+        # Tuned with the model; the published scripts take laion/CLIP-ViT-H-14-laion2B-s32B-b79K, of the same sizes.
+        text=TextFiles(repository=repository, parameters=354_032_640, length=77),
+        licence="Apache-2.0 code; weights not checked",
+        signal_size=(1024, 1024),
+        pixel_range=(0, 1),
         mask_id=8255,
         class_rule="no classes; the empty prompt is no text",
-        sampling=Sampling(sampler="openmuse", steps=16, choice_temperature=2.0, guidance=Guidance(scale=9.0)),
+        sampling=Sampling(sampler="amused", steps=48, choice_temperature=2.0, guidance=Guidance(scale=8.0)),
     )
 
 
@@ -63,6 +72,5 @@ AMUSED: tuple[Published, ...] = (
     image_tokenizer("amused-vq", _vq("amused/amused-256"), "OpenRAIL++ (not checked)", low=0),
     _amused(256, 603_537_664),
     _amused(512, 608_257_792),
-    _openmuse(256, 603_537_664),
-    _openmuse(512, 608_257_792),
+    _meissonic("meissonic-1024", "MeissonFlow/Meissonic"),
 )

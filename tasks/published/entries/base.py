@@ -44,8 +44,6 @@ class Weights:
     @property
     def source(self) -> str:
         """Address of the file."""
-        if not (self.url or self.repository):
-            return f"{self.sizes}: where these weights are was not read"
         return self.url or f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
 
 
@@ -140,7 +138,7 @@ class Published:
     @property
     def convert_command(self) -> str:
         """The command that makes the same from local files."""
-        options = "--folder FOLDER" if self.text else " ".join(f"--{part} FILE" for part in self.parts)
+        options = " ".join((*(f"--{part} FILE" for part in self.parts), *(["--text FOLDER"] if self.text else [])))
         return f"maskgen convert --family {self.name} {options} --out DIR"
 
 

@@ -31,6 +31,7 @@ class Family:
         marks: pattern of names that no family after it has.
         reader: for files or folders that tell their own settings, ``module:function`` from a path to our config and state
             dict; ``module`` then needs ``PUBLISHED`` alone, if anything was.
+        also: key of a family that is the same network under other names; its files are taken, too.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Family:
     build: str
     marks: str
     reader: str = ""
+    also: str = ""
 
     def model(self) -> type[nn.Module]:
         """Our class, built from one config."""
@@ -88,7 +90,9 @@ def looks_like(names: Iterable[str]) -> str | None:
     return next((key for key, family in FAMILIES.items() if any(re.match(family.marks, name) for name in listed)), None)
 
 
-def _family(part: Part, title: str, path: str, marks: str, *, build: str = "", reader: str = "") -> Family:
+def _family(
+    part: Part, title: str, path: str, marks: str, *, build: str = "", reader: str = "", also: str = ""
+) -> Family:
     """A family whose module stands below ``published`` of its part.
 
     Args:
@@ -98,11 +102,12 @@ def _family(part: Part, title: str, path: str, marks: str, *, build: str = "", r
         marks: see ``Family``.
         build: our model, where it stands elsewhere in its part.
         reader: function of the module, see ``Family``.
+        also: see ``Family``.
     """
     root = "maskgen.tokenizers" if part == "tokenizer" else "maskgen"
     module, _, own = f"{root}.published.{path}".partition(":")
     ours, function = f"{root}.{build}" if build else f"{module}:{own}", f"{module}:{reader}" if reader else ""
-    return Family(title=title, part=part, module=module, build=ours, marks=marks, reader=function)
+    return Family(title=title, part=part, module=module, build=ours, marks=marks, reader=function, also=also)
 
 
 _tokenizer, _transformer = partial(_family, "tokenizer"), partial(_family, "transformer")
@@ -186,6 +191,7 @@ FAMILIES: dict[str, Family] = {
         "an aMUSEd transformer (diffusers UVit2DModel)",
         "amused.transformer:UVit2D",
         r"(down_block|up_block)\.(res|attention)_blocks\.|transformer_layers\.\d+\.",
+        also="openmuse-transformer",
     ),
     "meissonic-transformer": _transformer(
         "a Meissonic transformer",

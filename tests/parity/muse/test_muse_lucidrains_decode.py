@@ -18,7 +18,7 @@ from tests.parity.support import recordings
 
 IMAGES = {"atol": 1e-4, "rtol": 0.0}  # README
 # The repository keeps one of the two tokenizers, to stay small.
-STAGES = [path.name.split("_")[1] for path in recordings("muse", "muse_*_vae.weights*.safetensors")]
+STAGES = sorted({path.name.split("_")[1] for path in recordings("muse", "muse_*_vae.weights*.safetensors")})
 RUNS = [
     (kind, run)
     for kind in ("muse_base", "muse_superres")
@@ -31,11 +31,12 @@ RUNS = [
 def tokenizer(stage: str) -> MuseVQGAN:
     state, settings = weights(f"muse_{stage}_vae")
     told = settings["config"]
+    blocks = told["num_resnet_blocks"]  # of each level, or of the last
     config = config_from(state, groups=told["resnet_groups"])
     assert config == MuseVQGANConfig(
         channels=told["dim"],
         multipliers=tuple(2**level for level in range(told["layers"])),
-        res_blocks=(0,) * (told["layers"] - 1) + (told["num_resnet_blocks"],),
+        res_blocks=tuple(blocks) if isinstance(blocks, list) else (0,) * (told["layers"] - 1) + (blocks,),
         groups=told["resnet_groups"],
         first_kernel=told["first_conv_kernel_size"],
         codebook_size=told["codebook_size"],

@@ -17,6 +17,7 @@ from maskgen.tasks.audio.source import MemorySound
 from maskgen.tasks.audio.windows import recode
 from maskgen.tasks.cli import main
 from maskgen.tasks.conditions.preparation import Preparation, loudness_of
+from maskgen.tasks.data.audio.folders import SoundFolder
 from maskgen.tasks.media.audio.features import normalize_loudness
 from maskgen.tasks.media.audio.files import save_sound
 from maskgen.tasks.pipeline import Pipeline
@@ -147,6 +148,8 @@ def test_data_of_another_loudness_are_said(place: Path) -> None:
     words = ["evaluate", "model", "--model=m", f"--data={data(-24.0)['class_path']}", *louder, "--data.held_out=0.5"]
     with pytest.warns(UserWarning, match=told.format("model")):
         main([*words, "--out=e", '--settings.metrics=["masked"]'])
+    with pytest.warns(UserWarning, match=told.format("model")):
+        main([*words, "--out=f", "--task=infill", '--settings.metrics=["log_mel"]'])
 
 
 def test_the_bound_is_heard_as_the_gap_is(place: Path, heard: list[float]) -> None:
@@ -163,7 +166,9 @@ def test_the_bound_is_heard_as_the_gap_is(place: Path, heard: list[float]) -> No
     assert torch.allclose(louder, 2 * rebuilt, rtol=1e-3, atol=1e-5)  # the codec heard the same
 
 
-@pytest.mark.parametrize("asked", [math.nan, math.inf, "loud"])
+@pytest.mark.parametrize("asked", [math.nan, math.inf, "loud", 90, -71])
 def test_no_loudness(asked: Any) -> None:
-    with pytest.raises(ValueError, match="loudness: got .*, expected a number of LUFS such as -24.0, or 'model'"):
+    with pytest.raises(ValueError, match="loudness: got .*, expected LUFS from -70 to 0 such as -24.0, or 'model'"):
         loudness_of(asked, None)
+    with pytest.raises(ValueError, match="loudness: got"):
+        SoundFolder(Path(), sample_rate=RATE, seconds=1, loudness=asked)

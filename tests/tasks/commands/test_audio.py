@@ -163,6 +163,8 @@ def test_mistakes(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) 
         ((*infill, "--steps", 0), "steps: got 0, expected at least 1"),
         ((*infill, "--crossfade", -1), "crossfade: got -1"),
         ((*more, "--seconds", 0), "seconds: got 0"),
+        ((*more, "--seconds", "1e9"), "seconds: got 1e+09, expected at most 86400, a day"),
+        ((*more, "--seconds", 1, "--loudness", "loud"), "loudness: expected float or model, got loud"),
         ((*vary, "--period", -1), "period"),
         ((*vary, "--keep_codebooks", 9), "9"),
         ((*loop, "--seam", 0.6), "seam: got 0.6 s, expected less than the 0.5 s of the sound"),

@@ -164,6 +164,10 @@ def test_without_classes(configs: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        (
+            "a/0,a\n",
+            "labels.txt: 6 of 6 images have no label (0.png, 1.png, 2.png, ...); 1 lines name no image (a.png/0); write",
+        ),
         ("0,a\n1,b\n", "labels.txt: 4 of 6 images have no label (2.png, 3.png, 4.png, ...); add a line for each"),
         ("0,a\n1,b\n2,a\n3,b\n4,a\n5,a\n6,b\n", "labels.txt: 1 labels are for images that do not exist (6.png)"),
         ("0,0\n1,0\n2,3\n3,3\n4,0\n5,1\n", "labels.txt: got class numbers up to 3, but no image for 1 of them (2)"),

@@ -1,4 +1,4 @@
-"""``maskgen evaluate`` of text to image: prompts, judges, sweeps, and one line for what cannot be measured."""
+"""``maskgen evaluate`` of text to image: prompts, dual encoders, sweeps, and one line for what cannot be measured."""
 
 import json
 from pathlib import Path
@@ -66,8 +66,8 @@ def test_what_generate_made_of_prompts(parts: Path, real: Path, capsys: pytest.C
     Path("prompts.txt").write_text("a red cat\na blue dog\na house\n", encoding="utf-8")
     run("generate", "--model", parts / "model", "--prompts", "prompts.txt", "--count", 2, "--out", "made")
     capsys.readouterr()
-    judged = ("evaluate", "samples", "--samples", "made", "--judge", parts / "clip", *QUICK)
-    run(*judged, "--out", "one")
+    measured = ("evaluate", "samples", "--samples", "made", "--dual_encoder", parts / "clip", *QUICK)
+    run(*measured, "--out", "one")
     said = capsys.readouterr().out
     assert said.startswith("neither --reference nor --data: measuring the text alone\n")
     found = report("one")
@@ -80,20 +80,20 @@ def test_what_generate_made_of_prompts(parts: Path, real: Path, capsys: pytest.C
     assert np.mean([row["cosine"] for row in found["captions"]]) == pytest.approx(
         found["metrics"]["clip_score"]["value"]
     )
-    assert found["judge"].startswith(f"CLIP {parts / 'clip'}-")
+    assert found["dual_encoder"].startswith(f"CLIP {parts / 'clip'}-")
     assert found["metrics"]["clip_r_precision"]["note"].startswith("R = 3")
-    run(*judged, *PIXELS, *DATA, "--settings.metrics", '["fid","text"]', "--out", "two")
+    run(*measured, *PIXELS, *DATA, "--settings.metrics", '["fid","text"]', "--out", "two")
     other = report("two")
     assert other["metrics"]["clip_score"] == found["metrics"]["clip_score"]
     assert "fid" in other["metrics"]
-    run(*judged, *TEXT, "--held_out", "real", "--out", "three")
+    run(*measured, *TEXT, "--held_out", "real", "--out", "three")
     floor = report("three")["floor"]
     assert floor["clip_r_precision"]["count"] == 24
     assert "clip_score" in floor
 
 
 def test_a_model_is_asked_for_captions(parts: Path, real: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("--settings.count", 10, "--settings.seed", 7, "--settings.batch_size", 4, "--judge", parts / "clip")
+    asked = ("--settings.count", 10, "--settings.seed", 7, "--settings.batch_size", 4, "--dual_encoder", parts / "clip")
     metrics = ("--settings.metrics", '["fid","text"]', *PIXELS)
     whole = ("evaluate", "model", "--model", parts / "model", *QUICK, *asked, *metrics, *DATA)
     run(*whole, "--out", "m")
@@ -140,7 +140,7 @@ def test_classes_beside_captions(parts: Path, real: Path) -> None:
 
 def test_a_sweep_of_guidance(parts: Path, real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(
-        *("evaluate", "model", "--model", parts / "model", *QUICK, *DATA, *PIXELS, "--judge", parts / "clip"),
+        *("evaluate", "model", "--model", parts / "model", *QUICK, *DATA, *PIXELS, "--dual_encoder", parts / "clip"),
         *("--settings.count", 8, "--settings.metrics", '["fid","text"]', "--guidance", "0,2.5", "--out", "s"),
     )
     assert "sweep.json and sweep.html in s" in capsys.readouterr().out
@@ -156,7 +156,7 @@ def test_a_sweep_of_guidance(parts: Path, real: Path, capsys: pytest.CaptureFixt
     assert Path("s/sweep.html").is_file()
     assert Path("s/pictures/sweep.png").is_file()
     run(
-        *("evaluate", "model", "--model", parts / "model", *QUICK, *DATA, "--judge", parts / "clip", *TEXT),
+        *("evaluate", "model", "--model", parts / "model", *QUICK, *DATA, "--dual_encoder", parts / "clip", *TEXT),
         *("--settings.count", 8, "--guidance", 2.5, "--out", "single"),
     )
     assert report("single")["metrics"]["clip_score"]["value"] == values[1]
@@ -165,10 +165,10 @@ def test_a_sweep_of_guidance(parts: Path, real: Path, capsys: pytest.CaptureFixt
 
 def test_missing_captions(parts: Path, real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (real / "03.txt").unlink()
-    judged = ("evaluate", "samples", "--samples", "real", "--judge", parts / "clip", *QUICK, *TEXT)
-    line = refused(capsys, *judged, "--out", "one")
+    measured = ("evaluate", "samples", "--samples", "real", "--dual_encoder", parts / "clip", *QUICK, *TEXT)
+    line = refused(capsys, *measured, "--out", "one")
     assert line.startswith("real: 1 of 24 samples have no caption that can be read, expected at most a share of 0.01")
-    run(*judged, "--settings.broken", 0.05, "--out", "one")
+    run(*measured, "--settings.broken", 0.05, "--out", "one")
     assert "warning: 1 of 24 samples of real have no caption and were left out" in capsys.readouterr().out
     found = report("one")
     assert found["metrics"]["clip_score"]["count"] == 23
@@ -176,18 +176,23 @@ def test_missing_captions(parts: Path, real: Path, capsys: pytest.CaptureFixture
 
 
 def test_what_cannot_be_measured(parts: Path, real: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    samples, clip = ("evaluate", "samples", "--samples", "real", *QUICK, "--out", "x"), ("--judge", parts / "clip")
+    samples, clip = (
+        ("evaluate", "samples", "--samples", "real", *QUICK, "--out", "x"),
+        ("--dual_encoder", parts / "clip"),
+    )
     assert refused(capsys, *samples, *TEXT) == (
-        "metrics: text needs a judge; give --judge, a CLIP or a folder of `maskgen train judge`"
+        "metrics: text needs a dual encoder; give --dual_encoder, a CLIP or a folder of `maskgen train dual-encoder`"
     )
     line = refused(capsys, *samples, "--reference", "real", *PIXELS, *clip, "--settings.metrics", '["fid"]')
-    assert line == "judge: got one, but settings.metrics leaves text out; name it there, or leave judge out"
+    assert (
+        line == "dual_encoder: got one, but settings.metrics leaves text out; name it there, or leave dual_encoder out"
+    )
     video = ("--features", "maskgen.tasks.evaluation.features.base.ModuleFeatures", "--features.modality", "video")
     arrayed = ("--features.module", "torch.nn.Identity", "--reference", "clips.npz", "--samples", "clips.npz")
     np.savez("clips.npz", arr_0=np.zeros((4, 2, 8, 8, 3), dtype=np.uint8))
     line = refused(capsys, *samples, *video, *arrayed, *clip)
-    assert line == "judge: got one, but it looks at pictures and the samples are video; leave it out"
-    line = refused(capsys, *samples, *TEXT, "--judge", parts / "encoder")
+    assert line == "dual_encoder: got one, but it looks at pictures and the samples are video; leave it out"
+    line = refused(capsys, *samples, *TEXT, "--dual_encoder", parts / "encoder")
     assert "a model of type 'clip_text_model'; expected a CLIP with both towers" in line
     for path in real.glob("*.txt"):
         path.unlink()
@@ -197,7 +202,7 @@ def test_what_cannot_be_measured(parts: Path, real: Path, capsys: pytest.Capture
     line = refused(capsys, *of_model, "--model", parts / "model", *clip, "--out", "y")
     assert "is asked for texts, but none of real has captions; say where they are (--data.captions txt)" in line
     line = refused(capsys, *of_model, "--model", parts / "plain", *clip, "--out", "y")
-    assert line == f"judge: got one, but {parts / 'plain'} was not trained with texts; leave it out"
+    assert line == f"dual_encoder: got one, but {parts / 'plain'} was not trained with texts; leave it out"
     line = refused(capsys, *of_model, "--model", parts / "model", *clip, "--guidance", "1,1", "--out", "y")
     assert line == "guidance: got [1.0, 1.0], expected different scales"
     assert not Path("y").exists()

@@ -51,6 +51,15 @@ def test_all_classes(model: Path, place: Path) -> None:
     assert files(Path("out")) == sorted([*names, "grid.png", "manifest.json"])
 
 
+def test_a_class_that_is_called_all(place: Path) -> None:
+    pipe = tiny_pipeline()
+    names = ("all", *pipe.config.class_names[1:])
+    pipe.config = dataclasses.replace(pipe.config, class_names=names)
+    pipe.save_pretrained("m")
+    run("generate", "--model", "m", "--labels", "all", "--out", "out")
+    assert files(Path("out")) == ["grid.png", "label-0000_seed-00000000.png", "manifest.json"]
+
+
 def test_a_manifest_makes_the_same_files_again(model: Path, place: Path) -> None:
     changes = ("--steps", 4, "--guidance", 1.5, "--sampling.choice_temperature", 2.0)
     run("generate", "--model", model, "--labels", "1,8", "--count", 2, "--seed", 3, *changes, "--out", "first")
@@ -283,7 +292,7 @@ def test_masks_that_cannot_be_used(
         ("outpaint", ("--sampling.schedule", "x"), "schedule: got 'x', expected"),
         ("swap-class", ("--box", "[0,0,50,5]"), "box: got top 0, left 0, height 50, width 5; expected"),
         ("swap-class", ("--box", "0,0,5"), "box: expected 4 values, got [0, 0, 5]"),
-        ("swap-class", ("--box", "here"), "box: expected tuple, got here"),
+        ("swap-class", ("--box", "here"), "box: expected values separated by commas, got here"),
         ("swap-class", ("--label", 12), "label: got 12, expected 0 to 9"),
         ("swap-class", ("--bocks", "1"), "unrecognized arguments: --bocks"),
     ],

@@ -243,3 +243,10 @@ def test_nothing_is_said_of_a_plain_folder(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(Folder(tmp_path, 16, classes=False).train()) == 1
+
+
+def test_a_folder_that_is_linked_from_nowhere_is_said(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    os.symlink(tmp_path / "gone", tmp_path / "more")
+    with pytest.warns(UserWarning, match=r"1 files are left out: 1 links that lead nowhere \(more\)"):
+        assert len(Folder(tmp_path, 16).train()) == 1

@@ -14,12 +14,9 @@ from torch import Tensor, nn
 
 import maskgen.tasks.evaluation.made.making
 from maskgen.data import TensorSource, draw_numbers
-from maskgen.tasks.conditions.text.prompts import Wording
 from maskgen.tasks.data.base import AudioData
 from maskgen.tasks.data.images.digits import Digits
-from maskgen.tasks.data.images.folders import Folder
 from maskgen.tasks.evaluation.features.base import LogMelFeatures, ModuleFeatures, PixelFeatures
-from maskgen.tasks.evaluation.features.clip import ClipFeatures
 from maskgen.tasks.evaluation.models import _model_classes, _usual_count, evaluate_model
 from maskgen.tasks.evaluation.report import as_json, write_evaluation
 from maskgen.tasks.evaluation.samples import Target
@@ -29,17 +26,8 @@ from maskgen.tasks.evaluation.tokenizers import evaluate_tokenizer
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.audio.files import save_sound
 from maskgen.tasks.media.video.files import save_video
-from maskgen.tasks.pipeline import Pipeline
-from tests.support import text_encoder_folder, text_pipeline, tiny_audio_pipeline, tiny_pipeline, toy_pipeline
-from tests.tasks.evaluation.support import (
-    ONE_AT_A_TIME,
-    SETTINGS,
-    arrays,
-    clip_folder,
-    evaluation_run,
-    pictures,
-    together,
-)
+from tests.support import tiny_audio_pipeline, tiny_pipeline, toy_pipeline
+from tests.tasks.evaluation.support import ONE_AT_A_TIME, SETTINGS, arrays, evaluation_run, pictures, together
 from tests.tasks.video import toys as video_toys
 
 PIXELS = PixelFeatures(2)
@@ -376,56 +364,3 @@ def test_an_audio_codec(tmp_path: Path) -> None:
     without = of_tokenizer(1, tmp_path / "plain", codec, originals, None)
     assert without.metrics["stft"].value == pytest.approx(found.metrics["stft"].value)
     assert "rfad" not in without.metrics
-
-
-def test_captions_are_shared_by_any_number_of_processes(tmp_path: Path) -> None:
-    real, clip = pictures(tmp_path / "real", 20, 1, side=16), clip_folder(tmp_path / "clip")
-    for number, path in enumerate(sorted(real.rglob("*.png"))):
-        path.with_suffix(".txt").write_text(f"{['cat', 'dog', 'house', 'tree'][number % 4]} {number}", encoding="utf-8")
-    text_pipeline(text_encoder_folder(tmp_path / "encoder")).save_pretrained(tmp_path / "model")
-
-    def measured(count: int) -> Evaluation:
-        out = tmp_path / f"of-{count}"
-
-        def work(state: Any) -> Evaluation | None:
-            with ONE_AT_A_TIME:
-                pipe, judge = Pipeline.from_pretrained(tmp_path / "model", device="cpu"), ClipFeatures(str(clip))
-            settings = dataclasses.replace(SETTINGS, count=16, metrics=("fid", "text"))
-            run = evaluation_run(out, PIXELS, settings=settings, state=state, judge=judge)
-            return evaluate_model(pipe, "text", Target(real=open_samples(real, "image")), run)
-
-        first, *others = together(count, work)
-        assert others == [None] * (count - 1)
-        return first
-
-    alone, both = measured(1), measured(2)
-    assert contents(tmp_path / "of-1" / "samples") == contents(tmp_path / "of-2" / "samples")
-    assert alone.metrics == both.metrics
-    assert alone.captions == both.captions
-    assert alone.floor == both.floor
-
-
-def test_masked_tokens_of_a_model_of_text(tmp_path: Path) -> None:
-    real = pictures(tmp_path / "real", 8, 1, side=16)
-    words = ["cat", "dog", "house", "tree"]
-    for number, path in enumerate(sorted(real.rglob("*.png"))):
-        path.with_suffix(".txt").write_text(words[number % 4], encoding="utf-8")
-    pipe = text_pipeline(text_encoder_folder(tmp_path / "encoder"))
-    settings = dataclasses.replace(SETTINGS, metrics=("masked",), ratios=(1.0,))
-
-    def loss(**options: Any) -> tuple[float, list[str]]:
-        data = Folder(root=real, size=16, test_root=real, classes=False, **options)
-        found = evaluate_model(pipe, "text", Target(), evaluation_run(tmp_path / "out", settings=settings), data=data)
-        assert found is not None
-        return found.masked[0].loss.value, found.warnings
-
-    told, silent = loss(captions="txt"), loss()
-    assert told[0] != silent[0]
-    assert told[1] == []
-    assert silent[1] == ["masked tokens: the data have no captions, so the model was told the empty prompt"]
-    prompts = [words[row % 4] for row in range(8)]
-    images = torch.stack([open_samples(real, "image").read(row, row + 1)[0] for row in range(8)]).float() / 255
-    tokens, cond = pipe.encode(images), pipe.cond([-1] * 8, Wording(prompts))
-    logits = pipe.transformer(torch.full_like(tokens, pipe.transformer.vocab_size), cond)
-    expected = nn.functional.cross_entropy(logits.flatten(0, 2), tokens.flatten())
-    assert told[0] == pytest.approx(float(expected), rel=1e-4)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskgen.tasks.image.paste import bounding_box, check_count, feather, fill_holes, half_token, plan_crop, token_mask
+from maskgen.tasks.image.paste import bounding_box, check_count, feather, half_token, plan_crop, token_mask
+from maskgen.tasks.media.images import fill_holes
 
 
 def random_mask(height: int, width: int, seed: int, share: float = 0.1) -> Tensor:

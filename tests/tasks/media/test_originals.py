@@ -158,7 +158,10 @@ ODD: dict[str, Any] = {
         "16 bits a channel come back as 8",
         lambda: Image.fromarray(numbers(*SIZE).astype(np.uint16) * 257),
     ),
+    "32-bit grey": ("32 bits a channel come back as 8", lambda: Image.fromarray(numbers(*SIZE).astype(np.int32))),
     "CMYK": ("CMYK comes back as RGB", lambda: Image.fromarray(numbers(*SIZE, 4), "CMYK")),
+    "LAB": ("LAB comes back as RGB", lambda: Image.fromarray(numbers(*SIZE, 3), "LAB")),
+    "YCbCr": ("YCbCr comes back as RGB", lambda: Image.fromarray(numbers(*SIZE, 3), "YCbCr")),
 }
 
 
@@ -177,6 +180,17 @@ def test_16_bit_colours_are_said(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(png_of_16_bits(pixels))
     with pytest.warns(UserWarning, match="photo.png: 16 bits a channel come back as 8"):
         assert np.array_equal(load_original(tmp_path / "photo.png").pixels, pixels)
+
+
+def test_texts_that_are_lost_are_said(tmp_path: Path) -> None:
+    picture, text = Image.fromarray(numbers(*SIZE, 3)), PngImagePlugin.PngInfo()
+    text.add_text("Title", "Autumn")
+    text.add_itxt("parameters", "a wood in autumn, 20 steps")
+    picture.save(tmp_path / "photo.png", pnginfo=text)
+    picture.save(tmp_path / "photo.jpg", comment="by hand")
+    for name, texts in (("photo.png", "Title, parameters"), ("photo.jpg", "comment")):
+        with pytest.warns(UserWarning, match=rf"{name}: the file's texts \({texts}\) are left out of the result"):
+            load_original(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])

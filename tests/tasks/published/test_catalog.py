@@ -17,7 +17,7 @@ from tests.tasks.commandline import refused, run
 IMAGES = [entry for entry in CATALOG.values() if entry.modality == "image"]
 SEED_VOKEN = {"open-magvit2-image", "open-magvit2-video", "ibq"}  # families that test_open_magvit2_catalog.py looks at
 SOUND = {"lac", "dac", "encodec", "vampnet"}  # families that test_audio_catalog.py looks at
-TEXT = {"meissonic-transformer"}  # families of text to image that tests/parity/muse looks at
+TEXT = {"meissonic-transformer", "openmuse-transformer"}  # families of text to image that tests/parity/muse looks at
 each_image = pytest.mark.parametrize("entry", IMAGES, ids=lambda entry: entry.name)
 each_entry = pytest.mark.parametrize("entry", CATALOG.values(), ids=lambda entry: entry.name)
 
@@ -65,7 +65,7 @@ def test_every_import_path_resolves(family: Family) -> None:
 
 def test_every_family_of_the_issue_is_there() -> None:
     used = {weights.family for entry in CATALOG.values() for weights in entry.parts.values()}
-    assert used | {"amused-transformer"} | TEXT == set(FAMILIES)  # text to image has no place in the pipeline yet
+    assert used | {"openmuse-transformer"} == set(FAMILIES)  # nobody says where its weights are
     assert {"maskgit-imagenet256", "maskgit-imagenet512", "maskgit-vqgan-imagenet-f16-256"} <= set(CATALOG)
 
 
@@ -103,10 +103,12 @@ def test_sizes_are_published_ones(entry: Published) -> None:
         assert entry.tokenizer is not None
         assert entry.transformer is not None
         tokenizer, transformer = (w.kind.published(w.sizes) for w in (entry.tokenizer, entry.transformer))
+        model = entry.transformer.kind.empty(transformer)
         with torch.device("meta"):
             module = entry.tokenizer.kind.model()(tokenizer)
         assert module.axes((1, 3, *entry.signal_size)) == tuple(transformer.axes)
-        assert module.vocab_size == transformer.vocab_size
+        assert module.vocab_size == model.vocab_size
+        assert bool(entry.text) == (model.takes_text and not model.num_classes)
 
 
 def test_official_presets() -> None:
@@ -193,9 +195,15 @@ def test_settings_of_the_groups() -> None:
     """Each generator is sampled by the loop, and with the numbers, of its group."""
     loops = {entry.name: entry.sampling.sampler for entry in IMAGES if entry.transformer}
     for name, loop in loops.items():
-        assert loop == {"halton": "halton", "imagebert": "onedtok", "uvitbert": "onedtok", "maskbit": "maskbit"}.get(
-            name.split("-")[0], "maskgit"
-        )
+        own = {
+            "halton": "halton",
+            "imagebert": "onedtok",
+            "uvitbert": "onedtok",
+            "maskbit": "maskbit",
+            "amused": "amused",
+            "meissonic": "amused",
+        }
+        assert loop == own.get(name.split("-")[0], "maskgit")
     assert all(CATALOG[name].sampling.annealed == (loop == "onedtok") for name, loop in loops.items())
     chosen = CATALOG["maskbit-18bit"].sampling
     guidance = (chosen.guidance.scale, chosen.guidance.power)

@@ -125,7 +125,7 @@ class TestMistakes:
             tokenizer=official["transformer"],
         )
 
-    def test_another_family(self, official: dict[str, Path], tmp_path: Path) -> None:
+    def test_another_family(self, official: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.save({"model": {"encoder.conv_blocks.0.res.0.conv1.weight": torch.ones(1)}}, tmp_path / "w.pt")
         line = self.refusal(
             tmp_path / "m",
@@ -134,8 +134,15 @@ class TestMistakes:
         )
         assert "llamagen-vq16" in line
         torch.save({"transformer_layers.0.x": torch.ones(1)}, tmp_path / "v.pt")
+        advice = "looks like an aMUSEd transformer .*; use --transformer with --family amused-256, amused-512"
+        self.refusal(tmp_path / "m", advice, transformer=tmp_path / "v.pt")
+        torch.save({"down_blocks.0.res_blocks.0.x": torch.ones(1)}, tmp_path / "v.pt")
+        advice = "looks like an open-muse transformer .*; use --transformer with --family amused-256, amused-512"
+        self.refusal(tmp_path / "m", advice, transformer=tmp_path / "v.pt")
+        for name in ("amused-256", "amused-512"):
+            monkeypatch.delitem(CATALOG, name)
         self.refusal(
-            tmp_path / "m", "looks like an aMUSEd transformer .*; it has no entry", transformer=tmp_path / "v.pt"
+            tmp_path / "m", "looks like an open-muse transformer .*; it has no entry", transformer=tmp_path / "v.pt"
         )
         torch.save({"fc.weight": torch.ones(1), "fc.bias": torch.ones(1)}, tmp_path / "u.pt")
         self.refusal(

@@ -65,8 +65,8 @@ print(kibibytes("VmHWM") - before)
     assert int(done.stdout.splitlines()[-1]) * 1024 < 1.6 * size
 
 
-# Families whose full layouts are not among the peers': those of Open-MAGVIT2 and IBQ have a test of their own.
-_ELSEWHERE = ("maskgit-t", "maskbit", "open-magvit2", "ibq")
+# Families whose full layouts are not among the peers': those of Open-MAGVIT2, IBQ and Meissonic have tests of their own.
+_ELSEWHERE = ("maskgit-t", "maskbit", "open-magvit2", "ibq", "meissonic")
 IMAGES = [published for published in CATALOG.values() if published.modality == "image"]
 
 
@@ -101,6 +101,7 @@ LAYOUT_OF = {
     "imagebert": lambda sizes: sizes,
     "uvitbert": lambda sizes: sizes,
     "amused-tokenizer": lambda sizes: "amused_vqvae",
+    "amused-transformer": lambda sizes: sizes.replace("-", "_") + "_transformer",
     "maskgit-torch": lambda sizes: sizes.replace("-", "_"),
 }
 

@@ -1,7 +1,8 @@
 """The VQ model of aMUSEd (Patil et al. 2024), in diffusers' layout: settings and key map."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -81,6 +82,12 @@ NAMES: Final = NameMap(
     run_order=True,
     linear_attention=True,
 )
+
+
+def settings_from(model: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes do not show, as arguments of ``config_from``, from ``vqvae/config.json`` of a folder of diffusers."""
+    return {"groups": model["norm_num_groups"]}
+
 
 PUBLISHED: Final[dict[str, AmusedVQConfig]] = {"amused-vqvae": AmusedVQConfig()}
 

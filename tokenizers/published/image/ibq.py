@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from maskgen.checkpoint import settings_from
 from maskgen.tokenizers.published.image.attention_vqgan import AttentionVQGAN, Family, NameMap
 from maskgen.tokenizers.published.image.taming import NAMES as TAMING_NAMES
 from maskgen.tokenizers.published.image.taming import TamingConfig
@@ -43,13 +44,7 @@ class IBQConfig(TamingConfig):
     @property
     def quantizer(self) -> QuantizerConfig:
         """Settings of the quantizer."""
-        return QuantizerConfig(
-            codebook_size=self.codebook_size,
-            dim=self.code_dim,
-            commitment_weight=self.commitment_weight,
-            entropy_weight=self.entropy_weight,
-            entropy_temperature=self.entropy_temperature,
-        )
+        return settings_from(self, QuantizerConfig, dim=self.code_dim)
 
 
 class IndexQuantizer(VectorQuantizer):

@@ -24,6 +24,7 @@ from maskgen.published.muse.sampler import (
 from maskgen.published.muse.transformer import MuseCritic, without_text
 from maskgen.sampling.filters import TokenFilter
 from maskgen.sampling.loop import SampleStep
+from maskgen.sampling.settings import Sampling
 from tests.core.published.muse.toys import BASE, CASES, conditions, model_of, tokens_of
 from tests.selections import call
 
@@ -66,6 +67,12 @@ def test_is_the_published_rule(steps: int, temperature: float, threshold: float)
     settings = MuseSampling(steps=steps, temperature=temperature, filter=TokenFilter(top_k=kept_codes(MASK, threshold)))
     ours = sample_muse(logits_of, *masked(6), settings, seeds=seeds)
     assert torch.equal(ours[..., 0], official_loop(6, steps, temperature, threshold, SeededNoise(seeds)))
+
+
+def test_settings_come_from_those_of_all_loops() -> None:
+    flat = Sampling(sampler="maskgit", steps=7, temperature=0.5, choice_temperature=2.0, filter=TokenFilter(top_k=3))
+    made = MuseSampling.of(flat)
+    assert made == MuseSampling(steps=7, temperature=0.5, critic_noise=2.0, filter=TokenFilter(top_k=3))
 
 
 def test_kept_codes_are_counted_in_float64() -> None:

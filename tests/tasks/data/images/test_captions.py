@@ -109,6 +109,16 @@ def test_lists(name: str, tmp_path: Path) -> None:
     assert said(data.train()) == [f"number {n}, drawn" for n in range(COUNT)]
 
 
+def test_lines_of_json_may_lack_captions_and_hold_any_character(tmp_path: Path) -> None:
+    root, place = pictures(tmp_path / "a", 4), tmp_path / "list.jsonl"
+    rows = [{"file_name": f"0{n}.png", "text": f"number\u2028{n}"} for n in range(4)]
+    del rows[0]["text"]
+    place.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 of 4 files left out: 00.png: no caption in list.jsonl"):
+        data = folder(root, captions=str(place), uncaptioned=0.25)
+    assert said(data.train()) == ["number 1", "number 2", "number 3"]
+
+
 def test_several_captions_of_a_list(tmp_path: Path) -> None:
     """As columns, chosen or by their usual names, and as lines."""
     root, place = pictures(tmp_path / "a", 2), tmp_path / "list.csv"

@@ -13,6 +13,7 @@ from maskgen.checkpoint import save_module
 from maskgen.conditioning import Cond
 from maskgen.data import Source
 from maskgen.tasks.commands.tokenize import ShardSettings, tokenize_data
+from maskgen.tasks.data.captions import is_captioned
 from maskgen.tasks.data.texts import Texts, distinct
 from maskgen.tasks.data.tokens.cache import CaptionedTokens, cached_tokens, first_codebooks, tokenize
 from maskgen.tasks.data.tokens.embeddings import TextSource, TextTable, all_texts, empty_prompt, encode_texts
@@ -25,7 +26,10 @@ CODES = ToyTokenizer(ToyTokenizerConfig(levels=4, patch=2))
 
 def told(source: Source, rows: Sequence[int]) -> list[str]:
     """The captions that a batch of tokens has."""
-    return [source.texts[int(number)] for number in source.batch(rows, rows)["caption"]]  # type: ignore[attr-defined]
+    found = [source.texts[int(number)] for number in source.batch(rows, rows)["caption"]]  # type: ignore[attr-defined]
+    assert is_captioned(source)
+    assert found == source.captions(rows, rows)
+    return found
 
 
 def test_texts_in_two_tensors() -> None:

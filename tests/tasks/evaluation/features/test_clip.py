@@ -9,7 +9,7 @@ from PIL import Image
 
 from maskgen.tasks.evaluation.features.base import JointFeatures
 from maskgen.tasks.evaluation.features.clip import ClipFeatures
-from maskgen.tasks.evaluation.features.judge import open_judge
+from maskgen.tasks.evaluation.features.dual_encoder import open_dual_encoder
 from maskgen.tasks.evaluation.measures import caption_scores
 from maskgen.tasks.evaluation.sets.base import open_samples
 from tests.support import text_encoder_folder
@@ -56,7 +56,9 @@ def direct(clip: Path, folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("sides", [(20,), (20, 13, 8)])
 def test_the_score_is_that_of_transformers(sides: tuple[int, ...], clip: Path, tmp_path: Path) -> None:
     folder = captioned(tmp_path / "made", sides=sides)
-    found = caption_scores(open_samples(folder, "image"), evaluation_run(tmp_path, judge=ClipFeatures(str(clip))), "x")
+    found = caption_scores(
+        open_samples(folder, "image"), evaluation_run(tmp_path, dual_encoder=ClipFeatures(str(clip))), "x"
+    )
     assert found is not None
     expected = direct(clip, folder)
     assert [row["cosine"] for row in found.rows] == pytest.approx(expected.tolist(), abs=1e-5)
@@ -70,9 +72,9 @@ def test_the_score_is_that_of_transformers(sides: tuple[int, ...], clip: Path, t
 def test_long_captions_are_counted(clip: Path, tmp_path: Path) -> None:
     folder = captioned(tmp_path / "made")
     (folder / "003.txt").write_text("a cat and a dog " * 20, encoding="utf-8")
-    judge = open_judge(str(clip))
-    assert isinstance(judge, JointFeatures)
-    found = caption_scores(open_samples(folder, "image"), evaluation_run(tmp_path, judge=judge), "x")
+    dual_encoder = open_dual_encoder(str(clip))
+    assert isinstance(dual_encoder, JointFeatures)
+    found = caption_scores(open_samples(folder, "image"), evaluation_run(tmp_path, dual_encoder=dual_encoder), "x")
     assert found is not None
     assert found.warnings == [f"CLIP {clip}: 1 of 12 captions are longer than its window; cut"]
     assert [row["cosine"] for row in found.rows] == pytest.approx(direct(clip, folder).tolist(), abs=1e-5)
@@ -82,7 +84,7 @@ def test_the_same_captions_everywhere(clip: Path, tmp_path: Path) -> None:
     folder = captioned(tmp_path / "made", 4)
     for path in folder.glob("*.txt"):
         path.write_text("a cat", encoding="utf-8")
-    run = evaluation_run(tmp_path, judge=ClipFeatures(str(clip)))
+    run = evaluation_run(tmp_path, dual_encoder=ClipFeatures(str(clip)))
     found = caption_scores(open_samples(folder, "image"), run, "x")
     assert found is not None
     assert found.metrics.keys() == {"clip_score"}
@@ -108,7 +110,7 @@ def test_what_is_no_clip(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="a model of type 'clip_text_model'; expected a CLIP with both towers"):
         ClipFeatures(str(text_encoder_folder(tmp_path / "text")))
     with pytest.raises(FileNotFoundError, match="is no folder with a CLIP .* give a folder that has them all"):
-        open_judge(str(tmp_path / "nothing"))
+        open_dual_encoder(str(tmp_path / "nothing"))
     half = clip_folder(tmp_path / "half")
     (half / "preprocessor_config.json").unlink()
     with pytest.raises(FileNotFoundError, match="is no folder with a CLIP"):

@@ -1,4 +1,4 @@
-"""``maskgen train judge``: which caption belongs to which picture, learned from real pairs through the house's one loop.
+"""``maskgen train dual-encoder``: which caption belongs to which picture, learned from real pairs by the house's one loop.
 
 Shapes: B batch, P width of the text encoder's pooled vector, H W pixels.
 """
@@ -14,14 +14,14 @@ from maskgen.data import Batch, Source, draw_numbers
 from maskgen.tasks.conditions.text.pretrained import PretrainedText, PretrainedTextConfig
 from maskgen.tasks.data.base import ImageData
 from maskgen.tasks.data.captions import Captioned, is_captioned
-from maskgen.tasks.evaluation.features.judge import Judge, JudgeConfig, pooled_texts
+from maskgen.tasks.evaluation.features.dual_encoder import DualEncoder, DualEncoderConfig, pooled_texts
 from maskgen.tasks.evaluation.features.train_classifier import CLASSIFIER_SETTINGS
 from maskgen.tasks.evaluation.metrics.retrieval import nearest_captions
 from maskgen.tasks.training.runs import Say, run_stage
 from maskgen.training.objective import Objective
 from maskgen.training.settings import TrainSettings
 
-_SIZES = JudgeConfig()
+_SIZES = DualEncoderConfig()
 
 _HELD_OUT = 2000  # pairs that validation looks at, at most
 
@@ -56,7 +56,7 @@ class PairSource:
         return {"images": images, "pooled": pooled, "caption": torch.tensor([place[one] for one in captions])}
 
 
-class JudgeTraining(Objective):
+class DualEncoderTraining(Objective):
     """Cross-entropy of the right caption among those of the batch, and of the right picture (CLIP, arXiv 2103.00020).
 
     Of equal captions in a batch, each is as right as the other. Batches are those of ``PairSource``; with several processes
@@ -85,7 +85,7 @@ class JudgeTraining(Objective):
         source = self.held_out
         if source is None:
             return {}
-        assert isinstance(source, PairSource), "see train_judge"
+        assert isinstance(source, PairSource), "see train_dual_encoder"
         numbers, parts = draw_numbers(len(source), _HELD_OUT), []
         for first in range(0, len(numbers), 256):
             indices = numbers[first : first + 256]
@@ -98,23 +98,23 @@ class JudgeTraining(Objective):
         return {"score": 1 - float(right.mean()), "r_precision": float(right.mean())}
 
 
-def train_judge(
+def train_dual_encoder(
     *,
     data: ImageData,
     text: str | PretrainedTextConfig,
     out: Path,
-    judge: JudgeConfig = _SIZES,
+    dual_encoder: DualEncoderConfig = _SIZES,
     settings: TrainSettings = CLASSIFIER_SETTINGS,
     again: bool = False,
     say: Say = print,
 ) -> Path:
-    """Train a judge of pictures and captions, for R-precision (``maskgen evaluate --judge``) where no CLIP can be had.
+    """Train a dual encoder of pictures and captions, for R-precision (``maskgen evaluate``) where no CLIP can be had.
 
     Args:
-        data: images with captions; a test half that is held out shows how far the judge can be trusted.
+        data: images with captions; a test half that is held out shows how far the dual encoder can be trusted.
         text: text encoder, frozen: a folder or name on the Hub, of which the mean of the tokens is taken, or its settings.
-        out: folder of the run, which becomes the judge's folder; an interrupted run goes on, a finished one is reused.
-        judge: its sizes; image size and text encoder are those given here.
+        out: folder of the run, which becomes the dual encoder's; an interrupted run goes on, a finished one is reused.
+        dual_encoder: its sizes; image size and text encoder are those given here.
         settings: how long and how wide; a batch's captions are what each picture is told apart from.
         again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
@@ -132,12 +132,14 @@ def train_judge(
     chosen = PretrainedTextConfig(source=text, pooled="mean") if isinstance(text, str) else text
     encoder = PretrainedText(chosen)
     if not encoder.pooled_width:
-        raise ValueError("text.pooled: got none, but a judge reads the pooled vector; name mean, first or projection")
+        raise ValueError(
+            "text.pooled: got none, but a dual encoder reads the pooled vector; name mean, first or projection"
+        )
     if test is None or not is_captioned(test):
-        say("judge: no held-out captions, so nothing says how far it can be trusted")
+        say("dual_encoder: no held-out captions, so nothing says how far it can be trusted")
     config = dataclasses.replace(
-        judge,
-        pictures=dataclasses.replace(judge.pictures, size=(data.size[0], data.size[1])),
+        dual_encoder,
+        pictures=dataclasses.replace(dual_encoder.pictures, size=(data.size[0], data.size[1])),
         text=chosen,
         text_identity=encoder.identity(),
         text_width=encoder.pooled_width,
@@ -146,7 +148,9 @@ def train_judge(
     def make() -> tuple[Objective, Source]:
         encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         held_out = PairSource(test, encoder) if test is not None and is_captioned(test) else None
-        return JudgeTraining(Judge(config), held_out=held_out), PairSource(train, encoder)
+        return DualEncoderTraining(DualEncoder(config), held_out=held_out), PairSource(train, encoder)
 
-    run_stage(out, "judge", {"judge": config, "data": data, "settings": settings}, make, again=again, say=say)
+    run_stage(
+        out, "dual_encoder", {"dual_encoder": config, "data": data, "settings": settings}, make, again=again, say=say
+    )
     return out

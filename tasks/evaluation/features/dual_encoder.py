@@ -1,4 +1,4 @@
-"""A small judge of pictures and captions, trained on real pairs where no CLIP can be had.
+"""A small dual encoder of pictures and captions, trained on real pairs where no CLIP can be had.
 
 Shapes: B batch, P width of the text encoder's pooled vector, F features, H W pixels.
 """
@@ -26,8 +26,8 @@ _FIRST_SCALE = 10.0  # of the cosines, learned from there; CLIP begins with 1 / 
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
-    """Sizes of a judge.
+class DualEncoderConfig:
+    """Sizes of a dual encoder.
 
     Attributes:
         pictures: of the network for pictures; its classes are the features.
@@ -47,10 +47,10 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         if min(self.width, self.hidden) < 1:
-            raise ValueError(f"judge: got width {self.width}, hidden {self.hidden}; expected at least 1")
+            raise ValueError(f"dual_encoder: got width {self.width}, hidden {self.hidden}; expected at least 1")
 
 
-class Judge(nn.Module):
+class DualEncoder(nn.Module):
     """Two networks that meet in one space: convolutions for pictures, two layers on a frozen text encoder's vector.
 
     Args:
@@ -60,11 +60,11 @@ class Judge(nn.Module):
         ValueError: sizes left open.
     """
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__()
         if config.text is None or config.text_width < 1:
             raise ValueError(
-                "judge: got no text encoder, or no width of its pooled vector; expected a trained judge's config"
+                "dual_encoder: got no text encoder, or no width of its pooled vector; expected the config of a trained one"
             )
         self.config = config
         self.pictures = Classifier(dataclasses.replace(config.pictures, num_classes=config.width))
@@ -85,31 +85,33 @@ class Judge(nn.Module):
         return F.normalize(self.texts(pooled), dim=1)
 
 
-class JudgeFeatures(JointFeatures):
-    """A judge made by ``maskgen train judge``. Its cosines mean nothing to others; R-precision does, beside real pairs'.
+class DualEncoderFeatures(JointFeatures):
+    """A dual encoder made by ``maskgen train dual-encoder``.
+
+    Its cosines mean nothing to others; R-precision does, beside that of real pairs.
 
     Args:
         folder: of its run.
 
     Raises:
-        FileNotFoundError, ValueError: no judge there, or another text encoder than it was trained with.
+        FileNotFoundError, ValueError: no dual encoder there, or another text encoder than it was trained with.
     """
 
-    precision = "judge_r_precision"
+    precision = "dual_encoder_r_precision"
 
     def __init__(self, folder: Path) -> None:
-        self._network = load_module(folder, Judge).requires_grad_(False)
+        self._network = load_module(folder, DualEncoder).requires_grad_(False)
         config = self._network.config
-        assert config.text is not None, "a judge was built of it"
+        assert config.text is not None, "a dual encoder was built of it"
         self._encoder = PretrainedText(config.text)
         if self._encoder.identity() != config.text_identity:
             raise ValueError(
-                f"judge: {folder} was trained with the text encoder {config.text_identity}, but {config.text.source!r} is "
-                f"{self._encoder.identity()}; put that encoder back, or train the judge anew"
+                f"dual_encoder: {folder} was trained with the text encoder {config.text_identity}, but "
+                f"{config.text.source!r} is {self._encoder.identity()}; put that encoder back, or train anew"
             )
         height, width = config.pictures.size
         self.input_size, self.any_size = (height, width), False
-        self.name = f"judge-{height}x{width}"
+        self.name = f"dual-encoder-{height}x{width}"
         self._digest = weights_digest(self._network)
 
     def identity(self) -> str:
@@ -142,18 +144,18 @@ def pooled_texts(encoder: PretrainedText, texts: Sequence[str]) -> Tensor:
     found = []
     for first in range(0, len(texts), _TEXTS):
         pooled = encoder.encode(texts[first : first + _TEXTS]).pooled
-        assert pooled is not None, "see train_judge"
+        assert pooled is not None, "see train_dual_encoder"
         found.append(pooled)
     return torch.cat(found)
 
 
-def open_judge(place: str) -> JointFeatures:
-    """What compares pictures with captions: a folder of ``maskgen train judge``, or a CLIP by its folder or name.
+def open_dual_encoder(place: str) -> JointFeatures:
+    """What compares pictures with captions: a folder of ``maskgen train dual-encoder``, or a CLIP by its folder or name.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: see ``JudgeFeatures`` and ``ClipFeatures``.
+        FileNotFoundError, ImportError, ValueError: see ``DualEncoderFeatures`` and ``ClipFeatures``.
     """
     config = Path(place).expanduser() / "config.json"
     if config.is_file() and "model_type" not in read_json(config):
-        return JudgeFeatures(config.parent)
+        return DualEncoderFeatures(config.parent)
     return ClipFeatures(str(config.parent) if config.parent.is_dir() else place)
