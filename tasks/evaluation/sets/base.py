@@ -24,7 +24,7 @@ from maskgen.tasks.data.images.cifar10 import PixelSource
 from maskgen.tasks.data.images.digits import ShiftedSource
 from maskgen.tasks.data.images.sources import PictureSource
 from maskgen.tasks.evaluation.sets.arrays import open_array
-from maskgen.tasks.evaluation.sets.captions import FileCaptions
+from maskgen.tasks.evaluation.sets.file_captions import FileCaptions
 from maskgen.tasks.evaluation.sets.files import (
     manifest_items,
     read_clip,
