@@ -200,7 +200,7 @@ def evaluate_samples_command(how: Reported, against: Against, *, samples: Path) 
     how = against.usual(how)
     state, settings = process_state(how.device), how.settings
     modality: Modality = "image" if how.features is None else how.features.modality
-    settings.check_measures(f"a set of {modality} samples", (*OF_FEATURES, *_of_pictures(modality)))
+    settings.check_measures(f"a set of {modality} samples", (*OF_FEATURES, *_of_pictures(modality, against, settings)))
     made = open_samples(samples, modality, settings.frames)
     target = open_target(
         *(against.reference, against.data, against.held_out, modality),
@@ -236,7 +236,7 @@ def evaluate_model_command(
     state, settings = process_state(how.device), how.settings
     pipe = load_model(model, str(state.device) if state.num_processes > 1 and how.device is None else how.device)
     modality = modality_named(pipe.modality)
-    able = [*OF_FEATURES, *_of_pictures(modality), "masked", *(_pairs(modality) if task else ())]
+    able = [*OF_FEATURES, *_of_pictures(modality, against, settings), "masked", *(_pairs(modality) if task else ())]
     settings.check_measures(f"a model of {modality}{'' if task else ' without a task'}", able)
     target = open_target(
         *(against.reference, against.data, against.held_out, modality),
@@ -334,9 +334,10 @@ def _usual(modality: Modality) -> FeatureExtractor:
     return InceptionFeatures() if modality == "image" else LogMelFeatures()
 
 
-def _of_pictures(modality: str) -> tuple[str, ...]:
-    """Measures that only samples of pictures have."""
-    return ("cas", "text") if modality == "image" else ()
+def _of_pictures(modality: str, against: Against, settings: EvaluationSettings) -> tuple[str, ...]:
+    """Measures that only samples of pictures have; those of text, where there is or should be a dual encoder."""
+    text = against.dual_encoder is not None or settings.required("text")
+    return ("cas", *(["text"] if text else [])) if modality == "image" else ()
 
 
 def _pairs(modality: str) -> tuple[str, ...]:
