@@ -6,7 +6,7 @@ processes share the work; interrupted, the same command goes on.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +19,14 @@ from maskgen.sampling.settings import Sampling
 from maskgen.tasks.commands.parts import check_device, load_model
 from maskgen.tasks.data.base import Modality, SignalData, modality_named
 from maskgen.tasks.data.broken import Broken
-from maskgen.tasks.evaluation.features.base import FeatureExtractor, LogMelFeatures
+from maskgen.tasks.evaluation.features.base import FeatureExtractor, JointFeatures, LogMelFeatures
+from maskgen.tasks.evaluation.features.dual_encoder import open_dual_encoder
 from maskgen.tasks.evaluation.features.inception import InceptionFeatures
 from maskgen.tasks.evaluation.features.protocols import find_protocol
 from maskgen.tasks.evaluation.features.references import cached_reference, write_statistics
 from maskgen.tasks.evaluation.models import evaluate_model
 from maskgen.tasks.evaluation.pairs import PICTURES, SOUNDS
-from maskgen.tasks.evaluation.report import write_evaluation
+from maskgen.tasks.evaluation.report import write_evaluation, write_sweep
 from maskgen.tasks.evaluation.samples import evaluate_samples, open_target
 from maskgen.tasks.evaluation.sets.arrays import write_batch
 from maskgen.tasks.evaluation.sets.base import DataSamples, FileSamples, SampleSet, open_samples
@@ -56,7 +57,12 @@ class Measuring:
     device: str | None = None
 
     def run(
-        self, state: PartialState, extractor: FeatureExtractor | None, out: Path, parts: Path | None = None
+        self,
+        state: PartialState,
+        extractor: FeatureExtractor | None,
+        out: Path,
+        parts: Path | None = None,
+        dual_encoder: JointFeatures | None = None,
     ) -> EvaluationRun:
         """The run of a command.
 
@@ -65,6 +71,7 @@ class Measuring:
             extractor: what makes features, if anything needs any.
             out: folder of the report.
             parts: folder for what the processes hand to each other, if not below that.
+            dual_encoder: what compares samples with their captions, if anything does.
         """
         return EvaluationRun(
             settings=self.settings,
@@ -74,6 +81,7 @@ class Measuring:
             out=out,
             cache=cache_folder() / "references" if self.cache is None else self.cache.expanduser(),
             device=_device(self.device, state),
+            dual_encoder=dual_encoder,
         )
 
     def extractor(self, modality: Modality) -> FeatureExtractor | None:
@@ -102,12 +110,48 @@ class Against:
     Attributes:
         reference: a folder, a .zip or an .npz of real samples, or an .npz of statistics (mu, sigma).
         data: instead, a data set by class_path: its training half is the reference, its test half held out.
-        held_out: real test samples: for CAS, for the floor that real data set, and what a task completes.
+        held_out: real test samples: for CAS, for the floor that real data set, what a task completes, and the captions that
+            a model of text is asked for.
+        dual_encoder: what compares samples with their captions: a CLIP (folder, or name on the Hub as
+            openai/clip-vit-large-patch14), or a folder of ``maskgen train dual-encoder``.
     """
 
     reference: Path | None = None
     data: SignalData | None = None
     held_out: Path | None = None
+    dual_encoder: str | None = None
+
+    def usual(self, how: Reported) -> Reported:
+        """How samples are measured where metrics are not named: against their captions alone, if there is no reference."""
+        alone = self.dual_encoder is not None and self.reference is None and self.data is None
+        if not alone or how.settings.metrics is not None:
+            return how
+        print("neither --reference nor --data: measuring the text alone")  # noqa: T201
+        return replace(how, settings=replace(how.settings, metrics=("text",)))
+
+    def open_dual_encoder(self, settings: EvaluationSettings, modality: Modality) -> JointFeatures | None:
+        """The dual encoder that was named, of samples of a modality.
+
+        Raises:
+            FileNotFoundError, ImportError: see ``open_dual_encoder``.
+            ValueError: the text measures without a dual encoder or the other way round, or another modality than images.
+        """
+        if self.dual_encoder is None:
+            if settings.required("text"):
+                raise ValueError(
+                    "metrics: text needs a dual encoder; give --dual_encoder, a CLIP or a folder of `maskgen train "
+                    "dual-encoder`"
+                )
+            return None
+        if modality != "image":
+            raise ValueError(
+                f"dual_encoder: got one, but it looks at pictures and the samples are {modality}; leave it out"
+            )
+        if not settings.enabled("text"):
+            raise ValueError(
+                "dual_encoder: got one, but settings.metrics leaves text out; name it there, or leave dual_encoder out"
+            )
+        return open_dual_encoder(self.dual_encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,24 +188,37 @@ class Originals:
 
 
 def evaluate_samples_command(how: Reported, against: Against, *, samples: Path) -> None:
-    """Measure samples against real data: FID, KID, Inception score, precision, recall, density, coverage, CAS.
+    """Measure samples against real data: FID, KID, Inception score, precision, recall, density, coverage, CAS, CLIP score.
 
     Args:
         how: see ``Reported``.
         against: see ``Against``.
-        samples: a folder, a .zip or an .npz batch of generated samples; for other modalities than images name features.
+        samples: a folder, a .zip or an .npz batch of generated samples; for other modalities than images name features. What
+            a dual encoder compares pictures with are the prompts of `maskgen generate`, or files name.txt beside
+            the pictures.
     """
+    how = against.usual(how)
     state, settings = process_state(how.device), how.settings
     modality: Modality = "image" if how.features is None else how.features.modality
-    settings.check_measures(f"a set of {modality} samples", (*OF_FEATURES, *(["cas"] if modality == "image" else [])))
+    settings.check_measures(f"a set of {modality} samples", (*OF_FEATURES, *_of_pictures(modality, against, settings)))
     made = open_samples(samples, modality, settings.frames)
-    target = open_target(against.reference, against.data, against.held_out, modality, frames=settings.frames)
-    run = how.run(state, how.extractor(modality), how.out)
+    target = open_target(
+        *(against.reference, against.data, against.held_out, modality),
+        frames=settings.frames,
+        needed=settings.needs_real,
+    )
+    run = how.run(state, how.extractor(modality), how.out, dual_encoder=against.open_dual_encoder(settings, modality))
     _write(evaluate_samples(made, target, run), made, target.real, run)
 
 
 def evaluate_model_command(
-    how: Reported, against: Against, *, model: str, sampling: Sampling | None = None, task: str | None = None
+    how: Reported,
+    against: Against,
+    *,
+    model: str,
+    sampling: Sampling | None = None,
+    guidance: float | tuple[float, ...] | None = None,
+    task: str | None = None,
 ) -> None:
     """Let a model make samples, measure them, and measure the model on masked tokens of held-out data.
 
@@ -170,13 +227,16 @@ def evaluate_model_command(
         against: see ``Against``.
         model: model folder, published name or Hub repository.
         sampling: settings that lie over the model's own: what is not named stays as the model has it.
+        guidance: guidance scale, instead of that in the settings; several, as 0,1,3, make a sweep: each is measured in
+            guidance-SCALE/ below out, and sweep.html and sweep.json there have them side by side.
         task: complete what is held out instead of generating, and compare with the truth: of a video model, as FP5; of an
             audio model infill, which fills a gap (settings.gap).
     """
+    how = against.usual(how)
     state, settings = process_state(how.device), how.settings
     pipe = load_model(model, str(state.device) if state.num_processes > 1 and how.device is None else how.device)
     modality = modality_named(pipe.modality)
-    able = [*OF_FEATURES, *(["cas"] if modality == "image" else []), "masked", *(_pairs(modality) if task else ())]
+    able = [*OF_FEATURES, *_of_pictures(modality, against, settings), "masked", *(_pairs(modality) if task else ())]
     settings.check_measures(f"a model of {modality}{'' if task else ' without a task'}", able)
     target = open_target(
         *(against.reference, against.data, against.held_out, modality),
@@ -184,10 +244,26 @@ def evaluate_model_command(
         whole=pipe.config.signal_size[0] if modality == "video" else None,
         needed=settings.needs_real,
     )
-    run = how.run(state, how.extractor(modality), how.out)
-    result = evaluate_model(pipe, model, target, run, sampling=sampling, task=task, data=against.data)
-    made = FileSamples(run.out / "samples", modality, settings.frames) if settings.needs_samples else None
-    _write(result, made, target.real, run)
+    dual_encoder, extractor = against.open_dual_encoder(settings, modality), how.extractor(modality)
+    scales = guidance if isinstance(guidance, tuple) else (guidance,)
+    if not scales or len(set(scales)) < len(scales):
+        raise ValueError(f"guidance: got {list(scales)}, expected different scales")
+    settled = {scale: pipe.sampling(sampling, guidance=scale) for scale in scales}  # which refuses before the work
+    found: dict[float, Evaluation] = {}
+    for scale, chosen in settled.items():
+        out = how.out if len(scales) == 1 else how.out / f"guidance-{scale:g}"
+        run = how.run(state, extractor, out, dual_encoder=dual_encoder)
+        if pipe.coarse is not None and scale is not None:  # both stages of a cascade
+            first = pipe.coarse.sampling(None, guidance=scale)
+            pipe.coarse.config = replace(pipe.coarse.config, sampling=first)
+        result = evaluate_model(pipe, model, target, run, sampling=chosen, task=task, data=against.data)
+        made = FileSamples(out / "samples", modality, settings.frames) if settings.needs_samples else None
+        _write(result, made, target.real, run)
+        if result is not None and scale is not None:
+            found[scale] = result
+    if len(found) > 1:
+        write_sweep(found, how.out)
+        print(f"sweep.json and sweep.html in {how.out}")  # noqa: T201
 
 
 def evaluate_tokenizer_command(
@@ -256,6 +332,12 @@ def _usual(modality: Modality) -> FeatureExtractor:
             "measures without features in settings.metrics"
         )
     return InceptionFeatures() if modality == "image" else LogMelFeatures()
+
+
+def _of_pictures(modality: str, against: Against, settings: EvaluationSettings) -> tuple[str, ...]:
+    """Measures that only samples of pictures have; those of text, where there is or should be a dual encoder."""
+    text = against.dual_encoder is not None or settings.required("text")
+    return ("cas", *(["text"] if text else [])) if modality == "image" else ()
 
 
 def _pairs(modality: str) -> tuple[str, ...]:

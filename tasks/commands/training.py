@@ -19,6 +19,7 @@ import maskgen.tokenizers.video  # noqa: F401
 from maskgen.tasks.commands.parser import ByClass, Command
 from maskgen.tasks.commands.tokenize import tokenize_data
 from maskgen.tasks.evaluation.features.train_classifier import train_classifier
+from maskgen.tasks.evaluation.features.train_dual_encoder import train_dual_encoder
 from maskgen.tasks.training.critic import train_critic
 from maskgen.tasks.training.tokenizer import train_tokenizer
 from maskgen.tasks.training.transformer import train_transformer
@@ -38,6 +39,7 @@ TRAINING: dict[str, Command] = {
         example="maskgen.tokenizers.image.VQGAN",
     ),
     "train classifier": train_classifier,
+    "train dual-encoder": train_dual_encoder,
     "train transformer": train_transformer,
     "train critic": train_critic,
     "train video-transformer": train_video_transformer,

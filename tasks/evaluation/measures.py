@@ -3,17 +3,23 @@
 Shapes: M samples, R real ones, F features.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from maskgen.checkpoint import settings_from
-from maskgen.tasks.evaluation.features.extraction import FeatureSet
+from maskgen.tasks.evaluation.features.extraction import FeatureSet, extract
 from maskgen.tasks.evaluation.features.protocols import Protocol
-from maskgen.tasks.evaluation.features.references import Reference
-from maskgen.tasks.evaluation.metrics.base import Metric
+from maskgen.tasks.evaluation.features.references import Reference, cached_reference
+from maskgen.tasks.evaluation.metrics.base import Metric, bootstrap
 from maskgen.tasks.evaluation.metrics.frechet import frechet_distance, frechet_infinity, kernel_distance
 from maskgen.tasks.evaluation.metrics.manifold import Overlap, nearest, overlap
+from maskgen.tasks.evaluation.metrics.retrieval import cosines, nearest_captions
 from maskgen.tasks.evaluation.metrics.scores import inception_score
+from maskgen.tasks.evaluation.sets.base import SampleSet, Subset
+from maskgen.tasks.evaluation.sets.captions import read_all_captions
 from maskgen.tasks.evaluation.settings import EvaluationRun
 
 FRECHET = {"image": "fid", "video": "fvd", "audio": "fad"}
@@ -144,6 +150,66 @@ def floor_metrics(
     }
     kept = tuple(name for name in names if not small[name])
     return feature_metrics(settings_from(floor, FeatureSet), reference, run.measuring(metrics=kept))
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """What a dual encoder says of samples and their captions.
+
+    Attributes:
+        metrics: by the dual encoder's names.
+        rows: see ``Evaluation.captions``.
+        warnings: captions that are missing, or longer than the dual encoder's window.
+    """
+
+    metrics: dict[str, Metric]
+    rows: list[dict[str, Any]]
+    warnings: list[str]
+
+
+def caption_scores(samples: SampleSet, run: EvaluationRun, name: str, *, keep: bool = False) -> CaptionScores | None:
+    """Mean cosine of samples and their captions, and how often the own caption is the nearest of many.
+
+    Args:
+        samples: with captions.
+        run: with a dual encoder.
+        name: of the extraction, used once.
+        keep: whether the samples' features stay in the run's cache, as those of real ones do.
+
+    Returns:
+        The scores on the first process, None on the others.
+
+    Raises:
+        ValueError: too many samples without a caption; see ``extract``.
+    """
+    dual_encoder, told = run.dual_encoder, read_all_captions(samples, run.settings.broken)
+    assert dual_encoder is not None, "the text measures are enabled"
+    good, how = Subset(samples, told.numbers) if told.missing else samples, run.extracting(dual_encoder)
+    found = cached_reference(good, how, cache=run.cache, name=name) if keep else extract(good, how, name)
+    if found is None or found.features is None or found.owners is None:  # not the first process
+        return None
+    owners, draws, warnings = found.owners.tolist(), run.settings.draws, told.warning(samples.name)
+    captions = [told.captions[owner] for owner in owners]
+    different = list(dict.fromkeys(captions))
+    if long := dual_encoder.cut(different):
+        warnings.append(f"{dual_encoder.name}: {long} of {len(different)} captions are longer than its window; cut")
+    place = {caption: row for row, caption in enumerate(different)}
+    texts = dual_encoder.embed_texts(different).float().cpu()[[place[caption] for caption in captions]]
+    near = cosines(found.features, texts)
+    rows = [
+        {"sample": told.numbers[owner], "caption": caption, "cosine": float(cosine)}
+        for owner, caption, cosine in zip(owners, captions, near, strict=True)
+    ]
+    metrics = {dual_encoder.score: bootstrap(near, draws=draws, note=dual_encoder.name)} if dual_encoder.score else {}
+    if len(different) < 2:
+        warnings.append(f"{dual_encoder.precision}: left out, all captions of {samples.name} are the same")
+        return CaptionScores(metrics, rows, warnings)
+    right, among = nearest_captions(found.features, texts, captions)
+    metrics[dual_encoder.precision] = bootstrap(
+        right, draws=draws, note=f"R = {among}, chance {1 / among:.4g}; {dual_encoder.name}"
+    )
+    rows = [row | {"nearest": float(one)} for row, one in zip(rows, right, strict=True)]
+    return CaptionScores(metrics, rows, warnings)
 
 
 def nearest_shown(found: FeatureSet, reference: Reference, count: int) -> list[tuple[int, int | None]]:

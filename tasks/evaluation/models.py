@@ -1,6 +1,7 @@
 """Measuring a model: it makes samples, which are measured; and how well it predicts masked tokens of held-out data."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,15 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoint import fingerprint
+from maskgen.conditioning import NO_LABEL, Cond
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.conditions.classes import class_places
 from maskgen.tasks.conditions.preparation import loudness_of
+from maskgen.tasks.conditions.text.prompts import Wording
 from maskgen.tasks.conditions.trained import named_task
 from maskgen.tasks.data.base import SignalData, modality_named
-from maskgen.tasks.data.tokens.cache import tokenize
+from maskgen.tasks.data.identity import short_hash
+from maskgen.tasks.data.tokens.cache import CaptionedTokens, tokenize
 from maskgen.tasks.evaluation.cas import Labels
 from maskgen.tasks.evaluation.features.references import check_size, read_count
 from maskgen.tasks.evaluation.made.making import completing, described, even_labels, filling, generating, read_good
@@ -22,9 +26,10 @@ from maskgen.tasks.evaluation.measures import check_enough
 from maskgen.tasks.evaluation.metrics.scores import MaskedScore, masked_scores
 from maskgen.tasks.evaluation.pairs import compare_clips, compare_gaps, pixel_measures, readable
 from maskgen.tasks.evaluation.samples import Target, can_classify, evaluate_samples, find_reference
-from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet, drawn
+from maskgen.tasks.evaluation.sets.base import FileSamples, SampleSet, Subset, drawn
+from maskgen.tasks.evaluation.sets.captions import read_all_captions
 from maskgen.tasks.evaluation.sets.classes import MatchedSamples
-from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
+from maskgen.tasks.evaluation.settings import CAPTIONED, Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.pipeline import Pipeline
 from maskgen.tasks.training.checks import check_preparation
@@ -70,6 +75,8 @@ def evaluate_model(
             f"features: got {extractor.name} for {extractor.modality}, but the model's modality is {pipe.modality}"
         )
     run, warnings, clock = dataclasses.replace(run, device=pipe.device), list[str](), Clock()
+    if run.dual_encoder is not None and not pipe.takes_prompts:
+        raise ValueError(f"dual_encoder: got one, but {name} was not trained with texts; leave it out")
     masked = _held_out(pipe, data, run.settings, warnings)
     if data is not None and (masked is not None or task is not None):
         check_preparation("model", pipe.config.prepared, data)
@@ -110,16 +117,26 @@ class _Making:
 
 def _measure_samples(making: _Making, target: Target, warnings: list[str], clock: Clock) -> Evaluation | None:
     """Everything that needs samples."""
-    pipe, run, task = making.pipe, making.run, making.task
+    pipe, task = making.pipe, making.task
     with clock("reference"):
         truth = _conditions(target, making, warnings)
-        count = _usual_count(target, run) if truth is None else len(truth)
-        _check_first(pipe, target, run, count)  # not after days of sampling
+        source, prompts = (None, []) if truth is not None else _captioned(target, making, warnings)
+        if source is not None:
+            target = dataclasses.replace(target, captioned=source)
+            protocol = dataclasses.replace(making.run.protocol, count=CAPTIONED)
+            making = dataclasses.replace(making, run=dataclasses.replace(making.run, protocol=protocol))
+        run = making.run
+        real = truth or source
+        count = _usual_count(target, run) if real is None else len(real)
+        labels = even_labels(pipe, count) if real is None else real.labels or []
+        _check_first(pipe, target, run, labels, count)  # not after days of sampling
         pixels = None
         if truth is not None and pipe.modality == "video":
             pixels = pixel_measures(run.settings, min(pipe.config.signal_size[1:]), warnings, pipe.device)
     with clock("generate"):
-        subject = _generate(making, truth, count)
+        subject = _generate(making, truth, labels, count, prompts)
+        if source is not None:
+            subject["captions"] = {"of": source.name, "hash": short_hash(prompts)}
     place = run.out / "samples"
     samples = FileSamples(place, modality_named(pipe.modality), run.settings.frames)
     result = evaluate_samples(samples, target, run, subject=subject)
@@ -148,9 +165,9 @@ def _usual_count(target: Target, run: EvaluationRun) -> int:
     return count
 
 
-def _check_first(pipe: Pipeline, target: Target, run: EvaluationRun, count: int) -> None:
+def _check_first(pipe: Pipeline, target: Target, run: EvaluationRun, labels: list[int], count: int) -> None:
     """Compute the reference, and refuse what could not be measured against it."""
-    can_classify(Labels("model", even_labels(pipe, count), pipe.config.class_names), target, run.settings, [])
+    can_classify(Labels("model", labels, pipe.config.class_names), target, run.settings, [])
     if run.extractor is None:
         return
     reference = find_reference(target, run, "first")
@@ -162,13 +179,16 @@ def _check_first(pipe: Pipeline, target: Target, run: EvaluationRun, count: int)
     check_enough(count, reference, run)
 
 
-def _generate(making: _Making, truth: SampleSet | None, count: int) -> dict[str, Any]:
+def _generate(
+    making: _Making, truth: SampleSet | None, labels: list[int], count: int, prompts: Sequence[str]
+) -> dict[str, Any]:
     """Make the samples that are not there yet; what the report says about them."""
     pipe, sampling, task, run = making.pipe, making.sampling, making.task, making.run
     settings = run.settings
     told: dict[str, Any] = {"model": making.name, "weights": _weights(pipe)}
-    labels = even_labels(pipe, count) if truth is None else truth.labels or []
-    make = generating(pipe, labels, settings.seed, sampling)
+    if pipe.text is not None:
+        told["text"] = pipe.text.identity()
+    make = generating(pipe, labels, settings.seed, sampling, prompts)
     if truth is not None and task is not None:
         told |= {"completed": task, "truth": run.team.share("truth", truth.digest)}
         if pipe.modality == "audio":
@@ -185,6 +205,7 @@ def _generate(making: _Making, truth: SampleSet | None, count: int) -> dict[str,
         modality=pipe.modality,
         labels=labels,
         class_names=pipe.config.class_names,
+        prompts=prompts,
         seed=settings.seed,
         sample_rate=codec.sample_rate if isinstance(codec, AudioTokenizer) else 0,
         description=description,
@@ -199,6 +220,41 @@ def _generate(making: _Making, truth: SampleSet | None, count: int) -> dict[str,
 def _weights(pipe: Pipeline) -> str:
     own = "-".join(fingerprint(part) for part in pipe.parts.values() if part is not None)
     return own if pipe.coarse is None else f"{own}-{_weights(pipe.coarse)}"
+
+
+def _captioned(target: Target, making: _Making, warnings: list[str]) -> tuple[SampleSet | None, list[str]]:
+    """Real samples whose captions a model of text is asked for, and these: held out if any are, else the reference's."""
+    pipe, settings = making.pipe, making.run.settings
+    if not pipe.takes_prompts:
+        return None, []
+    sides = [side for side in (target.held_out, target.real) if side is not None]
+    side = next((side for side in sides if side.captions(range(1)) is not None), None)
+    if side is None:
+        told = f"none of {' and '.join(side.name for side in sides) or 'no real data'} has captions"
+        if not pipe.transformer.num_classes:
+            raise ValueError(
+                f"captions: {making.name} is asked for texts, but {told}; say where they are (--data.captions txt), or give "
+                "--held_out, a folder with a file name.txt beside each picture"
+            )
+        warnings.append(f"captions: {told}, so the model was asked for classes alone")
+        return None, []
+    wanted = CAPTIONED if settings.count is None else settings.count
+    some = drawn(side, wanted)
+    found = read_all_captions(some, settings.broken)
+    warnings += found.warning(side.name)
+    if settings.count is not None and len(found.numbers) < wanted:
+        warnings.append(f"captions: {side.name} has {len(found.numbers)}, fewer than settings.count {wanted}")
+    source: SampleSet = Subset(some, found.numbers)
+    making.run.say(f"making {len(source)} samples, one for the caption of each of so many of {side.name}")
+    if _labelled(source, pipe):
+        source = MatchedSamples(source, pipe.config.class_names, "the model")
+    else:
+        source.labels = None  # of classes that the model knows nothing of
+    return source, found.captions
+
+
+def _labelled(samples: SampleSet, pipe: Pipeline) -> bool:
+    return bool(samples.labels and pipe.transformer.num_classes)
 
 
 def _conditions(target: Target, making: _Making, warnings: list[str]) -> SampleSet | None:
@@ -225,7 +281,7 @@ def _conditions(target: Target, making: _Making, warnings: list[str]) -> SampleS
         )
     if skipped:
         warnings.append(f"{len(skipped)} of the held-out samples could not be read and were left out")
-    if truth.labels and pipe.transformer.num_classes:
+    if _labelled(truth, pipe):
         truth = MatchedSamples(truth, pipe.config.class_names, "the model")
     return drawn(truth, run.settings.most)
 
@@ -241,7 +297,11 @@ def _held_out(
         if settings.required("masked"):
             raise ValueError("metrics: masked needs held-out data of the model's size; give --data with a test half")
         return None
-    if tuple(data.size) != tuple(pipe.config.signal_size) or data.modality != pipe.modality:
+    if pipe.coarse is not None:
+        told = "the second stage of a cascade is told the tokens of a smaller picture, too"
+        if settings.required("masked"):
+            raise ValueError(f"metrics: got masked, but {told}; measure masked tokens of the first stage")
+    elif tuple(data.size) != tuple(pipe.config.signal_size) or data.modality != pipe.modality:
         told = (
             f"data: got {data.modality} of size {tuple(data.size)}, but the model's is {pipe.modality} of "
             f"{tuple(pipe.config.signal_size)}"
@@ -257,6 +317,8 @@ def _held_out(
             told = str(error)
     if told:
         warnings.append(f"masked tokens: left out ({told})")
+    elif pipe.text is not None and not data.has_captions:
+        warnings.append("masked tokens: the data have no captions, so the model was told the empty prompt")
     return None if told else data
 
 
@@ -275,13 +337,23 @@ def _masked(pipe: Pipeline, data: SignalData, settings: EvaluationSettings) -> l
     """On the test half of a data set, which the tokenizer turns into tokens."""
     source = data.test()
     assert source is not None, "it was found to be there"
-    tokens = tokenize(source, pipe.tokenizer, key=data.key).tensors
+    made = tokenize(source, pipe.tokenizer, key=data.key)
+    tokens = made.tensors
     labels = tokens.get("labels") if pipe.transformer.num_classes else None
     labels = None if labels is None else _model_classes(pipe, data)[labels.long()]
+    captions = []
+    if pipe.text is not None and isinstance(made, CaptionedTokens):
+        captions = [made.texts[number] for number in tokens["caption"].tolist()]
+
+    def cond(part: slice) -> Cond:
+        count = len(tokens["tokens"][part])
+        ids = [NO_LABEL] * count if labels is None else labels[part].tolist()
+        return pipe.cond(ids, Wording(captions[part]) if captions else None)
+
     return masked_scores(
         pipe.transformer,
         tokens["tokens"][..., : pipe.transformer.num_codebooks],
-        labels,
+        cond=cond,
         ratios=settings.ratios,
         seed=settings.seed,
         batch_size=settings.batch_size,

@@ -24,9 +24,16 @@ from maskgen.tasks.evaluation.features.references import (
     is_statistics,
     read_statistics,
 )
-from maskgen.tasks.evaluation.measures import check_enough, feature_metrics, floor_metrics, nearest_shown, warnings_of
+from maskgen.tasks.evaluation.measures import (
+    caption_scores,
+    check_enough,
+    feature_metrics,
+    floor_metrics,
+    nearest_shown,
+    warnings_of,
+)
 from maskgen.tasks.evaluation.sets.arrays import array_names
-from maskgen.tasks.evaluation.sets.base import DataSamples, SampleSet, Subset, open_samples
+from maskgen.tasks.evaluation.sets.base import DataSamples, SampleSet, Subset, drawn, open_samples
 from maskgen.tasks.evaluation.settings import Evaluation, EvaluationRun, EvaluationSettings
 from maskgen.tasks.media.clock import Clock
 
@@ -40,12 +47,14 @@ class Target:
         statistics: an ``.npz`` with the Gaussian of real data.
         held_out: real test data, for CAS and for the floor: what real data score against the reference.
         truth: the same for a task to complete: clips with as many frames as the model has.
+        captioned: real data whose captions a model was asked for.
     """
 
     real: SampleSet | None = None
     statistics: Path | None = None
     held_out: SampleSet | None = None
     truth: SampleSet | None = None
+    captioned: SampleSet | None = None
 
 
 def open_target(
@@ -126,6 +135,9 @@ def evaluate_samples(
         seconds=clock.seconds,
     )
     left_out = {} if run.extractor is None else _measure_features(result, samples, target, run, clock)
+    if run.dual_encoder is not None:
+        with clock("text"):
+            _measure_text(result, samples, target, run)
     if not run.team.main:
         return None
     if classified:
@@ -195,6 +207,24 @@ def _measure_features(
         result.shown = nearest_shown(found, reference, run.settings.shown)
         result.warnings += warnings_of(found, reference, run)
     return {"samples": found.skipped, "real": reference.skipped, "held_out": {} if floor is None else floor.skipped}
+
+
+def _measure_text(result: Evaluation, samples: SampleSet, target: Target, run: EvaluationRun) -> None:
+    """Put what a dual encoder says of samples, and of real pictures with their own captions, into the first one's result."""
+    found, floor = caption_scores(samples, run, "captions"), None
+    real = target.captioned or target.held_out
+    if real is not None and real.captions(range(1)) is not None:
+        floor = caption_scores(drawn(real, run.settings.most), run, "real-captions", keep=True)
+    if found is None or run.dual_encoder is None:
+        return
+    result.metrics |= found.metrics
+    result.captions, result.dual_encoder = found.rows, run.dual_encoder.identity()
+    result.warnings += found.warnings
+    if floor is not None:
+        result.floor |= floor.metrics
+    else:
+        told = "no held-out pictures with captions, so nothing says what real ones would score"
+        result.warnings.append(f"{run.dual_encoder.precision}: {told}")
 
 
 def find_reference(target: Target, run: EvaluationRun, name: str = "reference") -> Reference | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from maskgen.tasks.evaluation.features.base import FeatureExtractor
+from maskgen.tasks.evaluation.features.base import FeatureExtractor, JointFeatures
 from maskgen.tasks.evaluation.features.classifier import ClassifierConfig
 from maskgen.tasks.evaluation.features.extraction import Extraction
 from maskgen.tasks.evaluation.features.protocols import Protocol
@@ -30,6 +30,7 @@ METRICS = {
     "is": "Inception score",
     "prdc": "precision, recall, density, coverage",
     "cas": "classification accuracy score",
+    "text": "of models of text: CLIP score and R-precision",
     "masked": "loss and accuracy of the model on masked tokens",
     "psnr": "PSNR of reconstructions and of clips that a task completed",
     "ssim": "SSIM of reconstructions and of completed clips",
@@ -44,6 +45,9 @@ METRICS = {
 _CLIP = 16  # frames of published FVD
 
 _PUBLISHED = 50_000  # samples of published FID
+
+CAPTIONED = 30_000
+"""Samples of the zero-shot FID of text to image: so many captions of COCO, one a picture, one sample each."""
 
 OF_FEATURES = ("fid", "kid", "is", "prdc")
 """Those that need an extractor."""
@@ -90,7 +94,7 @@ class EvaluationSettings:
     Attributes:
         metrics: names of ``METRICS``; None for all that can be measured. What is named and cannot be measured is an error.
         count: samples that a model generates, by default as many as the reference holds; of a tokenizer or a task, so many
-            real ones, drawn over all there are. At most 50,000 if left out.
+            real ones, drawn over all there are. At most 50,000 if left out; of a model of text 30,000.
         seed: of the first sample; each further one takes the next. Also of masks.
         batch_size: samples at a time.
         frames: of video, the first so many; published FVD is of 16.
@@ -98,7 +102,7 @@ class EvaluationSettings:
             numbers are of the latter (replace_condition_pixels of the official code).
         gap: which gap of held-out sounds is filled, for the task infill.
         allow_few: measure Frechet distances even of no more samples than there are features (published FVD of 256 clips).
-        broken: share of the files that may be unreadable.
+        broken: share of the files that may be unreadable; and of those with captions, that may have none.
         draws: of bootstrap intervals.
         ratios: mask ratios at which the model's own loss is measured.
         points: of the extrapolation to infinitely many samples.
@@ -188,6 +192,7 @@ class EvaluationRun:
         settings: what is measured, on how many samples.
         protocol: how images are resized, and the settings of each measure.
         extractor: what makes features; None where no number of features is enabled.
+        dual_encoder: what compares samples with their captions, if anything does.
         team: the processes.
         out: folder of the report; what is made goes below it.
         cache: folder of references.
@@ -203,13 +208,18 @@ class EvaluationRun:
     cache: Path
     device: torch.device | str = "cpu"
     say: Say = print
+    dual_encoder: JointFeatures | None = None
 
     @property
     def extraction(self) -> Extraction:
         """How this run makes features of samples."""
         assert self.extractor is not None, "a number of features is enabled"
+        return self.extracting(self.extractor)
+
+    def extracting(self, extractor: FeatureExtractor) -> Extraction:
+        """How this run makes features of samples by an extractor that may be another than its own."""
         return Extraction(
-            extractor=self.extractor,
+            extractor=extractor,
             resize=self.protocol.resize,
             team=self.team,
             device=self.device,
@@ -235,8 +245,11 @@ class Evaluation:
         floor_curve: the same of held-out data.
         masked: loss and accuracy on masked tokens.
         cas: what the classifiers of CAS said, if they were trained.
+        captions: each sample that was compared with its caption: ``sample`` (its number), ``caption``, ``cosine``, and
+            ``nearest``, whether no other caption was nearer.
         protocol: how it was measured.
         extractor: identity of the extractor.
+        dual_encoder: identity of what compared samples with their captions.
         reference: what it was measured against.
         counts: samples and features of each side.
         warnings: what makes numbers incomparable.
@@ -253,7 +266,9 @@ class Evaluation:
     floor_curve: list[Overlap] = field(default_factory=list)
     masked: list[MaskedScore] = field(default_factory=list)
     cas: CasScores | None = None
+    captions: list[dict[str, Any]] = field(default_factory=list)
     extractor: str = ""
+    dual_encoder: str = ""
     reference: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

@@ -124,7 +124,7 @@ class PretrainedText(TextEncoder):
         if self.config.keep_weights:
             import transformers
 
-            with _quiet(transformers):
+            with quiet(transformers):
                 self.model.save_pretrained(folder / OWN_FOLDER)
                 self.tokenizer.save_pretrained(folder / OWN_FOLDER)
 
@@ -172,7 +172,7 @@ def _load(source: str, revision: str | None) -> tuple[nn.Module, Any]:
         raise ImportError('text encoders need the package transformers: pip install "maskgen[text]"') from None
     trusted = {"revision": revision, "trust_remote_code": False}
     try:
-        with _quiet(transformers):
+        with quiet(transformers):
             found = AutoConfig.from_pretrained(source, **trusted)
             # T5's encoder saved alone says of itself that it has no decoder.
             encodes = type(found) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
@@ -192,7 +192,7 @@ def _load(source: str, revision: str | None) -> tuple[nn.Module, Any]:
         ) from None
 
 
-class _quiet:  # noqa: N801 (used like a function)
+class quiet:  # noqa: N801 (used like a function)
     """Without the library's bars and reports: a sentence encoder brings heads that nobody asked for."""
 
     def __init__(self, transformers: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,12 @@ class FeatureExtractor(ABC):
         name: how reports call it.
         input_size: (H, W) that images are resized to by the rule of the protocol; None leaves them as they are.
         sample_rate: that sound is resampled to; None for other modalities.
+        any_size: whether a set may hold images of several sizes, because the extractor resizes by itself.
     """
 
     modality: Modality = "image"
     name: str
+    any_size: bool = False
     input_size: tuple[int, int] | None = None
     sample_rate: int | None = None
 
@@ -69,6 +72,27 @@ class FeatureExtractor(ABC):
     def to(self, device: torch.device | str) -> FeatureExtractor:
         """Move to a device; returns itself. Extractors without weights have nothing to move."""
         return self
+
+
+class JointFeatures(FeatureExtractor):
+    """Pictures and texts as unit vectors of one space: how well a picture shows its caption is their cosine.
+
+    Attributes:
+        score: what the mean cosine is called in a report; "" where it means nothing beyond this very extractor.
+        precision: what R-precision is called.
+    """
+
+    any_size = True
+    score: str = ""
+    precision: str
+
+    @abstractmethod
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors ``[B, F]`` of B texts, on the device given to ``to``."""
+
+    @abstractmethod
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of some texts are longer than the window, so that their ends are not seen."""
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -163,6 +163,9 @@ class _Reader:
             each = [self.extractor.embed(self._sound(index, sample)).features for index, sample in good]
             rows = torch.tensor([len(features) for features in each])
             return FeatureBatch(torch.cat(each)), numbers.repeat_interleave(rows)
+        if len({sample.shape for _, sample in good}) > 1:  # see ``FeatureExtractor.any_size``
+            each = [self._embed([one])[0].features for one in good]
+            return FeatureBatch(torch.cat(each)), numbers
         signal = torch.stack([sample for _, sample in good]).to(self.how.device)
         if self.samples.modality == "image":
             return self.extractor.embed(resize_images(signal, self.extractor.input_size, self.how.resize)), numbers
@@ -175,7 +178,7 @@ class _Reader:
         return resample(to_channels(sample.float(), 1), self.samples.sample_rate(index), rate)[None].to(self.how.device)
 
     def _check_shape(self, index: int, sample: Tensor) -> None:
-        if self.samples.modality == "audio":
+        if self.samples.modality == "audio" or self.extractor.any_size:
             return
         shape = tuple(sample.shape)
         if self.shape is None:

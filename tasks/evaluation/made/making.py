@@ -17,6 +17,7 @@ from torch import Tensor
 from maskgen.sampling.settings import Sampling
 from maskgen.tasks.audio.generation import generate_sounds
 from maskgen.tasks.audio.infilling import infill
+from maskgen.tasks.conditions.request import SamplingOptions
 from maskgen.tasks.data.broken import Broken
 from maskgen.tasks.evaluation.made.gaps import GapSettings, middle_gap
 from maskgen.tasks.evaluation.sets.base import SampleSet
@@ -37,24 +38,29 @@ def even_labels(pipe: Pipeline, count: int) -> list[int]:
     return [number * classes // count for number in range(count)] if classes else []
 
 
-def generating(pipe: Pipeline, labels: Sequence[int], seed: int, sampling: Sampling) -> Make:
-    """Make samples from nothing but a class.
+def generating(
+    pipe: Pipeline, labels: Sequence[int], seed: int, sampling: Sampling, prompts: Sequence[str] = ()
+) -> Make:
+    """Make samples from nothing but a class or a text.
 
     Args:
         pipe: a model of any modality.
         labels: class of each sample; empty for a model without classes.
         seed: of the first; each further one takes the next.
         sampling: settings.
+        prompts: one a sample, or none.
     """
 
     def make(numbers: Sequence[int]) -> list[Any]:
-        seeds = [seed + number for number in numbers]
         chosen = [labels[number] for number in numbers] if labels else None
+        options = SamplingOptions(seeds=[seed + number for number in numbers], sampling=sampling)
+        if prompts:
+            options["prompt"] = [prompts[number] for number in numbers]
         if pipe.modality == "image":
-            return list(generate(pipe, chosen, seeds=seeds, sampling=sampling, batch_size=len(seeds)))
+            return list(generate(pipe, chosen, batch_size=len(numbers), **options))
         if pipe.modality == "video":
-            return list(generate_video(pipe, chosen, seeds=seeds, sampling=sampling))
-        return list(generate_sounds(pipe, chosen, seeds=seeds, sampling=sampling))
+            return list(generate_video(pipe, chosen, **options))
+        return list(generate_sounds(pipe, chosen, **options))
 
     return make
 

@@ -88,6 +88,7 @@ class MadeSet:
         modality: "image", "video" or "audio".
         labels: class of each, or none.
         class_names: of the model's classes, or none.
+        prompts: what each was asked for in words, or none.
         seed: of the first.
         sample_rate: of sounds.
         description: everything else that decides what the samples are, plain values, ``signal_size`` of clips among them; a
@@ -98,6 +99,7 @@ class MadeSet:
     modality: str
     labels: Sequence[int] = ()
     class_names: Sequence[str] = ()
+    prompts: Sequence[str] = ()
     seed: int = 0
     sample_rate: int = 0
     description: Mapping[str, Any] = field(default_factory=dict)
@@ -108,7 +110,8 @@ class MadeSet:
         for number in range(self.count):
             named = {"label": int(self.labels[number])} if self.labels else {}
             name = result_name(self.seed + number, _SUFFIX[self.modality], named.get("label"))
-            found.append({"file": name, **named, "seed": self.seed + number})
+            words = {"prompt": self.prompts[number]} if self.prompts else {}
+            found.append({"file": name, **named, "seed": self.seed + number, **words})
         return found
 
 

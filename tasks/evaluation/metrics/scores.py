@@ -3,8 +3,8 @@
 Shapes: M samples, F features, C classes, B batch, N tokens, K codebooks, V vocabulary.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -187,6 +187,7 @@ def masked_scores(
     seed: int = 0,
     batch_size: int = 64,
     draws: int = 1000,
+    cond: Callable[[slice], Cond] | None = None,
 ) -> list[MaskedScore]:
     """Loss and accuracy on masked tokens, by the share that is masked.
 
@@ -201,6 +202,7 @@ def masked_scores(
         seed: of the masks.
         batch_size: examples at a time.
         draws: of the bootstrap intervals.
+        cond: in place of labels, everything that some examples are conditioned on.
 
     Raises:
         ValueError: no examples, or a ratio out of range.
@@ -218,11 +220,10 @@ def masked_scores(
             part = slice(first, first + batch_size)
             grid = tokens[part]
             masked = torch.cat([_masked(grid[0].shape, ratio, seed, first + row) for row in range(len(grid))])
-            names = None if labels is None else labels[part].to(device)
+            told = Cond(labels=None if labels is None else labels[part]) if cond is None else cond(part)
+            told = replace(told.to(device), task=_task(model, grid))
             with fast_matmul(device):
-                logits = model(
-                    grid.masked_fill(masked, model.vocab_size).to(device), Cond(labels=names, task=_task(model, grid))
-                )
+                logits = model(grid.masked_fill(masked, model.vocab_size).to(device), told)
             loss, right = _token_scores(logits.float().cpu(), grid)
             shares = masked.flatten(1).sum(1)
             losses.append((loss * masked).flatten(1).sum(1) / shares)

@@ -18,11 +18,13 @@ from torch import Tensor
 from maskgen.data import Source, draw_numbers
 from maskgen.tasks.data.base import AudioData, Modality, SignalData, modality_named
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.captions import is_captioned
 from maskgen.tasks.data.file_sets import warn_of_parts
 from maskgen.tasks.data.images.cifar10 import PixelSource
 from maskgen.tasks.data.images.digits import ShiftedSource
 from maskgen.tasks.data.images.sources import PictureSource
 from maskgen.tasks.evaluation.sets.arrays import open_array
+from maskgen.tasks.evaluation.sets.file_captions import FileCaptions
 from maskgen.tasks.evaluation.sets.files import (
     manifest_items,
     read_clip,
@@ -72,6 +74,13 @@ class SampleSet(ABC):
         """Number of a sample in the set that these were taken from."""
         return index
 
+    def captions(self, indices: Sequence[int]) -> list[str | Broken] | None:
+        """A caption of each of some samples, of several the one that its number draws, or why it has none.
+
+        None stands for a set of which no sample has any.
+        """
+        return None
+
 
 class FileSamples(SampleSet):
     """Files of a folder or of a ``.zip``, in the order of their paths; or those of a ``manifest.json`` in its order.
@@ -92,7 +101,9 @@ class FileSamples(SampleSet):
         self.modality, self.name, self.frames = modality, str(root), frames
         self._shelf = Shelf(root, "samples")
         self._rates: dict[int, int] = {}
+        self._captions: FileCaptions | None = None  # found when they are asked for
         items, classes, self._strip = manifest_items(self._shelf, modality)
+        self._items = items
         if items is not None:
             self._names = [str(item["file"]) for item in items]
             if all(int(item.get("label", -1)) >= 0 for item in items):
@@ -121,6 +132,11 @@ class FileSamples(SampleSet):
     def sample_rate(self, index: int) -> int:
         """See ``SampleSet``."""
         return self._rates.get(index, 0)
+
+    def captions(self, indices: Sequence[int]) -> list[str | Broken] | None:
+        """See ``SampleSet``: the prompts of a manifest, or the files ``.txt`` beside the samples."""
+        self._captions = self._captions or FileCaptions(self._shelf, self._names, self._items)
+        return self._captions.read(indices)
 
     def _read(self, index: int) -> Sample:
         name = self._names[index]
@@ -231,6 +247,14 @@ class DataSamples(SampleSet):
             signal = signal[:, :, : self.frames]
         return list((signal.clamp(0, 1) * 255).round().to(torch.uint8))
 
+    def captions(self, indices: Sequence[int]) -> list[str | Broken] | None:
+        """See ``SampleSet``."""
+        if not is_captioned(self._source):
+            return None
+        if self._pictures is not None:
+            return self._pictures.captions(indices)
+        return list(self._source.captions(indices, indices))
+
     def digest(self) -> str:
         """See ``SampleSet``."""
         found = hashlib.sha256(json.dumps([self.name, len(self), self.labels]).encode())
@@ -278,6 +302,10 @@ class Subset(SampleSet):
     def place(self, index: int) -> int:
         """See ``SampleSet``."""
         return self._samples.place(self._indices[index])
+
+    def captions(self, indices: Sequence[int]) -> list[str | Broken] | None:
+        """See ``SampleSet``."""
+        return self._samples.captions([self._indices[index] for index in indices])
 
 
 def drawn(samples: SampleSet, most: int) -> SampleSet:

@@ -7,12 +7,13 @@ Shapes: H W pixels. Pictures are uint8 ``[3, H, W]``.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from maskgen.tasks.data.broken import Broken
+from maskgen.tasks.data.captions import draw_caption
 from maskgen.tasks.data.images.folders import ImageFiles
 from maskgen.tasks.data.images.sources import Encoded, PictureSource, decode_picture
 
@@ -42,6 +43,18 @@ class PlainPictures:
         if isinstance(self._source.pictures, ImageFiles):
             return self._source.pictures.labels
         return [found.label or 0 if isinstance(found, Encoded) else 0 for found in self._all()]
+
+    def captions(self, indices: Sequence[int]) -> list[str | Broken]:
+        """One of each picture's, drawn by its number; nothing is decoded."""
+        found: list[str | Broken] = []
+        for first in range(0, len(indices), _AT_A_TIME):
+            part = indices[first : first + _AT_A_TIME]
+            for index, one in zip(part, self._source.pictures.read(part), strict=True):
+                if isinstance(one, Broken) or not one.captions:
+                    found.append(Broken(one.name, one.reason if isinstance(one, Broken) else f"{one.name}: no caption"))
+                else:
+                    found.append(draw_caption(one.captions, index))
+        return found
 
     def digest(self) -> str:
         """Hash of the files' bytes and of how they are cropped; nothing is decoded."""

@@ -1,5 +1,6 @@
 """What the tests of ``maskgen evaluate`` share: processes as threads, folders of pictures, settings of toy size."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from maskgen.tasks.evaluation.features.base import FeatureExtractor
 from maskgen.tasks.evaluation.features.classifier import ClassifierConfig
@@ -109,3 +111,25 @@ def pictures(folder: Path, count: int, seed: int, side: int = 8) -> Path:
 def tensors(count: int, seed: int, side: int = 8) -> torch.Tensor:
     """``arrays`` as float ``[count, 3, side, side]``."""
     return torch.from_numpy(arrays(count, seed, side)).permute(0, 3, 1, 2).float() / 255
+
+
+def clip_folder(folder: Path, seed: int = 0) -> Path:
+    """A random CLIP of 12 features with its processor (pictures of 8 x 8) and tokenizer, as ``transformers`` saves them."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    ends = {"bos_token_id": 552, "eos_token_id": 553, "pad_token_id": 553}
+    config = CLIPConfig(
+        text_config={**sizes, **ends, "max_position_embeddings": 20, "vocab_size": 554},
+        vision_config={**sizes, "image_size": 8, "patch_size": 4},
+        projection_dim=12,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLIPModel(config)
+        for weight in model.parameters():
+            nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}).save_pretrained(folder)
+    tokenizer = Path(__file__).parents[2] / "fixtures" / "muse" / "amused_tokenizer"
+    return Path(shutil.copytree(tokenizer, folder, dirs_exist_ok=True))
