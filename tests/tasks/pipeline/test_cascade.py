@@ -230,7 +230,9 @@ def test_a_model_that_takes_no_smaller_grid() -> None:
         Pipeline(large.tokenizer, large.transformer, large.config, "cpu", coarse=small)
     pipe = cascade()
     wide = dataclasses.replace(pipe.config, signal_size=(16, 12))
-    with pytest.raises(ValueError, match=r"coarse: got a model of pictures of 8 x 8 with 1 codebook.* shape of 16 x 12"):
+    with pytest.raises(
+        ValueError, match=r"coarse: got a model of pictures of 8 x 8 with 1 codebook.* shape of 16 x 12"
+    ):
         Pipeline(pipe.tokenizer, pipe.transformer, wide, "cpu", coarse=pipe.coarse)
 
 
