@@ -80,12 +80,12 @@ class Sampling(Layer):
 
     Attributes:
         sampler: which loop, see ``maskgen.published.loops``: ``maskgit`` is ours and the official one; the others belong to
-            the weights of their groups and ignore the fields they do not have (``halton`` has no schedule, order or
-            choice temperature; ``onedtok`` and ``maskbit`` have no order and always use arccos; ``amused``, which is
-            Meissonic's, too, and ``openmuse`` have no order and few schedules; ``muse``, which is lucidrains', has no ranking
-            noise but that of a critic). Sound has two more: ``vampnet`` ranks the tokens of all codebooks together (cosine,
-            by confidence), ``codebook`` decides one codebook after the other. Video's ``commit`` (MAGVIT) takes given tokens for a draft and decides them, too, by
-            confidence.
+            the weights of their groups and ignore the fields they do not have (``halton`` has no schedule, order or choice
+            temperature; ``onedtok`` and ``maskbit`` have no order and always use arccos; ``amused``, which is Meissonic's,
+            too, and ``openmuse`` have no order and few schedules; ``muse``, which is lucidrains', has no ranking noise but
+            that of a critic). Sound has two more: ``vampnet`` ranks the tokens of all codebooks together (cosine, by
+            confidence), ``codebook`` decides one codebook after the other. Video's ``commit`` (MAGVIT) takes given tokens
+            for a draft and decides them, too, by confidence.
         steps: parallel decoding steps; of each codebook where the sampler is ``codebook``.
         schedule: masking schedule.
         select: order in which tokens are decided, by ``maskgit`` and ``codebook``: a name of

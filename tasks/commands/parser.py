@@ -21,7 +21,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from maskgen.checkpoint import current_path, known_classes
 from maskgen.sampling.layers import Layer
@@ -82,8 +83,21 @@ class ByClass:
 Command = Callable[..., Any] | ByClass
 
 
+_MODE = "yaml of words"
+
+
+def _load_words(text: str) -> Any:
+    """YAML; but what it takes for a comment or a bare anchor ("#1 dad", "&c") is a text, as a prompt may be."""
+    found = get_loader("yaml")(text)
+    is_none = text.strip().lower() in ("", "null", "~") or "\n" in text
+    return text if found is None and not is_none else found
+
+
 class Parser(ArgumentParser):
     """A parser whose mistakes take one line."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **({"parser_mode": _MODE} | options))
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """See ``jsonargparse.ArgumentParser``; ``--per-class`` is the same as ``--per_class``."""
@@ -146,6 +160,7 @@ class Leaf(Parser):
 def build_parser(commands: Mapping[str, Command]) -> ArgumentParser:
     """The parser of a table of commands, whose names may have two words."""
     set_parsing_settings(docstring_parse_style=None)
+    set_loader(_MODE, _load_words, (yaml.YAMLError,))
     parser = Parser(
         prog="maskgen", description="Generate and edit images, video and sound with masked-token transformers."
     )

@@ -291,11 +291,8 @@ def test_shared_options(place: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("inpaint", "--model", "m"), "--image, --mask: missing; give them; see `maskgen inpaint --help`"),
         (("generate", "--lables", "3"), "unrecognized arguments: --lables 3; perhaps --labels is meant"),
         (("inpaint", "--model=m", "--image=i", "--mask=m", "--box=1,2"), "unrecognized arguments: --box=1,2; see"),
-        (("inpaint-video", "--model=m", "--video=v", "--mask=m", "--frames=1"), "perhaps --clip.frames is meant"),
-        (
-            ("tokenize", "--tokenizer=t", "--out=o", "--data=SoundFolder"),
-            "sample_rate: got nothing, expected int; give one",
-        ),
+        (("predict-frames", "--model=m", "--video=v", "--frames=1"), "perhaps --clip.frames is meant"),
+        (("tokenize", "--tokenizer=t", "--out=o", "--data=SoundFolder"), "got nothing, expected int; give one"),
         (("generate", "--labels"), "expected one argument"),
     ],
 )
