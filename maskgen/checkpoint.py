@@ -313,6 +313,11 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def code_fingerprint(tokenizer: nn.Module) -> str:
+    """Of what a tokenizer's codes mean: one whose decoder alone was trained anew has that of the one before."""
+    return getattr(tokenizer.config, "codes_of", "") or fingerprint(tokenizer)
+
+
 def file_digest(path: Path) -> str:
     """Of a file's bytes; "none" for one that is not there."""
     if not path.is_file():

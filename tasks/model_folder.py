@@ -10,7 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskgen.checkpoint import build_config, file_digest, fingerprint, load_module, read_json, save_module, write_json
+from maskgen.checkpoint import (
+    build_config,
+    code_fingerprint,
+    file_digest,
+    load_module,
+    read_json,
+    save_module,
+    write_json,
+)
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.sampling.settings import Sampling, with_current_sampling
@@ -242,7 +250,7 @@ def _check_codes(folder: Path, tokenizer: Tokenizer) -> None:
     run = read_json(path) if path.is_file() and not isinstance(tokenizer, AudioTokenizer) else None
     if not isinstance(run, dict) or run.get("weights") != file_digest(path.with_name("model.safetensors")):
         return  # of no training, or of one that these weights are not from
-    before, now = run.get("tokenizer"), fingerprint(tokenizer)
+    before, now = run.get("tokenizer"), code_fingerprint(tokenizer)
     if before != now:
         warnings.warn(
             f"{folder}: its tokenizer is not the one whose codes the transformer was trained on ({before} then, {now} now), "

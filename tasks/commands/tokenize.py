@@ -19,7 +19,7 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from maskgen.checkpoint import fingerprint, read_json, write_json
+from maskgen.checkpoint import code_fingerprint, read_json, write_json
 from maskgen.data import Batch, Source
 from maskgen.precision import fast_matmul
 from maskgen.tasks.conditions.text.base import TextEncoder
@@ -190,7 +190,7 @@ def _is_stream(data: SignalData) -> bool:
 def _describe(codes: Tokenizer, data: SignalData, shards: ShardSettings) -> dict[str, Any]:
     content: dict[str, Any] = {
         "format": 1,
-        "tokenizer": fingerprint(codes),
+        "tokenizer": code_fingerprint(codes),
         "tokenizer_class": type(codes).__name__,
         "vocab_size": codes.vocab_size,
         "num_codebooks": codes.num_codebooks,

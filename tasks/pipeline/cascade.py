@@ -60,8 +60,8 @@ def check_stages(first: Stage, transformer: MaskedTransformer, config: PipelineC
     small, large, codebooks = first.config.signal_size, config.signal_size, first.transformer.num_codebooks
     if codebooks != 1 or small[0] * large[1] != small[1] * large[0] or small[0] >= large[0]:
         raise ValueError(
-            f"coarse: got a model of pictures of {small[0]} x {small[1]} with {codebooks} codebook(s), expected smaller ones "
-            f"of the shape of {large[0]} x {large[1]}, with one"
+            f"coarse: got a model of pictures of {small[0]} x {small[1]} with {codebooks} codebook(s), expected smaller "
+            f"ones of the shape of {large[0]} x {large[1]}, with one"
         )
     told = getattr(getattr(transformer.config, "context", None), "coarse", None)
     got = (told.vocab_size, tuple(told.axes)) if told is not None and transformer.coarse_size else (0, ())

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from maskgen.checkpoint import fingerprint, load_module
+from maskgen.checkpoint import code_fingerprint, fingerprint, load_module
 from maskgen.data import Source
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.critic import CriticModeling, CriticSettings, SelfCriticModeling
@@ -68,7 +68,11 @@ def train_critic(
     """
     pipe = Pipeline.from_pretrained(model, device="cpu")
     _check(pipe, data, kind, critic, masking, model.resolve() == out.resolve())
-    generator, scored, identity = pipe.transformer, critic_settings or CriticSettings(), fingerprint(pipe.tokenizer)
+    generator, scored, identity = (
+        pipe.transformer,
+        critic_settings or CriticSettings(),
+        code_fingerprint(pipe.tokenizer),
+    )
     check_shards(data, identity, views)
     start, features = critic or generator, out / "tokens" / "text"
     check_captions(pipe.text, generator, data, features, again=again)

@@ -1,8 +1,9 @@
 """Stage 1: what ``maskgen train tokenizer`` runs, for images, video, sound and modalities of your own."""
 
+import dataclasses
 from pathlib import Path
 
-from maskgen.checkpoint import fingerprint
+from maskgen.checkpoint import code_fingerprint, fingerprint
 from maskgen.data import Source
 from maskgen.tasks.data.base import SignalData
 from maskgen.tasks.data.tokens.shards import TokenShards
@@ -29,6 +30,7 @@ def train_tokenizer(
     settings: TrainSettings,
     out: Path,
     inflate: Path | None = None,
+    decoder_of: Path | None = None,
     again: bool = False,
     say: Say = print,
 ) -> Path:
@@ -44,6 +46,9 @@ def train_tokenizer(
         out: folder of the run, which becomes the tokenizer's folder; an interrupted run goes on, a finished one is reused.
         inflate: for video, folder of an image tokenizer with the same levels and blocks; the weights start from its own
             (MAGVIT's central inflation for ``VQ3D``, Open-MAGVIT2's for ``Magvit2Video``).
+        decoder_of: folder of a tokenizer whose encoder and codebook are taken and stay as they are; the decoder alone is
+            trained, from the old one's weights where it has its sizes, else (``decoder_channels``, ``decoder_res_blocks``)
+            anew. Tokens keep their meaning: transformers and kept tokens of the old one go with the new one. For ``VQGAN``.
         again: train anew even if ``out`` holds a run; that one is moved into ``earlier-1`` beside the new one's files.
         say: told what happens.
 
@@ -54,7 +59,7 @@ def train_tokenizer(
         FileNotFoundError: no image tokenizer there.
         TypeError: a tokenizer that lacks a member of the contract, which is named.
         ValueError: ``out`` holds another run; data of another modality, rate or size; settings that do not fit
-            the tokenizer; or an image tokenizer that does not fit.
+            the tokenizer; an image tokenizer that does not fit, or one whose decoder cannot be trained alone.
     """
     check_contract(tokenizer)
     if isinstance(data, TokenShards):
@@ -62,12 +67,17 @@ def train_tokenizer(
     check_signals(tokenizer, data)
     token_grid(tokenizer, data)
     images = None if inflate is None else _image_tokenizer(inflate, tokenizer)
+    kept = None if decoder_of is None else _with_codes(decoder_of, tokenizer, loss)
+    if kept is None and getattr(tokenizer.config, "codes_of", ""):
+        raise ValueError("tokenizer.codes_of: got one, but it is written by decoder_of alone; leave it out")
     parts = {"tokenizer": tokenizer, "data": data, "loss": loss, "settings": settings}
+    if kept is not None:
+        parts["decoder_of"] = fingerprint(kept)
     if images is not None:
         parts["inflate"] = fingerprint(images)
 
     def make() -> tuple[Objective, Source]:
-        model = type(tokenizer)(tokenizer.config)
+        model = type(tokenizer)(tokenizer.config) if kept is None else _new_decoder(kept, tokenizer)
         if images is not None:
             say(f"tokenizer: inflated from {inflate}; {_inflate(model, images)} weights start anew")
         show = show_reconstructions(data)
@@ -75,6 +85,49 @@ def train_tokenizer(
 
     run_stage(out, "tokenizer", parts, make, again=again, say=say)
     return out
+
+
+def _with_codes(folder: Path, tokenizer: Tokenizer, loss: TrainingLoss) -> VQGAN:
+    """The tokenizer whose codes a new decoder is for.
+
+    Raises:
+        ValueError: it has no such parts, differs in more than the decoder, or the loss would move its codebook.
+    """
+    found = load_tokenizer(folder, "decoder_of")
+    if type(found) is not VQGAN or type(tokenizer) is not VQGAN:
+        raise ValueError(
+            f"decoder_of: got a {type(found).__name__} for a {type(tokenizer).__name__}, but only a VQGAN's decoder can "
+            "be trained alone"
+        )
+    own = {"decoder_channels", "decoder_res_blocks", "codes_of"}
+    for item in dataclasses.fields(found.config):
+        got, expected = getattr(tokenizer.config, item.name), getattr(found.config, item.name)
+        if got != expected and item.name not in own:
+            raise ValueError(
+                f"tokenizer.{item.name}: got {got}, but encoder and codebook are those of {folder} with {expected}; only "
+                "decoder_channels and decoder_res_blocks may differ"
+            )
+    for name in ("entropy_boost", "revive_every"):
+        if getattr(loss, name, 0):
+            raise ValueError(
+                f"loss.{name}: got {getattr(loss, name)}, but with decoder_of the codebook stays; set it to 0"
+            )
+    return found
+
+
+def _new_decoder(kept: VQGAN, tokenizer: Tokenizer) -> VQGAN:
+    """A tokenizer with the encoder and codebook of another, which no longer learn, and a decoder that does."""
+    assert isinstance(tokenizer, VQGAN), "see _with_codes"
+    model = VQGAN(dataclasses.replace(tokenizer.config, codes_of=code_fingerprint(kept)))
+    model.encoder.load_state_dict(kept.encoder.state_dict())
+    model.quantizer.load_state_dict(kept.quantizer.state_dict())
+    if model.config.of_decoder.widths == kept.config.of_decoder.widths and (
+        model.config.of_decoder.res_blocks == kept.config.of_decoder.res_blocks
+    ):
+        model.decoder.load_state_dict(kept.decoder.state_dict())
+    model.encoder.requires_grad_(False)
+    model.quantizer.requires_grad_(False)
+    return model
 
 
 def _image_tokenizer(folder: Path, video: Tokenizer) -> Tokenizer:

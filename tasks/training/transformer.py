@@ -13,7 +13,7 @@ from typing import Literal, TypedDict, Unpack
 import torch
 from torch import nn
 
-from maskgen.checkpoint import fingerprint, load_module
+from maskgen.checkpoint import code_fingerprint, load_module
 from maskgen.conditioning import NO_LABEL
 from maskgen.data import Source, draw_numbers
 from maskgen.models.base import MaskedTransformer
@@ -121,7 +121,7 @@ def train_transformer(
     codebooks, stage = sound.get("codebooks"), sound.get("stage") or "coarse"
     folder, text = tokenizer_folder(tokenizer), text_encoder(text)
     codes = load_tokenizer(folder)
-    identity = fingerprint(codes)
+    identity = code_fingerprint(codes)
     check_shards(data, identity, views)
     transformer = with_classes(transformer, len(data.class_names), say)
     _check_fit(codes, transformer, data, _kept_codebooks(codes, codebooks, stage))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from maskgen.checkpoint import fingerprint, load_module
+from maskgen.checkpoint import code_fingerprint, load_module
 from maskgen.data import Source
 from maskgen.models.base import MaskedTransformer
 from maskgen.objectives.commit import CommitModeling, CommitSettings
@@ -105,7 +105,7 @@ def train_video_transformer(
     def finish() -> None:
         Pipeline(codes, load_module(run, MaskedTransformer), config).save_pretrained(out)  # type: ignore[type-abstract]
 
-    parts = {"tokenizer": fingerprint(codes), "transformer": transformer, "data": data, "masking": masking}
+    parts = {"tokenizer": code_fingerprint(codes), "transformer": transformer, "data": data, "masking": masking}
     choices = {"tasks": tasks, "views": views, "inpainting_prompt": inpainting_prompt, "sampling": config.sampling}
     run_stage(run, title, {**parts, **choices, "settings": settings}, make, finish=finish, again=again, say=say)
     return out

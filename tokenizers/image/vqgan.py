@@ -3,6 +3,7 @@
 Shapes: B batch, H W pixels, h w token grid, N = h * w, D width of a code, K codebooks.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,9 @@ class VQGANConfig:
         shortcut: "branch" for the released weights, whose width-changing blocks drop their input (see ``ResBlock``);
             choose "input", the ordinary residual, for new models.
         groups: groups of every normalisation; official 32. Must divide every level's width.
+        decoder_channels: ``channels`` of the decoder, 0 for the same; Muse (arXiv 2301.00704) trains a larger one last.
+        decoder_res_blocks: ``res_blocks`` of the decoder, 0 for the same.
+        codes_of: fingerprint of the tokenizer whose codes these are; written where a decoder alone is trained anew.
     """
 
     channels: int = 128
@@ -52,14 +56,28 @@ class VQGANConfig:
     activation: Activation = "swish"
     shortcut: Shortcut = "branch"
     groups: int = 32
+    decoder_channels: int = field(default=0, repr=False)  # repr decides the fingerprints of weights that lack these
+    decoder_res_blocks: int = field(default=0, repr=False)
+    codes_of: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         freeze_lists(self)
         if isinstance(self.quantizer, Mapping):  # from JSON
             object.__setattr__(self, "quantizer", QuantizerConfig(**self.quantizer))
         check_choice(self, downsample=("average", "conv"), activation=("swish", "relu"), shortcut=("branch", "input"))
-        check_least(self, res_blocks=1)
+        check_least(self, res_blocks=1, decoder_channels=0, decoder_res_blocks=0)
         check_levels(self)
+        if self.decoder_channels:
+            check_levels(self.of_decoder)
+
+    @property
+    def of_decoder(self) -> "VQGANConfig":
+        """The settings with the decoder's sizes."""
+        sizes = {
+            "channels": self.decoder_channels or self.channels,
+            "res_blocks": self.decoder_res_blocks or self.res_blocks,
+        }
+        return dataclasses.replace(self, **sizes, decoder_channels=0, decoder_res_blocks=0)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -131,7 +149,7 @@ class VQGAN(ImageTokenizer, Autoencoder):
         super().__init__()
         self.config: VQGANConfig = config
         self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config.of_decoder)
         self.quantizer = build_quantizer(config.quantizer)
         for module in (*self.encoder.modules(), *self.decoder.modules()):
             if isinstance(module, nn.Conv2d):

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from maskgen.checkpoint import atomic_file, fingerprint
+from maskgen.checkpoint import atomic_file, code_fingerprint
 from maskgen.data import Batch, Source, TensorSource
 from maskgen.precision import fast_matmul
 from maskgen.tasks.data.captions import is_captioned
@@ -132,7 +132,7 @@ def cached_tokens(
     Raises:
         ValueError: the file holds the tokens of another tokenizer, or is damaged.
     """
-    weights = fingerprint(tokenizer)
+    weights = code_fingerprint(tokenizer)
     named = tokenizer.identity() if isinstance(tokenizer, AudioTokenizer) else f"{type(tokenizer).__name__}-{weights}"
     wanted = {"tokenizer": named, **token_record(source, tokenizer, key, views, seed)}
     if coarse is not None:
@@ -168,7 +168,7 @@ def token_record(source: Source, tokenizer: Tokenizer, key: str, views: int, see
         views: passes over the source.
         seed: of the augmentation.
     """
-    asked = {"weights": fingerprint(tokenizer), "data": probe(source, key), "views": str(views), "seed": str(seed)}
+    asked = {"weights": code_fingerprint(tokenizer), "data": probe(source, key), "views": str(views), "seed": str(seed)}
     known = source_identity(source)
     return asked | ({"source": known} if known else {})
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskgen.checkpoint import fingerprint
+from maskgen.checkpoint import code_fingerprint
 from maskgen.tokenizers.base import Tokenizer
 
 
@@ -45,4 +45,4 @@ class SmallPictures:
 
     def identity(self) -> str:
         """What decides its tokens."""
-        return f"{fingerprint(self.tokenizer)} {self.size[0]} x {self.size[1]}"
+        return f"{code_fingerprint(self.tokenizer)} {self.size[0]} x {self.size[1]}"
