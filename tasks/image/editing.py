@@ -9,7 +9,7 @@ Shapes: B results, N tokens, K codebooks.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Unpack
+from typing import Unpack
 
 import torch
 from PIL import Image
@@ -87,8 +87,12 @@ def revise(
     pipe.require("image", "editing", regions=True)
     if rounds < 1 or not 0 < share <= 1:
         raise ValueError(f"got rounds {rounds}, share {share}; expected 1 or more rounds and a share over 0, at most 1")
-    name: Literal["sampling", "coarse_sampling"] = "sampling" if pipe.coarse is None else "coarse_sampling"
-    request = pipe.request({**options, name: revise_sampling(options.get(name))})
+    asked = options.copy()
+    if pipe.coarse is None:
+        asked["sampling"] = revise_sampling(options.get("sampling"))
+    else:
+        asked["coarse_sampling"] = revise_sampling(options.get("coarse_sampling"))
+    request = pipe.request(asked)
 
     def change(stage: Pipeline, tokens: Tensor, asked: Request) -> Tensor:
         for number in range(rounds):

@@ -32,14 +32,17 @@ class Calls:
         fine: the second transformer of sound, if there is one.
         config: of the model folder.
         prompts: of the text encoder; None without one.
-        coarse: first stage of a cascade, if there is one.
     """
 
     transformer: MaskedTransformer
     fine: MaskedTransformer | None
     config: PipelineConfig
     prompts: Prompts | None
-    coarse: Calls | None
+
+    @property
+    def coarse(self) -> Calls | None:
+        """First stage of a cascade, if there is one."""
+        raise NotImplementedError
 
     @property
     def takes_prompts(self) -> bool:

@@ -9,7 +9,7 @@ Shapes: B batch, H W pixels of the second stage, N tokens of its grid (h, w), M 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from einops import rearrange, repeat
@@ -39,7 +39,9 @@ class Stage(Protocol):
     def modality(self) -> str: ...  # noqa: D102
     def encode(self, signal: Tensor) -> Tensor: ...  # noqa: D102
     def decode(self, tokens: Tensor, axes: Sequence[int] | None = None, scale: Tensor | None = None) -> Tensor: ...  # noqa: D102
-    def fill(self, tokens: Tensor, mask: Tensor, request: Request, **options: Any) -> Tensor: ...  # noqa: D102
+    def fill(  # noqa: D102
+        self, tokens: Tensor, mask: Tensor, request: Request, *, start_step: int = 0, batch_size: int = 64
+    ) -> Tensor: ...
 
 
 def check_stages(first: Stage, transformer: MaskedTransformer, config: PipelineConfig, modality: str) -> None:

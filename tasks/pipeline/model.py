@@ -105,7 +105,7 @@ class Pipeline(Calls):
         self.config = config
         channels = tokenizer.channels if isinstance(tokenizer, AudioTokenizer | OwnModality) else 3
         self.axes = tokenizer.axes((1, channels, *config.signal_size))
-        self.coarse = coarse
+        self._coarse = coarse
         if coarse is not None:
             check_stages(coarse, transformer, config, self.modality)
             coarse._follow(self)
@@ -168,6 +168,11 @@ class Pipeline(Calls):
     def parts(self) -> dict[str, Any]:
         """The parts by their names in ``PARTS``; None where this model has none."""
         return {part.name: getattr(self, part.name) for part in PARTS}
+
+    @property
+    def coarse(self) -> Pipeline | None:
+        """See ``Calls``."""
+        return self._coarse
 
     @property
     def grid_size(self) -> tuple[int, ...]:

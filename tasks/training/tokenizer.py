@@ -68,7 +68,7 @@ def train_tokenizer(
     token_grid(tokenizer, data)
     images = None if inflate is None else _image_tokenizer(inflate, tokenizer)
     kept = None if decoder_of is None else _with_codes(decoder_of, tokenizer, loss)
-    if kept is None and getattr(tokenizer.config, "codes_of", ""):
+    if kept is None and str(getattr(tokenizer.config, "codes_of", "")):
         raise ValueError("tokenizer.codes_of: got one, but it is written by decoder_of alone; leave it out")
     parts = {"tokenizer": tokenizer, "data": data, "loss": loss, "settings": settings}
     if kept is not None:

@@ -73,11 +73,13 @@ class VQGANConfig:
     @property
     def of_decoder(self) -> "VQGANConfig":
         """The settings with the decoder's sizes."""
-        sizes = {
-            "channels": self.decoder_channels or self.channels,
-            "res_blocks": self.decoder_res_blocks or self.res_blocks,
-        }
-        return dataclasses.replace(self, **sizes, decoder_channels=0, decoder_res_blocks=0)
+        return dataclasses.replace(
+            self,
+            channels=self.decoder_channels or self.channels,
+            res_blocks=self.decoder_res_blocks or self.res_blocks,
+            decoder_channels=0,
+            decoder_res_blocks=0,
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:
