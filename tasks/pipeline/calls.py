@@ -109,15 +109,18 @@ class Calls:
         first = self._first_sampling(given)
         words = self._words(given, bool(chosen.guidance.scale or (first is not None and first.guidance.scale)))
         seeds = given.get("seeds")
-        lists = {name: range(len(values)) for name, values in inputs.items()}
-        *sources, labels, prompts, negatives, listed = broadcast(
-            **lists,
-            labels=self.class_ids(given.get("label")),
-            prompts=words.prompts,
-            negative_prompts=words.negatives,
-            seeds=[0] if seeds is None else list(seeds),
+        lists: dict[str, Sequence[Any]] = {name: range(len(values)) for name, values in inputs.items()}
+        lists["labels"] = self.class_ids(given.get("label"))
+        said = {"prompts": words.prompts, "negative_prompts": words.negatives}
+        lists |= {name: texts for name, texts in said.items() if len(texts) != 1}  # a single one goes with any number
+        lists["seeds"] = [0] if seeds is None else list(seeds)
+        spread = dict(zip(lists, broadcast(**lists), strict=True))
+        listed, labels, sources = spread["seeds"], spread["labels"], [spread[name] for name in inputs]
+        words = dataclasses.replace(
+            words,
+            prompts=spread.get("prompts", words.prompts),
+            negatives=spread.get("negative_prompts", words.negatives),
         )
-        words = dataclasses.replace(words, prompts=prompts, negatives=negatives)
         check_seeds(listed, len(listed))
         asked = Request(seeds=listed, sampling=chosen, callback=given.get("callback"))
         return dataclasses.replace(self._asked(asked, labels, words, first), sources=sources[0] if sources else ())
@@ -126,7 +129,8 @@ class Calls:
         """``request`` for results from nothing: without seeds, 0, 1, 2... for the labels or prompts, see ``class_ids``."""
         seeds, prompt = options.get("seeds"), options.get("prompt")
         if seeds is None:
-            seeds = range(max(len(self.class_ids(labels)), 1 if prompt is None else len(prompt_list(prompt))))
+            counts = [len(self.class_ids(labels)), *([] if prompt is None else [len(prompt_list(prompt))])]
+            seeds = range(max(counts))
         return self.request({**options, "label": labels, "seeds": seeds})
 
     def cond(self, ids: Sequence[int], words: Wording | None = None) -> Cond:

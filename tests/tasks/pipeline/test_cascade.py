@@ -133,7 +133,7 @@ def test_one_folder(tmp_path: Path) -> None:
 
 def test_without_a_first_stage_it_says_what_is_missing(tmp_path: Path) -> None:
     pipe = cascade()
-    pipe.coarse = None
+    pipe._coarse = None
     pipe.save_pretrained(tmp_path)
     loaded = Pipeline.from_pretrained(tmp_path, device="cpu")
     with pytest.raises(

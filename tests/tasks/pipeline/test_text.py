@@ -96,11 +96,7 @@ def test_guidance_pushes_away_from_the_negative_prompt(encoder: Path) -> None:
         ({"prompt": ["a", None]}, TypeError, "prompt: got NoneType at place 1"),
         ({"prompt": b"a"}, TypeError, "prompt: got bytes"),
         ({"prompt": "a", "negative_prompt": "b"}, ValueError, "negative_prompt: got one, but guidance is 0"),
-        (
-            {"prompt": ["a", "b"], "seeds": [1, 2, 3]},
-            ValueError,
-            "got 1 labels, 2 prompts, 1 negative_prompts, 3 seeds",
-        ),
+        ({"prompt": ["a", "b"], "seeds": [1, 2, 3]}, ValueError, "got 1 labels, 2 prompts, 3 seeds"),
         ({"prompt": "a " * 40, "long_prompts": "refuse"}, ValueError, "is longer than the text encoder's window"),
         ({"prompt": "a", "long_prompts": "drop"}, ValueError, "long_prompts: got 'drop', expected 'cut' or 'refuse'"),
     ],
