@@ -67,7 +67,7 @@ WITH_COMMANDS = [page for page in [*PAGES, *LAUNCHES, *CONFIGS] if any(map(maskg
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the pages take for granted: tiny models, a photo and its mask, a song, a clip, a config."""
     from maskgen.tasks.media.audio.files import save_sound
-    from tests.support import make_tiny_pipeline, tiny_audio_pipeline
+    from tests.support import make_tiny_pipeline, text_encoder_folder, text_pipeline, tiny_audio_pipeline
     from tests.tasks.media.video import samples as video_samples
     from tests.tasks.video import toys as video_toys
 
@@ -75,6 +75,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).symlink_to(ROOT / name)
     make_tiny_pipeline(tmp_path / "runs" / "demo")
     tiny_audio_pipeline().save_pretrained(tmp_path / "runs" / "songs")
+    text_pipeline(text_encoder_folder(tmp_path / "clip")).save_pretrained(tmp_path / "runs" / "texts")
+    (tmp_path / "prompts.txt").write_text("a red seven\na blue two\n", "utf-8")
     video_toys.pipeline().save_pretrained(tmp_path / "runs" / "clips")
     video_samples.write(tmp_path / "clip.mp4", video_samples.moving(20))
     save_sound(torch.linspace(-0.5, 0.5, 2 * 2000).sin().reshape(2, -1), tmp_path / "song.wav", 1000)
@@ -140,23 +142,23 @@ def test_make_targets_exist() -> None:
     assert {word for words in used for word in words if "=" not in word and not word.startswith("-")} <= targets
 
 
-def prepared(page: Path, place: Path) -> dict[str, object]:
+def prepared(page: Path) -> dict[str, object]:
     """What the Python of a page takes for granted: a model that takes texts, files of weights, features of a text."""
     if page.name != "published.md":
         return {}
     from maskgen.published.muse.transformer import MuseConfig
+    from maskgen.tasks.pipeline import Pipeline
     from tests.core.published.muse.toys import model_of, published_state
-    from tests.support import text_encoder_folder, text_pipeline
 
     state = published_state(model_of(MuseConfig(axes=(4, 4), width=16, layers=1, text_width=8, self_conditioned=True)))
-    pipe = text_pipeline(text_encoder_folder(place / "clip"))
+    pipe = Pipeline.from_pretrained("runs/texts")
     return {"pipe": pipe, "features": torch.randn(2, 3, 8), "batch": 2, "seeds": [0, 1], "state": state}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, place: Path) -> None:
     """All of a page, in order and in one namespace, beside the tiny models."""
-    namespace: dict[str, object] = {"__name__": "page", **prepared(page, place)}
+    namespace: dict[str, object] = {"__name__": "page", **prepared(page)}
     for line, code in blocks(page, "python"):
         # The empty lines give a failure the line number it has on the page.
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
