@@ -24,7 +24,6 @@ from maskgen.data import TensorSource
 from maskgen.tasks.cli import run
 from maskgen.tasks.data.images.cifar10 import Cifar10
 from maskgen.tasks.demo.figures.digits import plot_digits
-from maskgen.tasks.demo.stages import config_file
 from maskgen.tasks.image.generation import generate
 from maskgen.tasks.media.clock import Clock
 from maskgen.tasks.media.images import to_tensor
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["curves", "main", "read_log"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MEASURES = ("fid", "kid", "prdc", "cas", "masked")
 CURVES = {  # heading, name of y, file, {label: key}
     "Tokenizer": ("squared error", "tokenizer", {"training": "pixel", "held out": "validation/score"}),
@@ -59,8 +59,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED, help="see maskgen.tasks.data.images.cifar10.Cifar10")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"))
-    parser.add_argument("--tokenizer-config", type=Path, default=config_file("cifar10_vqgan"))
-    parser.add_argument("--transformer-config", type=Path, default=config_file("cifar10_maskgit"))
+    parser.add_argument("--tokenizer-config", type=Path, default=CONFIGS / "cifar10_vqgan.yaml")
+    parser.add_argument("--transformer-config", type=Path, default=CONFIGS / "cifar10_maskgit.yaml")
     parser.add_argument("--count", type=int, default=10_000, help="generated images that are measured")
     parser.add_argument("--cas-steps", "--judge-steps", type=int, default=600, help="of each classifier's training")
     chosen = parser.parse_args(words)

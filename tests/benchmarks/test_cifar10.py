@@ -13,7 +13,6 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # scri
 import cifar10
 
 from maskgen.checkpoint import read_json
-from maskgen.tasks.demo.stages import config_file
 from tests.tasks.data.images.cifar10_records import binary
 
 SHORT = {"steps": 2, "batch_size": 8, "log_every": 1, "validate_every": 2, "show_every": 0, "checkpoint_every": 2}
@@ -21,7 +20,7 @@ SHORT = {"steps": 2, "batch_size": 8, "log_every": 1, "validate_every": 2, "show
 
 def short(name: str, folder: Path, small: dict[str, Any] | None = None, **changes: Any) -> Path:
     """A committed config with a few steps of small models."""
-    config = yaml.safe_load(config_file(name).read_text(encoding="utf-8"))
+    config = yaml.safe_load((cifar10.CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
     config["settings"] |= SHORT
     config["settings"]["optimizer"]["warmup_steps"] = 1
     if small is not None:
