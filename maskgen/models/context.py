@@ -90,6 +90,8 @@ class ContextReader(nn.Module):
             self.position = Linear(self.head, block.width, bias=False)
             self.blocks = nn.ModuleList(ModernBlock(block) for _ in range(config.coarse.layers))
             self.coarse_norm = nn.RMSNorm(block.width, eps=1e-6)
+            # Which small token lies over which position takes attention alone thousands of steps to find out.
+            self.near = nn.Embedding(config.coarse.vocab_size + 1, block.width)
 
     def forward(self, cond: Cond, label: Tensor) -> Context:
         """The sequence and its mask.
@@ -117,9 +119,18 @@ class ContextReader(nn.Module):
         ]
         return torch.cat(parts, dim=1), torch.cat(real, dim=1)
 
-    def _coarse(self, cond: Cond, label: Tensor) -> Tensor:
+    def at_positions(self, cond: Cond, rows: int, grid: Sequence[int]) -> Tensor:
+        """What each position of the grid is told of the small token that lies over it, ``[B, N, D]``; see ``forward``."""
+        index = nearest(grid, self.config.coarse.axes, self.near.weight.device)
+        told: Tensor = self.near(self._tokens(cond, rows)[:, index, 0])
+        return told
+
+    def _tokens(self, cond: Cond, rows: int) -> Tensor:
         axes = self.config.coarse.axes
-        tokens = _given(cond.coarse, "coarse", (len(label), torch.Size(axes).numel(), 1), f"tokens of the grid {axes}")
+        return _given(cond.coarse, "coarse", (rows, torch.Size(axes).numel(), 1), f"tokens of the grid {axes}")
+
+    def _coarse(self, cond: Cond, label: Tensor) -> Tensor:
+        axes, tokens = self.config.coarse.axes, self._tokens(cond, len(label))
         angles = rotary_angles(coordinates(axes, tokens.device), self.head, self.rope_theta)
         cos, sin = angles.cos().to(label.dtype), angles.sin().to(label.dtype)
         x = self.embedding(tokens[..., 0]) + self.position(torch.cat((cos, sin), dim=-1))
@@ -146,6 +157,15 @@ class PooledReader(nn.Module):
         given = _given(cond.pooled, "pooled", (len(label), self.inputs), "the pooled vector of a text")
         added: Tensor = self.out(F.silu(self.wide(given.to(label.dtype))))
         return added
+
+
+def nearest(grid: Sequence[int], small: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Which cell of a small grid lies over each position of a grid, long ``[N]``; both have the same number of axes."""
+    index = torch.zeros(1, dtype=torch.long, device=device)
+    for size, cells in zip(grid, small, strict=True):
+        along = torch.arange(size, device=device) * cells // size
+        index = (index[:, None] * cells + along).flatten()
+    return index
 
 
 def _given(value: Tensor | None, name: str, shape: Sequence[int | None], what: str) -> Tensor:

@@ -127,8 +127,9 @@ class ModernTransformer(PartialTransformer):
         if self.context is None:
             return self.logits_at(tokens, Prepared(rows=modulations, shared=shared, grid=grid))
         features, mask = self.context(cond, label)
+        near = self._near(cond, len(label), grid)
         contexts = [features for block in self.blocks if block.context is not None]
-        return self.logits_at(tokens, Prepared((*modulations, *contexts, *_masks(mask)), shared, grid))
+        return self.logits_at(tokens, Prepared((*modulations, *near, *contexts, *_masks(mask)), shared, grid))
 
     def prepare(self, cond: Cond, tokens: Tensor, axes: Sequence[int] | None = None) -> Prepared:
         """See ``PartialTransformer``: modulations of all blocks and of the head; positions and rotary angles; contexts."""
@@ -138,8 +139,14 @@ class ModernTransformer(PartialTransformer):
         if self.context is None:
             return Prepared(rows=tuple(modulations), shared=shared, grid=self._grid(axes))
         features, mask = self.context(cond, label)
+        near = self._near(cond, len(label), self._grid(axes))
         contexts = [block.context.ready(features) for block in blocks if block.context is not None]
-        return Prepared((*modulations, *contexts, *_masks(mask)), shared, self._grid(axes))
+        return Prepared((*modulations, *near, *contexts, *_masks(mask)), shared, self._grid(axes))
+
+    def _near(self, cond: Cond, rows: int, grid: Sequence[int]) -> tuple[Tensor, ...]:
+        """What positions are told of the small grid of a cascade, where there is one; see ``ContextReader``."""
+        assert self.context is not None
+        return (self.context.at_positions(cond, rows, grid),) if self.coarse_size else ()
 
     def _grid(self, axes: Sequence[int] | None) -> tuple[int, ...]:
         return tuple(self.config.axes if axes is None else axes)
@@ -175,13 +182,18 @@ class ModernTransformer(PartialTransformer):
         """See ``PartialTransformer``."""
         count = len(self.blocks)
         modulations, final = prepared.rows[:count], prepared.rows[count]
-        contexts = self._contexts(prepared.rows[count + 1 :])
+        near, contexts = (
+            prepared.rows[count + 1 :][: bool(self.coarse_size)],
+            self._contexts(prepared.rows[count + 1 :]),
+        )
         position, cos, sin = prepared.shared
         if memory is not None and memory.positions is not None:
             tokens = take(tokens, memory.positions)
             position, cos, sin = (tensor[memory.positions] for tensor in (position, cos, sin))
         offsets = torch.arange(self.num_codebooks, device=tokens.device) * (self.vocab_size + 1)
         x = self.embedding(tokens + offsets).sum(2) + position
+        for told in near:
+            x = x + (told if memory is None or memory.positions is None else take(told, memory.positions))
         if memory is None:
             x = self.trunk(x, modulations[:-1], cos, sin, contexts[:-1], prepared.grid)
         else:
@@ -214,6 +226,7 @@ class ModernTransformer(PartialTransformer):
     def _contexts(self, rows: Sequence[Tensor]) -> list[Context | None]:
         """What each block looks at: features of those that do, in their order, and then perhaps the mask of all."""
         looks = sum(block.context is not None for block in self.blocks)
+        rows = rows[bool(self.coarse_size) :]
         features, mask = iter(rows[:looks]), rows[looks] if len(rows) > looks else None
         return [None if block.context is None else (next(features), mask) for block in self.blocks]
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from maskgen.conditioning import Cond
-from maskgen.models.context import CoarseConfig, ContextConfig
+from maskgen.models.context import CoarseConfig, ContextConfig, nearest
 from maskgen.models.flops import forward_flops
 from maskgen.models.modern import ModernConfig, ModernTransformer
 
@@ -135,3 +135,21 @@ def test_a_look_costs_a_sixth_of_a_block() -> None:
         for context in (ContextConfig(), ContextConfig(width=8, every=1))
     )
     assert told - plain == 4 * 2 * (2 * 2 * 16 * 64 * 64)
+
+
+def test_the_cell_that_lies_over_a_position() -> None:
+    assert nearest((4,), (2,)).tolist() == [0, 0, 1, 1]
+    assert nearest((2, 3), (1, 3)).tolist() == [0, 1, 2, 0, 1, 2]
+    assert nearest((3, 3), (2, 2)).tolist() == [0, 0, 1, 0, 0, 1, 2, 2, 3]
+
+
+@torch.no_grad()
+def test_a_small_token_tells_the_positions_under_it_most() -> None:
+    made, (tokens, cond) = model(ContextConfig(coarse=CONTEXT.coarse), layers=1), batch()
+    assert cond.coarse is not None
+    told = Cond(coarse=cond.coarse)
+    other = Cond(coarse=cond.coarse.clone())
+    assert other.coarse is not None
+    other.coarse[:, 0] = (other.coarse[:, 0] + 1) % 9
+    change = (made(tokens, told) - made(tokens, other)).abs().mean((0, 2, 3)).view(4, 4)
+    assert change[:2, :2].min() > change[2:].max()
