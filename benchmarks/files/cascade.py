@@ -138,9 +138,7 @@ def measure(folder: Path) -> dict[str, float]:
         "PSNR, second stage, its likeliest tokens": psnr(pipe.decode(pipe.enlarge(tokens, likeliest)), truth),
         "PSNR, second stage, drawn tokens": psnr(pipe.decode(pipe.enlarge(tokens, request)), truth),
         "PSNR, small picture enlarged": psnr(enlarged(small), truth),
-        "PSNR, the tokenizer of the second stage alone": psnr(
-            pipe.decode(pipe.encode(truth)), truth
-        ),
+        "PSNR, the tokenizer of the second stage alone": psnr(pipe.decode(pipe.encode(truth)), truth),
         "Frechet, second stage of true small tokens": frechet_distance(
             patches(pipe.decode(pipe.enlarge(tokens, request))), real
         ),
