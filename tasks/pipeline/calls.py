@@ -6,6 +6,7 @@ Shapes: B results, M plain numbers.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from maskgen.tasks.media.images import broadcast
 from maskgen.tasks.model_folder import PipelineConfig
 
 
-class Calls:
+class Calls(ABC):
     """The part of ``Pipeline`` that reads the arguments of tasks.
 
     Attributes:
@@ -40,9 +41,9 @@ class Calls:
     prompts: Prompts | None
 
     @property
+    @abstractmethod
     def coarse(self) -> Calls | None:
         """First stage of a cascade, if there is one."""
-        raise NotImplementedError
 
     @property
     def takes_prompts(self) -> bool:
@@ -61,9 +62,9 @@ class Calls:
         self.config = dataclasses.replace(self.config, sampling=sampling)
 
     @property
+    @abstractmethod
     def grid_size(self) -> tuple[int, ...]:
         """Signal units that the model's token grid covers."""
-        raise NotImplementedError
 
     def class_ids(self, labels: Label | Sequence[Label] | None) -> list[int]:
         """Class ids of ids or names, see ``class_id``; None is "no class", for models that know it.

@@ -220,3 +220,31 @@ class TransformerLayer(nn.Module):
         x = x + self.attn1(h, h)
         x = x + self.attn2(self.norm2(x, cond), text)
         return x + self.ff(self.norm3(x, cond))
+
+
+class Embed(nn.Module):
+    """Rows of the table, norm, 1x1 convolution; the mask and the spare rows stand behind the codes."""
+
+    def __init__(self, rows: int, embed_width: int, channels: int) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(rows, embed_width)
+        self.layer_norm = nn.RMSNorm(embed_width, eps=NORM_EPS)
+        self.conv = nn.Conv2d(embed_width, channels, 1, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """``[B, H, W]`` -> ``[B, C, H, W]``."""
+        return self.conv(channels_first(self.layer_norm(self.embeddings(ids))))
+
+
+class Head(nn.Module):
+    """1x1 convolution, norm, 1x1 convolution to the codes; the mask is not among them."""
+
+    def __init__(self, channels: int, embed_width: int, codes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, embed_width, 1, bias=False)
+        self.layer_norm = nn.RMSNorm(embed_width, eps=NORM_EPS)
+        self.conv2 = nn.Conv2d(embed_width, codes, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, K, H, W]``."""
+        return self.conv2(channels_first(self.layer_norm(channels_last(self.conv1(x)))))

@@ -22,14 +22,7 @@ from maskgen.checkpoint import empty_shapes, renamed
 from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
-from maskgen.published.amused.blocks import (
-    NORM_EPS,
-    TransformerLayer,
-    UVitBlock,
-    channels_first,
-    channels_last,
-    frequency_features,
-)
+from maskgen.published.amused.blocks import NORM_EPS, Embed, Head, TransformerLayer, UVitBlock, frequency_features
 
 MICRO_CONDITIONS = 5
 
@@ -118,7 +111,7 @@ class UVit2D(MaskedTransformer):
         width, ends, backend = config.width, config.block_width, config.attention
         self.encoder_proj = nn.Linear(config.text_width, width, bias=False)
         self.encoder_proj_layer_norm = nn.RMSNorm(width, eps=NORM_EPS)
-        self.embed = _Embed(config)
+        self.embed = Embed(config.rows, config.embed_width, config.block_width)
         self.cond_embed = _CondEmbed(config.pooled_width + MICRO_CONDITIONS * config.micro_width, width)
         self.down_block = UVitBlock(
             ends, width, config.blocks, config.block_heads, down=config.resample, backend=backend
@@ -131,7 +124,7 @@ class UVit2D(MaskedTransformer):
         self.project_from_hidden_norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.project_from_hidden = nn.Linear(width, ends, bias=False)
         self.up_block = UVitBlock(ends, width, config.blocks, config.block_heads, up=config.resample, backend=backend)
-        self.mlm_layer = _Head(config)
+        self.mlm_layer = Head(config.block_width, config.embed_width, config.codebook_size)
 
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``: K (as the mask id) reads the mask row of the table.
@@ -209,20 +202,6 @@ class UVit2D(MaskedTransformer):
         return context, pooled, micro
 
 
-class _Embed(nn.Module):
-    """Rows of the table, norm, 1x1 convolution; the mask and 63 spare rows stand behind the codes."""
-
-    def __init__(self, config: UVit2DConfig) -> None:
-        super().__init__()
-        self.embeddings = nn.Embedding(config.rows, config.embed_width)
-        self.layer_norm = nn.RMSNorm(config.embed_width, eps=NORM_EPS)
-        self.conv = nn.Conv2d(config.embed_width, config.block_width, 1, bias=False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """``[B, H, W]`` -> ``[B, C, H, W]``."""
-        return self.conv(channels_first(self.layer_norm(self.embeddings(ids))))
-
-
 class _CondEmbed(nn.Module):
     """Linear, SiLU, Linear."""
 
@@ -234,20 +213,6 @@ class _CondEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, P + M x features]`` -> ``[B, D]``."""
         return self.linear_2(nn.functional.silu(self.linear_1(x)))
-
-
-class _Head(nn.Module):
-    """1x1 convolution, norm, 1x1 convolution to the codes; the mask is not among them."""
-
-    def __init__(self, config: UVit2DConfig) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(config.block_width, config.embed_width, 1, bias=False)
-        self.layer_norm = nn.RMSNorm(config.embed_width, eps=NORM_EPS)
-        self.conv2 = nn.Conv2d(config.embed_width, config.codebook_size, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> ``[B, K, H, W]``."""
-        return self.conv2(channels_first(self.layer_norm(channels_last(self.conv1(x)))))
 
 
 def micro_conditions(

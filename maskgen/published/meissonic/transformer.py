@@ -29,7 +29,7 @@ from maskgen.conditioning import Cond
 from maskgen.models.attention import AttentionBackend, check_backend
 from maskgen.models.base import MaskedTransformer
 from maskgen.precision import Linear
-from maskgen.published.amused.blocks import NORM_EPS, UVitBlock, channels_first, channels_last, frequency_features
+from maskgen.published.amused.blocks import NORM_EPS, Embed, Head, UVitBlock, frequency_features
 from maskgen.published.amused.transformer import MICRO_CONDITIONS, micro_conditions
 from maskgen.published.meissonic.blocks import FEATURES, DoubleBlock, SingleBlock, TimeTextEmbed, TwoLayers, rotation
 
@@ -105,7 +105,7 @@ class MeissonicTransformer(MaskedTransformer):
         self.encoder_proj_layer_norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.cond_embed = TwoLayers(width + MICRO_CONDITIONS * FEATURES, width, bias=False)
         self.time_text_embed = TimeTextEmbed(width)
-        self.embed = _Embed(config)
+        self.embed = Embed(config.rows, config.width, config.width)
         # aMUSEd's ends without a layer in them.
         self.down_block = UVitBlock(width, width, 0, heads, down=config.resample)
         self.project_to_hidden_norm = nn.RMSNorm(width, eps=NORM_EPS)
@@ -117,7 +117,7 @@ class MeissonicTransformer(MaskedTransformer):
         self.project_from_hidden_norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.project_from_hidden = Linear(width, width, bias=False)
         self.up_block = UVitBlock(width, width, 0, heads, up=config.resample)
-        self.mlm_layer = _Head(config)
+        self.mlm_layer = Head(config.width, config.width, config.codebook_size)
 
     def forward(self, tokens: Tensor, cond: Cond, axes: Sequence[int] | None = None) -> Tensor:
         """See ``MaskedTransformer``: K (as the mask id) reads the mask row of the table.
@@ -200,34 +200,6 @@ class MeissonicTransformer(MaskedTransformer):
                 "give those of the empty prompt"
             )
         return context, pooled, micro
-
-
-class _Embed(nn.Module):
-    """Rows of the table, norm, 1x1 convolution; the mask and the spare rows stand behind the codes."""
-
-    def __init__(self, config: MeissonicConfig) -> None:
-        super().__init__()
-        self.embeddings = nn.Embedding(config.rows, config.width)
-        self.layer_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
-        self.conv = nn.Conv2d(config.width, config.width, 1, bias=False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """``[B, H, W]`` -> ``[B, D, H, W]``."""
-        return self.conv(channels_first(self.layer_norm(self.embeddings(ids))))
-
-
-class _Head(nn.Module):
-    """1x1 convolution, norm, 1x1 convolution to the codes; the mask is not among them."""
-
-    def __init__(self, config: MeissonicConfig) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(config.width, config.width, 1, bias=False)
-        self.layer_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
-        self.conv2 = nn.Conv2d(config.width, config.codebook_size, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, D, H, W]`` -> ``[B, K, H, W]``."""
-        return self.conv2(channels_first(self.layer_norm(channels_last(self.conv1(x)))))
 
 
 # Parts of names that differ: ours -> theirs. All other names are the same.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,8 +24,6 @@ from maskgen.tasks.published.catalog import CATALOG
 from maskgen.tasks.published.convert import convert_files
 from maskgen.tasks.published.text import read_text
 from tests.parity.support import load, metadata, parity_folder
-
-transformers = pytest.importorskip("transformers")
 
 FOLDER = parity_folder("muse")
 
